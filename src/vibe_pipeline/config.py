@@ -1,0 +1,214 @@
+"""The parameters, as types: every field with its unit, range and default.
+
+Kedro validates them once, from the nodes' type hints, before anything runs; a wrong value is refused with
+the name of its field. Nothing in the code reads a parameter that is not declared here.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", description="lower case, digits and underscores")]
+
+
+class Params(BaseModel):
+    """Base of all parameter groups: unknown fields are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ClipSize(Params):
+    """A video's shape in pixels and frames."""
+
+    height: PositiveInt
+    width: PositiveInt
+    frames: PositiveInt = 1
+    fps: PositiveFloat = 8.0
+
+    @field_validator("frames")
+    @classmethod
+    def _frames_fit_the_vae(cls, frames: int) -> int:
+        if frames % 4 != 1:
+            raise ValueError(f"Wan's VAE takes 4k + 1 frames: {frames} is not; nearest {frames // 4 * 4 + 1}")
+        return frames
+
+
+class ModelParams(Params):
+    """Which base model, and its native scale."""
+
+    path: str = Field(description="a folder in diffusers layout, or a hub id")
+    native: ClipSize
+    target: ClipSize
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    text_length: PositiveInt = Field(512, description="tokens a prompt is padded to; as the base was trained")
+    flow_shift: PositiveFloat = Field(5.0, description="s of sigma' = s sigma / (1 + (s - 1) sigma), at inference")
+    threads: PositiveInt | None = Field(None, description="CPU threads per process; None leaves torch's choice")
+    tile: PositiveInt | None = Field(None, description="VAE tile in pixels; None decodes whole frames")
+
+    @model_validator(mode="after")
+    def _target_is_native_length(self) -> Self:
+        if self.target.frames != self.native.frames:
+            raise ValueError(f"target.frames {self.target.frames} differs from native.frames {self.native.frames}")
+        return self
+
+
+class DataParams(Params):
+    """Training images: where they are, and what is made of them."""
+
+    source: Literal["miniature", "folder"] = "folder"
+    path: Path = Field(description="the folder of images; the miniature renders its own into it")
+    count: PositiveInt | None = Field(None, description="how many images to render or to use at most")
+    low: ClipSize = Field(description="stage-1 image size")
+    high: ClipSize = Field(description="stage-2 image size")
+    min_usable_share: Fraction = Field(0.5, description="fewer usable images than this share stop the run")
+    max_caption_words: PositiveInt = 256
+    held_out: PositiveInt = Field(16, description="images kept from training, for the held-out loss and the check")
+    seed: int = 0
+
+
+class LoraParams(Params):
+    """Shape of a low-rank update."""
+
+    rank: PositiveInt = 32
+    alpha: PositiveFloat = 32.0
+    targets: tuple[str, ...] = (
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
+        "ffn.net.0.proj",
+        "ffn.net.2",
+    )
+
+
+class OptimiserParams(Params):
+    """AdamW and its schedule."""
+
+    learning_rate: PositiveFloat = 1e-4
+    weight_decay: NonNegative = 0.01
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip_norm: PositiveFloat | None = 1.0
+
+
+class AttentionParams(Params):
+    """Self-attention of the transformer; sizes in tokens."""
+
+    kind: Literal["full", "window", "gclf"] = "full"
+    half_window: tuple[PositiveInt, PositiveInt] | None = Field(None, description="(d_h, d_w); None: half the native grid")
+    pool: Annotated[int, Field(ge=2)] = Field(2, description="side of the pooled tiles, for gclf")
+    scale: PositiveFloat | None = Field(None, description="attention scale; None: 1 / sqrt(head dim)")
+
+
+class DegradationParams(Params):
+    """How stage 2 makes the degraded latent that it learns to restore.
+
+    `latent` is the paper's: shrink and enlarge the latent. `pixel` is our own variation: shrink the image to
+    native size, enlarge it, encode: what inference feeds the model.
+    """
+
+    kind: Literal["latent", "pixel"] = "latent"
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    mode: Literal["trilinear", "nearest"] = "trilinear"
+
+
+class TrainParams(Params):
+    """What one adapter's training takes, whichever stage."""
+
+    lora: LoraParams = LoraParams()
+    optimiser: OptimiserParams = OptimiserParams()
+    steps: PositiveInt = 3000
+    batch_size: PositiveInt = 1
+    sigma_shift: PositiveFloat = Field(5.0, description="s of the training sigmas")
+    seed: int = 0
+    checkpoint_every: PositiveInt = Field(100, description="steps between checkpoints")
+    log_every: PositiveInt = Field(10, description="steps between log lines")
+
+
+class Stage1Params(TrainParams):
+    """Stage 1: velocity loss on low-resolution images with full attention."""
+
+    name: Name = "stage1"
+
+
+class ObjectiveWeights(Params):
+    """Weights of the stage-2 losses; METHOD: velocity, hfato, degraded-velocity ("without x0 loss")."""
+
+    velocity: NonNegative = 0.0
+    hfato: NonNegative = 0.0
+    degraded_velocity: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if not any((self.velocity, self.hfato, self.degraded_velocity)):
+            raise ValueError("all loss weights are 0: give velocity, hfato or degraded_velocity a positive weight")
+        return self
+
+
+class AdapterParams(TrainParams):
+    """One row of `adapters`: a stage-2 adapter."""
+
+    label: str = Field(description="what the report calls it")
+    start: Literal["stage1", "base"] = Field("stage1", description="stage1: Relay; base: naive tuning")
+    objective: ObjectiveWeights = ObjectiveWeights(hfato=1.0)
+    degradation: DegradationParams = DegradationParams()
+    attention: AttentionParams = AttentionParams(kind="gclf")
+
+
+class ArmParams(Params):
+    """One row of `arms`: what is generated and scored."""
+
+    label: str = Field(description="what the report calls it")
+    method: Literal["refine", "direct", "upsample", "truth"] = "refine"
+    adapter: Name | None = Field(None, description="a row of `adapters`, or none")
+    keep_stage1: bool = Field(False, description="keep the image modality at inference (an ablation)")
+    attention: AttentionParams = AttentionParams()
+    strength: Annotated[float, Field(gt=0, le=1)] = Field(0.7, description="before the flow shift")
+    steps: PositiveInt = Field(50, description="denoising steps of the second pass")
+    steps_are: Literal["all", "share"] = Field("all", description="all steps from sigma_start, or strength x steps")
+    guidance_scale: Annotated[float, Field(ge=1)] = 5.0
+    native_source: Literal["base", "truth"] | None = Field(None, description="overrides generation.native_source")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.keep_stage1 and self.adapter is None:
+            raise ValueError("keep_stage1 needs an adapter that was trained on stage 1")
+        if self.adapter and self.method in ("upsample", "truth"):
+            raise ValueError(f"method {self.method!r} runs no transformer, so adapter {self.adapter!r} would do nothing")
+        return self
+
+
+class GenerationParams(Params):
+    """Prompts, seeds and the native pass."""
+
+    prompts: Path | Literal["miniature"] = Field(description="a text file, one prompt a line, or the held-out captions")
+    count: PositiveInt | None = Field(None, description="how many prompts, from the top; None: all")
+    seeds: tuple[int, ...] = (0,)
+    negative_prompt: str = ""
+    native_steps: PositiveInt = 50
+    native_guidance_scale: Annotated[float, Field(ge=1)] = 5.0
+    native_source: Literal["base", "truth"] = Field("base", description="truth: true renders, for paired measurements")
+    batch_size: PositiveInt = Field(1, description="clips denoised together")
+
+
+class EvaluationParams(Params):
+    """What is scored, and how the figures are summarised."""
+
+    vbench_dimensions: tuple[str, ...]
+    vbench_cache: Path = Field(description="folder of VBench's weights")
+    reference_arm: Name = Field(description="the arm differences are taken to")
+    bootstrap_samples: PositiveInt = 2000
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    seed: int = 0
+
+
+class ReportParams(Params):
+    """The page."""
+
+    title: str = "ViBe ablation report"
+    clips_shown: PositiveInt = 4
+    published: Path = Field(description="the published figures, with their sources")

@@ -1,0 +1,143 @@
+"""Relay LoRA: adding, fusing, dropping, saving and loading low-rank updates of a diffusers transformer.
+
+Stage 1 trains D1 on W0. Stage 2 fuses D1 into the base and trains a fresh D2: W0 + D1 + D2. Inference uses
+the ORIGINAL base plus D2 alone: W0 + D2. An adapter file is in diffusers' LoRA format with its scale in the
+metadata: without it, an alpha other than the rank is reloaded wrongly and in silence.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import WanPipeline, WanTransformer3DModel
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
+PREFIX = "transformer."
+
+
+def add_adapter(
+    transformer: WanTransformer3DModel, name: str, rank: int, alpha: float, targets: tuple[str, ...], seed: int
+) -> None:
+    """Add a fresh trainable adapter (B = 0, so the output does not change yet) and freeze everything else.
+
+    Raises:
+        ValueError: No module's name ends in one of `targets`.
+    """
+    transformer.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets)), adapter_name=name)
+    for module in adapter_parameters(transformer, name).values():
+        module.data = module.data.float()
+
+
+def adapter_parameters(transformer: WanTransformer3DModel, name: str) -> dict[str, torch.nn.Parameter]:
+    """The adapter's parameters by name, in a fixed order."""
+    return {k: p for k, p in transformer.named_parameters() if f".{name}." in k and "lora_" in k}
+
+
+def adapter_state(transformer: WanTransformer3DModel, name: str) -> dict[str, Tensor]:
+    """The adapter's weights, with the keys of diffusers' format but no prefix."""
+    state = get_peft_model_state_dict(transformer, adapter_name=name)
+    return {k: v.detach().to("cpu", torch.float32).contiguous() for k, v in state.items()}
+
+
+def set_adapter_state(transformer: WanTransformer3DModel, name: str, state: dict[str, Tensor]) -> None:
+    """Put weights of :func:`adapter_state` into an adapter that is already there."""
+    set_peft_model_state_dict(transformer, state, adapter_name=name)
+
+
+def save_adapter(transformer: WanTransformer3DModel, name: str, folder: Path) -> Path:
+    """Write the adapter as `pytorch_lora_weights.safetensors`, its configuration in the metadata."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = transformer.peft_config[name].to_dict()
+    config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
+    WanPipeline.save_lora_weights(
+        folder,
+        transformer_lora_layers=adapter_state(transformer, name),
+        transformer_lora_adapter_metadata=config,
+    )
+    return folder / WEIGHTS_NAME
+
+
+def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights (keys without prefix) and configuration of an adapter file.
+
+    Raises:
+        ValueError: Not a safetensors file, not an adapter of a Wan transformer, or without its scale.
+    """
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} is not .safetensors; other formats are pickles, which can run code, and are refused")
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118: safe_open is no mapping
+            metadata = (file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+    foreign = [k for k in state if not k.startswith(PREFIX) or "lora_" not in k]
+    if foreign or not state:
+        raise ValueError(f"{path} is no adapter of a Wan transformer; its keys begin {foreign[:3] or 'nowhere: it is empty'}")
+    if metadata is None:
+        raise ValueError(f"{path} does not state its rank and alpha in the metadata key {LORA_ADAPTER_METADATA_KEY!r}")
+    config = {k.removeprefix(PREFIX): v for k, v in json.loads(metadata).items()}
+    return {k.removeprefix(PREFIX): v for k, v in state.items()}, config
+
+
+def load_adapter(transformer: WanTransformer3DModel, path: Path, name: str, weight: float = 1.0) -> None:
+    """Load an adapter file and switch it on beside those already loaded.
+
+    Raises:
+        ValueError: The file is no adapter, or its modules are not this transformer's: never a silent no-op.
+    """
+    state, config = read_adapter(path)
+    modules = {k for k, m in transformer.named_modules() if isinstance(m, torch.nn.Linear | BaseTunerLayer)}
+    wanted = {k.split(".lora_")[0] for k in state}
+    if strangers := sorted(wanted - modules):
+        raise ValueError(
+            f"{path} does not fit this transformer: {len(strangers)} of its {len(wanted)} modules do not exist, "
+            f"among them {strangers[:3]}"
+        )
+    for module in wanted:
+        a, b = state[f"{module}.lora_A.weight"], state[f"{module}.lora_B.weight"]
+        weight_shape = transformer.get_submodule(module).weight.shape
+        if (b.shape[0], a.shape[1]) != tuple(weight_shape):
+            raise ValueError(
+                f"{path} was trained on another base: {module} is {tuple(weight_shape)} here, "
+                f"{(b.shape[0], a.shape[1])} there"
+            )
+    before = _loaded(transformer)
+    prefixed = {PREFIX + k: v for k, v in state.items()}
+    transformer.load_lora_adapter(prefixed, adapter_name=name, metadata={PREFIX + k: v for k, v in config.items()})
+    names = [*before, name]
+    weights = [*[_weight(transformer, n) for n in before], weight]
+    transformer.set_adapters(names, weights)
+
+
+def fuse_adapter(transformer: WanTransformer3DModel, path: Path) -> None:
+    """Merge an adapter into the weights for good (W0 + D1) and freeze the result."""
+    load_adapter(transformer, path, "fused")
+    transformer.fuse_lora(safe_fusing=True, adapter_names=["fused"])
+    transformer.unload_lora()
+    transformer.requires_grad_(False)
+
+
+def drop_adapters(transformer: WanTransformer3DModel) -> None:
+    """Remove every adapter that was not fused; the weights are the base's again, bit for bit."""
+    if _loaded(transformer):
+        transformer.unload_lora()
+
+
+def _loaded(transformer: WanTransformer3DModel) -> list[str]:
+    return list(getattr(transformer, "peft_config", None) or {})
+
+
+def _weight(transformer: WanTransformer3DModel, name: str) -> float:
+    layer = next(m for m in transformer.modules() if isinstance(m, BaseTunerLayer) and name in m.scaling)
+    return layer.scaling[name] * layer.r[name] / layer.lora_alpha[name]

@@ -1,0 +1,33 @@
+"""Global-Coarse-Local-Fine attention for diffusers' Wan transformers; METHOD.md, section 3."""
+
+from vibe_pipeline.diffusion.attention.backends import BACKENDS, Plan, gclf_attention, make_plan
+from vibe_pipeline.diffusion.attention.blocks import build_block_mask, computed_share, window_blocks
+from vibe_pipeline.diffusion.attention.geometry import Windows, freeswim_scale, inward_window_mask, reorder_tokens
+from vibe_pipeline.diffusion.attention.install import (
+    AttentionSettings,
+    GclfAttnProcessor,
+    GclfInstallation,
+    GclfSettings,
+    install_gclf,
+    remove_gclf,
+)
+
+__all__ = [
+    "BACKENDS",
+    "AttentionSettings",
+    "GclfAttnProcessor",
+    "GclfInstallation",
+    "GclfSettings",
+    "Plan",
+    "Windows",
+    "build_block_mask",
+    "computed_share",
+    "freeswim_scale",
+    "gclf_attention",
+    "inward_window_mask",
+    "install_gclf",
+    "make_plan",
+    "remove_gclf",
+    "reorder_tokens",
+    "window_blocks",
+]

@@ -1,0 +1,183 @@
+"""GCLF attention itself: one softmax over the keys of the window and the pooled keys, three ways.
+
+dense   SDPA with an L x (L + P) mask: the reference, and the fastest on few tokens.
+gather  tiles of queries over boxes of keys (tiles.py): CPU and training everywhere.
+flex    flex_attention over a block-sparse mask (blocks.py): GPU; on the CPU forward only.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from vibe_pipeline.diffusion.attention.blocks import build_block_mask
+from vibe_pipeline.diffusion.attention.geometry import (
+    Grid,
+    HalfWindow,
+    Order,
+    Windows,
+    check_tokens,
+    inward_window_mask,
+    pool_tokens,
+    reorder_tokens,
+)
+from vibe_pipeline.diffusion.attention.tiles import Tile, TiledAttention, plan_tiles
+
+Backend = Literal["auto", "dense", "gather", "flex"]
+BACKENDS = ("auto", "dense", "gather", "flex")
+DENSE_TOKENS = {"cpu": 1024, "cuda": 2048}  # up to here one masked SDPA call beats the sparse backends
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one (windows, backend, device) needs, built once; see `make_plan`.
+
+    Attributes:
+        windows: the geometry, with the order that q, k, v come in.
+        backend: dense, gather or flex.
+        mask: bool [L, L + P] for dense; None where everything is visible.
+        tiles: for gather.
+        block_mask: for flex.
+        flex: the flex_attention to call, compiled for this plan alone where that pays.
+    """
+
+    windows: Windows
+    backend: Backend
+    mask: Tensor | None = None
+    tiles: tuple[Tile, ...] = ()
+    block_mask: BlockMask | None = None
+    flex: Callable[..., Tensor] = flex_attention
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+        """Attend: q, k, v [B, heads, L, D] in the plan's order; returns the shape of q.
+
+        Raises:
+            ValueError: if the shapes do not fit the grid.
+            NotImplementedError: for gradients through flex on the CPU.
+        """
+        check_tokens(self.windows, q, k, v)
+        q, k, v = _autocast(q, k, v)
+        scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+        pooled = tuple(pool_tokens(x, self.windows) for x in (k, v)) if self.windows.pool else ()
+        if self.backend == "gather":
+            return TiledAttention.apply(self.windows, self.tiles, scale, q, k, v, *pooled)
+        if self.backend == "flex":
+            return self._flex(q, k, v, pooled, scale)
+        if pooled:
+            k, v = torch.cat([k, pooled[0]], dim=2), torch.cat([v, pooled[1]], dim=2)
+        return scaled_dot_product_attention(q, k, v, attn_mask=self.mask, scale=scale)
+
+    def _flex(self, q: Tensor, k: Tensor, v: Tensor, pooled: tuple[Tensor, ...], scale: float) -> Tensor:
+        if q.device.type == "cpu" and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+            raise NotImplementedError("flex has no backward on the CPU: use backend 'gather' (or 'auto') to train there")
+        if pooled:
+            # Pooled keys start on a block of their own, so that their blocks are whole and need no mask.
+            gap = (0, 0, 0, self.block_mask.seq_lengths[1] - self.windows.pooled - self.windows.tokens)
+            k, v = (torch.cat([pad(x, gap), p], dim=2) for x, p in zip((k, v), pooled, strict=True))
+        call = flex_attention if torch.compiler.is_compiling() else self.flex
+        return call(q, k, v, block_mask=self.block_mask, scale=scale)
+
+
+def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """What autocast does for SDPA itself: one dtype for q, k and v; without autocast, v's."""
+    device = tensors[0].device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensors[-1].dtype
+    return tuple(x.to(dtype) for x in tensors)
+
+
+def choose_backend(windows: Windows, backend: Backend, device: torch.device | str) -> Backend:
+    """Resolve "auto": dense for few tokens or plain full attention, else flex on CUDA and gather elsewhere."""
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown attention backend {backend!r}: use one of {', '.join(BACKENDS)}")
+    kind = torch.device(device).type
+    if windows.is_full:
+        return "dense"  # and no mask: plain SDPA
+    if backend != "auto":
+        return backend
+    if windows.tokens <= DENSE_TOKENS.get(kind, DENSE_TOKENS["cpu"]):
+        return "dense"
+    return "flex" if kind == "cuda" else "gather"
+
+
+def _dense_mask(windows: Windows) -> Tensor | None:
+    if windows.is_full:
+        return None
+    mask = inward_window_mask(windows.grid, windows.half_window)
+    if windows.order == "hwt":
+        for dim in (0, 1):
+            mask = reorder_tokens(mask, windows.grid, dim, "hwt")
+    return torch.cat([mask, mask.new_ones(windows.tokens, windows.pooled)], dim=1)
+
+
+def make_plan(
+    windows: Windows,
+    backend: Backend = "auto",
+    device: torch.device | str = "cpu",
+    compile_flex: bool | None = None,
+) -> Plan:
+    """Build what a backend needs for one geometry; everything slow happens here.
+
+    Args:
+        windows: grid, window, pooling and token order.
+        backend: "auto" chooses; see `choose_backend`.
+        device: where q, k, v will live.
+        compile_flex: compile flex_attention; None: on CUDA only. Eager flex holds all L x (L + P) scores.
+
+    Raises:
+        ValueError: for an unknown backend.
+    """
+    backend = choose_backend(windows, backend, device)
+    if backend == "dense":
+        mask = _dense_mask(windows)
+        return Plan(windows, backend, mask=None if mask is None else mask.to(device))
+    if backend == "gather":
+        return Plan(windows, backend, tiles=plan_tiles(windows, device))
+    if compile_flex is None:
+        compile_flex = torch.device(device).type == "cuda"
+    # Isolated: grids must not use up each other's recompilations, after which flex falls back to eager.
+    flex = torch.compile(flex_attention, dynamic=False, isolate_recompiles=True) if compile_flex else flex_attention
+    return Plan(windows, backend, block_mask=build_block_mask(windows, device), flex=flex)
+
+
+def gclf_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    grid: Grid,
+    half_window: HalfWindow,
+    pool: int,
+    scale: float | None = None,
+    backend: Backend = "auto",
+    order: Order = "thw",
+) -> Tensor:
+    """Global-Coarse-Local-Fine attention: softmax over [K_local ; K_pool]; METHOD.md, section 3.
+
+    K_local is the inward sliding window over all frames, K_pool the average over pool x pool spatial tiles of
+    each frame, visible to every query. Builds its plan anew; for repeated calls keep one from `make_plan`.
+
+    Args:
+        q: queries [B, heads, L, D] after RoPE, L = T H W tokens.
+        k: keys, likewise.
+        v: values, likewise.
+        grid: (T, H, W) in tokens.
+        half_window: (d_h, d_w) in tokens; 2 d + 1 at or beyond the axis sees all of it.
+        pool: tile side in tokens; 0 for the window alone.
+        scale: of the scores; None: 1 / sqrt(D).
+        backend: "auto", "dense", "gather" or "flex".
+        order: token order of q, k, v and of the result.
+
+    Returns:
+        [B, heads, L, D].
+
+    Raises:
+        ValueError: for shapes, windows, pooling or a backend that do not fit; the message quotes them.
+        NotImplementedError: for gradients through flex on the CPU.
+    """
+    windows = Windows(tuple(grid), tuple(half_window), pool, order)
+    check_tokens(windows, q, k, v)
+    return make_plan(windows, backend, q.device)(q, k, v, scale)

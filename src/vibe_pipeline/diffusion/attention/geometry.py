@@ -1,0 +1,163 @@
+"""Which keys a query sees: the inward window, the pooled tiles and the order of the tokens.
+
+Grids are (T, H, W) in tokens, half windows (d_h, d_w) in tokens. METHOD.md, section 3.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Grid = tuple[int, int, int]
+HalfWindow = tuple[int, int]
+Order = Literal["thw", "hwt"]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Everything that determines visibility; the key of every plan.
+
+    Attributes:
+        grid: (T, H, W) in tokens.
+        half_window: (d_h, d_w) in tokens; a window of 2 d + 1 or more than the axis sees the whole axis.
+        pool: side of the pooled spatial tiles in tokens; 0 for no pooled keys.
+        order: how the grid is flattened to L tokens, slowest axis first.
+    """
+
+    grid: Grid
+    half_window: HalfWindow
+    pool: int = 0
+    order: Order = "thw"
+
+    def __post_init__(self) -> None:
+        """Raise ValueError with the offending values and the way out."""
+        if len(self.grid) != 3 or min(self.grid) < 1:
+            raise ValueError(f"grid (T, H, W) must be three positive token counts, not {self.grid}")
+        if len(self.half_window) != 2 or min(self.half_window) < 1:
+            raise ValueError(f"half window (d_h, d_w) must be two positive token counts, not {self.half_window}")
+        if self.order not in ("thw", "hwt"):
+            raise ValueError(f"unknown token order {self.order!r}: use 'thw' or 'hwt'")
+        _check_pool(self.grid, self.pool)
+
+    @property
+    def tokens(self) -> int:
+        """L, the tokens of the grid."""
+        return math.prod(self.grid)
+
+    @property
+    def pooled(self) -> int:
+        """P, the pooled keys: one for each tile of each frame."""
+        return self.tokens // self.pool**2 if self.pool else 0
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Keys seen along height and width; the same for every query."""
+        return tuple(min(2 * d + 1, n) for d, n in zip(self.half_window, self.grid[1:], strict=True))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether this is plain full attention: the window covers the grid and nothing is pooled."""
+        return not self.pool and self.sizes == self.grid[1:]
+
+
+def _check_pool(grid: Grid, pool: int) -> None:
+    if pool < 0:
+        raise ValueError(f"pool must be 0 (no pooled keys) or a tile side in tokens, not {pool}")
+    if not pool:
+        return
+    for name, size in zip(("height", "width"), grid[1:], strict=True):
+        if size % pool:
+            below, above = size // pool * pool, -(-size // pool) * pool
+            nearest = f"{below} or {above}" if below else f"{above}"
+            raise ValueError(
+                f"token grid {grid} does not divide by pool {pool}: {name} {size} tokens; nearest that does: {nearest}"
+            )
+
+
+def check_tokens(windows: Windows, q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise ValueError unless q, k, v are [B, heads, L, D] with L the tokens of the grid."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.ndim != 4 or x.shape[2] != windows.tokens:
+            raise ValueError(
+                f"{name} has shape {tuple(x.shape)}, but grid (T, H, W) = {windows.grid} needs "
+                f"[B, heads, {windows.tokens}, D]"
+            )
+
+
+def window_starts(length: int, half: int) -> Tensor:
+    """First visible key of each query on one axis, after the inward push.
+
+    METHOD.md's q - d - du <= k <= q + d + db, cut to the axis, is the run of min(2 d + 1, length) keys
+    that starts at q - d pushed into [0, length - 2 d - 1].
+
+    Returns:
+        int64 [length].
+    """
+    return (torch.arange(length) - half).clamp(0, max(length - 2 * half - 1, 0))
+
+
+def axis_mask(length: int, half: int) -> Tensor:
+    """Visibility along one axis: bool [length, length], queries by keys."""
+    offset = torch.arange(length) - window_starts(length, half)[:, None]
+    return (offset >= 0) & (offset <= 2 * half)
+
+
+def inward_window_mask(grid: Grid, half_window: HalfWindow) -> Tensor:
+    """The inward sliding window as a dense mask: the reference for every backend.
+
+    Args:
+        grid: (T, H, W) in tokens.
+        half_window: (d_h, d_w) in tokens.
+
+    Returns:
+        bool [L, L], queries by keys, tokens in (t, h, w) order; L^2 bytes, so for small grids only.
+
+    Raises:
+        ValueError: for grids or windows that are not positive.
+    """
+    windows = Windows(grid, half_window)
+    frames, height, width = grid
+    rows = axis_mask(height, half_window[0])[None, :, None, None, :, None]
+    columns = axis_mask(width, half_window[1])[None, None, :, None, None, :]
+    visible = (rows & columns).expand(frames, height, width, frames, height, width)
+    return visible.reshape(windows.tokens, windows.tokens)
+
+
+def split_axes(x: Tensor, windows: Windows) -> Tensor:
+    """View [B, heads, L, D], in the order of `windows`, as [B, heads, T, H, W, D]."""
+    frames, height, width = windows.grid
+    if windows.order == "hwt":
+        return x.unflatten(2, (height, width, frames)).permute(0, 1, 4, 2, 3, 5)
+    return x.unflatten(2, (frames, height, width))
+
+
+def pool_tokens(x: Tensor, windows: Windows) -> Tensor:
+    """Average over pool x pool spatial tiles of each frame: [B, heads, L, D] -> [B, heads, P, D]."""
+    f = windows.pool
+    tiles = split_axes(x, windows).unflatten(4, (-1, f)).unflatten(3, (-1, f))
+    return tiles.mean(dim=(4, 6)).flatten(2, 4)
+
+
+def reorder_tokens(x: Tensor, grid: Grid, dim: int, order: Order) -> Tensor:
+    """Bring the token axis `dim` of x, of length L, from the other order into `order`."""
+    frames, height, width = grid
+    before = (frames, height * width) if order == "hwt" else (height * width, frames)
+    dim = dim % x.ndim
+    return x.unflatten(dim, before).transpose(dim, dim + 1).flatten(dim, dim + 1)
+
+
+def freeswim_scale(native_tokens: int, head_dim: int) -> float:
+    """FreeSwim's attention scale sqrt(log_N(2 N) / d); METHOD.md, section 3 (arXiv 2511.14712).
+
+    Args:
+        native_tokens: N, tokens per frame at native size (30 x 52 = 1560 for Wan2.1 at 480p).
+        head_dim: d, channels of one head.
+
+    Raises:
+        ValueError: if native_tokens is below 2 (the logarithm's base) or head_dim below 1.
+    """
+    if native_tokens < 2 or head_dim < 1:
+        raise ValueError(f"need native_tokens >= 2 and head_dim >= 1, not {native_tokens} and {head_dim}")
+    return math.sqrt(math.log(2 * native_tokens, native_tokens) / head_dim)

@@ -1,0 +1,82 @@
+"""Rectified flow: sigma in (0, 1], x_sigma = (1 - sigma) x0 + sigma eps, velocity eps - x0.
+
+Sources: the authors' published training code (sampling and weighting of sigma); Wan's schedule shift.
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+TRAINING_STEPS = 1000
+
+
+def shift_sigma(u: Tensor | float, shift: float) -> Tensor | float:
+    """sigma' = s u / (1 + (s - 1) u): moves evenly spaced levels towards high noise for s > 1."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def training_grid(shift: float) -> Tensor:
+    """The 1000 shifted noise levels training draws from, [1000], from 1 down."""
+    u = torch.arange(TRAINING_STEPS, 0, -1, dtype=torch.float64) / TRAINING_STEPS
+    return shift_sigma(u, shift).float()
+
+
+def sample_sigma(count: int, shift: float, generator: torch.Generator | None = None) -> Tensor:
+    """One training sigma per sample, [count]: uniform over 1000 steps, then shifted."""
+    return training_grid(shift)[torch.randint(TRAINING_STEPS, (count,), generator=generator)]
+
+
+def bell_weight(sigma: Tensor, shift: float) -> Tensor:
+    """w(sigma), [B]: exp(-2 ((t - 500) / 1000)^2) at t = 1000 sigma, with min 0 and mean 1 over the training grid."""
+
+    def bell(s: Tensor) -> Tensor:
+        return torch.exp(-2 * (s - 0.5).square())
+
+    grid = bell(training_grid(shift).to(sigma.device))
+    return (bell(sigma) - grid.min()) / (grid - grid.min()).mean()
+
+
+def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """x_sigma = (1 - sigma) x0 + sigma noise, for x0 and noise [B, C, T, H, W] and sigma [B]."""
+    s = sigma.view(-1, *[1] * (x0.ndim - 1)).to(x0)
+    return (1 - s) * x0 + s * noise
+
+
+def sigma_schedule(steps: int, shift: float, strength: float = 1.0, steps_are: str = "all") -> Tensor:
+    """Noise levels of a sampler, from sigma_start = shift(strength) down to 0.
+
+    Args:
+        steps: Denoising steps.
+        shift: The flow shift s.
+        strength: Share of the unshifted schedule to run; 1 starts from pure noise.
+        steps_are: "all" runs every step from sigma_start (as the authors do); "share" runs the last
+            round(strength x steps) of a full schedule (as diffusers' video-to-video does).
+
+    Returns:
+        [n + 1] sigmas; the last is 0.
+
+    Raises:
+        ValueError: `strength` outside (0, 1], or a share that leaves no step.
+    """
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength must be in (0, 1], got {strength}")
+    if steps_are == "share":
+        kept = round(strength * steps)
+        if kept < 1:
+            raise ValueError(f"strength {strength} of {steps} steps leaves none: raise either")
+        u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[steps - kept :]
+    else:
+        u = torch.linspace(strength, 0, steps + 1, dtype=torch.float64)
+    return shift_sigma(u, shift).float()
+
+
+def seeded_noise(shape: tuple[int, ...], prompt: str, seed: int) -> Tensor:
+    """Gaussian noise that depends on (prompt, seed) alone, drawn on the CPU so that every device gets the same.
+
+    The prompt is mixed in because arms are compared over prompts: one noise for all of them would make the
+    prompts' errors depend on each other.
+    """
+    digest = hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)
+    return torch.randn(shape, generator=generator)

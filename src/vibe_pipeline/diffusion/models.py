@@ -1,0 +1,180 @@
+"""Loading a Wan model's parts, one at a time, and speaking to them: text, pixels, velocity.
+
+The miniature is a folder of the same classes, so there is no second code path for it. Parts are loaded
+separately because text encoder, transformer and VAE of the real models need not sit in memory together.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from torch import Tensor
+from transformers import AutoTokenizer, UMT5EncoderModel
+
+from vibe_pipeline.diffusion.objectives import Predict
+
+
+@dataclass(frozen=True)
+class WanFolder:
+    """A Wan model on disk, in diffusers layout."""
+
+    path: Path
+    expand_timesteps: bool
+
+    @property
+    def name(self) -> str:
+        """What errors and manifests call it."""
+        return self.path.name
+
+
+def find_model(path_or_id: str) -> WanFolder:
+    """Find a model: a folder, or a hub id that was downloaded before. Nothing is downloaded here.
+
+    Raises:
+        FileNotFoundError: Neither is there; the message says how to get it.
+    """
+    folder = Path(path_or_id)
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(path_or_id, local_files_only=True))
+        except (LocalEntryNotFoundError, ValueError, OSError) as error:
+            raise FileNotFoundError(
+                f"model.path {path_or_id!r} is neither a folder nor a model downloaded before; "
+                f"get it with `hf download {path_or_id}` or set model.path to a local folder"
+            ) from error
+    index = folder / "model_index.json"
+    if not index.exists():
+        raise FileNotFoundError(f"{folder} is no diffusers model: it has no model_index.json")
+    return WanFolder(folder, bool(json.loads(index.read_text()).get("expand_timesteps", False)))
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("model.device is cuda, but torch sees no GPU; set model.device: cpu or install a CUDA build")
+    return torch.device(name)
+
+
+def limit_threads(threads: int | None) -> None:
+    """Set torch's CPU threads; spinning threads of several processes slow each other down a great deal."""
+    if threads is not None and torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def load_transformer(model: WanFolder, device: torch.device, dtype: torch.dtype) -> WanTransformer3DModel:
+    """The transformer, frozen, ready for adapters."""
+    transformer = WanTransformer3DModel.from_pretrained(model.path, subfolder="transformer", torch_dtype=dtype)
+    return transformer.requires_grad_(False).eval().to(device)
+
+
+def load_vae(model: WanFolder, device: torch.device, tile: int | None = None) -> AutoencoderKLWan:
+    """The VAE in 32 bit, as diffusers recommends for Wan; `tile` pixels a side bound its memory."""
+    vae = AutoencoderKLWan.from_pretrained(model.path, subfolder="vae", torch_dtype=torch.float32)
+    if tile is not None:
+        vae.enable_tiling(tile, tile, tile * 3 // 4, tile * 3 // 4)
+    return vae.requires_grad_(False).eval().to(device)
+
+
+@torch.inference_mode()
+def encode_texts(model: WanFolder, texts: Sequence[str], length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Text embeddings as WanPipeline makes them, [N, length, width] on the CPU; the encoder is gone afterwards.
+
+    Raises:
+        ValueError: A text is longer than `length` tokens and would be cut in silence.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model.path, subfolder="tokenizer")
+    encoder = UMT5EncoderModel.from_pretrained(model.path, subfolder="text_encoder", torch_dtype=dtype).eval().to(device)
+    embedded = []
+    for text in texts:
+        cleaned = prompt_clean(text)
+        count = len(tokenizer(cleaned).input_ids)
+        if count > length:
+            raise ValueError(f"a caption has {count} tokens, text_length is {length}: {text[:80]!r}")
+        tokens = tokenizer(cleaned, padding="max_length", max_length=length, return_tensors="pt").to(device)
+        hidden = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
+        embedded.append((hidden * tokens.attention_mask[..., None]).to("cpu", dtype))
+    return torch.cat(embedded)
+
+
+def _statistics(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:
+    shape = (1, -1, 1, 1, 1)
+    mean = torch.tensor(vae.config.latents_mean).view(shape).to(like)
+    return mean, torch.tensor(vae.config.latents_std).view(shape).to(like)
+
+
+@torch.inference_mode()
+def encode_video(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
+    """Pixels [B, 3, T, H, W] in [0, 1] to normalised latents [B, C, t, h, w], 32 bit, on the CPU."""
+    x = pixels.to(vae.device, vae.dtype) * 2 - 1
+    latent = vae.encode(x).latent_dist.mode().float()
+    mean, std = _statistics(vae, latent)
+    return ((latent - mean) / std).cpu()
+
+
+@torch.inference_mode()
+def decode_video(vae: AutoencoderKLWan, latent: Tensor) -> Tensor:
+    """Normalised latents [B, C, t, h, w] to pixels [B, 3, T, H, W] in [0, 1], 32 bit, on the CPU."""
+    latent = latent.to(vae.device, vae.dtype)
+    mean, std = _statistics(vae, latent)
+    return (vae.decode(latent * std + mean).sample.float().cpu() / 2 + 0.5).clamp(0, 1)
+
+
+def latent_shape(vae_config: dict, height: int, width: int, frames: int) -> tuple[int, int, int, int]:
+    """(C, t, h, w) of a clip's latent, from the VAE's configuration."""
+    space, time = vae_config["scale_factor_spatial"], vae_config["scale_factor_temporal"]
+    return vae_config["z_dim"], (frames - 1) // time + 1, height // space, width // space
+
+
+def require_fitting_size(vae_config: dict, patch: Sequence[int], height: int, width: int, what: str) -> None:
+    """Refuse a size that does not fit the VAE and the transformer's patches.
+
+    Raises:
+        ValueError: Names the nearest sizes that fit.
+    """
+    rows, columns = (vae_config["scale_factor_spatial"] * p for p in patch[1:])
+    if height % rows or width % columns:
+        fits = [f"{h * rows}x{w * columns}" for h, w in _around(height / rows, width / columns)]
+        raise ValueError(
+            f"{what} {height}x{width} must be a multiple of {rows}x{columns}; nearest that are: {', '.join(fits)}"
+        )
+
+
+def _around(rows: float, columns: float) -> list[tuple[int, int]]:
+    lower = (max(1, int(rows)), max(1, int(columns)))
+    return [lower, (lower[0] + 1, lower[1] + 1)]
+
+
+def velocity_predictor(
+    transformer: WanTransformer3DModel, text: Tensor, expand_timesteps: bool, dtype: torch.dtype
+) -> Predict:
+    """The transformer as `predict(x_sigma, sigma)`.
+
+    Args:
+        transformer: Any diffusers Wan transformer.
+        text: Embeddings [B, L, width].
+        expand_timesteps: One timestep per token, as TI2V models take them. All tokens get the sigma that the
+            latent was noised with: a still is not a first-frame condition (which would mean t = 0).
+        dtype: Of the transformer's activations; the velocity comes back in 32 bit.
+    """
+    patch = transformer.config.patch_size
+
+    def predict(x: Tensor, sigma: Tensor) -> Tensor:
+        timestep = 1000 * sigma.float()
+        if expand_timesteps:
+            tokens = (x.shape[2] // patch[0]) * (x.shape[3] // patch[1]) * (x.shape[4] // patch[2])
+            timestep = timestep[:, None].expand(-1, tokens)
+        embedded = text.to(x.device, dtype)
+        out = transformer(x.to(dtype), timestep, embedded, return_dict=False)[0]
+        return out.float()
+
+    return predict

@@ -1,0 +1,112 @@
+"""The paper's training objectives; each function is its equation.
+
+`predict(x_sigma, sigma)` returns the velocity [B, C, T, H, W]; x0 and noise are [B, C, T, H, W], sigma and
+weight [B]; the result is the mean over the batch. Source: the authors' published training code; the reading
+of the ablation "without x0 loss" is ours.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from vibe_pipeline.diffusion.flow import add_noise
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+
+
+def degrade(x0: Tensor, factor: float = 0.5, mode: str = "trilinear") -> Tensor:
+    """Shrink a latent by `factor` and enlarge it back, in space only.
+
+    Args:
+        x0: Latent [B, C, T, H, W].
+        factor: In (0, 1).
+        mode: "trilinear" (align_corners=False, as published) or "nearest".
+
+    Raises:
+        ValueError: The latent is not 5-D, or would shrink to nothing.
+    """
+    if x0.ndim != 5:
+        raise ValueError(f"expected a latent [B, C, T, H, W], got shape {tuple(x0.shape)}")
+    t, h, w = x0.shape[-3:]
+    small = (t, int(h * factor), int(w * factor))
+    if not 0 < factor < 1 or min(small) < 1:
+        raise ValueError(f"factor {factor} makes a {h} x {w} latent {small[1]} x {small[2]}; give one in (0, 1)")
+    corners = {} if mode == "nearest" else {"align_corners": False}
+    shrunk = F.interpolate(x0, size=small, mode=mode, **corners)
+    return F.interpolate(shrunk, size=(t, h, w), mode=mode, **corners)
+
+
+def velocity_loss(predict: Predict, x0: Tensor, noise: Tensor, sigma: Tensor, weight: Tensor | None = None) -> Tensor:
+    """w(sigma) ||v - (eps - x0)||^2: stage 1, and naive tuning."""
+    velocity = predict(add_noise(x0, noise, sigma), sigma)
+    return _weighted_mean((velocity - (noise - x0)).float().square(), weight)
+
+
+def hfato_loss(
+    predict: Predict,
+    x0: Tensor,
+    noise: Tensor,
+    sigma: Tensor,
+    weight: Tensor | None = None,
+    factor: float = 0.5,
+    mode: str = "trilinear",
+    degraded: Tensor | None = None,
+) -> Tensor:
+    """w(sigma) ||(x_sigma - sigma v) - x0||^2 with x_sigma made from the DEGRADED latent: stage 2.
+
+    `degraded` gives that latent explicitly (our pixel form); else it is `degrade(x0, factor, mode)`. Without
+    degradation this is sigma^2 times the velocity loss.
+    """
+    degraded = degrade(x0, factor, mode) if degraded is None else degraded
+    x_sigma = add_noise(degraded, noise, sigma)
+    x0_hat = x_sigma - sigma.view(-1, 1, 1, 1, 1) * predict(x_sigma, sigma)
+    return _weighted_mean((x0_hat - x0).float().square(), weight)
+
+
+def degraded_velocity_loss(
+    predict: Predict,
+    x0: Tensor,
+    noise: Tensor,
+    sigma: Tensor,
+    weight: Tensor | None = None,
+    factor: float = 0.5,
+    mode: str = "trilinear",
+    degraded: Tensor | None = None,
+) -> Tensor:
+    """The ablation "without x0 loss": degradation without clean supervision, the velocity loss towards it."""
+    degraded = degrade(x0, factor, mode) if degraded is None else degraded
+    return velocity_loss(predict, degraded, noise, sigma, weight)
+
+
+def mixed_loss(
+    weights: Mapping[str, float],
+    predict: Predict,
+    x0: Tensor,
+    noise: Tensor,
+    sigma: Tensor,
+    weight: Tensor | None = None,
+    factor: float = 0.5,
+    mode: str = "trilinear",
+    degraded: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The weighted sum of objectives under `loss`, and each unweighted under its name.
+
+    Raises:
+        ValueError: A name in `weights` is not an objective.
+    """
+    shaped = {"factor": factor, "mode": mode, "degraded": degraded}
+    known: dict[str, Callable[[], Tensor]] = {
+        "velocity": lambda: velocity_loss(predict, x0, noise, sigma, weight),
+        "hfato": lambda: hfato_loss(predict, x0, noise, sigma, weight, **shaped),
+        "degraded_velocity": lambda: degraded_velocity_loss(predict, x0, noise, sigma, weight, **shaped),
+    }
+    if unknown := set(weights) - set(known):
+        raise ValueError(f"unknown objectives {sorted(unknown)}; known: {', '.join(known)}")
+    parts = {name: known[name]() for name, share in weights.items() if share}
+    return {"loss": sum(weights[name] * value for name, value in parts.items())} | parts
+
+
+def _weighted_mean(error: Tensor, weight: Tensor | None) -> Tensor:
+    per_sample = error.flatten(1).mean(1)
+    return (per_sample if weight is None else per_sample * weight).mean()

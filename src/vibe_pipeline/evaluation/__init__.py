@@ -1,0 +1,1 @@
+"""Scoring clips: VBench, resolution-aware measures, and the statistics over them."""

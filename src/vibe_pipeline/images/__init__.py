@@ -1,0 +1,17 @@
+"""Training images: finding them with their captions, checking them all, and cutting them to size."""
+
+from vibe_pipeline.images.check import BadImage, check_images, load_rgb, require_usable
+from vibe_pipeline.images.sizing import aspect_buckets, nearest_bucket, resize_and_crop
+from vibe_pipeline.images.source import MetadataError, find_images
+
+__all__ = [
+    "BadImage",
+    "MetadataError",
+    "aspect_buckets",
+    "check_images",
+    "find_images",
+    "load_rgb",
+    "nearest_bucket",
+    "require_usable",
+    "resize_and_crop",
+]

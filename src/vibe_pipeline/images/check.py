@@ -1,0 +1,299 @@
+"""Checking all training images before anything is trained, and reading one as pixels.
+
+The check decodes by the same function as `load_rgb`, so that an image that passed can be read later.
+"""
+
+import hashlib
+import io
+import logging
+import math
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from tqdm import tqdm
+
+from vibe_pipeline.images.source import FoundImage, brief
+
+log = logging.getLogger(__name__)
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # by content; JPEG covers the multi-picture files of cameras
+MAX_PIXELS = 80_000_000  # 12000 x 6666: above any camera, and 240 MB decoded
+CHUNK = 8  # images a worker takes at a time
+COLUMNS = ("file_name", "path", "caption", "caption_source")
+TURNS = Image.Transpose
+UPRIGHT = {  # EXIF orientation -> what turns the picture upright
+    **{2: TURNS.FLIP_LEFT_RIGHT, 3: TURNS.ROTATE_180, 4: TURNS.FLIP_TOP_BOTTOM, 5: TURNS.TRANSPOSE},
+    **{6: TURNS.ROTATE_270, 7: TURNS.TRANSVERSE, 8: TURNS.ROTATE_90},
+}
+
+
+class BadImage(ValueError):
+    """An image that cannot be used; `reason` is one word for counting, `value` what was seen."""
+
+    def __init__(self, path: str, reason: str, value: str) -> None:
+        super().__init__(path, reason, value)
+        self.path, self.reason, self.value = path, reason, value
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}: {self.value}"
+
+
+class Examined(NamedTuple):
+    """What a worker reports of one image: its facts, or why it cannot be used."""
+
+    width: int = 0
+    height: int = 0
+    mode: str = ""
+    sha256: str = ""
+    reason: str = ""
+    value: str = ""
+
+
+def check_images(
+    found: pd.DataFrame,
+    min_height: int,
+    min_width: int,
+    max_caption_words: int,
+    workers: int = 1,
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Decode every image and sort the usable from the rest; the result depends on neither workers nor order.
+
+    An image must cover `min_height` x `min_width`: then its aspect-preserving crop never enlarges it.
+    Of images with equal pixels the first by name is kept, among those that are usable otherwise.
+
+    Args:
+        found: What `find_images` returns; rows with a `reason` go to quarantine as they are.
+        min_height: Least height in pixels, once the image is upright.
+        min_width: Least width in pixels.
+        max_caption_words: Longest caption, in words between blanks.
+        workers: Processes that decode; 1 decodes in this one. Each holds one image at a time. They are
+            spawned, so a script that asks for more than 1 needs its `if __name__ == "__main__"`.
+        max_pixels: Most pixels by the header, looked at before decoding; Pillow itself stops at 178 million.
+
+    Returns:
+        usable: file_name, path, caption, caption_source, width, height (pixels, upright), mode (Pillow's name,
+            as stored), sha256 (of the upright RGB pixels); sorted by file_name.
+        quarantine: file_name, reason (one word), value (what was seen); sorted by file_name.
+
+    Raises:
+        ValueError: A column is absent, or a limit is not positive.
+        RuntimeError: A worker died, most likely for lack of memory.
+    """
+    found = _validated(found, min_height, min_width, max_caption_words, workers, max_pixels)
+    refused = [_caption_fault(row, max_caption_words) for row in found.itertuples(index=False)]
+    sound = pd.Series([not fault[0] for fault in refused], index=found.index, dtype=bool)
+    examine = partial(_examine, minimum=(min_height, min_width), max_pixels=max_pixels)
+    examined = iter(_map_images(examine, found.loc[sound, "path"].tolist(), workers))
+    usable, quarantine, kept = [], [], {}
+    for row, (reason, value) in zip(found.itertuples(index=False), refused, strict=True):
+        facts = Examined(reason=reason, value=value) if reason else next(examined)
+        if not facts.reason and facts.sha256 in kept:
+            facts = Examined(reason="duplicate", value=f"same pixels as {kept[facts.sha256]}")
+        if facts.reason:
+            quarantine.append((row.file_name, facts.reason, facts.value))
+        else:
+            kept[facts.sha256] = row.file_name
+            usable.append((*row[:4], *facts[:4]))
+    log.info("%d images usable, %d in quarantine%s", len(usable), len(quarantine), _counts(quarantine))
+    good = pd.DataFrame(usable, columns=[*COLUMNS, *Examined._fields[:4]]).astype(
+        dict.fromkeys((*COLUMNS, "mode", "sha256"), "str") | {"width": "int64", "height": "int64"}
+    )
+    return good, pd.DataFrame(quarantine, columns=["file_name", "reason", "value"], dtype="str")
+
+
+def require_usable(usable: pd.DataFrame, quarantine: pd.DataFrame, min_share: float) -> None:
+    """Stop where too few images are usable.
+
+    Args:
+        usable: From `check_images`.
+        quarantine: From `check_images`.
+        min_share: Least usable share of all images, 0 to 1. No usable image at all is always an error.
+
+    Raises:
+        ValueError: Too few; the message counts the reasons, each with an example.
+    """
+    total = len(usable) + len(quarantine)
+    if len(usable) and len(usable) >= min_share * total:
+        return
+    why = _counts(list(quarantine.itertuples(index=False, name=None)))
+    raise ValueError(f"{len(usable)} of {total} images are usable; data.min_usable_share asks for {min_share:.0%}{why}")
+
+
+def load_rgb(path: Path) -> NDArray[np.float32]:
+    """Read an image as the training sees it.
+
+    Turned upright by EXIF; colours converted to sRGB by the embedded profile; transparency laid on white.
+    16-bit grey keeps its 16 bits, as stored; of 16-bit colour Pillow keeps the upper 8: right within 1/257.
+
+    Args:
+        path: A png, jpeg, webp or still gif file, whatever its extension.
+
+    Returns:
+        [H, W, 3] in [0, 1].
+
+    Raises:
+        BadImage: Not such a file, or damaged, or animated; the message names file, reason and value.
+    """
+    _, pixels = _decode(Path(path), max_pixels=2 * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS))
+    full = np.float32(np.iinfo(pixels.dtype).max)
+    rgb = np.divide(pixels, full, dtype=np.float32)
+    return rgb if rgb.ndim == 3 else np.repeat(rgb[..., None], 3, axis=2)
+
+
+def _validated(found: pd.DataFrame, *limits: int) -> pd.DataFrame:
+    """The columns the check needs, as text, sorted by name."""
+    if absent := [name for name in COLUMNS if name not in found]:
+        raise ValueError(f"images to check lack the columns {absent}; have {list(found.columns)}")
+    names = ("min_height", "min_width", "max_caption_words", "workers", "max_pixels")
+    for name, limit in zip(names, limits, strict=True):
+        if limit < 1:
+            raise ValueError(f"{name} is {limit}; it must be at least 1")
+    # Frames that were saved as CSV come back with NaN for empty text.
+    found = found.reindex(columns=[*COLUMNS, "reason", "value"]).fillna("").astype("str")
+    return found.sort_values("file_name", ignore_index=True)
+
+
+def _caption_fault(row: FoundImage, max_words: int) -> tuple[str, str]:
+    """Reason and value for which the image need not be decoded, or two empty texts."""
+    if row.reason:
+        return row.reason, row.value
+    if not row.caption_source and not row.caption:
+        return "caption_missing", "no text file beside it, and no metadata lists it"
+    if not any(letter.isalnum() for letter in row.caption):
+        return "caption_empty", f"{row.caption_source}: {brief(repr(row.caption))}"
+    words = len(row.caption.split())
+    if words > max_words:
+        return "caption_too_long", f"{row.caption_source}: {words} words, at most {max_words}"
+    return "", ""
+
+
+def _map_images(examine: Callable[[str], Examined], paths: list[str], workers: int) -> list[Examined]:
+    """Examine in order, with a progress bar; in processes of their own where that pays."""
+    bar = partial(tqdm, total=len(paths), desc="checking images", unit="image", mininterval=1.0)
+    workers = min(workers, math.ceil(len(paths) / CHUNK))
+    if workers <= 1:
+        return list(bar(map(examine, paths)))
+    results: list[Examined] = []
+    # Spawned, not forked: a forked copy of a process with threads may deadlock.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        try:
+            for examined in bar(pool.map(examine, paths, chunksize=CHUNK)):
+                results.append(examined)
+        except BrokenProcessPool:
+            raise RuntimeError(
+                f"a process died while checking {paths[len(results)]} or one of the {CHUNK * workers} images after it, "
+                f"most likely for lack of memory: use fewer than {workers} workers or a lower max_pixels"
+            ) from None
+    return results
+
+
+def _examine(path: str, minimum: tuple[int, int], max_pixels: int) -> Examined:
+    """Decode one image; runs in a worker."""
+    try:
+        mode, pixels = _decode(Path(path), max_pixels)
+    except BadImage as bad:
+        return Examined(reason=bad.reason, value=bad.value)
+    height, width = pixels.shape[:2]
+    if height < minimum[0] or width < minimum[1]:
+        value = f"{height}x{width} (height x width), needs {minimum[0]}x{minimum[1]}; it would have to be enlarged"
+        return Examined(reason="too_small", value=value)
+    digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode())
+    digest.update(np.ascontiguousarray(pixels))
+    return Examined(width, height, mode, digest.hexdigest())
+
+
+def _decode(path: Path, max_pixels: int) -> tuple[str, NDArray]:
+    """Stored mode, and the upright pixels: uint8 [H, W, 3], or uint16 [H, W] for 16-bit grey."""
+    try:
+        if not path.is_file():
+            raise BadImage(str(path), "not_a_file", "absent, or a folder, pipe or device")
+        if path.stat().st_size == 0:
+            raise BadImage(str(path), "empty_file", "0 bytes")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, on large images and odd EXIF; both are dealt with here
+            _check_container(path, max_pixels)
+            with Image.open(path, formats=FORMATS) as image:
+                image.load()
+                return image.mode, _pixels(_upright(image), path)
+    except BadImage:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImage(str(path), "too_many_pixels", brief(error)) from None
+    except UnidentifiedImageError:
+        with path.open("rb") as file:
+            start = file.read(12)
+        raise BadImage(str(path), "not_an_image", f"no png, jpeg, webp or gif; starts with {start!r}") from None
+    except MemoryError:  # says nothing of the image: no reason to lose it
+        raise MemoryError(f"{path}: no memory to decode it; use fewer workers or a lower max_pixels") from None
+    except Exception as error:  # decoders fail on damaged files in ways that Pillow does not list
+        raise BadImage(str(path), "corrupt", brief(f"{type(error).__name__}: {error}")) from None
+
+
+def _check_container(path: Path, max_pixels: int) -> None:
+    """Refuse by the header alone: nothing is decoded."""
+    with Image.open(path, formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            claim = f"{height}x{width} (height x width) by the header; at most {max_pixels} pixels"
+            raise BadImage(str(path), "too_many_pixels", claim)
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":  # a camera's second picture is a preview, not a motion
+            raise BadImage(str(path), "animated", f"{frames} frames")
+        if image.format == "PNG":
+            image.verify()  # the checksums: decoding alone misses damage near the end
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF in sound pixels: as if there were none
+        return image
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _pixels(image: Image.Image, path: Path) -> NDArray:
+    """uint8 [H, W, 3] in sRGB, or uint16 [H, W] for 16-bit grey."""
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)
+    if image.mode in ("I", "F"):
+        raise BadImage(str(path), "unknown_scale", f"mode {image.mode!r} has no largest value; save 8 or 16 bits")
+    if image.has_transparency_data:
+        image = _to_srgb(image.convert("RGBA"))
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    else:
+        image = _to_srgb(image.convert("RGB") if image.mode in ("1", "P") else image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Convert by the embedded colour profile; one that cannot be used is as none."""
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        name = ImageCms.getProfileDescription(profile)
+        if "sRGB" in name and "linear" not in name.lower():
+            return image
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except (KeyError, OSError, TypeError, ValueError, ImageCms.PyCMSError):
+        return image
+
+
+def _counts(quarantine: list[tuple[str, str, str]]) -> str:
+    """`: 3 too_small (a.png: 8x8 …), 1 duplicate (…)`, most frequent first."""
+    rows: dict[str, list[str]] = {}
+    for name, reason, value in quarantine:
+        rows.setdefault(reason, []).append(f"{name}: {value}")
+    ranked = sorted(rows.items(), key=lambda item: (-len(item[1]), item[0]))
+    listed = ", ".join(f"{len(seen)} {reason} ({brief(seen[0])})" for reason, seen in ranked)
+    return f": {listed}" if listed else ""

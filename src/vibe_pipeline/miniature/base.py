@@ -1,0 +1,148 @@
+"""Training the miniature's text-to-video base: native-size videos only, so that a still is a true modality gap."""
+
+import json
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.multiprocessing as mp
+from diffusers import AutoencoderKLWan
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from vibe_pipeline.miniature.architecture import TEXT_LENGTH, build_text_encoder, build_tokenizer, build_transformer
+from vibe_pipeline.miniature.trainer import Task
+from vibe_pipeline.miniature.world import render, sample_scene
+
+log = logging.getLogger(__name__)
+
+SHARD = 250
+SIGMA_SHIFT = 2.0
+
+
+def encode_clips(vae_folder: Path, folder: Path, clips: int, size: int, frames: int, seed: int, processes: int) -> None:
+    """Render and encode the training clips once, in shards; finished shards are kept.
+
+    Args:
+        vae_folder: A trained VAE, diffusers layout.
+        folder: Gets `NNNN.safetensors` (latents [n, C, T, h, w], 16-bit) and `NNNN.json` (captions).
+        clips: How many, rounded up to whole shards.
+        size: Side in pixels.
+        frames: Frames per clip.
+        seed: Shard i draws its scenes from (seed, i).
+        processes: Single-thread workers.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [i for i in range(-(-clips // SHARD)) if not (folder / f"{i:04d}.json").exists()]
+    if not missing:
+        return
+    work = partial(_encode_shard, vae_folder=vae_folder, folder=folder, size=size, frames=frames, seed=seed)
+    with mp.get_context("spawn").Pool(processes) as pool:
+        for _ in tqdm(pool.imap_unordered(work, missing), total=len(missing), desc="encoding clips", unit="shard"):
+            pass
+
+
+@torch.inference_mode()
+def _encode_shard(index: int, vae_folder: Path, folder: Path, size: int, frames: int, seed: int) -> None:
+    torch.set_num_threads(1)
+    vae = AutoencoderKLWan.from_pretrained(vae_folder).eval()
+    rng = np.random.default_rng([seed, index])
+    scenes = [sample_scene(rng) for _ in range(SHARD)]
+    latents = []
+    for start in range(0, SHARD, 5):
+        clips = np.stack([render(s, size, size, frames) for s in scenes[start : start + 5]])
+        pixels = torch.from_numpy(clips).permute(0, 4, 1, 2, 3) * 2 - 1
+        with torch.autocast("cpu", torch.bfloat16):
+            latents.append(vae.encode(pixels).latent_dist.mode().to(torch.float16))
+    save_file({"latents": torch.cat(latents).contiguous()}, folder / f"{index:04d}.safetensors")
+    (folder / f"{index:04d}.json").write_text(json.dumps([s.caption for s in scenes]))
+
+
+def load_clips(folder: Path) -> tuple[Tensor, list[str]]:
+    """All encoded clips: latents [N, C, T, h, w] in 16 bit, and their captions."""
+    latents, captions = [], []
+    for shard in sorted(folder.glob("*.json")):
+        latents.append(load_file(shard.with_suffix(".safetensors"))["latents"])
+        captions += json.loads(shard.read_text())
+    return torch.cat(latents), captions
+
+
+def latent_statistics(latents: Tensor) -> tuple[list[float], list[float]]:
+    """Per-channel mean and standard deviation, for the VAE's configuration."""
+    sample = latents[:2000].float()
+    return sample.mean((0, 2, 3, 4)).tolist(), sample.std((0, 2, 3, 4)).tolist()
+
+
+def tokenize(captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Token ids and mask, [N, TEXT_LENGTH] each."""
+    tokens = build_tokenizer()(
+        list(captions), padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt"
+    )
+    return tokens.input_ids, tokens.attention_mask
+
+
+class BaseObjective(nn.Module):
+    """Velocity loss of a rectified flow, text encoder and transformer trained jointly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transformer = build_transformer()
+        self.text_encoder = build_text_encoder()
+
+    def forward(self, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+        x0, ids, mask = batch
+        noise = torch.randn_like(x0)
+        # Stratified: one draw from each of B equal slices, so that a small batch covers all noise levels.
+        u = (torch.randperm(len(x0)) + torch.rand(len(x0))) / len(x0)
+        sigma = SIGMA_SHIFT * u / (1 + (SIGMA_SHIFT - 1) * u)
+        s = sigma.view(-1, 1, 1, 1, 1)
+        text = self.text_encoder(ids, attention_mask=mask).last_hidden_state * mask[..., None]
+        velocity = self.transformer((1 - s) * x0 + s * noise, 1000 * sigma, text, return_dict=False)[0]
+        return {"loss": (velocity.float() - (noise - x0)).square().mean()}
+
+
+class ClipBatches:
+    """Draws batches of normalised latents with tokens; a tenth of the captions are empty, for guidance."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.folder, self.size = folder, size
+        self._data: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __call__(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        if self._data is None:
+            latents, captions = load_clips(self.folder)
+            mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in latent_statistics(latents))
+            self._data = ((latents.float() - mean) / std, *tokenize(captions))
+            self._empty = tokenize([""])
+        x0, ids, mask = self._data
+        chosen = torch.from_numpy(rng.choice(len(x0), self.size, replace=False))
+        dropped = torch.from_numpy(rng.random(self.size) < 0.1)[:, None]
+        return (
+            x0[chosen],
+            torch.where(dropped, self._empty[0], ids[chosen]),
+            torch.where(dropped, self._empty[1], mask[chosen]),
+        )
+
+
+def base_optimizers(module: BaseObjective, muon_rate: float, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the transformer's blocks, AdamW for everything else."""
+    matrices = [p for p in module.transformer.blocks.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in module.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=muon_rate, momentum=0.95, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def base_task(clips: Path, batch_size: int, muon_rate: float = 4e-3, rate: float = 1.2e-3) -> Task:
+    """The task for :func:`vibe_pipeline.miniature.trainer.train`; batch size is per process."""
+    return Task(
+        build=BaseObjective,
+        optimizers=partial(base_optimizers, muon_rate=muon_rate, rate=rate),
+        batch=ClipBatches(clips, batch_size),
+    )

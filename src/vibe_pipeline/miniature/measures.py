@@ -1,0 +1,127 @@
+"""What a clip shows, read back from its pixels: shape, colours, motion; possible because the world is known.
+
+All measures work at any resolution and take RGB float clips [frames, height, width, 3] in [0, 1].
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.signal import fftconvolve
+
+from vibe_pipeline.miniature.world import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, _coverage, _grid, _signed_distance
+
+Array = NDArray[np.float32]
+
+SANE_TRAVEL = (0.2, 0.55)
+SANE_AREA = (0.4, 1.8)
+EXPECTED_AREA = 0.105
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read from a clip; lengths in frame heights."""
+
+    shape: str
+    colour: str
+    background: str
+    direction: str
+    travel: float
+    area: float
+    one_object: bool
+
+    def right(self, truth: Mapping[str, str]) -> dict[str, bool]:
+        """Compare with a caption's attributes (see `world.parse_caption`)."""
+        sane = SANE_TRAVEL[0] <= self.travel <= SANE_TRAVEL[1]
+        return {
+            "colours_right": self.colour == truth["colour"] and self.background == truth["background"],
+            "motion_right": self.direction == truth["direction"] and sane,
+            "shape_right": self.shape == truth["shape"],
+            "one_object": self.one_object,
+        }
+
+
+def read_clip(clip: Array) -> Reading:
+    """Read a clip of one object over a background."""
+    saliency, background = object_saliency(clip)
+    masks = saliency > 0.5
+    centres, areas = _centres(masks)
+    move = centres[-1] - centres[0]
+    directions = {name: float(np.dot(move, d)) for name, d in DIRECTIONS.items()}
+    core = np.stack([ndimage.binary_erosion(m, iterations=max(1, clip.shape[1] // 40)) for m in masks])
+    inside = clip[core] if core.any() else clip[masks] if masks.any() else clip.reshape(-1, 3)
+    return Reading(
+        shape=_best_shape(saliency, centres, areas),
+        colour=_nearest(np.median(inside, 0), COLOURS),
+        background=_nearest(background, BACKGROUNDS),
+        direction=max(directions, key=lambda name: directions[name]),
+        travel=float(np.hypot(*move)),
+        area=float(np.median(areas)),
+        one_object=_one_object(masks, float(np.median(areas))),
+    )
+
+
+def object_saliency(clip: Array) -> tuple[Array, Array]:
+    """How unlike the background each pixel is, [frames, height, width] in [0, 1], and the background's RGB.
+
+    Textures are grey, so a difference in chroma is the object's; a difference in brightness counts only
+    beyond what textures reach (white over gray).
+    """
+    edge = max(2, clip.shape[1] // 12)
+    ring = np.concatenate(
+        [clip[:, :edge].reshape(-1, 3), clip[:, -edge:].reshape(-1, 3), clip[:, :, :edge].reshape(-1, 3),
+         clip[:, :, -edge:].reshape(-1, 3)]
+    )  # fmt: skip
+    background = np.median(ring, 0)
+    smooth = ndimage.gaussian_filter(clip, (0, clip.shape[1] / 64, clip.shape[1] / 64, 0))
+    difference = smooth - background
+    brightness = difference.mean(-1)
+    chroma = np.linalg.norm(difference - brightness[..., None], axis=-1)
+    return np.clip(np.maximum(chroma / 0.26, np.abs(brightness) / 0.5), 0, 1).astype(np.float32), background
+
+
+def _centres(masks: NDArray[np.bool_]) -> tuple[Array, Array]:
+    height = masks.shape[1]
+    x, y = _grid(*masks.shape[1:])
+    areas = masks.sum((1, 2)) / height**2
+    weight = np.maximum(masks.sum((1, 2)), 1)
+    centres = np.stack([(masks * x).sum((1, 2)) / weight, (masks * y).sum((1, 2)) / weight], 1)
+    return centres.astype(np.float32), areas.astype(np.float32)
+
+
+def _best_shape(saliency: Array, centres: Array, areas: Array) -> str:
+    """Template match: the best normalised correlation over sizes and small shifts, summed over frames."""
+    coarse = max(1, saliency.shape[1] // 64)
+    saliency = ndimage.zoom(saliency, (1, 1 / coarse, 1 / coarse), order=1) if coarse > 1 else saliency
+    height, width = saliency.shape[1:]
+    x, y = _grid(height, width)
+    scale = float(np.sqrt(np.clip(np.median(areas), 0.04, 0.3) / EXPECTED_AREA))
+    best = {}
+    for shape in SHAPES:
+        scores = []
+        for radius in 0.2 * scale * np.array([0.85, 0.95, 1.05, 1.15]):
+            template = _coverage(_signed_distance(shape, x - 0.5, y - 0.5, radius), 1.5 / height)
+            scores.append(sum(_correlation(frame, template) for frame in saliency[:: max(1, len(saliency) // 3)]))
+        best[shape] = max(scores)
+    return max(best, key=lambda name: best[name])
+
+
+def _correlation(frame: Array, template: Array) -> float:
+    t = template - template.mean()
+    f = frame - frame.mean()
+    return float(fftconvolve(f, t[::-1, ::-1], mode="same").max() / (np.linalg.norm(t) * np.linalg.norm(f) + 1e-6))
+
+
+def _one_object(masks: NDArray[np.bool_], area: float) -> bool:
+    single = []
+    for mask in masks:
+        labels, _ = ndimage.label(mask)
+        sizes = np.sort(np.bincount(labels.ravel())[1:])[::-1]
+        single.append(len(sizes) > 0 and (len(sizes) == 1 or sizes[1] < 0.15 * sizes[0]))
+    return bool(np.mean(single) >= 0.8 and SANE_AREA[0] <= area / EXPECTED_AREA <= SANE_AREA[1])
+
+
+def _nearest(rgb: Array, palette: Mapping[str, tuple[float, float, float]]) -> str:
+    return min(palette, key=lambda name: float(np.linalg.norm(rgb - np.array(palette[name]))))

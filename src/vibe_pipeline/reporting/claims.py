@@ -1,0 +1,171 @@
+"""Claims as data, and what the scores say about each of them.
+
+A claim is that one arm is better than another on every metric it names. Both arms share prompts and
+seeds, so the difference is taken clip by clip, averaged over a prompt's seeds, and its interval comes
+from a bootstrap over prompts.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Verdict = Literal["holds", "does not hold", "cannot be told from this data", "not measured"]
+HOLDS: Verdict = "holds"
+FAILS: Verdict = "does not hold"
+OPEN: Verdict = "cannot be told from this data"
+ABSENT: Verdict = "not measured"
+
+
+class Claim(BaseModel):
+    """One claim: `arm` is better than `other` on every metric of `metrics` (name -> its better side)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    statement: str
+    source: str = ""
+    arm: str
+    other: str
+    metrics: dict[str, Literal["higher", "lower"]] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one metric says about a claim; `difference` is arm − other, with its interval."""
+
+    metric: str
+    better: Literal["higher", "lower"]
+    verdict: Verdict
+    reason: str = ""
+    difference: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    pairs: int = 0
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim, the evidence metric by metric, and the verdict."""
+
+    claim: Claim
+    verdict: Verdict
+    reason: str
+    evidence: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are drawn."""
+
+    samples: int = 2000
+    confidence: float = 0.95
+    seed: int = 0
+
+    @property
+    def fewest_pairs(self) -> int:
+        """Fewest prompts at which agreement of all signs is rarer than 1 − confidence by chance."""
+        return math.ceil(1 - math.log2(1 - self.confidence))
+
+
+DEFAULT_BOOTSTRAP = Bootstrap()
+
+
+def load_claims(path: Path) -> tuple[Claim, ...]:
+    """Read the claims of a yml file.
+
+    Raises:
+        ValueError: The file is not a list of claims; the message names the file and the field.
+    """
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    rows = content.get("claims") if isinstance(content, dict) else None
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: expected a key `claims` with a list of claims under it")
+    try:
+        return tuple(Claim.model_validate(row) for row in rows)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def paired_values(scores: pd.DataFrame, arm: str, other: str, metric: str) -> pd.Series:
+    """Differences arm − other, one a prompt (seeds averaged), of the clips that both arms were scored on."""
+    if scores.empty:
+        return pd.Series(dtype=float)
+    rows = scores[(scores["metric"] == metric) & scores["arm"].isin([arm, other])]
+    rows = rows[np.isfinite(pd.to_numeric(rows["value"], errors="coerce"))]
+    wide = rows.pivot_table(index=["prompt_index", "seed"], columns="arm", values="value", aggfunc="mean")
+    if arm not in wide or other not in wide:
+        return pd.Series(dtype=float)
+    return (wide[arm] - wide[other]).dropna().groupby(level="prompt_index").mean()
+
+
+def interval(differences: np.ndarray, bootstrap: Bootstrap) -> tuple[float, float]:
+    """Percentile interval of the mean of [n] values, resampled over the n prompts."""
+    rng = np.random.default_rng(bootstrap.seed)
+    picks = rng.integers(len(differences), size=(bootstrap.samples, len(differences)))
+    tail = 50 * (1 - bootstrap.confidence)
+    low, high = np.percentile(differences[picks].mean(1), [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def weigh(
+    scores: pd.DataFrame,
+    arm: str,
+    other: str,
+    metric: str,
+    better: Literal["higher", "lower"],
+    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
+) -> Evidence:
+    """What one metric says about `arm` being better than `other`."""
+    pairs = paired_values(scores, arm, other, metric)
+    if pairs.empty:
+        return Evidence(metric, better, ABSENT, why_missing(scores, (arm, other), metric))
+    values = pairs.to_numpy(float)
+    low, high = interval(values, bootstrap)
+    mean, n = float(values.mean()), len(values)
+    towards = (low, high) if better == "higher" else (-high, -low)
+    if n < bootstrap.fewest_pairs:
+        verdict, reason = OPEN, f"only {n} prompt{'s' * (n != 1)}; an interval needs {bootstrap.fewest_pairs}"
+    elif towards[0] > 0:
+        verdict, reason = HOLDS, ""
+    elif towards[1] < 0:
+        verdict, reason = FAILS, ""
+    else:
+        verdict, reason = OPEN, "the interval of the difference contains 0"
+    return Evidence(metric, better, verdict, reason, mean, low, high, n)
+
+
+def why_missing(scores: pd.DataFrame, arms: tuple[str, ...], metric: str) -> str:
+    """The reasons the scores give for a metric's absence, or that there are none."""
+    if scores.empty:
+        return "no scores in this run"
+    rows = scores[(scores["metric"] == metric) & scores["arm"].isin(arms)]
+    given = [str(r) for r in rows.get("reason", pd.Series(dtype=object)).dropna().unique() if str(r).strip()]
+    return "; ".join(given) or "not scored for both arms on the same clips"
+
+
+def judge(claim: Claim, scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> Judgement:
+    """Judge a claim.
+
+    It holds if every measured metric's interval lies on the claimed side of 0; it does not hold if any
+    lies on the other side; else it cannot be told. Without a measured metric it is not measured.
+    """
+    present = set(scores["arm"]) if "arm" in scores else set()
+    lacking = [a for a in (claim.arm, claim.other) if a not in present]
+    if lacking:
+        return Judgement(claim, ABSENT, f"not in this run: {', '.join(lacking)}", ())
+    evidence = tuple(weigh(scores, claim.arm, claim.other, m, better, bootstrap) for m, better in claim.metrics.items())
+    counts = {v: sum(e.verdict == v for e in evidence) for v in (HOLDS, FAILS, OPEN, ABSENT)}
+    measured = len(evidence) - counts[ABSENT]
+    if not measured:
+        return Judgement(claim, ABSENT, "; ".join(dict.fromkeys(e.reason for e in evidence)), evidence)
+    verdict = FAILS if counts[FAILS] else HOLDS if counts[HOLDS] == measured else OPEN
+    reason = f"{counts[HOLDS]} of {measured} measures clearly for, {counts[FAILS]} clearly against"
+    if counts[ABSENT]:
+        reason += f", {counts[ABSENT]} not measured"
+    return Judgement(claim, verdict, reason, evidence)

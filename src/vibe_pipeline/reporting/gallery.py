@@ -1,0 +1,127 @@
+"""The clips of a run as the page shows them: contact sheets and side-by-side takes, within a byte budget."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from vibe_pipeline.config import ArmParams
+from vibe_pipeline.reporting.media import Panel, contact_sheet, image_uri, mid_frame, video_uri
+from vibe_pipeline.reporting.tables import arm_label, arm_order
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One prompt's contact sheet."""
+
+    prompt: str
+    caption: str
+    uri: str
+    alt: str
+    width: int
+    height: int
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reel:
+    """One arm's clip of a take; `uri` is empty if it is not embedded, and `problem` says why."""
+
+    arm: str
+    label: str
+    uri: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class Take:
+    """One prompt and seed: the clips that play together."""
+
+    prompt: str
+    seed: int
+    fps: float
+    reels: tuple[Reel, ...]
+
+
+def takes_shown(clips: pd.DataFrame, prompts: int) -> Iterator[tuple[str, int, pd.DataFrame]]:
+    """The first prompts, each with its first seed: (prompt, seed, its clips)."""
+    if clips.empty:
+        return
+    for index in sorted(clips["prompt_index"].unique())[:prompts]:
+        rows = clips[clips["prompt_index"] == index]
+        seed = sorted(rows["seed"].unique())[0]
+        rows = rows[rows["seed"] == seed]
+        yield str(rows["prompt"].iloc[0]), int(seed), rows
+
+
+def sheets(clips: pd.DataFrame, arms: Mapping[str, ArmParams], prompts: int, budget: int) -> list[Sheet]:
+    """Contact sheets of the first prompts, until the budget of bytes is spent."""
+    made: list[Sheet] = []
+    for prompt, _, rows in takes_shown(clips, prompts):
+        panels, problems = _panels(rows, arms)
+        if not panels:
+            made.append(Sheet(prompt, "", "", "", 0, 0, tuple(problems)))
+            continue
+        image = contact_sheet(panels)
+        uri = image_uri(image)
+        budget -= len(uri)
+        if budget < 0:
+            made.append(Sheet(prompt, "", "", "", 0, 0, ("left out: the page has reached its size limit",)))
+            continue
+        names = ", ".join(p.label for p in panels)
+        caption = (
+            "Middle frame of each clip; below it one window, twice as large: where the last picture has most detail."
+        )
+        alt = f"Contact sheet for the prompt “{prompt}”: middle frames and enlarged details of {names}."
+        made.append(Sheet(prompt, caption, uri, alt, *image.size, tuple(problems)))
+    return made
+
+
+def _panels(rows: pd.DataFrame, arms: Mapping[str, ArmParams]) -> tuple[list[Panel], list[str]]:
+    """Upsampled clip first, the true render last: of a truth arm, or of a reference path."""
+    by_arm = rows.drop_duplicates("arm").set_index("arm")
+    panels, problems = [], []
+    for arm in arm_order(by_arm.index.tolist(), arms):
+        try:
+            panels.append(Panel(arm_label(arm, arms), mid_frame(Path(str(by_arm.loc[arm, "path"])))))
+        except (OSError, ValueError) as error:
+            problems.append(f"{arm_label(arm, arms)}: {_short(error)}")
+    if not any(a in arms and arms[a].method == "truth" for a in by_arm.index):
+        panels += _reference(rows)
+    return panels, problems
+
+
+def _reference(rows: pd.DataFrame) -> list[Panel]:
+    paths = [Path(str(p)) for p in rows["reference_path"].dropna() if str(p)] if "reference_path" in rows else []
+    try:
+        return [Panel("True render", mid_frame(paths[0]))] if paths else []
+    except (OSError, ValueError):
+        return []
+
+
+def takes(clips: pd.DataFrame, arms: Mapping[str, ArmParams], prompts: int, budget: int) -> list[Take]:
+    """The clips to play side by side; the budget is shared out evenly, so that no arm crowds out another."""
+    shown = list(takes_shown(clips, prompts))
+    share = budget // max(1, sum(rows["arm"].nunique() for _, _, rows in shown))
+    made = []
+    for prompt, seed, rows in shown:
+        by_arm = rows.drop_duplicates("arm").set_index("arm")
+        reels = [_reel(arm, by_arm.loc[arm], arms, share) for arm in arm_order(by_arm.index.tolist(), arms)]
+        made.append(Take(prompt, seed, float(by_arm["fps"].iloc[0]), tuple(reels)))
+    return made
+
+
+def _reel(arm: str, row: pd.Series, arms: Mapping[str, ArmParams], limit: int) -> Reel:
+    try:
+        uri = video_uri(Path(str(row["preview_path"])), limit)
+        problem = "" if uri else "too large to embed; the file is in the run's folder of clips"
+    except (OSError, ValueError) as error:
+        uri, problem = "", _short(error)
+    return Reel(arm, arm_label(arm, arms), uri, problem)
+
+
+def _short(error: Exception) -> str:
+    """An error in one line, without the machine's folders."""
+    words = [Path(w).name if "/" in w else w for w in str(error).splitlines()[0].split()] if str(error) else []
+    return " ".join(words) or type(error).__name__

@@ -1,0 +1,164 @@
+"""Plain language for the page: the summary, the degradation check, the published rows, the provenance."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from vibe_pipeline.config import AdapterParams, ArmParams
+from vibe_pipeline.reporting.claims import ABSENT, FAILS, HOLDS, OPEN, Judgement
+from vibe_pipeline.reporting.glossary import number
+from vibe_pipeline.reporting.tables import BOUNDS, arm_label, is_scored, tally
+
+HARSH = 1.5
+"""Rule of thumb: a degraded latent this many times further from the truth than the real thing is another task."""
+
+
+def count(n: int, noun: str) -> str:
+    """'1 clip', '4 clips'."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def summary(clips: pd.DataFrame, arms: Mapping[str, ArmParams], judgements: Sequence[Judgement]) -> list[str]:
+    """What was run and what came out, in three sentences (fewer if there is nothing to say)."""
+    return [s for s in (_what_was_run(clips, arms), _what_was_refined(clips, arms), _outcome(judgements)) if s]
+
+
+def _what_was_run(clips: pd.DataFrame, arms: Mapping[str, ArmParams]) -> str:
+    if clips.empty:
+        return "No clips were generated in this run, so there is nothing to look at below."
+    names = clips["arm"].unique()
+    bounds = sum(n in arms and arms[n].method in BOUNDS for n in names)
+    sizes = clips.drop_duplicates(["height", "width", "frames"])
+    shape = " and ".join(f"{r.frames} frames at {r.width} × {r.height}" for r in sizes.itertuples())
+    beside = f" (of which {bounds} run no model and serve as bounds)" if bounds else ""
+    prompts, seeds = count(clips["prompt_index"].nunique(), "prompt"), count(clips["seed"].nunique(), "seed")
+    made = f"{count(len(names), 'arm')}{beside} made {count(len(clips), 'clip')} of {shape}"
+    return f"{made}, from {prompts} with {seeds} each."
+
+
+def _what_was_refined(clips: pd.DataFrame, arms: Mapping[str, ArmParams]) -> str:
+    if clips.empty:
+        return ""
+    refine = [a for a in clips["arm"].unique() if a in arms and arms[a].method == "refine"]
+    sources = sorted(clips.loc[clips["arm"].isin(refine), "native_source"].dropna().unique())
+    if sources == ["truth"]:
+        return (
+            "The refined arms start from true renders at native size, so that every clip can be compared with the true"
+            " picture; this leaves out the errors that the base's own native pass would add."
+        )
+    if sources == ["base"]:
+        return "The refined arms start from the base's own native clips, one a prompt and seed, shared by all arms."
+    return f"The refined arms start from native clips of mixed origin: {', '.join(sources)}." if sources else ""
+
+
+def _outcome(judgements: Sequence[Judgement]) -> str:
+    if not judgements:
+        return "No claims were put to the test."
+    counts = Counter(j.verdict for j in judgements)
+    phrases = {HOLDS: "{} hold{s}", FAILS: "{} do{es} not hold", OPEN: "{} cannot be told from this data"}
+    phrases[ABSENT] = "{} {was} not measured"
+    parts = []
+    for verdict, phrase in phrases.items():
+        n = counts[verdict]
+        if n:
+            one = n == 1
+            parts.append(phrase.format(n, s="s" * one, es="es" * one, was="was" if one else "were"))
+    listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"Of the {count(len(judgements), 'claim')} put to the test, {listed}."
+
+
+def degradation_verdict(degraded: float, upsampled: float) -> tuple[str, str]:
+    """A verdict on one degradation ('fits', 'harsher', 'milder', 'unknown') and what it means.
+
+    Args:
+        degraded: MSE of the degraded latent against the true one: what the adapter trains on.
+        upsampled: MSE of the really upsampled picture's latent against the true one: what it meets at inference.
+    """
+    if not (degraded == degraded and upsampled == upsampled and upsampled > 0):
+        return "unknown", "The check has no figures, so nothing can be said about this degradation."
+    ratio = degraded / upsampled
+    if ratio >= HARSH:
+        return "harsher", (
+            f"Training destroys {number(ratio)} times what real upsampling does: the network learns to repair damage"
+            " that it will not meet at inference. Expect it to do worse than its objective deserves."
+        )
+    if ratio <= 1 / HARSH:
+        return "milder", (
+            f"Training destroys only {number(ratio)} times what real upsampling does: the network learns to repair"
+            " less than is missing at inference."
+        )
+    return "fits", f"Training destroys about what real upsampling does ({number(ratio)} times): the right task."
+
+
+def check_rows(checks: pd.DataFrame, adapters: Mapping[str, AdapterParams]) -> list[dict[str, str]]:
+    """The degradation check as rows for people."""
+    rows = []
+    for row in checks.itertuples():
+        verdict, meaning = degradation_verdict(row.mse_degraded, row.mse_upsampled)
+        label = adapters[row.adapter].label if row.adapter in adapters else str(row.adapter)
+        kind = {"latent": "latent (the paper's)", "pixel": "pixel (our own)"}.get(row.kind, str(row.kind))
+        figures = {"degraded": number(row.mse_degraded), "upsampled": number(row.mse_upsampled)}
+        rows.append({"adapter": label, "kind": kind, "verdict": verdict, "meaning": meaning} | figures)
+    return rows
+
+
+def published_tables(
+    published: Mapping[str, Any], table: pd.DataFrame, arms: Mapping[str, ArmParams], reference: str
+) -> list[dict[str, Any]]:
+    """The published rows with our arms beside them; only the direction of a difference can be compared."""
+    shaped = []
+    known = published.get("columns", {})
+    for part in published.get("tables", []):
+        columns = part.get("columns", list(known))
+        heads = [known.get(c, {}).get("label", c) for c in columns]
+        rows = [_published_row(row, columns, known, table, arms, reference) for row in part.get("rows", [])]
+        given = [f"{r.get('source', 'no source')}; {r.get('reliability', '')}" for r in part.get("rows", [])]
+        sources = list(dict.fromkeys(given))
+        shaped.append({"title": part.get("title", ""), "heads": heads, "rows": rows, "sources": sources})
+    return shaped
+
+
+def _published_row(
+    row: Mapping[str, Any],
+    columns: Sequence[str],
+    known: Mapping[str, Any],
+    table: pd.DataFrame,
+    arms: Mapping[str, ArmParams],
+    reference: str,
+) -> dict[str, Any]:
+    values = row.get("values", {})
+    cells = []
+    for column in columns:
+        ours = _our_score(table, row.get("arms", []), known.get(column, {}).get("metric"))
+        cells.append({"value": "–" if values.get(column) is None else f"{values[column]:g}", "ours": ours})
+    beside = [{"label": arm_label(a, arms), "tally": tally(table, a, reference)} for a in row.get("arms", [])]
+    return {
+        "method": row.get("method", ""),
+        "training_data": row.get("training_data", ""),
+        "fit": row.get("fit", ""),
+        "cells": cells,
+        "beside": beside,
+    }
+
+
+def _our_score(table: pd.DataFrame, arms: Sequence[str], metric: str | None) -> str:
+    if not metric or table.empty:
+        return ""
+    rows = table[(table["metric"] == metric) & table["arm"].isin(arms) & is_scored(table)]
+    return ", ".join(number(v) for v in rows["mean"])
+
+
+def flat(provenance: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Provenance as (name, value) lines; nested groups become 'group · name'."""
+    for key, value in provenance.items():
+        name = f"{prefix}{str(key).replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{name} · ")
+        elif isinstance(value, (list, tuple)):
+            yield name, ", ".join(str(v) for v in value) or "none"
+        elif isinstance(value, float):
+            yield name, number(value)
+        else:
+            yield name, "unknown" if value is None else str(value)

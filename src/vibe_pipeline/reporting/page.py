@@ -1,0 +1,230 @@
+"""The report page: one HTML file that needs nothing beside it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import yaml
+
+from vibe_pipeline.config import AdapterParams, ArmParams
+from vibe_pipeline.reporting import figures, gallery, narrative, tables
+from vibe_pipeline.reporting.claims import ABSENT, FAILS, HOLDS, OPEN, Bootstrap, Claim, Judgement, judge
+from vibe_pipeline.reporting.glossary import ARROWS, number, words
+
+TEMPLATES = Path(__file__).parent / "templates"
+PAGE_BYTES = 14_000_000
+COST_METRICS = ("spectrum_distance", "band_correlation", "vbench_total", "imaging_quality")
+"""Which metric is set against cost: the first of these that was scored, else the first scored at all."""
+
+
+def _nothing() -> pd.DataFrame:
+    return pd.DataFrame()
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """Everything the page shows; any of it may be empty, and the page says so.
+
+    Attributes:
+        title: Heading of the page.
+        arms: Declared arms, by name.
+        adapters: Declared adapters, by name.
+        reference: The arm differences are taken to.
+        table: Ablation table: arm, metric, mean, ci_low, ci_high, n, direction, family, diff, diff_low,
+            diff_high, n_pairs, status, reason.
+        scores: Per-clip scores: arm, prompt_index, seed, metric, value, direction, family, status, reason.
+        clips: arm, prompt_index, prompt, seed, path, preview_path, height, width, frames, fps, seconds,
+            native_source, reference_path.
+        losses: adapter, stage, step, loss.
+        checks: adapter, kind, mse_degraded, mse_upsampled.
+        spectra: arm, cycles, power.
+        provenance: What made the figures; may be nested.
+        published: The content of published.yml.
+        claims: What is put to the test.
+        band: Cycles per frame height that the native clip cannot hold but the target can.
+        clips_shown: How many prompts to show pictures and clips of.
+        bootstrap: How intervals of differences are drawn.
+    """
+
+    title: str
+    arms: Mapping[str, ArmParams]
+    adapters: Mapping[str, AdapterParams]
+    reference: str
+    table: pd.DataFrame = field(default_factory=_nothing)
+    scores: pd.DataFrame = field(default_factory=_nothing)
+    clips: pd.DataFrame = field(default_factory=_nothing)
+    losses: pd.DataFrame = field(default_factory=_nothing)
+    checks: pd.DataFrame = field(default_factory=_nothing)
+    spectra: pd.DataFrame = field(default_factory=_nothing)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    published: Mapping[str, Any] = field(default_factory=dict)
+    claims: Sequence[Claim] = ()
+    band: tuple[float, float] | None = None
+    clips_shown: int = 4
+    bootstrap: Bootstrap = Bootstrap()
+
+
+@dataclass(frozen=True)
+class Plot:
+    """An inline SVG and the sentence under it."""
+
+    svg: str
+    caption: str
+
+
+def load_published(path: Path) -> dict[str, Any]:
+    """Read the published figures.
+
+    Raises:
+        ValueError: A row lacks its source or reliability; the message names file and row.
+    """
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    for part in content.get("tables", []):
+        for row in part.get("rows", []):
+            if not (row.get("source") and row.get("reliability")):
+                raise ValueError(f"{path}: the row {row.get('method')!r} needs both `source` and `reliability`")
+    return content
+
+
+def write_report(inputs: ReportInputs, folder: Path) -> Path:
+    """Write the report.
+
+    Args:
+        inputs: What to show.
+        folder: Where index.html goes; made if it is not there.
+
+    Returns:
+        The path of index.html, self-contained: styles, script, pictures and clips are inside it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "index.html"
+    unfinished = folder / "index.html.partial"
+    unfinished.write_text(render(inputs), encoding="utf-8")
+    os.replace(unfinished, path)
+    return path
+
+
+def render(inputs: ReportInputs) -> str:
+    """The page as text; all values are escaped but the plots, which this package draws itself."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
+    return environment.get_template("index.html.j2").render(context(inputs))
+
+
+def context(inputs: ReportInputs) -> dict[str, Any]:
+    """What the template is given."""
+    judgements = [judge(claim, inputs.scores, inputs.bootstrap) for claim in inputs.claims]
+    blocks = tables.ablation_blocks(inputs.table, inputs.scores, inputs.arms, inputs.reference, inputs.bootstrap)
+    return {
+        "title": inputs.title,
+        "summary": narrative.summary(inputs.clips, inputs.arms, judgements),
+        "claims": [_claim(j, inputs.arms) for j in judgements],
+        "confidence": f"{100 * inputs.bootstrap.confidence:g} %",
+        "reference": tables.arm_label(inputs.reference, inputs.arms),
+        "blocks": blocks,
+        "upsampling_wins": tables.unbeaten_upsampling(inputs.table, inputs.arms),
+        "published": inputs.published,
+        "published_tables": narrative.published_tables(inputs.published, inputs.table, inputs.arms, inputs.reference),
+        "metric_plots": _metric_plots(inputs),
+        "overview_plots": _overview_plots(inputs),
+        "loss_plots": _loss_plots(inputs),
+        "checks": narrative.check_rows(inputs.checks, inputs.adapters),
+        "sheets": gallery.sheets(inputs.clips, inputs.arms, inputs.clips_shown, PAGE_BYTES // 2),
+        "takes": gallery.takes(inputs.clips, inputs.arms, inputs.clips_shown, PAGE_BYTES // 2 - 1_000_000),
+        "missing": tables.missing(inputs.table, inputs.arms),
+        "provenance": list(narrative.flat(inputs.provenance)),
+    }
+
+
+def _claim(judgement: Judgement, arms: Mapping[str, ArmParams]) -> dict[str, Any]:
+    claim = judgement.claim
+    marks = {HOLDS: ("holds", "✓"), FAILS: ("fails", "✗"), OPEN: ("open", "?"), ABSENT: ("absent", "–")}
+    evidence = []
+    for e in judgement.evidence:
+        kind, mark = marks[e.verdict]
+        line = {"label": words(e.metric).label, "arrow": ARROWS[e.better], "kind": kind, "mark": mark, "pairs": e.pairs}
+        figures_ = {"difference": number(e.difference), "low": number(e.low), "high": number(e.high)}
+        reading = {HOLDS: "clearly for", FAILS: "clearly against", OPEN: "unclear", ABSENT: "not measured"}[e.verdict]
+        evidence.append(line | figures_ | {"reading": reading, "reason": e.reason})
+    kind, mark = marks[judgement.verdict]
+    return {
+        "statement": claim.statement,
+        "source": claim.source,
+        "compared": f"{tables.arm_label(claim.arm, arms)} − {tables.arm_label(claim.other, arms)}",
+        "verdict": judgement.verdict,
+        "kind": kind,
+        "mark": mark,
+        "reason": judgement.reason,
+        "evidence": evidence,
+    }
+
+
+def _metric_plots(inputs: ReportInputs) -> list[Plot]:
+    plots = []
+    if inputs.table.empty:
+        return plots
+    scored = set(inputs.table.loc[tables.is_scored(inputs.table), "metric"])
+    for i, metric in enumerate(m for m in tables.metric_order(inputs.table) if m in scored):
+        figure = figures.metric_figure(inputs.table, metric, inputs.arms, inputs.reference)
+        known = words(metric)
+        description = f"{known.label} of each arm with its interval; the figures are in the table above."
+        plots.append(Plot(figures.to_svg(figure, f"metric{i}", description), known.explanation))
+    return plots
+
+
+def _overview_plots(inputs: ReportInputs) -> list[Plot]:
+    plots = []
+    if not inputs.spectra.empty and (inputs.spectra["power"] > 0).any():
+        figure = figures.spectrum_figure(inputs.spectra, inputs.arms, inputs.band)
+        caption = "Mean radial power spectrum. Above the true render in the shaded band lies noise or false detail."
+        plots.append(Plot(figures.to_svg(figure, "spectrum", "Power spectra of all arms on a log scale."), caption))
+    metric = cost_metric(inputs.table)
+    if metric and not inputs.clips.empty and (inputs.clips["seconds"] > 0).any():
+        figure = figures.cost_figure(inputs.table, inputs.clips, metric, inputs.arms)
+        label = words(metric).label
+        caption = f"{label} against the time a clip took. Times are wall-clock and depend on what else the machine did."
+        plots.append(Plot(figures.to_svg(figure, "cost", f"{label} of each arm over seconds a clip."), caption))
+    return plots
+
+
+def cost_metric(table: pd.DataFrame) -> str:
+    """The metric to set against cost; '' if none was scored."""
+    if table.empty:
+        return ""
+    scored = tables.metric_order(table[tables.is_scored(table)])
+    return next((m for m in (*COST_METRICS, *scored) if m in scored), "")
+
+
+def _loss_plots(inputs: ReportInputs) -> list[Plot]:
+    plots = []
+    stages = [] if inputs.losses.empty else sorted(inputs.losses["stage"].unique())
+    for stage in stages:
+        rows = inputs.losses[inputs.losses["stage"] == stage]
+        if not figures.shows_anything(rows["loss"]):
+            continue
+        title = {"stage1": "Stage 1, modality alignment", "stage2": "Stage 2, spatial extrapolation"}.get(stage, stage)
+        caption = f"{title}. Faint: the logged loss; firm: its running mean."
+        if stage == "stage2":
+            caption += " Losses of different objectives have different scales and cannot be compared with each other."
+        figure = figures.loss_figure(inputs.losses, stage, inputs.adapters)
+        svg = figures.to_svg(figure, f"loss-{stage}", f"{title}: loss over steps.")
+        plots.append(Plot(svg, caption + _speed(rows)))
+    return plots
+
+
+def _speed(rows: pd.DataFrame) -> str:
+    parts = []
+    for column, unit in (("images_per_second", "images/s"), ("tokens_per_second", "tokens/s")):
+        if column in rows and figures.shows_anything(rows[column]):
+            parts.append(f"{number(float(rows[column].median()))} {unit}")
+    return f" Median speed {', '.join(parts)}." if parts else ""

@@ -1,0 +1,278 @@
+"""The ablation table shaped for people: blocks of metrics, rows of arms, cells that say what they lack."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from vibe_pipeline.config import ArmParams
+from vibe_pipeline.reporting.claims import DEFAULT_BOOTSTRAP, HOLDS, Bootstrap, weigh
+from vibe_pipeline.reporting.glossary import ARROWS, DIRECTION_WORDS, family_words, number, words
+
+FAMILY_ORDER = ("detail", "miniature", "vbench")
+BOUNDS = ("truth", "upsample")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm's score on one metric; `against` compares it with the reference arm where that is clear."""
+
+    mean: str = ""
+    half_width: str = ""
+    n: int = 0
+    best: bool = False
+    against: str = ""
+    status: str = "absent"
+    reason: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric: its label, explanation and better side."""
+
+    metric: str
+    label: str
+    explanation: str
+    arrow: str
+    direction: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm's cells, in the order of the block's columns."""
+
+    arm: str
+    label: str
+    settings: str
+    cells: tuple[Cell, ...]
+    is_reference: bool = False
+    is_bound: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """The metrics of one family; `unscored` holds those that no arm was scored on, with the reason."""
+
+    family: str
+    title: str
+    note: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    n: str
+    unscored: tuple[tuple[str, str], ...] = ()
+    reasons: tuple[str, ...] = field(default=())
+
+
+def arm_label(arm: str, arms: Mapping[str, ArmParams]) -> str:
+    """What the report calls an arm."""
+    return arms[arm].label if arm in arms else arm
+
+
+def arm_settings(arm: str, arms: Mapping[str, ArmParams]) -> str:
+    """One line on what an arm runs."""
+    if arm not in arms:
+        return ""
+    params = arms[arm]
+    if params.method == "truth":
+        return "true render through the VAE: the ceiling"
+    if params.method == "upsample":
+        return "no model: the native clip, enlarged"
+    start = "from noise" if params.method == "direct" else f"strength {params.strength:g}"
+    attention = params.attention.kind + (f" ({params.attention.pool}×)" if params.attention.kind == "gclf" else "")
+    adapter = f"adapter {params.adapter}" if params.adapter else "no adapter"
+    kept = ["stage 1 kept"] if params.keep_stage1 else []
+    return " · ".join([adapter, *kept, f"{attention} attention", start, f"{params.steps} steps"])
+
+
+def arm_order(present: list[str], arms: Mapping[str, ArmParams]) -> list[str]:
+    """Arms as declared, with plain upsampling first and the truth last; undeclared ones before the truth."""
+    declared = [a for a in arms if a in present] + sorted(a for a in present if a not in arms)
+
+    def place(arm: str) -> int:
+        method = arms[arm].method if arm in arms else ""
+        return {"upsample": 0, "truth": 2}.get(method, 1)
+
+    return sorted(dict.fromkeys(declared), key=place)
+
+
+def metric_order(table: pd.DataFrame) -> list[str]:
+    """Metrics by family, then as the table first names them."""
+    if table.empty:
+        return []
+    found = table.drop_duplicates("metric")
+    rank = {family: i for i, family in enumerate(FAMILY_ORDER)}
+    keyed = [
+        (rank.get(f, len(rank)), i, m) for i, (m, f) in enumerate(zip(found["metric"], found["family"], strict=True))
+    ]
+    return [metric for _, _, metric in sorted(keyed)]
+
+
+def is_scored(table: pd.DataFrame) -> pd.Series:
+    """Which rows hold a finite mean."""
+    return (table["status"] == "scored") & np.isfinite(pd.to_numeric(table["mean"], errors="coerce"))
+
+
+def best_arms(
+    table: pd.DataFrame, scores: pd.DataFrame, arms: Mapping[str, ArmParams], bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
+) -> dict[str, str]:
+    """Per metric the best arm that runs the model, if its paired difference to the runner-up excludes 0.
+
+    Plain upsampling and the true render are bounds, not contestants. Metrics without a clear winner,
+    a better side or per-clip scores are left out.
+    """
+    best: dict[str, str] = {}
+    if table.empty or scores.empty:
+        return best
+    bounds = [a for a, params in arms.items() if params.method in BOUNDS]
+    rows = table[is_scored(table) & ~table["arm"].isin(bounds) & table["direction"].isin(["higher", "lower"])]
+    for metric, group in rows.groupby("metric", sort=False):
+        direction = group["direction"].iloc[0]
+        ranked = group.sort_values("mean", ascending=direction == "lower")["arm"].tolist()
+        if len(ranked) > 1:
+            evidence = weigh(scores, ranked[0], ranked[1], str(metric), direction, bootstrap)
+            if evidence.verdict == HOLDS:
+                best[str(metric)] = ranked[0]
+    return best
+
+
+def against_reference(row: pd.Series) -> str:
+    """'better' or 'worse' than the reference arm where the difference's interval excludes 0, else ''."""
+    low, high = row.get("diff_low", math.nan), row.get("diff_high", math.nan)
+    if row["direction"] not in ("higher", "lower") or not (low > 0 or high < 0):
+        return ""
+    return "better" if (low > 0) == (row["direction"] == "higher") else "worse"
+
+
+def _cell(row: pd.Series | None, best: bool, is_reference: bool) -> Cell:
+    if row is None:
+        return Cell(reason="no row for this arm and metric")
+    if row["status"] != "scored" or not np.isfinite(row["mean"]):
+        status = row["status"] if row["status"] in ("skipped", "failed") else "missing"
+        return Cell(status=status, reason=text(row.get("reason")) or "no reason given")
+    half = (row["ci_high"] - row["ci_low"]) / 2
+    title = f"{number(row['mean'])}, interval {number(row['ci_low'])} to {number(row['ci_high'])}"
+    if not is_reference and row.get("diff", math.nan) == row.get("diff", math.nan):
+        title += f"; to the reference {number(row['diff'])} [{number(row['diff_low'])}, {number(row['diff_high'])}]"
+    return Cell(
+        mean=number(row["mean"]),
+        half_width=number(half) if half == half else "",
+        n=int(row["n"]) if row["n"] == row["n"] else 0,
+        best=best,
+        against="" if is_reference else against_reference(row),
+        status="scored",
+        title=title,
+    )
+
+
+def text(value: object) -> str:
+    """A cell's text; NaN and None are empty."""
+    return "" if value is None or value != value else str(value).strip()
+
+
+def _column(metric: str, direction: str) -> Column:
+    known = words(metric)
+    return Column(
+        metric, known.label, known.explanation, ARROWS.get(direction, ""), DIRECTION_WORDS.get(direction, direction)
+    )
+
+
+def ablation_blocks(
+    table: pd.DataFrame,
+    scores: pd.DataFrame,
+    arms: Mapping[str, ArmParams],
+    reference: str,
+    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
+) -> list[Block]:
+    """The ablation table as one block a family; a metric no arm was scored on is listed with its reason."""
+    if table.empty:
+        return []
+    best = best_arms(table, scores, arms, bootstrap)
+    families = dict.fromkeys(_family(table, metric) for metric in metric_order(table))
+    return [_block(table[table["family"] == family], family, best, arms, reference) for family in families]
+
+
+def _family(table: pd.DataFrame, metric: str) -> str:
+    return str(table.loc[table["metric"] == metric, "family"].iloc[0])
+
+
+def _block(
+    table: pd.DataFrame, family: str, best: Mapping[str, str], arms: Mapping[str, ArmParams], reference: str
+) -> Block:
+    scored = set(table.loc[is_scored(table), "metric"])
+    metrics = metric_order(table)
+    shown = [m for m in metrics if m in scored]
+    order = arm_order(table["arm"].unique().tolist(), arms)
+    lookup = {(row["arm"], row["metric"]): row for _, row in table.iterrows()}
+    directions = table.drop_duplicates("metric").set_index("metric")["direction"]
+    rows = tuple(
+        Row(
+            arm=arm,
+            label=arm_label(arm, arms),
+            settings=arm_settings(arm, arms),
+            cells=tuple(_cell(lookup.get((arm, m)), best.get(m) == arm, arm == reference) for m in shown),
+            is_reference=arm == reference,
+            is_bound=arm in arms and arms[arm].method in BOUNDS,
+        )
+        for arm in order
+    )
+    reasons = dict.fromkeys(c.reason for r in rows for c in r.cells if c.reason)
+    counts = sorted({c.n for r in rows for c in r.cells if c.status == "scored"})
+    n = "" if not counts else f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+    unscored = tuple((words(m).label, _reason(table, m)) for m in metrics if m not in scored)
+    columns = tuple(_column(m, str(directions[m])) for m in shown)
+    return Block(family, *family_words(family), columns, rows if shown else (), n, unscored, tuple(reasons))
+
+
+def _reason(table: pd.DataFrame, metric: str) -> str:
+    found = dict.fromkeys(text(r) for r in table.loc[table["metric"] == metric, "reason"])
+    return "; ".join(r for r in found if r) or "no reason given"
+
+
+def missing(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[dict[str, str]]:
+    """What was not scored: metric, arms, status, reason; arms that share a reason share a line."""
+    if table.empty:
+        return []
+    rows = table[~is_scored(table)].copy()
+    total = table["arm"].nunique()
+    rows["reason"] = [text(r) or "no reason given" for r in rows["reason"]]
+    lines = []
+    for (metric, status, reason), group in rows.groupby(["metric", "status", "reason"], sort=False):
+        names = arm_order(group["arm"].unique().tolist(), arms)
+        who = "all arms" if len(names) == total else ", ".join(arm_label(a, arms) for a in names)
+        lines.append({"metric": words(str(metric)).label, "arms": who, "status": str(status), "reason": str(reason)})
+    return lines
+
+
+def tally(table: pd.DataFrame, arm: str, reference: str) -> str:
+    """On how many measures an arm is clearly better or worse than the reference, as a sentence part."""
+    if table.empty or arm not in set(table["arm"]):
+        return "not in this run"
+    if arm == reference:
+        return "our reference"
+    rows = table[(table["arm"] == arm) & is_scored(table) & table["direction"].isin(["higher", "lower"])]
+    if rows.empty:
+        return "not scored"
+    verdicts = [against_reference(row) for _, row in rows.iterrows()]
+    worse, better = verdicts.count("worse"), verdicts.count("better")
+    return f"worse on {worse}, better on {better}, unclear on {len(verdicts) - worse - better} of {len(verdicts)}"
+
+
+def unbeaten_upsampling(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[str]:
+    """Labels of the metrics on which no arm that runs the model has a better mean than plain upsampling."""
+    plain = [a for a, params in arms.items() if params.method == "upsample"]
+    bounds = [a for a, params in arms.items() if params.method in BOUNDS]
+    found = []
+    if table.empty:
+        return found
+    for metric in metric_order(table):
+        rows = table[(table["metric"] == metric) & is_scored(table)]
+        rivals, ours = rows[~rows["arm"].isin(bounds)], rows[rows["arm"].isin(plain)]
+        if rivals.empty or ours.empty or rows["direction"].iloc[0] not in ("higher", "lower"):
+            continue
+        sign = 1 if rows["direction"].iloc[0] == "higher" else -1
+        if (sign * ours["mean"]).max() >= (sign * rivals["mean"]).max():
+            found.append(words(metric).label)
+    return found

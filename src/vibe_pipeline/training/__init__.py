@@ -1,0 +1,1 @@
+"""Training an adapter: the loop, its checkpoints, its records."""

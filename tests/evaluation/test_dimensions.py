@@ -1,0 +1,109 @@
+"""Readiness of VBench's dimensions, from files alone."""
+
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+
+import pytest
+
+from vibe_pipeline.evaluation.aggregate import DIMENSIONS, QUALITY_DIMENSIONS
+from vibe_pipeline.evaluation.dimensions import REGISTRY, Ready, Skipped, dimension_of, readiness
+
+needs_vbench = pytest.mark.skipif(find_spec("vbench") is None, reason="vbench is not installed")
+OWN_PROMPTS = {
+    "object_class",
+    "multiple_objects",
+    "human_action",
+    "color",
+    "spatial_relationship",
+    "scene",
+    "appearance_style",
+}
+
+
+def fill(cache, name):
+    for weight in dimension_of(name).weights:
+        file = cache / weight.path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"weights")
+
+
+def test_registry_has_the_sixteen_in_their_groups():
+    assert set(REGISTRY) == set(DIMENSIONS) and len(REGISTRY) == 16
+    assert {name for name, entry in REGISTRY.items() if entry.group == "quality"} == set(QUALITY_DIMENSIONS)
+    assert {name for name, entry in REGISTRY.items() if entry.standard_prompts} == OWN_PROMPTS
+    assert all(entry.sees for entry in REGISTRY.values())
+
+
+@needs_vbench
+@pytest.mark.parametrize("name", DIMENSIONS)
+def test_registry_agrees_with_the_package(name):
+    """Every file and address is one that vbench's own source names."""
+    from pathlib import Path
+
+    package = Path(find_spec("vbench").origin).parent
+    source = "".join(file.read_text() for file in package.glob("*.py"))
+    source += (package / "third_party" / "ViCLIP" / "simple_tokenizer.py").read_text()
+    for weight in dimension_of(name).weights:
+        assert weight.path.split("/")[-1] in source or weight.path.endswith("hubconf.py")
+        assert weight.path.split("/")[0] in source
+        address = next(word for word in weight.source.replace(",", " ").split() if word.startswith("https://"))
+        assert address in source
+
+
+@needs_vbench
+@pytest.mark.parametrize("name", DIMENSIONS)
+def test_without_weights_the_reason_names_file_and_source(name, tmp_path):
+    state = readiness(name, tmp_path)
+    if name == "temporal_flickering":
+        assert state == Ready(name)
+        return
+    assert isinstance(state, Skipped) and state.reason.startswith("skipped, because ")
+    for weight in dimension_of(name).weights:
+        assert f"{weight.path} is not at {tmp_path}" in state.reason
+        assert weight.source in state.reason and str(tmp_path / weight.path) in state.reason
+    if name in OWN_PROMPTS:
+        assert "VBench's own prompts" in state.reason
+
+
+@needs_vbench
+@pytest.mark.parametrize("name", ["motion_smoothness", "imaging_quality", "dynamic_degree", "temporal_style"])
+def test_with_its_weights_it_is_ready(name, tmp_path):
+    fill(tmp_path, name)
+    assert readiness(name.replace("_", " "), tmp_path) == Ready(name)
+
+
+@needs_vbench
+def test_other_reasons(tmp_path):
+    for name in DIMENSIONS:
+        fill(tmp_path, name)
+    for name in ("color", "object_class"):
+        if find_spec("detectron2") is None:
+            assert "the package detectron2 is not installed" in readiness(name, tmp_path).reason
+    assert "numpy" in readiness("human_action", tmp_path).reason
+    assert "transformers==4.33.2" in readiness("scene", tmp_path).reason
+    (tmp_path / "amt_model" / "amt-s.pth").write_bytes(b"")
+    assert "amt-s.pth is empty" in readiness("motion_smoothness", tmp_path).reason
+
+
+def test_unknown_dimension_lists_the_sixteen(tmp_path):
+    with pytest.raises(ValueError, match="unknown VBench dimension 'beauty'") as error:
+        readiness("beauty", tmp_path)
+    assert all(name in str(error.value) for name in DIMENSIONS)
+
+
+def test_it_takes_milliseconds_and_imports_nothing(tmp_path):
+    readiness("aesthetic_quality", tmp_path)
+    start = time.perf_counter()
+    for name in DIMENSIONS:
+        readiness(name, tmp_path)
+    assert time.perf_counter() - start < 0.5
+    code = (
+        "import sys; from pathlib import Path; from vibe_pipeline.evaluation.dimensions import REGISTRY, readiness\n"
+        "before = set(sys.modules)\n"
+        "[readiness(name, Path('nowhere')) for name in REGISTRY]\n"
+        "print([m for m in ('vbench', 'torch', 'clip', 'cv2', 'huggingface_hub') if m in set(sys.modules) - before])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
