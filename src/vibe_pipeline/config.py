@@ -56,6 +56,18 @@ class ModelParams(Params):
         return self
 
 
+class MiniatureParams(Params):
+    """The procedural world's stand-in for a video model, and how its base is trained (by hand, once)."""
+
+    size: PositiveInt = Field(64, description="native side, pixels")
+    frames: PositiveInt = 9
+    vae_steps: PositiveInt = 1150
+    clips: PositiveInt = Field(8000, description="captioned native clips the transformer is trained on")
+    base_steps: PositiveInt = 3800
+    processes: PositiveInt = Field(2, description="single-thread training processes")
+    seed: int = 0
+
+
 class DataParams(Params):
     """Training images: where they are, and what is made of them."""
 
@@ -64,6 +76,9 @@ class DataParams(Params):
     count: PositiveInt | None = Field(None, description="how many images to render or to use at most")
     low: ClipSize = Field(description="stage-1 image size")
     high: ClipSize = Field(description="stage-2 image size")
+    camera_blur: NonNegative = Field(
+        0.0, description="Gaussian sigma, native pixels: how much softer the base's clips are than a shrunk image"
+    )
     min_usable_share: Fraction = Field(0.5, description="fewer usable images than this share stop the run")
     max_caption_words: PositiveInt = 256
     held_out: PositiveInt = Field(16, description="images kept from training, for the held-out loss and the check")
@@ -127,12 +142,11 @@ class TrainParams(Params):
     seed: int = 0
     checkpoint_every: PositiveInt = Field(100, description="steps between checkpoints")
     log_every: PositiveInt = Field(10, description="steps between log lines")
+    autocast: bool = Field(True, description="bfloat16 activations; the adapter itself stays in 32 bit")
 
 
 class Stage1Params(TrainParams):
-    """Stage 1: velocity loss on low-resolution images with full attention."""
-
-    name: Name = "stage1"
+    """One row of `stage1`: velocity loss on low-resolution images with full attention."""
 
 
 class ObjectiveWeights(Params):
@@ -153,7 +167,7 @@ class AdapterParams(TrainParams):
     """One row of `adapters`: a stage-2 adapter."""
 
     label: str = Field(description="what the report calls it")
-    start: Literal["stage1", "base"] = Field("stage1", description="stage1: Relay; base: naive tuning")
+    start: Name = Field("stage1", description="a row of `stage1`, fused and frozen (Relay), or `base` (naive tuning)")
     objective: ObjectiveWeights = ObjectiveWeights(hfato=1.0)
     degradation: DegradationParams = DegradationParams()
     attention: AttentionParams = AttentionParams(kind="gclf")
@@ -204,6 +218,37 @@ class EvaluationParams(Params):
     bootstrap_samples: PositiveInt = 2000
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     seed: int = 0
+
+
+class TrackingParams(Params):
+    """MLflow: where runs are kept. A remote server is one line: its address as `uri`."""
+
+    uri: str = "sqlite:///mlflow.db"
+    experiment: str = "vibe_pipeline"
+    clips_per_arm: Annotated[int, Field(ge=0)] = 2
+
+
+class Tables(Params):
+    """The tables that the graph is built from, checked against each other."""
+
+    stage1: dict[Name, Stage1Params]
+    adapters: dict[Name, AdapterParams]
+    arms: dict[Name, ArmParams]
+    reference_arm: Name
+
+    @model_validator(mode="after")
+    def _rows_exist(self) -> Self:
+        for name, row in self.adapters.items():
+            if row.start != "base" and row.start not in self.stage1:
+                raise ValueError(f"adapters.{name}.start: {row.start!r} is no row of stage1 ({', '.join(self.stage1)})")
+        for name, arm in self.arms.items():
+            if arm.adapter is not None and arm.adapter not in self.adapters:
+                raise ValueError(f"arms.{name}.adapter: {arm.adapter!r} is no row of adapters ({', '.join(self.adapters)})")
+            if arm.keep_stage1 and self.adapters[arm.adapter].start == "base":
+                raise ValueError(f"arms.{name}.keep_stage1: adapter {arm.adapter!r} starts from the base; there is no stage 1")
+        if self.reference_arm not in self.arms:
+            raise ValueError(f"evaluation.reference_arm: {self.reference_arm!r} is no row of arms ({', '.join(self.arms)})")
+        return self
 
 
 class ReportParams(Params):

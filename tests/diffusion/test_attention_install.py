@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import vibe_pipeline  # noqa: F401  before diffusers: it makes torchvision importable
+
 from diffusers import WanTransformer3DModel  # isort: skip
 from peft import LoraConfig  # isort: skip
 

@@ -95,10 +95,10 @@ def test_unknown_dimension_lists_the_sixteen(tmp_path):
 
 def test_it_takes_milliseconds_and_imports_nothing(tmp_path):
     readiness("aesthetic_quality", tmp_path)
-    start = time.perf_counter()
+    start = time.process_time()
     for name in DIMENSIONS:
         readiness(name, tmp_path)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     code = (
         "import sys; from pathlib import Path; from vibe_pipeline.evaluation.dimensions import REGISTRY, readiness\n"
         "before = set(sys.modules)\n"

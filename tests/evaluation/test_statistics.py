@@ -153,6 +153,6 @@ def test_it_is_fast():
 
     one = pd.concat([grid(s, 100, 1).assign(arm=lambda t, s=s: t["arm"] + str(s)) for s in range(5)])
     scores = pd.concat([one.assign(metric=f"m{i}") for i in range(20)])
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(summarise(scores, "a0", 0.95, 2000, 0)) == 200
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20

@@ -67,6 +67,7 @@ def test_score_follows_the_definition(tmp_path, clip_table):
 
 
 @needs_vbench
+@pytest.mark.filterwarnings("ignore::RuntimeWarning:numpy")  # VBench averages no frame differences at all
 def test_broken_clips_become_failed_rows(clip_table, with_row, write_clip, tmp_path):
     garbage = tmp_path / "garbage.mp4"
     garbage.write_bytes(b"not a video")

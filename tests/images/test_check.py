@@ -22,19 +22,16 @@ LIMITS = {"min_height": 32, "min_width": 40, "max_caption_words": 5}
 
 
 def noise(seed: int = 0, height: int = 48, width: int = 64) -> np.ndarray:
-    """uint8 [height, width, 3]."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def encode(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    """The picture as the bytes of a file."""
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def png(seed: int = 0, height: int = 48, width: int = 64) -> bytes:
-    """A sound picture."""
     return encode(Image.fromarray(noise(seed, height, width)))
 
 
@@ -127,6 +124,7 @@ def rgba(alpha: int) -> Image.Image:
 
 FLOAT = noise().astype(np.float32) / 255
 COLOUR16 = np.random.default_rng(0).integers(0, 65536, (48, 64, 3), dtype=np.uint16)
+GREY16 = np.dstack([grey16() / 65535] * 3)
 PALETTE = PICTURE.quantize(16)
 ALPHA = np.asarray(PALETTE)[..., None] * 17 / 255  # entry k of 16 is k * 17 / 255 opaque
 ON_WHITE = np.asarray(PALETTE.convert("RGB")) / 255 * ALPHA + 1 - ALPHA
@@ -137,7 +135,7 @@ READ_RIGHTLY = {
     "still gif": (encode(PICTURE.quantize(8), "GIF"), None, 0),
     "grey": (encode(PICTURE.convert("L")), np.dstack([GREY] * 3), 0),
     "black and white": (encode(PICTURE.convert("1")), None, 0),
-    "grey 16": (encode(Image.fromarray(grey16())), np.dstack([grey16() / 65535] * 3), 1e-6),
+    "grey 16": (encode(Image.fromarray(grey16())), GREY16, 1e-6),
     "colour 16": (raw_png(COLOUR16, 16, 2), COLOUR16 / 65535, 1 / 257),
     "colour 16, dark": (raw_png(noise().astype(np.uint16), 16, 2), noise() / 65535, 1 / 257),
     "colour 16, clear": (raw_png(np.dstack([COLOUR16, 0 * grey16()]), 16, 6), np.ones((48, 64, 3)), 0),
@@ -147,11 +145,7 @@ READ_RIGHTLY = {
     "half clear": (encode(rgba(128)), (FLOAT * 128 + 127) / 255, 1 / 255),
     "clear colours of palette": (encode(PALETTE, transparency=bytes(range(0, 256, 17))), ON_WHITE, 1 / 255),
     "turned png": (encode(PICTURE, exif=TURN), np.rot90(FLOAT, -1), 0),
-    "turned grey 16": (
-        encode(Image.fromarray(grey16()), exif=TURN),
-        np.dstack([np.rot90(grey16() / 65535, -1)] * 3),
-        1e-6,
-    ),
+    "turned grey 16": (encode(Image.fromarray(grey16()), exif=TURN), np.rot90(GREY16, -1), 1e-6),
     "broken profile": (encode(PICTURE, icc_profile=b"garbage"), FLOAT, 0),
     "broken EXIF": (encode(PICTURE, exif=b"Exif\0\0garbage"), FLOAT, 0),
 }
@@ -240,8 +234,7 @@ def test_a_worker_that_dies_is_an_error_not_a_hang() -> None:
 
 
 def test_memory_does_not_grow_with_the_number_of_images(folder: Folder) -> None:
-    names = [f"{k:02}.png" for k in range(24)]
-    root = folder({name: png(k, 256, 256) for k, name in enumerate(names)})
+    root = folder({f"{k:02}.png": png(k, 256, 256) for k in range(24)})
     found = find_images(root).assign(caption="a ball")
     peaks = []
     for count in (4, 24):
@@ -279,13 +272,10 @@ def test_nothing_to_check_keeps_the_columns(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("name", ["min_height", "min_width", "max_caption_words", "workers", "max_pixels"])
-def test_limits_are_positive(folder: Folder, name: str) -> None:
+def test_bad_limits_and_columns(folder: Folder, name: str) -> None:
     found = find_images(folder({"a.png": png()}))
     with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
         check_images(found, **{**LIMITS, name: 0})
-
-
-def test_columns_are_needed() -> None:
     with pytest.raises(ValueError, match=r"lack the columns \['path', 'caption', 'caption_source'\]"):
         check_images(pd.DataFrame({"file_name": ["a.png"]}), **LIMITS)
 

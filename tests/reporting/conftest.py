@@ -1,4 +1,4 @@
-"""A small synthetic run: arms, clips, scores and curves made up so that every part of the page has something to show."""
+"""A small synthetic run, made up so that every part of the page has something to show."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +45,10 @@ METRICS = {
     "motion_right": ("miniature", "higher", 0.1, (0.97, 0.98, 0.96, 0.97, 0.94, 0.99, 1.0, 1.0)),
     "temporal_flickering": ("vbench", "higher", 0.004, (0.981, 0.980, 0.975, 0.980, 0.976, 0.991, 0.999, 0.992)),
 }
-SKIPPED = {"aesthetic_quality": "weights clip ViT-L-14 are not in the cache", "human_action": "<b>needs</b> timm 1.0.12"}
+SKIPPED = {
+    "aesthetic_quality": "weights clip ViT-L-14 are not in the cache",
+    "human_action": "<b>needs</b> timm 1.0.12",
+}
 
 
 def make_scores(prompts: int, seed: int = 0) -> pd.DataFrame:
@@ -59,7 +62,9 @@ def make_scores(prompts: int, seed: int = 0) -> pd.DataFrame:
                 noisy = max(0.0, value + shared[metric, prompt] + rng.normal(0, 0.5 * spread))
                 rows.append((arm, prompt, 0, metric, noisy, direction, family, "scored", ""))
     for metric, reason in SKIPPED.items():
-        rows += [(arm, p, 0, metric, np.nan, "higher", "vbench", "skipped", reason) for arm in ARMS for p in range(prompts)]
+        rows += [
+            (arm, p, 0, metric, np.nan, "higher", "vbench", "skipped", reason) for arm in ARMS for p in range(prompts)
+        ]
     columns = ["arm", "prompt_index", "seed", "metric", "value", "direction", "family", "status", "reason"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -156,7 +161,11 @@ def make_inputs(folder: Path, prompts: int, size: int, first_prompt: str | None 
     """A whole run; 16 prompts are scored, `prompts` are rendered."""
     scores = make_scores(16)
     claim = Claim(
-        name="relay", statement="Relay beats naive tuning", arm="full", other="no_relay", metrics={"residual_noise": "lower"}
+        name="relay",
+        statement="Relay beats naive tuning",
+        arm="full",
+        other="no_relay",
+        metrics={"residual_noise": "lower"},
     )
     return ReportInputs(
         title="ViBe ablation report", arms=ARMS, adapters=ADAPTERS, reference="full", table=make_table(scores),

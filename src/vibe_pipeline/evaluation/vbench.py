@@ -79,10 +79,20 @@ def score_vbench(
     names = list(dict.fromkeys(dimension_of(name).name for name in dimensions))
     if not names:
         raise ValueError("no VBench dimensions are asked for: name at least one")
-    cache_dir, work_dir = Path(cache_dir).resolve(), Path(work_dir).resolve()
+    table = score_table(_all_rows(clips, names, Path(cache_dir).resolve(), Path(work_dir).resolve(), device))
+    if require_any:
+        _require_a_score(table)
+    return table
+
+
+def _all_rows(
+    clips: pd.DataFrame, names: Sequence[str], cache_dir: Path, work_dir: Path, device: str
+) -> list[dict[str, object]]:
+    """Rows of every dimension, in the order asked for."""
     work_dir.mkdir(parents=True, exist_ok=True)
     states = {name: readiness(name, cache_dir) for name in names}
-    broken = unreadable(clips) if not all(isinstance(state, Skipped) for state in states.values()) else {}
+    any_ready = any(not isinstance(state, Skipped) for state in states.values())
+    broken = unreadable(clips) if any_ready else {}
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory(prefix="staged_", dir=work_dir) as staged:
         place = _Workplace(cache_dir, work_dir, Path(staged), device)
@@ -93,12 +103,7 @@ def score_vbench(
                 rows += _arm_rows(clips, name, "skipped", state.reason)
             else:
                 rows += _dimension_rows(clips, name, broken, staged_names, place)
-    table = score_table(rows)
-    if require_any and not (table["status"] == "scored").any():
-        reasons = table.groupby("metric", sort=False)["reason"].first()
-        listed = "; ".join(f"{metric}: {reason}" for metric, reason in reasons.items())
-        raise NothingScoredError(f"none of the requested VBench dimensions could be scored: {listed}")
-    return table
+    return rows
 
 
 def vbench_manifest(clips: pd.DataFrame, dimensions: Sequence[str]) -> dict[str, Any]:
@@ -137,6 +142,14 @@ def vbench_manifest(clips: pd.DataFrame, dimensions: Sequence[str]) -> dict[str,
         "vbench_long": bool((seconds >= LONG_SECONDS).any()),
         "vbench_long_arms": sorted(str(arm) for arm in clips.loc[seconds >= LONG_SECONDS, "arm"].unique()),
     }
+
+
+def _require_a_score(table: pd.DataFrame) -> None:
+    if (table["status"] == "scored").any():
+        return
+    reasons = table.groupby("metric", sort=False)["reason"].first()
+    listed = "; ".join(f"{metric}: {reason}" for metric, reason in reasons.items())
+    raise NothingScoredError(f"none of the requested VBench dimensions could be scored: {listed}")
 
 
 def _version() -> str | None:

@@ -1,7 +1,4 @@
-"""Checking all training images before anything is trained, and reading one as pixels.
-
-The check decodes by the same function as `load_rgb`, so that an image that passed can be read later.
-"""
+"""Checking all training images before anything is trained, and reading one: by the same decoder, `_decode`."""
 
 import hashlib
 import io
@@ -11,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,7 +27,7 @@ log = logging.getLogger(__name__)
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # by content; JPEG covers the multi-picture files of cameras
 MAX_PIXELS = 80_000_000  # 12000 x 6666: above any camera, and 240 MB decoded
 CHUNK = 8  # images a worker takes at a time
-COLUMNS = ("file_name", "path", "caption", "caption_source")
+COLUMNS = FoundImage._fields[:4]  # of an image in use
 TURNS = Image.Transpose
 UPRIGHT = {  # EXIF orientation -> what turns the picture upright
     **{2: TURNS.FLIP_LEFT_RIGHT, 3: TURNS.ROTATE_180, 4: TURNS.FLIP_TOP_BOTTOM, 5: TURNS.TRANSPOSE},
@@ -83,41 +81,28 @@ def check_images(
 
     Returns:
         usable: file_name, path, caption, caption_source, width, height (pixels, upright), mode (Pillow's name,
-            as stored), sha256 (of the upright RGB pixels); sorted by file_name.
-        quarantine: file_name, reason (one word), value (what was seen); sorted by file_name.
+            as stored), sha256 (of the upright RGB pixels); quarantine: file_name, reason (one word), value (what
+            was seen). Both sorted by file_name.
 
     Raises:
         ValueError: A column is absent, or a limit is not positive.
         RuntimeError: A worker died, most likely for lack of memory.
     """
     found = _validated(found, min_height, min_width, max_caption_words, workers, max_pixels)
-    refused = [_caption_fault(row, max_caption_words) for row in found.itertuples(index=False)]
-    sound = pd.Series([not fault[0] for fault in refused], index=found.index, dtype=bool)
+    faults = [_caption_fault(row, max_caption_words) for row in found.itertuples(index=False)]
+    paths = [path for path, fault in zip(found["path"], faults, strict=True) if fault is None]
     examine = partial(_examine, minimum=(min_height, min_width), max_pixels=max_pixels)
-    examined = iter(_map_images(examine, found.loc[sound, "path"].tolist(), workers))
-    usable, quarantine, kept = [], [], {}
-    for row, (reason, value) in zip(found.itertuples(index=False), refused, strict=True):
-        facts = Examined(reason=reason, value=value) if reason else next(examined)
-        if not facts.reason and facts.sha256 in kept:
-            facts = Examined(reason="duplicate", value=f"same pixels as {kept[facts.sha256]}")
-        if facts.reason:
-            quarantine.append((row.file_name, facts.reason, facts.value))
-        else:
-            kept[facts.sha256] = row.file_name
-            usable.append((*row[:4], *facts[:4]))
+    examined = iter(_map_images(examine, paths, workers))
+    usable, quarantine = _sorted_out(found, [fault or next(examined) for fault in faults])
     log.info("%d images usable, %d in quarantine%s", len(usable), len(quarantine), _counts(quarantine))
-    good = pd.DataFrame(usable, columns=[*COLUMNS, *Examined._fields[:4]]).astype(
-        dict.fromkeys((*COLUMNS, "mode", "sha256"), "str") | {"width": "int64", "height": "int64"}
-    )
-    return good, pd.DataFrame(quarantine, columns=["file_name", "reason", "value"], dtype="str")
+    return usable, quarantine
 
 
 def require_usable(usable: pd.DataFrame, quarantine: pd.DataFrame, min_share: float) -> None:
     """Stop where too few images are usable.
 
     Args:
-        usable: From `check_images`.
-        quarantine: From `check_images`.
+        usable, quarantine: From `check_images`.
         min_share: Least usable share of all images, 0 to 1. No usable image at all is always an error.
 
     Raises:
@@ -126,8 +111,8 @@ def require_usable(usable: pd.DataFrame, quarantine: pd.DataFrame, min_share: fl
     total = len(usable) + len(quarantine)
     if len(usable) and len(usable) >= min_share * total:
         return
-    why = _counts(list(quarantine.itertuples(index=False, name=None)))
-    raise ValueError(f"{len(usable)} of {total} images are usable; data.min_usable_share asks for {min_share:.0%}{why}")
+    asked = f"data.min_usable_share asks for {min_share:.0%}"
+    raise ValueError(f"{len(usable)} of {total} images are usable; {asked}{_counts(quarantine)}")
 
 
 def load_rgb(path: Path) -> NDArray[np.float32]:
@@ -146,8 +131,7 @@ def load_rgb(path: Path) -> NDArray[np.float32]:
         BadImage: Not such a file, or damaged, or animated; the message names file, reason and value.
     """
     _, pixels = _decode(Path(path), max_pixels=2 * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS))
-    full = np.float32(np.iinfo(pixels.dtype).max)
-    rgb = np.divide(pixels, full, dtype=np.float32)
+    rgb = np.divide(pixels, np.iinfo(pixels.dtype).max, dtype=np.float32)
     return rgb if rgb.ndim == 3 else np.repeat(rgb[..., None], 3, axis=2)
 
 
@@ -160,22 +144,38 @@ def _validated(found: pd.DataFrame, *limits: int) -> pd.DataFrame:
         if limit < 1:
             raise ValueError(f"{name} is {limit}; it must be at least 1")
     # Frames that were saved as CSV come back with NaN for empty text.
-    found = found.reindex(columns=[*COLUMNS, "reason", "value"]).fillna("").astype("str")
+    found = found.reindex(columns=list(FoundImage._fields)).fillna("").astype("str")
     return found.sort_values("file_name", ignore_index=True)
 
 
-def _caption_fault(row: FoundImage, max_words: int) -> tuple[str, str]:
-    """Reason and value for which the image need not be decoded, or two empty texts."""
+def _caption_fault(row: FoundImage, max_words: int) -> Examined | None:
+    """What makes decoding needless: the search refused the image, or its caption is of no use."""
+    words, source = len(row.caption.split()), row.caption_source
     if row.reason:
-        return row.reason, row.value
-    if not row.caption_source and not row.caption:
-        return "caption_missing", "no text file beside it, and no metadata lists it"
+        return Examined(reason=row.reason, value=row.value)
+    if not source and not words:
+        return Examined(reason="caption_missing", value="no text file beside it, and no metadata lists it")
     if not any(letter.isalnum() for letter in row.caption):
-        return "caption_empty", f"{row.caption_source}: {brief(repr(row.caption))}"
-    words = len(row.caption.split())
+        return Examined(reason="caption_empty", value=f"{source}: {brief(repr(row.caption))}")
     if words > max_words:
-        return "caption_too_long", f"{row.caption_source}: {words} words, at most {max_words}"
-    return "", ""
+        return Examined(reason="caption_too_long", value=f"{source}: {words} words, at most {max_words}")
+    return None
+
+
+def _sorted_out(found: pd.DataFrame, examined: list[Examined]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The usable and the quarantine; duplicates are told among the otherwise usable."""
+    usable, quarantine, kept = [], [], {}
+    for row, facts in zip(found.itertuples(index=False), examined, strict=True):
+        if facts.reason:
+            quarantine.append((row.file_name, facts.reason, facts.value))
+        elif facts.sha256 in kept:
+            quarantine.append((row.file_name, "duplicate", f"same pixels as {kept[facts.sha256]}"))
+        else:
+            kept[facts.sha256] = row.file_name
+            usable.append((*row[:4], *facts[:4]))
+    types = dict.fromkeys((*COLUMNS, "mode", "sha256"), "str") | {"width": "int64", "height": "int64"}
+    good = pd.DataFrame(usable, columns=[*COLUMNS, *Examined._fields[:4]]).astype(types)
+    return good, pd.DataFrame(quarantine, columns=["file_name", "reason", "value"], dtype="str")
 
 
 def _map_images(examine: Callable[[str], Examined], paths: list[str], workers: int) -> list[Examined]:
@@ -206,8 +206,8 @@ def _examine(path: str, minimum: tuple[int, int], max_pixels: int) -> Examined:
         return Examined(reason=bad.reason, value=bad.value)
     height, width = pixels.shape[:2]
     if height < minimum[0] or width < minimum[1]:
-        value = f"{height}x{width} (height x width), needs {minimum[0]}x{minimum[1]}; it would have to be enlarged"
-        return Examined(reason="too_small", value=value)
+        sizes = f"{height}x{width} (height x width), needs {minimum[0]}x{minimum[1]}"
+        return Examined(reason="too_small", value=f"{sizes}; images are never enlarged")
     digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode())
     digest.update(np.ascontiguousarray(pixels))
     return Examined(width, height, mode, digest.hexdigest())
@@ -255,10 +255,9 @@ def _check_container(path: Path, max_pixels: int) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF in sound pixels: as if there were none
-        return image
+    orientation = 1
+    with suppress(Exception):  # damaged EXIF in sound pixels: as if there were none
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
     return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
@@ -289,11 +288,11 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         return image
 
 
-def _counts(quarantine: list[tuple[str, str, str]]) -> str:
+def _counts(quarantine: pd.DataFrame) -> str:
     """`: 3 too_small (a.png: 8x8 …), 1 duplicate (…)`, most frequent first."""
-    rows: dict[str, list[str]] = {}
-    for name, reason, value in quarantine:
-        rows.setdefault(reason, []).append(f"{name}: {value}")
-    ranked = sorted(rows.items(), key=lambda item: (-len(item[1]), item[0]))
-    listed = ", ".join(f"{len(seen)} {reason} ({brief(seen[0])})" for reason, seen in ranked)
+    seen: dict[str, list[str]] = {}
+    for name, reason, value in quarantine.itertuples(index=False):
+        seen.setdefault(reason, []).append(f"{name}: {value}")
+    ranked = sorted(seen.items(), key=lambda item: (-len(item[1]), item[0]))
+    listed = ", ".join(f"{len(rows)} {reason} ({brief(rows[0])})" for reason, rows in ranked)
     return f": {listed}" if listed else ""

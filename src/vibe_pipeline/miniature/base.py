@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from vibe_pipeline.miniature.architecture import TEXT_LENGTH, build_text_encoder, build_tokenizer, build_transformer
 from vibe_pipeline.miniature.trainer import Task
-from vibe_pipeline.miniature.world import render, sample_scene
+from vibe_pipeline.miniature.world import render, sample_scenes
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def _encode_shard(index: int, vae_folder: Path, folder: Path, size: int, frames:
     torch.set_num_threads(1)
     vae = AutoencoderKLWan.from_pretrained(vae_folder).eval()
     rng = np.random.default_rng([seed, index])
-    scenes = [sample_scene(rng) for _ in range(SHARD)]
+    scenes = sample_scenes(rng, SHARD, held_out=False)
     latents = []
     for start in range(0, SHARD, 5):
         clips = np.stack([render(s, size, size, frames) for s in scenes[start : start + 5]])

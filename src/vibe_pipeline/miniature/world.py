@@ -14,6 +14,7 @@ The coarse pattern (4 cycles per frame height) survives averaging of the latent,
 and the camera (1.2 pixels) leaves the fine one 0.17 of its amplitude at 64 pixels and 0.64 at 128.
 """
 
+import hashlib
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -160,6 +161,29 @@ def sample_scene(rng: np.random.Generator, **fixed: Any) -> Scene:
         "grain_seed": int(rng.integers(2**31)),
     }
     return Scene(**(drawn | fixed))
+
+
+def is_held_out(caption: str) -> bool:
+    """Whether the base never sees this caption while training: one in sixteen, by hash."""
+    return int(hashlib.sha256(caption.encode()).hexdigest()[:8], 16) % 16 == 0
+
+
+def sample_scenes(rng: np.random.Generator, count: int, held_out: bool) -> list[Scene]:
+    """Draw scenes whose captions are all held out, or all not; held-out captions do not repeat."""
+    scenes: list[Scene] = []
+    captions: set[str] = set()
+    while len(scenes) < count:
+        scene = sample_scene(rng)
+        if is_held_out(scene.caption) == held_out and not (held_out and scene.caption in captions):
+            scenes.append(scene)
+            captions.add(scene.caption)
+    return scenes
+
+
+def scene_of_prompt(prompt: str, seed: int) -> Scene:
+    """A true scene for a caption, the same for the same (prompt, seed)."""
+    digest = hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()
+    return sample_scene(np.random.default_rng(int.from_bytes(digest[:8], "big")), **parse_caption(prompt))
 
 
 def centre_path(scene: Scene, frames: int) -> Array:

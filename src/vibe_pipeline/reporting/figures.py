@@ -159,37 +159,42 @@ def spectrum_figure(
 
 @_styled
 def cost_figure(table: pd.DataFrame, clips: pd.DataFrame, metric: str, arms: Mapping[str, ArmParams]) -> Figure:
-    """Quality against cost: one metric over the median wall time of a clip, a labelled dot per arm."""
+    """Quality against cost: one metric over the median wall time of a clip, a numbered dot per arm.
+
+    Arms that run no model cost next to nothing; they are levels, not points.
+    """
     figure, axes = _axes(6.4, 4.2)
     rows = table[(table["metric"] == metric) & is_scored(table)].set_index("arm")
     seconds = clips.groupby("arm")["seconds"].median()
-    shared = [a for a in arm_order(rows.index.tolist(), arms) if seconds.get(a, 0) > 0]
-    direction = str(rows["direction"].iloc[0]) if len(rows) else "none"
-    for number_, arm in enumerate(shared, start=1):
-        at, row = seconds[arm], rows.loc[arm]
-        bound = arm in arms and arms[arm].method in BOUNDS
-        colour = MUTED if bound else SERIES[(number_ - 1) % len(SERIES)]
+    order = arm_order(rows.index.tolist(), arms)
+    levels = [a for a in order if a in arms and arms[a].method in BOUNDS]
+    points = [a for a in order if a not in levels and seconds.get(a, 0) > 0]
+    for i, arm in enumerate(points):
+        at, row, colour = seconds[arm], rows.loc[arm], SERIES[i % len(SERIES)]
         axes.plot([at, at], [row["ci_low"], row["ci_high"]], color=colour, linewidth=1.3)
-        label = f"{number_}  {arm_label(arm, arms)} ({number(at)} s)"
-        marker, face = ("D", "none") if bound else ("o", colour)
-        axes.plot([at], [row["mean"]], marker, color=colour, markerfacecolor=face, markersize=6, label=label)
-    _number_dots(axes, [(seconds[a], rows.loc[a, "mean"]) for a in shared])
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: number(value))
-    axes.xaxis.set_minor_formatter(lambda value, _: "")
-    axes.margins(x=0.12, y=0.12)
-    axes.set_xlabel("median seconds a clip, second pass (log scale)")
-    axes.set_ylabel(f"{words(metric).label}, {DIRECTION_WORDS.get(direction, direction)} {ARROWS.get(direction, '')}")
-    axes.grid(axis="y")
+        label = f"{i + 1}  {arm_label(arm, arms)}, {number(at)} s"
+        axes.plot([at], [row["mean"]], "o", color=colour, markersize=6.5, label=label)
+        axes.annotate(str(i + 1), (at, row["ci_high"]), textcoords="offset points", xytext=(0, 4), ha="center", size=8)
+    for arm in levels:
+        dash = "-" if arms[arm].method == "truth" else (0, (1, 1.5))
+        axes.axhline(rows.loc[arm, "mean"], color=MUTED, linewidth=1.1, linestyle=dash, label=arm_label(arm, arms))
+    direction = str(rows["direction"].iloc[0]) if len(rows) else "none"
+    axes.set_ylabel(f"{words(metric).label}, {DIRECTION_WORDS.get(direction, direction)}")
+    _seconds_axis(axes, [seconds[a] for a in points])
     _legend(figure, axes)
     return figure
 
 
-def _number_dots(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
-    """Number the dots, on alternating sides so that close ones stay legible."""
-    for i, point in enumerate(points):
-        shift, side = ((7, 0), "left") if i % 2 else ((-7, 0), "right")
-        axes.annotate(str(i + 1), point, textcoords="offset points", xytext=shift, ha=side, va="center", size=8)
+def _seconds_axis(axes: Axes, seconds: Sequence[float]) -> None:
+    """Seconds along x, on a log scale where they span a factor of ten."""
+    log = len(seconds) > 1 and max(seconds) > 10 * min(seconds)
+    if log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: number(value))
+        axes.xaxis.set_minor_formatter(lambda value, _: "")
+    axes.margins(x=0.12, y=0.12)
+    axes.set_xlabel("median seconds a clip, second pass" + (" (log scale)" if log else ""))
+    axes.grid(axis="y")
 
 
 def _legend(figure: Figure, axes: Axes) -> None:

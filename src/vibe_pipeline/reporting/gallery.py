@@ -16,12 +16,11 @@ class Sheet:
     """One prompt's contact sheet."""
 
     prompt: str
-    caption: str
-    uri: str
-    alt: str
-    width: int
-    height: int
-    problems: tuple[str, ...]
+    uri: str = ""
+    alt: str = ""
+    width: int = 0
+    height: int = 0
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,20 +60,17 @@ def sheets(clips: pd.DataFrame, arms: Mapping[str, ArmParams], prompts: int, bud
     for prompt, _, rows in takes_shown(clips, prompts):
         panels, problems = _panels(rows, arms)
         if not panels:
-            made.append(Sheet(prompt, "", "", "", 0, 0, tuple(problems)))
+            made.append(Sheet(prompt, problems=tuple(problems)))
             continue
         image = contact_sheet(panels)
         uri = image_uri(image)
         budget -= len(uri)
         if budget < 0:
-            made.append(Sheet(prompt, "", "", "", 0, 0, ("left out: the page has reached its size limit",)))
+            made.append(Sheet(prompt, problems=("left out: the page has reached its size limit",)))
             continue
         names = ", ".join(p.label for p in panels)
-        caption = (
-            "Middle frame of each clip; below it one window, twice as large: where the last picture has most detail."
-        )
         alt = f"Contact sheet for the prompt “{prompt}”: middle frames and enlarged details of {names}."
-        made.append(Sheet(prompt, caption, uri, alt, *image.size, tuple(problems)))
+        made.append(Sheet(prompt, uri, alt, *image.size, tuple(problems)))
     return made
 
 

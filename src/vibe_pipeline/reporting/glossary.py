@@ -80,6 +80,12 @@ def family_words(family: str) -> tuple[str, str]:
     return FAMILIES.get(family, (family.replace("_", " ").capitalize(), ""))
 
 
+def spread(half_width: float, mean: float) -> str:
+    """A half-width with as many decimals as its mean is shown with."""
+    shown = number(mean)
+    return number(half_width) if "e" in shown else f"{half_width:.{len(shown.partition('.')[2])}f}"
+
+
 def number(value: float) -> str:
     """Three significant digits, a true minus sign, no exponent where it can be helped."""
     if value != value:

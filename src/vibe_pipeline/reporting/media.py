@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 Frames = NDArray[np.uint8]
 
 PAPER, TEXT = (30, 31, 34), (232, 232, 230)
-COLUMNS, TILE, GAP = 6, 224, 8
+COLUMNS, TILE, GAP = 5, 256, 8
 PNG_LIMIT = 1_500_000
 
 
@@ -78,11 +78,12 @@ def contact_sheet(panels: Sequence[Panel], columns: int = COLUMNS, tile: int = T
     Args:
         panels: The pictures, in order.
         columns: Most pictures side by side; further ones go below.
-        tile: Width of a picture in pixels.
+        tile: Width of a picture in pixels, at most; small ones are enlarged by a whole factor to fit it.
     """
     if not panels:
         raise ValueError("a contact sheet needs at least one picture")
     height, width = panels[-1].frame.shape[:2]
+    tile = max(tile // width, 1) * width if width <= tile else tile
     tall = round(tile * height / width)
     across = math.ceil(len(panels) / math.ceil(len(panels) / columns))
     font = ImageFont.load_default(size=14)
@@ -130,7 +131,7 @@ def _wrap(label: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Image
 def image_uri(image: Image.Image) -> str:
     """An image as a data URI: PNG, or JPEG where a PNG would be very large."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG")
     if buffer.tell() <= PNG_LIMIT:
         return _uri("image/png", buffer.getvalue())
     buffer = io.BytesIO()

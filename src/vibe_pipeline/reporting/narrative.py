@@ -132,7 +132,7 @@ def _published_row(
     cells = []
     for column in columns:
         ours = _our_score(table, row.get("arms", []), known.get(column, {}).get("metric"))
-        cells.append({"value": "–" if values.get(column) is None else f"{values[column]:g}", "ours": ours})
+        cells.append({"value": "–" if values.get(column) is None else f"{values[column]:.1f}", "ours": ours})
     beside = [{"label": arm_label(a, arms), "tally": tally(table, a, reference)} for a in row.get("arms", [])]
     return {
         "method": row.get("method", ""),

@@ -9,7 +9,7 @@ import pandas as pd
 
 from vibe_pipeline.config import ArmParams
 from vibe_pipeline.reporting.claims import DEFAULT_BOOTSTRAP, HOLDS, Bootstrap, weigh
-from vibe_pipeline.reporting.glossary import ARROWS, DIRECTION_WORDS, family_words, number, words
+from vibe_pipeline.reporting.glossary import ARROWS, DIRECTION_WORDS, family_words, number, spread, words
 
 FAMILY_ORDER = ("detail", "miniature", "vbench")
 BOUNDS = ("truth", "upsample")
@@ -158,7 +158,7 @@ def _cell(row: pd.Series | None, best: bool, is_reference: bool) -> Cell:
         title += f"; to the reference {number(row['diff'])} [{number(row['diff_low'])}, {number(row['diff_high'])}]"
     return Cell(
         mean=number(row["mean"]),
-        half_width=number(half) if half == half else "",
+        half_width=spread(half, row["mean"]) if half == half else "",
         n=int(row["n"]) if row["n"] == row["n"] else 0,
         best=best,
         against="" if is_reference else against_reference(row),

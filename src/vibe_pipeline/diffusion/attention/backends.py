@@ -74,7 +74,7 @@ class Plan:
 
     def _flex(self, q: Tensor, k: Tensor, v: Tensor, pooled: tuple[Tensor, ...], scale: float) -> Tensor:
         if q.device.type == "cpu" and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-            raise NotImplementedError("flex has no backward on the CPU: use backend 'gather' (or 'auto') to train there")
+            raise NotImplementedError("flex has no backward on the CPU: use backend 'gather' or 'auto' there")
         if pooled:
             # Pooled keys start on a block of their own, so that their blocks are whole and need no mask.
             gap = (0, 0, 0, self.block_mask.seq_lengths[1] - self.windows.pooled - self.windows.tokens)

@@ -1,0 +1,1 @@
+"""Making clips: prompts, native clips, the second pass, files."""

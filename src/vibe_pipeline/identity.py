@@ -1,0 +1,90 @@
+"""Identity by content: what determines an expensive result is hashed into its name, so nothing is done twice.
+
+Files are written under a temporary name and renamed: a file that is there is whole.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+EDGE = 1 << 20
+
+
+def content_key(*parts: Any) -> str:
+    """A 16-digit hash of parameters, strings, numbers, lists and mappings; equal content gives equal keys."""
+
+    def plain(value: Any) -> Any:
+        return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+
+    text = json.dumps(parts, sort_keys=True, default=plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """A hash of a model folder: names, sizes, and the first and last MiB of every file.
+
+    Whole 10 GB files are not read: a changed weight file practically always differs in its header or tail.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in (".safetensors", ".json")):
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(folder)}\n{size}\n".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(EDGE))
+            if size > 2 * EDGE:
+                stream.seek(-EDGE, os.SEEK_END)
+                digest.update(stream.read(EDGE))
+    return digest.hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, 16 digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
+    """Call `write` with a temporary path of the same suffix beside `path`, then rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write JSON, indented, atomically."""
+    return write_atomic(path, lambda p: p.write_text(json.dumps(content, indent=1, default=str) + "\n"))
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        ValueError: The file is damaged; the message says to delete it.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run again: it will be made anew") from error
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Refuse to start a job whose files would not fit.
+
+    Raises:
+        OSError: Fewer than `needed` bytes are free.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"{folder} has {free / 1e9:.2f} GB free, {needed / 1e9:.2f} GB are needed; free some or move data/")

@@ -1,0 +1,53 @@
+"""The whole recipe of the miniature's base: VAE, encoded clips, transformer with text encoder, diffusers folder."""
+
+import logging
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+
+from vibe_pipeline.config import MiniatureParams
+from vibe_pipeline.miniature.architecture import save_pipeline
+from vibe_pipeline.miniature.base import BaseObjective, base_task, encode_clips, latent_statistics, load_clips
+from vibe_pipeline.miniature.trainer import Schedule, train
+from vibe_pipeline.miniature.vae import VaeObjective, vae_task
+
+log = logging.getLogger(__name__)
+
+
+def train_vae(params: MiniatureParams, work: Path) -> Path:
+    """Train the VAE, or return the one that an earlier run finished; a 16-bit diffusers folder."""
+    folder = work / "vae_model"
+    if (folder / "config.json").exists():
+        return folder
+    schedule = Schedule(
+        steps=params.vae_steps, processes=params.processes, warmup=40, decay=0.5, ema=0.995, save_every=100, seed=params.seed
+    )
+    weights = train(vae_task(params.size, params.frames, clips=2, rate=1e-3), schedule, work / "vae")
+    objective = VaeObjective()
+    objective.load_state_dict(weights)
+    objective.vae.to(torch.float16).save_pretrained(folder)
+    return folder
+
+
+def train_base(params: MiniatureParams, work: Path, output: Path) -> Path:
+    """Train the miniature's base from nothing and write it as a diffusers folder; every part resumes.
+
+    Args:
+        params: Sizes and lengths.
+        work: Checkpoints, logs and encoded clips.
+        output: The diffusers folder, 16-bit safetensors.
+    """
+    vae_folder = train_vae(params, work)
+    clips = work / "clips"
+    encode_clips(vae_folder, clips, params.clips, params.size, params.frames, params.seed, params.processes)
+    schedule = Schedule(steps=params.base_steps, processes=params.processes, warmup=100, save_every=250, seed=params.seed)
+    weights = train(base_task(clips, batch_size=12), schedule, work / "transformer")
+    objective = BaseObjective()
+    objective.load_state_dict(weights)
+    vae = AutoencoderKLWan.from_pretrained(vae_folder)
+    mean, std = latent_statistics(load_clips(clips)[0])
+    vae.register_to_config(latents_mean=mean, latents_std=std)
+    save_pipeline(vae, objective.transformer, objective.text_encoder, output)
+    log.info("the miniature's base is in %s", output)
+    return output
