@@ -63,7 +63,7 @@ class MiniatureParams(Params):
     frames: PositiveInt = 9
     vae_steps: PositiveInt = 1150
     clips: PositiveInt = Field(8000, description="captioned native clips the transformer is trained on")
-    base_steps: PositiveInt = 3800
+    base_steps: PositiveInt = 2600
     processes: PositiveInt = Field(2, description="single-thread training processes")
     seed: int = 0
 
@@ -81,6 +81,7 @@ class DataParams(Params):
     )
     min_usable_share: Fraction = Field(0.5, description="fewer usable images than this share stop the run")
     max_caption_words: PositiveInt = 256
+    encode_batch: PositiveInt = Field(1, description="images encoded together")
     held_out: PositiveInt = Field(16, description="images kept from training, for the held-out loss and the check")
     seed: int = 0
 
@@ -214,6 +215,9 @@ class EvaluationParams(Params):
 
     vbench_dimensions: tuple[str, ...]
     vbench_cache: Path = Field(description="folder of VBench's weights")
+    fine_band: tuple[PositiveFloat, PositiveFloat] = Field(
+        description="cycles per frame height between which detail is measured: above what native clips hold"
+    )
     reference_arm: Name = Field(description="the arm differences are taken to")
     bootstrap_samples: PositiveInt = 2000
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
@@ -256,4 +260,3 @@ class ReportParams(Params):
 
     title: str = "ViBe ablation report"
     clips_shown: PositiveInt = 4
-    published: Path = Field(description="the published figures, with their sources")

@@ -86,7 +86,7 @@ def make_table(scores: pd.DataFrame, reference: str = "full") -> pd.DataFrame:
 
 def write_clip(path: Path, clip: np.ndarray, fps: float, lossless: bool) -> Path:
     """Write RGB in [0, 1], [frames, height, width, 3], as an mp4."""
-    frames, height, width, _ = clip.shape
+    height, width = clip.shape[1:3]
     codec, pixels = ("libx264rgb", "rgb24") if lossless else ("libx264", "yuv420p")
     options = ["-qp", "0", "-threads", "1"] if lossless else ["-crf", "16", "-threads", "1", "-movflags", "+faststart"]
     writer = imageio_ffmpeg.write_frames(

@@ -41,7 +41,7 @@ from vibe_pipeline.diffusion.sampling import denoise, guided
 from vibe_pipeline.generation.clips import read_clip, write_lossless, write_preview
 from vibe_pipeline.identity import content_key, folder_fingerprint, read_json, write_json
 from vibe_pipeline.images.camera import enlarge
-from vibe_pipeline.miniature.world import render, scene_of_prompt
+from vibe_pipeline.miniature.world import CAMERA_SIGMA, render, scene_of_prompt
 from vibe_pipeline.training.relay import native_grid
 
 log = logging.getLogger(__name__)
@@ -83,6 +83,15 @@ def native_clips(prompts: pd.DataFrame, model: ModelParams, params: GenerationPa
         return lambda rows: denoiser.from_noise(rows, size, params.native_guidance_scale)
 
     return _make(prompts, settings, folder / "base", size, prepare, params.batch_size)
+
+
+def reference_clips(prompts: pd.DataFrame, model: ModelParams, params: GenerationParams, folder: Path) -> pd.DataFrame:
+    """True renders at target size for the miniature's prompts; an empty table for any others."""
+    if params.prompts != "miniature":
+        return pd.DataFrame(columns=["prompt_index", "prompt", "seed", "key", "path", "preview_path", "seconds"])
+    size = Scale(model.target.height, model.target.width, model.target.frames, model.target.fps)
+    settings = {"source": "truth", "size": model.target.model_dump(), "camera": CAMERA_SIGMA}
+    return _make(prompts, settings, folder, size, lambda: _render_truth(size), params.batch_size)
 
 
 def arm_clips(

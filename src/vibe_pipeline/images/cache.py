@@ -6,6 +6,7 @@ Text encoder and VAE are gone from memory before training starts. A killed run l
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,35 +92,35 @@ def _whole(path: Path) -> bool:
         return False
 
 
-def _encode(
-    missing: Sequence[tuple[list[dict], Path]], model: WanFolder, params: ModelParams, data: DataParams
-) -> None:
+def _encode(missing: Sequence[tuple[list[dict], Path]], model: WanFolder, params: ModelParams, data: DataParams) -> None:
     device = pick_device(params.device)
-    dtype = getattr(torch, params.dtype)
     captions = [r["caption"] for g, _ in missing for r in g]
-    texts = iter(encode_texts(model, captions, params.text_length, device, dtype))
+    texts = iter(encode_texts(model, captions, params.text_length, device, getattr(torch, params.dtype)))
     vae = load_vae(model, device, params.tile)
-    with tqdm(total=len(captions), desc="encoding images", unit="image", mininterval=2) as bar:
+    with tqdm(total=len(captions), desc="encoding images", unit="image", mininterval=5) as bar:
         for group, path in missing:
-            tensors: dict[str, Tensor] = {}
-            for row in group:
-                latents = encode_image(vae, Path(row["path"]), params, data)
-                tensors |= {f"{row['sha256']}.{k}": v.to(torch.float16) for k, v in latents.items()}
-                tensors[f"{row['sha256']}.text"] = next(texts).clone()
-                bar.update()
-            write_atomic(path, lambda p, t=tensors: save_file({k: v.contiguous() for k, v in t.items()}, p))
+            tensors = {f"{row['sha256']}.text": next(texts).clone() for row in group}
+            for start in range(0, len(group), data.encode_batch):
+                batch = group[start : start + data.encode_batch]
+                for part, latents in encode_images(vae, [Path(r["path"]) for r in batch], params, data).items():
+                    named = zip(batch, latents.to(torch.float16), strict=True)
+                    tensors |= {f"{row['sha256']}.{part}": latent.contiguous() for row, latent in named}
+                bar.update(len(batch))
+            write_atomic(path, partial(save_file, tensors))
 
 
-def encode_image(vae: AutoencoderKLWan, path: Path, params: ModelParams, data: DataParams) -> dict[str, Tensor]:
-    """The latents of one image, [C, 1, h, w] each: low, high, and high after pixel degradation."""
-    image = resize_and_crop(load_rgb(path), data.high.height, data.high.width)
-    high = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None, :, None]
+def encode_images(
+    vae: AutoencoderKLWan, paths: Sequence[Path], params: ModelParams, data: DataParams
+) -> dict[str, Tensor]:
+    """The latents of some images, [B, C, 1, h, w] each: low, high, and high after pixel degradation."""
+    images = np.stack([resize_and_crop(load_rgb(p), data.high.height, data.high.width) for p in paths])
+    high = torch.from_numpy(images).permute(0, 3, 1, 2)[:, :, None]
     low = shrink(high, data.low.height, data.low.width, data.camera_blur)
     native = low
     if (data.low.height, data.low.width) != (params.native.height, params.native.width):
         native = shrink(high, params.native.height, params.native.width, data.camera_blur)
-    degraded = enlarge(native, data.high.height, data.high.width)
-    return {k: encode_video(vae, v)[0] for k, v in (("low", low), ("high", high), ("pixel", degraded))}
+    pixel = enlarge(native, data.high.height, data.high.width)
+    return {"low": encode_video(vae, low), "high": encode_video(vae, high), "pixel": encode_video(vae, pixel)}
 
 
 class LatentCache:

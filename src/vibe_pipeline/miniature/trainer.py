@@ -125,8 +125,9 @@ def _step(
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * rate_at(step, schedule)
+    batch = task.batch(rng)
     with torch.autocast("cpu", torch.bfloat16, enabled=task.bf16):
-        losses = model(task.batch(rng))
+        losses = model(batch)
     losses["loss"].backward()
     nn.utils.clip_grad_norm_(model.parameters(), schedule.clip_norm)
     if not math.isfinite(float(losses["loss"])):

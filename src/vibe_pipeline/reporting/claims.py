@@ -97,7 +97,8 @@ def paired_values(scores: pd.DataFrame, arm: str, other: str, metric: str) -> pd
     if scores.empty:
         return pd.Series(dtype=float)
     rows = scores[(scores["metric"] == metric) & scores["arm"].isin([arm, other])]
-    rows = rows[np.isfinite(pd.to_numeric(rows["value"], errors="coerce"))]
+    rows = rows.assign(value=pd.to_numeric(rows["value"], errors="coerce"))
+    rows = rows[np.isfinite(rows["value"])]
     wide = rows.pivot_table(index=["prompt_index", "seed"], columns="arm", values="value", aggfunc="mean")
     if arm not in wide or other not in wide:
         return pd.Series(dtype=float)

@@ -135,11 +135,15 @@ def loss_figure(losses: pd.DataFrame, stage: str, adapters: Mapping[str, Adapter
 def spectrum_figure(
     spectra: pd.DataFrame, arms: Mapping[str, ArmParams], band: tuple[float, float] | None = None
 ) -> Figure:
-    """Mean radial power spectrum per arm, log scale, with the band that the native clip cannot hold marked."""
-    figure, axes = _axes(6.4, 4.2)
+    """Mean radial power spectrum per arm, log scale, with the fine band marked.
+
+    Power may come as such or as its log10: no power is negative, so a column with negative values is a log10.
+    """
+    figure, axes = _axes(4.7, 3.9)
     if band:
         axes.axvspan(*band, color=RULE, alpha=0.45, linewidth=0, zorder=0)
-    coloured = 0
+    power = 10.0 ** spectra["power"] if (spectra["power"] < 0).any() else spectra["power"]
+    spectra, coloured = spectra.assign(power=power), 0
     for arm in arm_order(spectra["arm"].unique().tolist(), arms):
         rows = spectra[(spectra["arm"] == arm) & (spectra["power"] > 0)].sort_values("cycles")
         method = arms[arm].method if arm in arms else ""
@@ -150,7 +154,7 @@ def spectrum_figure(
             coloured += 1
         axes.plot(rows["cycles"], rows["power"], **({"linewidth": 1.4} | look), label=arm_label(arm, arms))
     axes.set_yscale("log")
-    axes.set_xlabel("cycles per frame height" + (" (shaded: finer than the native clip can hold)" if band else ""))
+    axes.set_xlabel("cycles per frame height" + (" (shaded: the fine band)" if band else ""))
     axes.set_ylabel("power")
     axes.grid(axis="y")
     _legend(figure, axes)
@@ -163,7 +167,7 @@ def cost_figure(table: pd.DataFrame, clips: pd.DataFrame, metric: str, arms: Map
 
     Arms that run no model cost next to nothing; they are levels, not points.
     """
-    figure, axes = _axes(6.4, 4.2)
+    figure, axes = _axes(4.7, 3.9)
     rows = table[(table["metric"] == metric) & is_scored(table)].set_index("arm")
     seconds = clips.groupby("arm")["seconds"].median()
     order = arm_order(rows.index.tolist(), arms)
@@ -201,7 +205,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
     """A legend under the plot, in as many columns as the figure is wide enough for."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        columns = max(1, int(figure.get_figwidth() * 13 // max(len(label) + 6 for label in labels)))
+        columns = max(1, int(figure.get_figwidth() * 17 // max(len(label) + 6 for label in labels)))
         look = {"fontsize": 8, "labelcolor": INK, "handlelength": 2.2}
         figure.legend(handles, labels, loc="outside lower left", ncols=columns, **look)
 

@@ -24,19 +24,36 @@ class MetricWords:
 
 _WORDS = MappingProxyType(
     {
-        "residual_noise": ("Residual noise", "What is left of a frame once its smooth part and motion are taken out."),
-        "flicker": ("Flicker", "Mean change of brightness between frames where nothing moves."),
-        "first_frame_jump": ("First-frame jump", "How much frame 0 → 1 changes beyond the later steps."),
+        "residual_noise": (
+            "Residual noise",
+            "Noise in brightness that changes from frame to frame, where nothing moves.",
+        ),
+        "flicker": ("Flicker", "Mean change of a pixel from frame to frame, where nothing moves."),
+        "first_frame_jump": (
+            "First-frame jump",
+            "How much more changes from frame 0 to 1 than from one later frame to the next, where nothing moves.",
+        ),
         "band_correlation": (
             "Band correlation",
-            "Correlation with the true render in the band that the native clip cannot hold: detail that is right.",
+            "Correlation with the true render in the fine band, which native clips cannot hold: detail that is right.",
         ),
         "high_frequency_share": (
             "High-frequency share",
             "Share of the picture's power in the fine band. Noise raises it too: read it beside band correlation.",
         ),
-        "spectrum_distance": ("Spectrum distance", "Distance between the log spectrum and that of the true render."),
-        "psnr": ("PSNR, dB", "Pixel agreement with the true render; blur is rewarded over misplaced detail."),
+        "spectrum_distance": (
+            "Spectrum distance",
+            "Distance of the log10 spectrum to that of the true render; 1 is a factor of ten in power.",
+        ),
+        "psnr": ("PSNR, dB", "Pixel agreement with the true render; it prefers blur to misplaced detail."),
+        "native_psnr": (
+            "PSNR to native, dB",
+            "How well the native picture was kept: the clip, shrunk, against the native one.",
+        ),
+        "background_colour_error": (
+            "Background colour error",
+            "Distance of the background's colour to the one asked for.",
+        ),
         "ssim": ("SSIM", "Structural agreement with the true render."),
         "frechet": ("Fréchet distance", "Distance between simple features of the clips and of true renders."),
         "colour_error": ("Colour error", "Mean distance of the object's and background's colours to the caption's."),

@@ -1,6 +1,5 @@
 """The report page: one HTML file that needs nothing beside it."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,17 @@ import yaml
 
 from vibe_pipeline.config import AdapterParams, ArmParams
 from vibe_pipeline.reporting import figures, gallery, narrative, tables
-from vibe_pipeline.reporting.claims import ABSENT, FAILS, HOLDS, OPEN, Bootstrap, Claim, Judgement, judge
+from vibe_pipeline.reporting.claims import (
+    ABSENT,
+    DEFAULT_BOOTSTRAP,
+    FAILS,
+    HOLDS,
+    OPEN,
+    Bootstrap,
+    Claim,
+    Judgement,
+    judge,
+)
 from vibe_pipeline.reporting.glossary import ARROWS, number, words
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -41,7 +50,7 @@ class ReportInputs:
             native_source, reference_path.
         losses: adapter, stage, step, loss.
         checks: adapter, kind, mse_degraded, mse_upsampled.
-        spectra: arm, cycles, power.
+        spectra: arm, cycles, power (or its log10).
         provenance: What made the figures; may be nested.
         published: The content of published.yml.
         claims: What is put to the test.
@@ -65,7 +74,7 @@ class ReportInputs:
     claims: Sequence[Claim] = ()
     band: tuple[float, float] | None = None
     clips_shown: int = 4
-    bootstrap: Bootstrap = Bootstrap()
+    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
 
 
 @dataclass(frozen=True)
@@ -104,8 +113,7 @@ def write_report(inputs: ReportInputs, folder: Path) -> Path:
     path = folder / "index.html"
     unfinished = folder / "index.html.partial"
     unfinished.write_text(render(inputs), encoding="utf-8")
-    os.replace(unfinished, path)
-    return path
+    return unfinished.replace(path)
 
 
 def render(inputs: ReportInputs) -> str:
@@ -132,6 +140,7 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
         "confidence": f"{100 * inputs.bootstrap.confidence:g} %",
         "reference": tables.arm_label(inputs.reference, inputs.arms),
         "blocks": blocks,
+        "arms_run": tables.arms_run(inputs.table, inputs.arms),
         "upsampling_wins": tables.unbeaten_upsampling(inputs.table, inputs.arms),
         "published": inputs.published,
         "published_tables": narrative.published_tables(inputs.published, inputs.table, inputs.arms, inputs.reference),
@@ -184,9 +193,12 @@ def _metric_plots(inputs: ReportInputs) -> list[Plot]:
 
 def _overview_plots(inputs: ReportInputs) -> list[Plot]:
     plots = []
-    if not inputs.spectra.empty and (inputs.spectra["power"] > 0).any():
+    if not inputs.spectra.empty and figures.shows_anything(inputs.spectra["power"]):
         figure = figures.spectrum_figure(inputs.spectra, inputs.arms, inputs.band)
-        caption = "Mean radial power spectrum. Above the true render in the shaded band lies noise or false detail."
+        caption = (
+            "Mean radial power spectrum. The fine band lies above what the native clip holds; power beyond the true"
+        )
+        caption += " render's there is noise or false detail."
         plots.append(Plot(figures.to_svg(figure, "spectrum", "Power spectra of all arms on a log scale."), caption))
     metric = cost_metric(inputs.table)
     if metric and not inputs.clips.empty and (inputs.clips["seconds"] > 0).any():

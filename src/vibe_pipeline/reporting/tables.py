@@ -46,7 +46,6 @@ class Row:
 
     arm: str
     label: str
-    settings: str
     cells: tuple[Cell, ...]
     is_reference: bool = False
     is_bound: bool = False
@@ -96,6 +95,12 @@ def arm_order(present: list[str], arms: Mapping[str, ArmParams]) -> list[str]:
         return {"upsample": 0, "truth": 2}.get(method, 1)
 
     return sorted(dict.fromkeys(declared), key=place)
+
+
+def arms_run(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[tuple[str, str]]:
+    """Label and settings of each arm of the table."""
+    present = [] if table.empty else table["arm"].unique().tolist()
+    return [(arm_label(a, arms), arm_settings(a, arms)) for a in arm_order(present, arms)]
 
 
 def metric_order(table: pd.DataFrame) -> list[str]:
@@ -161,6 +166,7 @@ def _cell(row: pd.Series | None, best: bool, is_reference: bool) -> Cell:
         half_width=spread(half, row["mean"]) if half == half else "",
         n=int(row["n"]) if row["n"] == row["n"] else 0,
         best=best,
+        reason=text(row.get("reason")),
         against="" if is_reference else against_reference(row),
         status="scored",
         title=title,
@@ -211,7 +217,6 @@ def _block(
         Row(
             arm=arm,
             label=arm_label(arm, arms),
-            settings=arm_settings(arm, arms),
             cells=tuple(_cell(lookup.get((arm, m)), best.get(m) == arm, arm == reference) for m in shown),
             is_reference=arm == reference,
             is_bound=arm in arms and arms[arm].method in BOUNDS,
@@ -232,12 +237,15 @@ def _reason(table: pd.DataFrame, metric: str) -> str:
 
 
 def missing(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[dict[str, str]]:
-    """What was not scored: metric, arms, status, reason; arms that share a reason share a line."""
+    """What was not scored, or only in part: metric, arms, status, reason; arms that share a reason share a line."""
     if table.empty:
         return []
-    rows = table[~is_scored(table)].copy()
-    total = table["arm"].nunique()
-    rows["reason"] = [text(r) or "no reason given" for r in rows["reason"]]
+    scored, total = is_scored(table), table["arm"].nunique()
+    rows = table.assign(
+        reason=[text(r) for r in table["reason"]], status=table["status"].mask(scored, "scored in part")
+    )
+    rows = rows[~scored | (rows["reason"] != "")]
+    rows["reason"] = rows["reason"].replace("", "no reason given")
     lines = []
     for (metric, status, reason), group in rows.groupby(["metric", "status", "reason"], sort=False):
         names = arm_order(group["arm"].unique().tolist(), arms)

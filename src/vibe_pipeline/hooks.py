@@ -1,0 +1,66 @@
+"""Kedro hooks: the tables reach the graph, a `kedro run` reaches MLflow."""
+
+import logging
+import os
+from typing import Any
+
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+
+from vibe_pipeline import pipeline_registry
+from vibe_pipeline.config import TrackingParams
+from vibe_pipeline.identity import content_key
+
+QUIET = ("httpx", "diffusers", "transformers", "alembic", "mlflow", "matplotlib", "peft", "imageio_ffmpeg", "PIL")
+
+
+class GraphHooks:
+    """Builds the graph from the parameters of the chosen environment."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Check the tables against each other and hand them to the registry."""
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        for name in QUIET:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        pipeline_registry.use_tables(pipeline_registry.tables_of(context.config_loader["parameters"]))
+
+
+class TrackingHooks:
+    """Opens and closes the parent run."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Keep what the parent run records."""
+        self._project, self._env = context.project_path, context.env or "base"
+        self._params: dict[str, Any] = context.config_loader["parameters"]
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
+        """Open the run before anything expensive starts; an unreachable server fails here."""
+        from vibe_pipeline.tracking import git_commit, start_parent
+
+        names = ", ".join(run_params.get("pipeline_names") or ["__default__"])
+        tags = {
+            "git_commit": git_commit(self._project),
+            "config_hash": content_key(self._params),
+            "env": self._env,
+            "pipelines": names,
+        }
+        shown = {k: v for k, v in self._params.items() if k not in ("adapters", "arms", "stage1", "tracking")}
+        tracking = TrackingParams(**self._params.get("tracking", {}))
+        start_parent(tracking, self._project, f"{self._env}: {names}", tags, shown)
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """Close the run."""
+        from vibe_pipeline.tracking import end_parent
+
+        end_parent(failed=False)
+
+    @hook_impl
+    def on_pipeline_error(self) -> None:
+        """Mark the run as failed."""
+        from vibe_pipeline.tracking import end_parent
+
+        end_parent(failed=True)

@@ -1,0 +1,42 @@
+"""The miniature's training images: stills of other scenes, with a style of their own."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from vibe_pipeline.config import DataParams
+from vibe_pipeline.identity import content_key, write_atomic, write_json
+from vibe_pipeline.miniature import world
+
+
+def render_images(data: DataParams) -> Path:
+    """Render `data.count` captioned stills at the high resolution; a folder that is complete is kept.
+
+    The folder follows the imagefolder convention: PNG files and a `metadata.csv` with file_name and text.
+    """
+    count = data.count or 640
+    key = content_key(
+        data.seed, count, data.high.height, data.high.width, vars(world.STILL_STYLE), world.CAMERA_SIGMA, world.FINE_RATIO
+    )
+    done = data.path / "complete.json"
+    if done.exists() and key in done.read_text():
+        return data.path
+    scenes = world.sample_scenes(np.random.default_rng([data.seed, 77]), count, held_out=False)
+    data.path.mkdir(parents=True, exist_ok=True)
+    for i, scene in enumerate(tqdm(scenes, desc="rendering images", unit="image", mininterval=2)):
+        still = world.render(scene, data.high.height, data.high.width, 1, world.STILL_STYLE)[0]
+        image = Image.fromarray(np.rint(still * 255).astype(np.uint8))
+        write_atomic(data.path / f"{i:05d}.png", lambda p, image=image: image.save(p, format="PNG"))
+    write_atomic(data.path / "metadata.csv", lambda p: _write_captions(p, scenes))
+    write_json(done, {"key": key, "count": count})
+    return data.path
+
+
+def _write_captions(path: Path, scenes: list[world.Scene]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file_name", "text"])
+        writer.writerows([f"{i:05d}.png", scene.caption] for i, scene in enumerate(scenes))

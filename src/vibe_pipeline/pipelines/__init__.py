@@ -1,0 +1,1 @@
+"""Wiring only: thin nodes and lists of them."""

@@ -1,0 +1,150 @@
+"""Nodes of ablation_report: the table, the arms' MLflow runs, the page."""
+
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vibe_pipeline.config import EvaluationParams, ModelParams, ReportParams, Tables, TrackingParams
+from vibe_pipeline.evaluation.statistics import summarise
+from vibe_pipeline.identity import content_key, folder_fingerprint
+from vibe_pipeline.reporting.claims import Bootstrap, load_claims
+from vibe_pipeline.reporting.page import ReportInputs, load_published, write_report
+from vibe_pipeline.tracking import git_commit, parent_run, tracked_arm
+
+REPORT = Path("data/08_reporting/report")
+PUBLISHED, CLAIMS = Path("conf/base/published.yml"), Path("conf/base/claims.yml")
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "kedro", "mlflow", "vbench")
+
+
+def make_table(scores: pd.DataFrame, evaluation: EvaluationParams) -> pd.DataFrame:
+    """Mean, interval and paired difference to the reference arm, per arm and metric."""
+    return summarise(
+        scores, evaluation.reference_arm, evaluation.confidence, evaluation.bootstrap_samples, evaluation.seed
+    )
+
+
+def check_tables(
+    stage1: dict[str, Any], adapters: dict[str, Any], arms: dict[str, Any], evaluation: EvaluationParams
+) -> Tables:
+    """The tables as one value, checked against each other."""
+    return Tables(stage1=stage1, adapters=adapters, arms=arms, reference_arm=evaluation.reference_arm)
+
+
+def log_arms(
+    tables: Tables, tracking: TrackingParams, ablation_table: pd.DataFrame, *parts: Any
+) -> dict[str, Any]:
+    """One MLflow run per arm: its settings, every score with its interval, a few clips.
+
+    `parts` are the arms' clip tables in the order of the table, then the adapters' manifests likewise.
+    """
+    clips = dict(zip(tables.arms, parts, strict=False))
+    adapters = dict(zip(tables.adapters, parts[len(clips) :], strict=True))
+    for name, arm in tables.arms.items():
+        tags = {"arm": name, "adapter": arm.adapter or "none"}
+        if arm.adapter is not None:
+            tags |= {"adapter_run_id": adapters[arm.adapter].get("run_id", ""), "adapter_key": adapters[arm.adapter]["key"]}
+        rows = ablation_table[ablation_table["arm"] == name]
+        with tracked_arm(name, arm, tags) as run:
+            run.log([_metrics(rows) | {"seconds_per_clip": float(clips[name]["seconds"].mean())}])
+            run.tags({f"missing.{r.metric}": r.reason for r in rows.itertuples() if r.status != "scored"})
+            for path in clips[name]["preview_path"].head(tracking.clips_per_arm):
+                run.artifact(Path(path), "clips")
+    return {name: {"clips": len(table)} for name, table in clips.items()}
+
+
+def _metrics(rows: pd.DataFrame) -> dict[str, float]:
+    scored = rows[rows["status"] == "scored"]
+    named = (("", "mean"), (".ci_low", "ci_low"), (".ci_high", "ci_high"))
+    return {f"{r.metric}{suffix}": float(getattr(r, column)) for r in scored.itertuples() for suffix, column in named}
+
+
+def write_page(
+    tables: Tables,
+    evaluation: EvaluationParams,
+    report: ReportParams,
+    model: ModelParams,
+    ablation_table: pd.DataFrame,
+    scores: pd.DataFrame,
+    degradation_checks: pd.DataFrame,
+    image_quarantine: pd.DataFrame,
+    vbench_manifest: dict[str, Any],
+    *parts: Any,
+) -> dict[str, Any]:
+    """The self-contained page; `parts` are the arms' clips, the arms' spectra, the adapters', the stage-1 manifests."""
+    arms, adapters = len(tables.arms), len(tables.adapters)
+    clips = pd.concat(parts[:arms], ignore_index=True)
+    manifests = {"stage2": parts[2 * arms : 2 * arms + adapters], "stage1": parts[2 * arms + adapters :]}
+    bootstrap = Bootstrap(confidence=evaluation.confidence, samples=evaluation.bootstrap_samples, seed=evaluation.seed)
+    inputs = ReportInputs(
+        title=report.title,
+        arms=tables.arms,
+        adapters=tables.adapters,
+        reference=evaluation.reference_arm,
+        table=ablation_table,
+        scores=scores,
+        clips=clips,
+        losses=_losses(manifests),
+        checks=_checks(degradation_checks, tables),
+        spectra=pd.concat(parts[arms : 2 * arms], ignore_index=True),
+        provenance=_provenance(tables, model, evaluation, clips, manifests, image_quarantine, vbench_manifest),
+        published=load_published(PUBLISHED),
+        claims=load_claims(CLAIMS),
+        band=evaluation.fine_band,
+        clips_shown=report.clips_shown,
+        bootstrap=bootstrap,
+    )
+    page = write_report(inputs, REPORT)
+    run = parent_run()
+    run.artifact(page, "report")
+    return {"path": str(page), "bytes": page.stat().st_size}
+
+
+def _losses(manifests: dict[str, tuple[dict[str, Any], ...]]) -> pd.DataFrame:
+    tables = [
+        pd.read_csv(m["losses"]).assign(adapter=m["name"], stage=stage) for stage, group in manifests.items() for m in group
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _checks(checks: pd.DataFrame, tables: Tables) -> pd.DataFrame:
+    """One row per adapter that degrades, with the figures of its kind."""
+    by_kind = checks.set_index("kind")
+    rows = [
+        {"adapter": name, "kind": row.degradation.kind} | by_kind.loc[row.degradation.kind].to_dict()
+        for name, row in tables.adapters.items()
+        if row.objective.hfato or row.objective.degraded_velocity
+    ]
+    return pd.DataFrame(rows)
+
+
+def _provenance(
+    tables: Tables,
+    model: ModelParams,
+    evaluation: EvaluationParams,
+    clips: pd.DataFrame,
+    manifests: dict[str, tuple[dict[str, Any], ...]],
+    quarantine: pd.DataFrame,
+    vbench: dict[str, Any],
+) -> dict[str, Any]:
+    return {
+        "commit": git_commit(Path.cwd()),
+        "tables": content_key(tables),
+        "base model": f"{model.path} ({folder_fingerprint(Path(model.path)) if Path(model.path).is_dir() else 'hub'})",
+        "device": model.device,
+        "machine": f"{platform.machine()}, Python {platform.python_version()}",
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "native size": f"{model.native.height}x{model.native.width}x{model.native.frames}, {model.native.fps:g} fps",
+        "target size": f"{model.target.height}x{model.target.width}x{model.target.frames}, {model.target.fps:g} fps",
+        "native clips from": ", ".join(sorted(set(clips["native_source"]))),
+        "prompts": int(clips["prompt_index"].nunique()),
+        "prompt list": content_key(sorted(set(clips["prompt"]))),
+        "seeds": ", ".join(map(str, sorted(set(clips["seed"])))),
+        "intervals": f"{evaluation.confidence:.0%}, {evaluation.bootstrap_samples} bootstrap samples over prompts",
+        "quarantined images": len(quarantine),
+        "training seconds": {m["name"]: round(m["seconds"], 1) for group in manifests.values() for m in group},
+        "seconds per clip": {name: round(s, 2) for name, s in clips.groupby("arm")["seconds"].mean().items()},
+        "vbench": vbench,
+    }

@@ -1,0 +1,16 @@
+"""Node of base_model."""
+
+from pathlib import Path
+from typing import Any
+
+from vibe_pipeline.config import MiniatureParams, ModelParams
+from vibe_pipeline.identity import folder_fingerprint
+from vibe_pipeline.miniature.recipe import train_base
+
+WORK = Path("data/06_models/base_training")
+
+
+def train_base_model(miniature: MiniatureParams, model: ModelParams) -> dict[str, Any]:
+    """Train the miniature's VAE, text encoder and transformer from nothing, into `model.path`."""
+    folder = train_base(miniature, WORK, Path(model.path))
+    return {"path": str(folder), "fingerprint": folder_fingerprint(folder), "parameters": miniature.model_dump()}

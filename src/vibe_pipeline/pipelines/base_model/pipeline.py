@@ -1,0 +1,13 @@
+"""The base_model pipeline: by hand, `kedro run --pipelines=base_model`."""
+
+from kedro.pipeline import Node, Pipeline
+
+from vibe_pipeline.pipelines.base_model import nodes
+
+
+def create_pipeline() -> Pipeline:
+    """Train the miniature's own base."""
+    return Pipeline(
+        [Node(nodes.train_base_model, ["params:miniature", "params:model"], "base_model", name="train_base_model")],
+        tags="base_model",
+    )

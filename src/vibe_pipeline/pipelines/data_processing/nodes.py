@@ -1,0 +1,51 @@
+"""Nodes of data_processing: thin calls into the images room."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vibe_pipeline.config import DataParams, ModelParams
+from vibe_pipeline.diffusion.models import find_model, limit_threads
+from vibe_pipeline.images import check_images, find_images, require_usable
+from vibe_pipeline.images.cache import build_cache
+from vibe_pipeline.images.quality import degradation_check
+from vibe_pipeline.miniature.images import render_images
+
+CACHE = Path("data/05_model_input/latents")
+
+
+def find_training_images(data: DataParams) -> dict[str, Any]:
+    """Point at the training images; the miniature renders its own first.
+
+    Raises:
+        FileNotFoundError: The folder of images is not there.
+    """
+    if data.source == "miniature":
+        render_images(data)
+    if not data.path.is_dir():
+        raise FileNotFoundError(f"data.path {data.path} is no folder; put captioned images there or set data.path")
+    return {"path": str(data.path), "source": data.source}
+
+
+def check_training_images(
+    training_images: dict[str, Any], data: DataParams, model: ModelParams
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Sort the images into usable ones and a quarantine list with reasons."""
+    found = find_images(Path(training_images["path"]))
+    usable, quarantine = check_images(
+        found, data.high.height, data.high.width, data.max_caption_words, workers=model.threads or 1
+    )
+    require_usable(usable, quarantine, data.min_usable_share)
+    return usable.head(data.count) if data.count else usable, quarantine
+
+
+def cache_latents(usable_images: pd.DataFrame, model: ModelParams, data: DataParams) -> dict[str, Any]:
+    """Encode images and captions once."""
+    limit_threads(model.threads)
+    return build_cache(usable_images, find_model(model.path), model, data, CACHE)
+
+
+def check_degradations(latent_cache: dict[str, Any]) -> pd.DataFrame:
+    """How far each degradation is from the truth and from what inference feeds the model."""
+    return degradation_check(latent_cache)

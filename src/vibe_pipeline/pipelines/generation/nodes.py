@@ -1,0 +1,44 @@
+"""Nodes of generation: prompts, native clips, true renders, and one per row of `arms`."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vibe_pipeline.config import ArmParams, GenerationParams, ModelParams
+from vibe_pipeline.generation.prompts import load_prompts
+from vibe_pipeline.generation.render import arm_clips, native_clips, reference_clips
+
+CLIPS = Path("data/07_model_output/clips")
+
+
+def list_prompts(generation: GenerationParams) -> pd.DataFrame:
+    """Every (prompt, seed) of the run."""
+    return load_prompts(generation)
+
+
+def render_native(prompts: pd.DataFrame, model: ModelParams, generation: GenerationParams) -> pd.DataFrame:
+    """The clips that every arm starts from, made once."""
+    return native_clips(prompts, model, generation, CLIPS / "native")
+
+
+def render_references(prompts: pd.DataFrame, model: ModelParams, generation: GenerationParams) -> pd.DataFrame:
+    """True renders of the prompts at target size; none for prompts whose truth is not known."""
+    return reference_clips(prompts, model, generation, CLIPS / "reference")
+
+
+def render_arm(
+    name: str,
+    native: pd.DataFrame,
+    references: pd.DataFrame,
+    model: ModelParams,
+    generation: GenerationParams,
+    arm: ArmParams,
+    adapter: dict[str, Any] | None = None,
+    stage1: dict[str, Any] | None = None,
+) -> pd.DataFrame:
+    """Every clip of one arm, with the true render beside it where there is one."""
+    made = arm_clips(name, arm, native, adapter, stage1, model, generation, CLIPS)
+    truth = references.set_index(["prompt_index", "seed"])["path"]
+    keys = zip(made["prompt_index"], made["seed"], strict=True)
+    return made.assign(reference_path=[truth.get(key, "") for key in keys])

@@ -1,0 +1,32 @@
+"""The generation pipeline: one branch per row of `arms`, all from the same native clips."""
+
+from kedro.pipeline import Node, Pipeline
+
+from vibe_pipeline.config import Tables
+from vibe_pipeline.pipelines.generation import nodes
+from vibe_pipeline.pipelines.rows import for_row
+
+PARAMS = ["params:model", "params:generation"]
+
+
+def create_pipeline(tables: Tables) -> Pipeline:
+    """Prompts, native clips, true renders, arms."""
+    return Pipeline(
+        [
+            Node(nodes.list_prompts, "params:generation", "prompts", name="list_prompts"),
+            Node(nodes.render_native, ["prompts", *PARAMS], "native_clips", name="render_native"),
+            Node(nodes.render_references, ["prompts", *PARAMS], "reference_clips", name="render_references"),
+            *[_arm(name, tables) for name in tables.arms],
+        ],
+        tags="generation",
+    )
+
+
+def _arm(name: str, tables: Tables) -> Node:
+    arm = tables.arms[name]
+    inputs = ["native_clips", "reference_clips", *PARAMS, f"params:arms.{name}"]
+    if arm.adapter is not None:
+        inputs.append(f"adapter.{arm.adapter}")
+        if arm.keep_stage1:
+            inputs.append(f"stage1.{tables.adapters[arm.adapter].start}")
+    return Node(for_row(nodes.render_arm, name), inputs, f"clips.{name}", name=f"generate_{name}")

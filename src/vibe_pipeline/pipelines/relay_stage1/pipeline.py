@@ -1,0 +1,24 @@
+"""The relay_stage1 pipeline: one branch per row of `stage1` that an adapter starts from."""
+
+from kedro.pipeline import Node, Pipeline
+
+from vibe_pipeline.config import Tables
+from vibe_pipeline.pipelines.relay_stage1 import nodes
+from vibe_pipeline.pipelines.rows import for_row
+
+
+def create_pipeline(tables: Tables) -> Pipeline:
+    """One node per stage-1 adapter; rows that start from the same one share it."""
+    needed = {row.start for row in tables.adapters.values()} & set(tables.stage1)
+    return Pipeline(
+        [
+            Node(
+                for_row(nodes.train_modality, name),
+                ["latent_cache", "params:model", f"params:stage1.{name}"],
+                f"stage1.{name}",
+                name=f"train_stage1_{name}",
+            )
+            for name in sorted(needed)
+        ],
+        tags="relay_stage1",
+    )

@@ -1,0 +1,37 @@
+"""The vbench_eval pipeline."""
+
+from kedro.pipeline import Node, Pipeline
+
+from vibe_pipeline.config import Tables
+from vibe_pipeline.pipelines.rows import for_row
+from vibe_pipeline.pipelines.vbench_eval import nodes
+
+
+def create_pipeline(tables: Tables) -> Pipeline:
+    """VBench over all arms, own measures per arm, one table."""
+    return Pipeline(
+        [
+            Node(
+                nodes.run_vbench,
+                ["params:evaluation", "params:model", *[f"clips.{arm}" for arm in tables.arms]],
+                ["vbench_scores", "vbench_manifest"],
+                name="run_vbench",
+            ),
+            *[
+                Node(
+                    for_row(nodes.measure, arm),
+                    [f"clips.{arm}", "native_clips", "params:evaluation", "params:generation", "params:model"],
+                    [f"scores.{arm}", f"spectrum.{arm}"],
+                    name=f"measure_{arm}",
+                )
+                for arm in tables.arms
+            ],
+            Node(
+                nodes.collect_scores,
+                ["vbench_scores", *[f"scores.{arm}" for arm in tables.arms]],
+                "scores",
+                name="collect_scores",
+            ),
+        ],
+        tags="vbench_eval",
+    )

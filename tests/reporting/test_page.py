@@ -1,0 +1,134 @@
+"""The page is self-contained, escaped, accessible, and says what is missing."""
+
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from vibe_pipeline.reporting.page import ReportInputs, load_published, render, write_report
+
+VOID = {"meta", "img", "input", "br", "link", "hr"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, the text of each, and whether tags balance."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open[-1:] == [tag], f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style"} & set(self.open):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def page(inputs: ReportInputs, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    path = write_report(inputs, tmp_path_factory.mktemp("report") / "deep" / "report")
+    assert path.name == "index.html"
+    assert [p.name for p in path.parent.iterdir()] == ["index.html"]
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_nothing_is_fetched_from_elsewhere(page: Page) -> None:
+    assert not page.open, "tags balance"
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "xlink:href", "srcset", "poster", "data"):
+            value = attributes.get(name) or ""
+            assert value == "" or value.startswith(("data:", "#")), f"<{tag} {name}={value[:60]}>"
+    assert not page.all("link")
+
+
+def test_pictures_have_words(page: Page) -> None:
+    assert len(page.all("img")) == 2
+    assert all(a.get("alt") for a in page.all("img"))
+    assert all(a.get("role") == "img" and a.get("aria-label") for a in page.all("svg"))
+    assert all(a.get("aria-label") for a in page.all("video"))
+
+
+def test_ids_are_unique_and_links_land(page: Page) -> None:
+    ids = [a["id"] for _, a in page.elements if a.get("id")]
+    assert len(ids) == len(set(ids))
+    wanted = {
+        str(a[k])[1:] for _, a in page.elements for k in ("href", "xlink:href") if str(a.get(k, "")).startswith("#")
+    }
+    assert wanted <= set(ids)
+
+
+def test_prompt_text_cannot_break_out(page: Page) -> None:
+    assert len(page.all("script")) == 1
+    assert "<script>alert('x')</script> & \"quoted\"" in page.text
+    assert page.text.count("<b>needs</b> timm 1.0.12") >= 2
+
+
+def test_skipped_dimensions_are_shown_with_their_reason(page: Page) -> None:
+    assert "Aesthetic quality weights clip ViT-L-14 are not in the cache" in page.text
+    missing = page.text[page.text.index("What was skipped, and why") :]
+    assert "Aesthetic quality all arms skipped weights clip ViT-L-14" in " ".join(missing.split())
+
+
+def test_published_rows_are_marked(page: Page) -> None:
+    rows = [a for a in page.all("tr") if "published-row" in (a.get("class") or "")]
+    assert len(rows) == 10
+    start = page.text.index("Published figures, beside ours")
+    section = page.text[start : page.text.index("Plots", start)]
+    for mark in ("not measured here", "not a comparable scale", "reported by a third-party note, not checked", "74.4"):
+        assert mark in section
+    assert "74.4" not in page.text[:start], "published figures do not stray into our own table"
+
+
+def test_claims_and_clips_are_on_the_page(page: Page) -> None:
+    assert "holds Relay beats naive tuning" in page.text
+    assert "not in this run: no_such_arm" in page.text
+    assert len(page.all("video")) == 16
+    assert "Harsher" in page.text
+    assert "Plain upsampling is not beaten" in page.text
+
+
+def test_an_empty_run_still_makes_a_page(bare: ReportInputs) -> None:
+    page = Page(render(bare))
+    for line in ("Nothing was scored", "There are no clips to play", "No losses were recorded", "Nothing was recorded"):
+        assert line in page.text
+
+
+@pytest.mark.parametrize("name", ["scores", "clips", "losses", "checks", "spectra", "provenance", "published", "table"])
+def test_any_input_may_be_empty(inputs: ReportInputs, bare: ReportInputs, name: str) -> None:
+    small = replace(
+        inputs,
+        clips=inputs.clips[inputs.clips["prompt_index"] == 1],
+        table=inputs.table[inputs.table["metric"].isin(["flicker", "human_action"])],
+        clips_shown=0,
+    )
+    empty = small.__dict__[name].iloc[:0] if isinstance(small.__dict__[name], pd.DataFrame) else {}
+    assert not Page(render(replace(small, **{name: empty}))).open
+
+
+def test_published_rows_need_source_and_reliability(tmp_path: Path) -> None:
+    path = tmp_path / "published.yml"
+    path.write_text("tables: [{title: t, rows: [{method: X, source: somewhere}]}]")
+    with pytest.raises(ValueError, match="'X'"):
+        load_published(path)

@@ -1,0 +1,84 @@
+"""The table says what is best, what is missing and what cannot be compared."""
+
+import pytest
+
+from vibe_pipeline.reporting import narrative, tables
+from vibe_pipeline.reporting.glossary import number, spread, words
+from vibe_pipeline.reporting.page import ReportInputs
+
+
+def block(inputs: ReportInputs, family: str) -> tables.Block:
+    blocks = tables.ablation_blocks(inputs.table, inputs.scores, inputs.arms, inputs.reference)
+    return next(b for b in blocks if b.family == family)
+
+
+def test_upsampling_comes_first_and_the_truth_last(inputs: ReportInputs) -> None:
+    rows = block(inputs, "detail").rows
+    assert (rows[0].arm, rows[-1].arm) == ("upsample", "truth")
+    assert [r.arm for r in rows if r.is_reference] == ["full"]
+
+
+def test_best_needs_a_clear_lead_and_bounds_do_not_compete(inputs: ReportInputs) -> None:
+    best = tables.best_arms(inputs.table, inputs.scores, inputs.arms)
+    assert best["band_correlation"] == "full_pixel"
+    assert best["residual_noise"] == "refine_base"
+    assert "high_frequency_share" not in best, "a metric without a better side has no best arm"
+    assert "spectrum_distance" not in best, "two arms that are level have no best one"
+    assert not tables.best_arms(inputs.table, inputs.scores.iloc[:0], inputs.arms)
+
+
+def test_cells_compare_with_the_reference_by_direction(inputs: ReportInputs) -> None:
+    detail = block(inputs, "detail")
+    at = [c.metric for c in detail.columns].index
+    naive = next(r for r in detail.rows if r.arm == "no_relay")
+    assert naive.cells[at("residual_noise")].against == "worse"
+    assert naive.cells[at("residual_noise")].n == 16
+    assert all(not c.against for r in detail.rows if r.is_reference for c in r.cells)
+
+
+def test_missing_scores_keep_their_reason(inputs: ReportInputs) -> None:
+    table = inputs.table.copy()
+    gone = (table["arm"] == "no_relay") & (table["metric"] == "flicker")
+    table.loc[gone, ["mean", "status", "reason"]] = [float("nan"), "failed", "clip 3 is unreadable"]
+    cells = tables.ablation_blocks(table, inputs.scores, inputs.arms, "full")[0]
+    cell = next(r for r in cells.rows if r.arm == "no_relay").cells[1]
+    assert (cell.status, cell.reason, cell.mean) == ("failed", "clip 3 is unreadable", "")
+    lines = tables.missing(table, inputs.arms)
+    assert {"metric": "Flicker", "arms": "Without Relay", "status": "failed", "reason": "clip 3 is unreadable"} in lines
+    assert [x["arms"] for x in lines if x["metric"] == "Aesthetic quality"] == ["all arms"]
+
+
+def test_partly_scored_cells_say_what_is_left_out(inputs: ReportInputs) -> None:
+    table = inputs.table.copy()
+    table.loc[(table["arm"] == "full") & (table["metric"] == "flicker"), "reason"] = "1 of 16 left out: unreadable"
+    full = next(r for r in tables.ablation_blocks(table, inputs.scores, inputs.arms, "full")[0].rows if r.arm == "full")
+    assert (full.cells[1].status, full.cells[1].reason) == ("scored", "1 of 16 left out: unreadable")
+    line = next(x for x in tables.missing(table, inputs.arms) if x["metric"] == "Flicker")
+    assert (line["status"], line["arms"]) == ("scored in part", "Full (ViBe)")
+
+
+def test_metrics_no_arm_has_are_listed_not_dropped(inputs: ReportInputs) -> None:
+    unscored = dict(block(inputs, "vbench").unscored)
+    assert unscored["Aesthetic quality"] == "weights clip ViT-L-14 are not in the cache"
+
+
+def test_upsampling_that_is_not_beaten_is_said(inputs: ReportInputs) -> None:
+    unbeaten = tables.unbeaten_upsampling(inputs.table, inputs.arms)
+    assert "PSNR, dB" in unbeaten
+    assert "Band correlation" not in unbeaten
+
+
+@pytest.mark.parametrize(
+    ("degraded", "upsampled", "verdict"),
+    [(1.03, 0.57, "harsher"), (0.58, 0.57, "fits"), (0.2, 0.57, "milder"), (float("nan"), 0.57, "unknown")],
+)
+def test_degradation_verdict(degraded: float, upsampled: float, verdict: str) -> None:
+    assert narrative.degradation_verdict(degraded, upsampled)[0] == verdict
+
+
+def test_numbers_for_people() -> None:
+    assert [number(v) for v in (0.0, 0.00312, -0.0451, 1.5, 23.24, 4321.0, float("nan"))] == [
+        "0.00", "0.0031", "−0.045", "1.50", "23.2", "4321", "–",
+    ]  # fmt: skip
+    assert spread(0.377, 22.94) == "0.4"
+    assert words("never_heard_of").label == "Never heard of"
