@@ -91,7 +91,7 @@ class LoraParams(Params):
 
     rank: PositiveInt = 32
     alpha: PositiveFloat = 32.0
-    targets: tuple[str, ...] = (
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "to_q",
         "to_k",
         "to_v",
@@ -202,12 +202,19 @@ class GenerationParams(Params):
 
     prompts: Path | Literal["miniature"] = Field(description="a text file, one prompt a line, or the held-out captions")
     count: PositiveInt | None = Field(None, description="how many prompts, from the top; None: all")
-    seeds: tuple[int, ...] = (0,)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     negative_prompt: str = ""
     native_steps: PositiveInt = 50
     native_guidance_scale: Annotated[float, Field(ge=1)] = 5.0
     native_source: Literal["base", "truth"] = Field("base", description="truth: true renders, for paired measurements")
     batch_size: PositiveInt = Field(1, description="clips denoised together")
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"the same seed stands twice in {list(seeds)}; clips are told apart by prompt and seed")
+        return seeds
 
 
 class EvaluationParams(Params):
@@ -222,6 +229,13 @@ class EvaluationParams(Params):
     bootstrap_samples: PositiveInt = 2000
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     seed: int = 0
+
+    @field_validator("fine_band")
+    @classmethod
+    def _band_rises(cls, band: tuple[float, float]) -> tuple[float, float]:
+        if band[0] >= band[1]:
+            raise ValueError(f"the band must rise from a lower to a higher frequency, got {list(band)}")
+        return band
 
 
 class TrackingParams(Params):
@@ -242,6 +256,10 @@ class Tables(Params):
 
     @model_validator(mode="after")
     def _rows_exist(self) -> Self:
+        if "base" in self.stage1:
+            raise ValueError("stage1.base: `base` means the original base in adapters.*.start; choose another name")
+        if both := sorted(set(self.stage1) & set(self.adapters)):
+            raise ValueError(f"adapters.{both[0]}: stage1 has a row of that name too, and both would be kept under it")
         for name, row in self.adapters.items():
             if row.start != "base" and row.start not in self.stage1:
                 raise ValueError(f"adapters.{name}.start: {row.start!r} is no row of stage1 ({', '.join(self.stage1)})")

@@ -1,6 +1,5 @@
 """Kedro hooks: the tables reach the graph, a `kedro run` reaches MLflow."""
 
-import logging
 import os
 from typing import Any
 
@@ -11,9 +10,6 @@ from vibe_pipeline import pipeline_registry
 from vibe_pipeline.config import TrackingParams
 from vibe_pipeline.identity import content_key
 
-QUIET = ("httpx", "diffusers", "transformers", "alembic", "mlflow", "matplotlib", "peft", "imageio_ffmpeg", "PIL")
-
-
 class GraphHooks:
     """Builds the graph from the parameters of the chosen environment."""
 
@@ -21,8 +17,6 @@ class GraphHooks:
     def after_context_created(self, context: KedroContext) -> None:
         """Check the tables against each other and hand them to the registry."""
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        for name in QUIET:
-            logging.getLogger(name).setLevel(logging.WARNING)
         pipeline_registry.use_tables(pipeline_registry.tables_of(context.config_loader["parameters"]))
 
 

@@ -34,13 +34,13 @@ def add_adapter(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         transformer.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets)), adapter_name=name)
-    for module in adapter_parameters(transformer, name).values():
-        module.data = module.data.float()
+    for parameter in adapter_parameters(transformer, name).values():
+        parameter.data = parameter.data.float()
 
 
 def adapter_parameters(transformer: WanTransformer3DModel, name: str) -> dict[str, torch.nn.Parameter]:
     """The adapter's parameters by name, in a fixed order."""
-    return {k: p for k, p in transformer.named_parameters() if f".{name}." in k and "lora_" in k}
+    return {k: p for k, p in transformer.named_parameters() if f".lora_A.{name}." in k or f".lora_B.{name}." in k}
 
 
 def adapter_state(transformer: WanTransformer3DModel, name: str) -> dict[str, Tensor]:
@@ -104,6 +104,8 @@ def load_adapter(transformer: WanTransformer3DModel, path: Path, name: str, weig
             f"{path} does not fit this transformer: {len(strangers)} of its {len(wanted)} modules do not exist, "
             f"among them {strangers[:3]}"
         )
+    if halves := sorted(m for m in wanted if not {f"{m}.lora_A.weight", f"{m}.lora_B.weight"} <= state.keys()):
+        raise ValueError(f"{path} is incomplete: {len(halves)} of its modules lack lora_A or lora_B, so {halves[:3]}")
     for module in wanted:
         a, b = state[f"{module}.lora_A.weight"], state[f"{module}.lora_B.weight"]
         weight_shape = transformer.get_submodule(module).weight.shape

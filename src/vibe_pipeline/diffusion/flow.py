@@ -51,7 +51,7 @@ def sigma_schedule(steps: int, shift: float, strength: float = 1.0, steps_are: s
         shift: The flow shift s.
         strength: Share of the unshifted schedule to run; 1 starts from pure noise.
         steps_are: "all" runs every step from sigma_start (as the authors do); "share" runs the last
-            round(strength x steps) of a full schedule (as diffusers' video-to-video does).
+            floor(strength x steps) of a full schedule (as diffusers' video-to-video does).
 
     Returns:
         [n + 1] sigmas; the last is 0.
@@ -62,7 +62,7 @@ def sigma_schedule(steps: int, shift: float, strength: float = 1.0, steps_are: s
     if not 0 < strength <= 1:
         raise ValueError(f"strength must be in (0, 1], got {strength}")
     if steps_are == "share":
-        kept = round(strength * steps)
+        kept = int(strength * steps)
         if kept < 1:
             raise ValueError(f"strength {strength} of {steps} steps leaves none: raise either")
         u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[steps - kept :]

@@ -17,6 +17,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor
 from transformers import AutoTokenizer, UMT5EncoderModel
+from transformers.utils.logging import disable_progress_bar
 
 from vibe_pipeline.diffusion.objectives import Predict
 
@@ -92,6 +93,7 @@ def encode_texts(model: WanFolder, texts: Sequence[str], length: int, device: to
     Raises:
         ValueError: A text is longer than `length` tokens and would be cut in silence.
     """
+    disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(model.path, subfolder="tokenizer")
     encoder = UMT5EncoderModel.from_pretrained(model.path, subfolder="text_encoder", torch_dtype=dtype).eval().to(device)
     embedded = []

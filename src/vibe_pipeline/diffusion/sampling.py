@@ -39,8 +39,10 @@ def denoise(predict: Predict, x: Tensor, sigmas: Tensor, on_step: Callable[[], o
     for i in range(len(sigmas) - 1):
         level = sigmas[i].expand(len(x)).to(x.device)
         x = x + (sigmas[i + 1] - sigmas[i]).to(x.device) * predict(x, level)
+        if not torch.isfinite(x).all():
+            raise FloatingPointError(
+                f"the latent is not finite after step {i + 1} of {len(sigmas) - 1}, at sigma {float(sigmas[i]):.3f}"
+            )
         if on_step is not None:
             on_step()
-    if not torch.isfinite(x).all():
-        raise FloatingPointError(f"the latent is not finite after {len(sigmas) - 1} steps from sigma {float(sigmas[0]):.3f}")
     return x

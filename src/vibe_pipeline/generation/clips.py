@@ -50,7 +50,7 @@ def read_clip(path: Path) -> NDArray[np.float32]:
     """
     try:
         with imageio.get_reader(path, format="FFMPEG", pixelformat="rgb24") as reader:
-            frames = np.stack(list(reader))
+            frames = np.stack(list(reader.iter_data()))
     except (OSError, ValueError, RuntimeError, IndexError) as error:
         raise ValueError(f"{path} cannot be read as a video: {error}") from error
     return frames.astype(np.float32) / 255

@@ -131,8 +131,10 @@ def arm_clips(
             return lambda rows: denoiser.from_noise(rows, size, arm.guidance_scale)
         return lambda rows: denoiser.refine(rows, size, arm.guidance_scale)
 
-    made = _make(native.rename(columns={"path": "native_path", "key": "native_key"}), settings, folder / name, size, prepare, params.batch_size)
-    sigma = float(sigma_schedule(arm.steps, model.flow_shift, arm.strength)[0]) if arm.method == "refine" else 1.0
+    rows = native.rename(columns={"path": "native_path", "key": "native_key"})
+    made = _make(rows, settings, folder / name, size, prepare, params.batch_size)
+    strength = arm.strength if arm.method == "refine" else 1.0
+    sigma = float(sigma_schedule(arm.steps, model.flow_shift, strength, arm.steps_are)[0])
     made.insert(0, "arm", name)
     return made.assign(sigma_start=sigma, native_source=params.native_source, **vars(size))
 

@@ -64,6 +64,8 @@ def build_cache(
         "high": data.high.model_dump(include={"height", "width"}),
         "camera_blur": data.camera_blur,
         "text_length": params.text_length,
+        "dtype": params.dtype,
+        "tile": params.tile,
     }
     rows = usable.to_dict("records")
     groups = [rows[i : i + SHARD] for i in range(0, len(rows), SHARD)]
@@ -78,7 +80,8 @@ def build_cache(
     ]
     for i in np.random.default_rng(data.seed).permutation(len(records))[: data.held_out]:
         records[i]["held_out"] = True
-    manifest = {"key": content_key(settings, [r["sha256"] for r in records]), "settings": settings, "images": records}
+    contents = [(r["sha256"], r["caption"], r["held_out"]) for r in records]
+    manifest = {"key": content_key(settings, contents), "settings": settings, "images": records}
     write_json(folder / "manifest.json", manifest)
     return manifest
 

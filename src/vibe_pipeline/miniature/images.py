@@ -8,12 +8,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from vibe_pipeline.config import DataParams
-from vibe_pipeline.identity import content_key, write_atomic, write_json
+from vibe_pipeline.identity import content_key, write_atomic
 from vibe_pipeline.miniature import world
 
 
 def render_images(data: DataParams) -> Path:
-    """Render `data.count` captioned stills at the high resolution; a folder that is complete is kept.
+    """Render `data.count` captioned stills at the high resolution into a folder of their own; a complete one is kept.
 
     The folder follows the imagefolder convention: PNG files and a `metadata.csv` with file_name and text.
     """
@@ -21,18 +21,17 @@ def render_images(data: DataParams) -> Path:
     key = content_key(
         data.seed, count, data.high.height, data.high.width, vars(world.STILL_STYLE), world.CAMERA_SIGMA, world.FINE_RATIO
     )
-    done = data.path / "complete.json"
-    if done.exists() and key in done.read_text():
-        return data.path
+    folder = data.path / key
+    if (folder / "metadata.csv").exists():  # written last
+        return folder
     scenes = world.sample_scenes(np.random.default_rng([data.seed, 77]), count, held_out=False)
-    data.path.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for i, scene in enumerate(tqdm(scenes, desc="rendering images", unit="image", mininterval=2)):
         still = world.render(scene, data.high.height, data.high.width, 1, world.STILL_STYLE)[0]
         image = Image.fromarray(np.rint(still * 255).astype(np.uint8))
-        write_atomic(data.path / f"{i:05d}.png", lambda p, image=image: image.save(p, format="PNG"))
-    write_atomic(data.path / "metadata.csv", lambda p: _write_captions(p, scenes))
-    write_json(done, {"key": key, "count": count})
-    return data.path
+        write_atomic(folder / f"{i:05d}.png", lambda p, image=image: image.save(p, format="PNG"))
+    write_atomic(folder / "metadata.csv", lambda p: _write_captions(p, scenes))
+    return folder
 
 
 def _write_captions(path: Path, scenes: list[world.Scene]) -> None:

@@ -15,6 +15,7 @@ and the camera (1.2 pixels) leaves the fine one 0.17 of its amplitude at 64 pixe
 """
 
 import hashlib
+import itertools
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -163,13 +164,32 @@ def sample_scene(rng: np.random.Generator, **fixed: Any) -> Scene:
     return Scene(**(drawn | fixed))
 
 
+def all_captions() -> list[str]:
+    """Every caption of the world, 4032 of them."""
+    groups = {
+        "pattern": PATTERNS,
+        "colour": COLOURS,
+        "shape": SHAPES,
+        "direction": DIRECTIONS,
+        "texture": TEXTURES,
+        "background": BACKGROUNDS,
+    }
+    return [TEMPLATE.format(**dict(zip(groups, words, strict=True))) for words in itertools.product(*groups.values())]
+
+
 def is_held_out(caption: str) -> bool:
     """Whether the base never sees this caption while training: one in sixteen, by hash."""
     return int(hashlib.sha256(caption.encode()).hexdigest()[:8], 16) % 16 == 0
 
 
 def sample_scenes(rng: np.random.Generator, count: int, held_out: bool) -> list[Scene]:
-    """Draw scenes whose captions are all held out, or all not; held-out captions do not repeat."""
+    """Draw scenes whose captions are all held out, or all not; held-out captions do not repeat.
+
+    Raises:
+        ValueError: More held-out captions than there are.
+    """
+    if held_out and count > (most := sum(is_held_out(c) for c in all_captions())):
+        raise ValueError(f"{count} held-out captions were asked for; this world has {most}")
     scenes: list[Scene] = []
     captions: set[str] = set()
     while len(scenes) < count:

@@ -1,18 +1,30 @@
 """One node per row of a table."""
 
+import inspect
 from collections.abc import Callable
-from functools import partial, update_wrapper
 from typing import Any
 
 
-def for_row(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """Bind a row's name as the first argument.
+class RowFunction:
+    """A node function with the row's name bound as its first argument.
 
-    A partial can be sent to worker processes, which a closure cannot; its annotations are copied because
-    Kedro validates parameters by a node function's type hints.
+    Unlike a closure it can be sent to worker processes; unlike a partial it keeps name and annotations there,
+    from which Kedro takes log lines and validates parameters.
     """
-    bound = partial(function, name)
-    update_wrapper(bound, function)
-    del bound.__wrapped__  # would hide that the first argument is bound
-    bound.__name__ = f"{function.__name__}[{name}]"
-    return bound
+
+    def __init__(self, function: Callable[..., Any], row: str) -> None:
+        self.function, self.row = function, row
+        signature = inspect.signature(function)
+        self.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
+        self.__annotations__ = dict(function.__annotations__)
+        self.__name__ = f"{function.__name__}[{row}]"
+        self.__doc__ = function.__doc__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function for this row."""
+        return self.function(self.row, *args, **kwargs)
+
+
+def for_row(function: Callable[..., Any], row: str) -> RowFunction:
+    """Bind a row's name as the first argument of a node function."""
+    return RowFunction(function, row)

@@ -7,6 +7,7 @@ the optimiser and the step.
 import json
 import logging
 import math
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,16 +59,19 @@ def train_adapter(job: Job) -> pd.DataFrame:
         The log: step, loss and its parts, images_per_second, tokens_per_second; one row each `log_every` steps.
 
     Raises:
-        FloatingPointError: The loss is not finite; names the step and the images. The last checkpoint stays.
+        FloatingPointError: The loss or its gradient is not finite; names the step and the images. The last
+            checkpoint stays.
+        ValueError: The checkpoint is damaged.
     """
     parameters = list(lora.adapter_parameters(job.transformer, job.name).values())
     optimiser = torch.optim.AdamW(
         parameters, lr=job.params.optimiser.learning_rate, weight_decay=job.params.optimiser.weight_decay
     )
-    first, records = _resume(job, optimiser)
+    first, records, window, elapsed = _resume(job, optimiser)
+    if records:
+        job.on_log(records)  # a resumed run is a new MLflow run: it gets the whole curve
     batches = islice(epoch_batches(len(job.cache), job.params.batch_size, job.params.seed), first, None)
-    window: list[dict[str, float]] = []
-    begun = time.monotonic()
+    begun = time.monotonic() - elapsed
     job.transformer.train()
     bar = tqdm(range(first, job.params.steps), initial=first, total=job.params.steps, desc=job.folder.name, mininterval=2)
     for step in bar:
@@ -79,7 +83,7 @@ def train_adapter(job: Job) -> pd.DataFrame:
             bar.set_postfix(loss=f"{records[-1]['loss']:.4f}")
             window, begun = [], time.monotonic()
         if (step + 1) % job.params.checkpoint_every == 0 and step + 1 < job.params.steps:
-            _save(job, optimiser, step + 1, records)
+            _save(job, optimiser, step + 1, records, window, time.monotonic() - begun)
     job.transformer.eval()
     return pd.DataFrame(records)
 
@@ -108,15 +112,19 @@ def _step(
         group["lr"] = job.params.optimiser.learning_rate * learning_rate_factor(step, job.params)
     with torch.autocast(job.device.type, torch.bfloat16, enabled=job.params.autocast):
         losses = job.loss(predict, on_device, noise, sigma, weight)
-    if not torch.isfinite(losses["loss"]):
-        images = [job.cache.entries[i].sha256 for i in indices]
-        raise FloatingPointError(f"{job.name}: loss is {float(losses['loss'])} at step {step}, images {images}")
+    images = [job.cache.entries[i].sha256 for i in indices]
+    _require_finite(job, "loss", losses["loss"].detach(), step, images)
     losses["loss"].backward()
-    if job.params.optimiser.clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(parameters, job.params.optimiser.clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, job.params.optimiser.clip_norm or math.inf)
+    _require_finite(job, "gradient norm", norm, step, images)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return {name: float(value.detach()) for name, value in losses.items()}
+
+
+def _require_finite(job: Job, what: str, value: Tensor, step: int, images: list[str]) -> None:
+    if not torch.isfinite(value):
+        raise FloatingPointError(f"{job.name}: {what} is {float(value)} at step {step}, images {images}")
 
 
 def _record(job: Job, step: int, window: list[dict[str, float]], seconds: float) -> dict[str, float]:
@@ -131,22 +139,36 @@ def _record(job: Job, step: int, window: list[dict[str, float]], seconds: float)
     }
 
 
-def _save(job: Job, optimiser: torch.optim.Optimizer, step: int, records: list[dict[str, float]]) -> None:
+def _save(
+    job: Job,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    records: list[dict[str, float]],
+    window: list[dict[str, float]],
+    elapsed: float,
+) -> None:
     state: dict[str, Any] = {
         "step": step,
         "adapter": lora.adapter_state(job.transformer, job.name),
         "optimiser": optimiser.state_dict(),
-        "records": json.dumps(records),
+        "progress": json.dumps([records, window, elapsed]),
     }
     write_atomic(job.folder / "checkpoint.pt", lambda p: torch.save(state, p))
 
 
-def _resume(job: Job, optimiser: torch.optim.Optimizer) -> tuple[int, list[dict[str, float]]]:
+def _resume(
+    job: Job, optimiser: torch.optim.Optimizer
+) -> tuple[int, list[dict[str, float]], list[dict[str, float]], float]:
+    """The next step, the log, and the losses and seconds since its last line."""
     path = job.folder / "checkpoint.pt"
     if not path.exists():
-        return 0, []
-    state = torch.load(path, weights_only=True, map_location="cpu")
+        return 0, [], [], 0.0
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run again: training starts over") from error
     lora.set_adapter_state(job.transformer, job.name, state["adapter"])
     optimiser.load_state_dict(state["optimiser"])
     log.info("%s resumes at step %d from %s", job.name, state["step"], path)
-    return int(state["step"]), json.loads(state["records"])
+    records, window, elapsed = json.loads(state["progress"])
+    return int(state["step"]), records, window, elapsed

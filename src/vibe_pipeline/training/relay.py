@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vibe_pipeline.config import AdapterParams, ModelParams, Stage1Params, TrainParams
 from vibe_pipeline.diffusion import adapters as lora
-from vibe_pipeline.diffusion.attention import install_gclf, remove_gclf
+from vibe_pipeline.diffusion.attention import install_gclf
 from vibe_pipeline.diffusion.models import (
     WanFolder,
     find_model,
@@ -103,8 +103,11 @@ def _finished(folder: Path) -> dict[str, Any] | None:
     manifest = folder / "manifest.json"
     if not manifest.exists():
         return None
+    content = read_json(manifest)
+    if not Path(content["path"]).exists():
+        return None
     log.info("%s is trained already", folder.name)
-    return read_json(manifest) | {"reused": True}
+    return content | {"reused": True}
 
 
 def _train(
@@ -131,8 +134,6 @@ def _train(
     folder = root / f"{name}-{key}"
     job = Job(name, transformer, LatentCache(cache), part, loss, row, found.expand_timesteps, device, dtype, folder, on_log)
     records = train_adapter(job)
-    if isinstance(row, AdapterParams) and row.attention.kind != "full":
-        remove_gclf(transformer)
     return _publish(job, key, records, held_out_loss(replace(job, cache=LatentCache(cache, held_out=True))))
 
 

@@ -21,11 +21,10 @@ def find_training_images(data: DataParams) -> dict[str, Any]:
     Raises:
         FileNotFoundError: The folder of images is not there.
     """
-    if data.source == "miniature":
-        render_images(data)
-    if not data.path.is_dir():
-        raise FileNotFoundError(f"data.path {data.path} is no folder; put captioned images there or set data.path")
-    return {"path": str(data.path), "source": data.source}
+    folder = render_images(data) if data.source == "miniature" else data.path
+    if not folder.is_dir():
+        raise FileNotFoundError(f"data.path {folder} is no folder; put captioned images there or set data.path")
+    return {"path": str(folder), "source": data.source}
 
 
 def check_training_images(

@@ -1,0 +1,96 @@
+"""Rectified flow: noise levels, their weights, schedules, noise."""
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, WanVideoToVideoPipeline
+
+from vibe_pipeline.diffusion.flow import (
+    add_noise,
+    bell_weight,
+    sample_sigma,
+    seeded_noise,
+    shift_sigma,
+    sigma_schedule,
+    training_grid,
+)
+
+
+@pytest.mark.parametrize(
+    ("strength", "shift", "start"),
+    [(0.7, 5.0, 0.92105), (1.0, 5.0, 1.0), (0.7, 1.0, 0.7), (0.4, 3.0, 0.66667), (1.0, 9.0, 1.0)],
+)
+def test_a_schedule_falls_from_the_shifted_strength_to_zero(strength: float, shift: float, start: float) -> None:
+    sigmas = sigma_schedule(7, shift, strength)
+    assert len(sigmas) == 8
+    assert float(sigmas[0]) == pytest.approx(start, abs=1e-5)
+    assert float(sigmas[-1]) == 0
+    assert bool((sigmas.diff() < 0).all())
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(50, 0.7), (10, 0.75), (10, 0.25), (100, 0.29), (3, 1.0), (7, 0.5)])
+def test_share_keeps_the_steps_that_diffusers_keeps(steps: int, strength: float) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    scheduler.set_timesteps(sigmas=torch.linspace(1, 0, steps + 1)[:-1].tolist())
+    pipeline = WanVideoToVideoPipeline.__new__(WanVideoToVideoPipeline)
+    object.__setattr__(pipeline, "scheduler", scheduler)
+    timesteps, kept = pipeline.get_timesteps(steps, scheduler.timesteps, strength, "cpu")
+    sigmas = sigma_schedule(steps, 1.0, strength, "share")
+    assert len(sigmas) - 1 == kept == len(timesteps)
+    torch.testing.assert_close(1000 * sigmas[:-1], timesteps)
+    torch.testing.assert_close(sigma_schedule(steps, 5.0, strength, "share"), shift_sigma(sigmas, 5.0))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [({"strength": 0.0}, "0.0"), ({"strength": 1.2}, "1.2"), ({"strength": 0.1, "steps_are": "share"}, "leaves none")],
+)
+def test_a_strength_that_cannot_be_is_refused(kwargs: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sigma_schedule(5, 5.0, **kwargs)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 5.0])
+def test_the_bell_has_minimum_zero_and_mean_one_over_the_grid(shift: float) -> None:
+    grid = training_grid(shift)
+    weights = bell_weight(grid, shift)
+    assert len(grid) == 1000
+    assert float(grid[0]) == 1
+    assert float(grid.min()) > 0
+    assert float(weights.min()) == 0
+    assert float(weights.mean()) == pytest.approx(1, abs=1e-5)
+    assert float(grid[weights.argmax()]) == pytest.approx(0.5, abs=2e-3)
+
+
+def test_the_bell_is_the_published_one() -> None:
+    sigma = torch.tensor([0.25, 0.5, 0.9])
+    timestep = 1000 * sigma
+    raw = torch.exp(-2 * ((timestep - 500) / 1000) ** 2)
+    low = torch.exp(torch.tensor(-0.5))
+    ratio = bell_weight(sigma, 1.0) / (raw - low)
+    torch.testing.assert_close(ratio, ratio[:1].expand(3))
+
+
+def test_training_sigmas_come_from_the_grid_and_repeat_with_the_seed() -> None:
+    draws = [sample_sigma(4000, 5.0, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert bool(torch.isin(draws[0], training_grid(5.0)).all())
+    # Uniform before the shift: the median u is 1/2, so the median sigma is 5/6.
+    assert float(draws[0].median()) == pytest.approx(5 / 6, abs=0.02)
+
+
+def test_noise_is_mixed_in_by_each_samples_sigma() -> None:
+    x0, noise = torch.full((2, 1, 1, 2, 2), 2.0), torch.full((2, 1, 1, 2, 2), -1.0)
+    mixed = add_noise(x0, noise, torch.tensor([0.0, 0.75]))
+    torch.testing.assert_close(mixed[0], x0[0])
+    torch.testing.assert_close(mixed[1], torch.full((1, 1, 2, 2), -0.25))
+
+
+def test_noise_depends_on_prompt_and_seed_alone() -> None:
+    shape = (4, 2, 3, 5)
+    first = seeded_noise(shape, "a cat", 1)
+    torch.manual_seed(99)
+    assert torch.equal(first, seeded_noise(shape, "a cat", 1))
+    for prompt, seed in (("a cat", 2), ("a dog", 1), ("a ca", 1)):
+        assert float((first - seeded_noise(shape, prompt, seed)).abs().mean()) > 0.5
+    assert float(seeded_noise((10_000,), "x", 0).std()) == pytest.approx(1, abs=0.05)

@@ -1,0 +1,152 @@
+"""Parts of a Wan model: finding, text, pixels, velocity; on both kinds of checkpoint."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import WanPipeline
+from torch import Tensor
+
+from vibe_pipeline.diffusion import models
+from vibe_pipeline.diffusion.models import (
+    decode_video,
+    encode_texts,
+    encode_video,
+    find_model,
+    latent_shape,
+    load_vae,
+    require_fitting_size,
+    velocity_predictor,
+)
+from vibe_pipeline.images.camera import enlarge
+
+CPU = torch.device("cpu")
+TEXTS = ["a striped red circle moving left over woven navy", "", "  a   plain blue cross &amp; unknown words "]
+
+
+def test_a_folder_is_found_with_its_kind_of_timestep(wan21, wan22) -> None:
+    assert find_model(str(wan21.path)) == models.WanFolder(wan21.path, False)
+    assert find_model(str(wan22.path)) == models.WanFolder(wan22.path, True)
+
+
+def test_a_model_that_is_not_there_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in ("nobody/nothing-at-all", str(tmp_path / "no" / "such" / "folder")):
+        with pytest.raises(FileNotFoundError, match="hf download"):
+            find_model(name)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="model_index"):
+        find_model(str(tmp_path / "empty"))
+
+
+def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert models.pick_device("auto") == models.pick_device("cpu") == CPU
+    with pytest.raises(RuntimeError, match=r"model\.device"):
+        models.pick_device("cuda")
+
+
+def test_texts_are_encoded_as_wan_pipeline_does(tiny) -> None:
+    ours = encode_texts(find_model(str(tiny.path)), TEXTS, 14, CPU, torch.float32)
+    pipe = WanPipeline.from_pretrained(tiny.path, vae=None, transformer=None)
+    with torch.no_grad():
+        theirs, _ = pipe.encode_prompt(TEXTS, do_classifier_free_guidance=False, max_sequence_length=14)
+    assert ours.shape == (3, 14, 64)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert float(ours[0].abs().mean()) > 0.01
+    assert float(ours[1, 1:].abs().max()) == 0  # padding
+    assert not torch.allclose(ours[0], ours[2])
+
+
+def test_a_text_that_would_be_cut_is_refused(wan21) -> None:
+    with pytest.raises(ValueError, match=r"10 tokens, text_length is 9.*striped red"):
+        encode_texts(find_model(str(wan21.path)), TEXTS, 9, CPU, torch.float32)
+
+
+def test_pixels_and_latents_have_the_sizes_that_are_announced(tiny) -> None:
+    vae = load_vae(find_model(str(tiny.path)), CPU)
+    size = (2 * tiny.token, 3 * tiny.token, 5)
+    pixels = torch.rand(1, 3, size[2], *size[:2], generator=torch.Generator().manual_seed(0))
+    latent = encode_video(vae, pixels)
+    assert latent.shape[1:] == latent_shape(dict(vae.config), *size)
+    decoded = decode_video(vae, latent)
+    assert decoded.shape == pixels.shape
+    assert 0 <= float(decoded.min()) <= float(decoded.max()) <= 1
+
+
+def test_a_latent_is_normalised_on_the_way_in_and_back_on_the_way_out(wan22, monkeypatch: pytest.MonkeyPatch) -> None:
+    vae = load_vae(find_model(str(wan22.path)), CPU)
+    mean, std = (torch.tensor(vae.config[k]).view(1, -1, 1, 1, 1) for k in ("latents_mean", "latents_std"))
+    raw = torch.randn(1, 48, 2, 2, 2, generator=torch.Generator().manual_seed(0))
+    seen: dict[str, Tensor] = {}
+
+    def encode(x: Tensor) -> SimpleNamespace:
+        seen["pixels"] = x
+        return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: raw))
+
+    def decode(z: Tensor) -> SimpleNamespace:
+        seen["latent"] = z
+        return SimpleNamespace(sample=seen["pixels"])
+
+    monkeypatch.setattr(vae, "encode", encode)
+    monkeypatch.setattr(vae, "decode", decode)
+    pixels = torch.rand(1, 3, 5, 4, 4)
+    latent = encode_video(vae, pixels)
+    torch.testing.assert_close(latent, (raw - mean) / std)
+    assert float(seen["pixels"].min()) < -0.8  # [0, 1] became [-1, 1]
+    torch.testing.assert_close(decode_video(vae, latent), pixels)
+    torch.testing.assert_close(seen["latent"], raw)
+
+
+@pytest.mark.parametrize(("height", "width", "fits"), [(64, 96, True), (80, 96, False), (96, 40, False)])
+def test_a_size_that_does_not_fit_names_one_that_does(height: int, width: int, fits: bool) -> None:
+    config = {"scale_factor_spatial": 16}
+    if fits:
+        require_fitting_size(config, (1, 2, 2), height, width, "clip")
+        return
+    with pytest.raises(ValueError, match=f"clip {height}x{width} must be a multiple of 32x32") as error:
+        require_fitting_size(config, (1, 2, 2), height, width, "clip")
+    for name in str(error.value).split(": ")[-1].split(", "):
+        assert all(int(side) % 32 == 0 for side in name.split("x"))
+
+
+class Spy:
+    """A transformer that keeps what it was called with."""
+
+    config = SimpleNamespace(patch_size=(1, 2, 2))
+
+    def __call__(self, x: Tensor, timestep: Tensor, text: Tensor, return_dict: bool) -> tuple[Tensor]:
+        self.x, self.timestep, self.text = x, timestep, text
+        return (x * 2,)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_every_token_of_a_ti2v_model_gets_the_sigma_of_its_noise(frames: int) -> None:
+    """Zero, that of a first-frame condition, would be the published code's mistake."""
+    spy = Spy()
+    sigma = torch.tensor([0.25, 0.9])
+    predict = velocity_predictor(spy, torch.zeros(2, 5, 8), True, torch.bfloat16)
+    out = predict(torch.ones(2, 4, frames, 4, 6), sigma)
+    assert spy.timestep.shape == (2, frames * 2 * 3)
+    torch.testing.assert_close(spy.timestep, 1000 * sigma[:, None].expand(-1, frames * 6))
+    assert (spy.x.dtype, spy.text.dtype, out.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+    velocity_predictor(spy, torch.zeros(2, 5, 8), False, torch.float32)(torch.ones(2, 4, frames, 4, 6), sigma)
+    torch.testing.assert_close(spy.timestep, 1000 * sigma)
+
+
+def test_one_timestep_a_token_is_one_a_clip_when_all_are_equal(wan22) -> None:
+    transformer = wan22.transformer()
+    text, sigma = torch.randn(1, 5, 64), torch.tensor([0.6])
+    x = torch.randn(1, 48, 1, 4, 6)
+    with torch.no_grad():
+        both = [velocity_predictor(transformer, text, e, torch.float32)(x, sigma) for e in (True, False)]
+    torch.testing.assert_close(*both, rtol=1e-4, atol=1e-5)
+    assert float(both[0].abs().mean()) > 0.01
+
+
+def test_tiled_decoding_keeps_the_size(wan21) -> None:
+    vae = load_vae(find_model(str(wan21.path)), CPU, tile=64)
+    assert vae.use_tiling
+    pixels = enlarge(torch.rand(1, 3, 1, 8, 8), 96, 128)
+    assert decode_video(vae, encode_video(vae, pixels)).shape == pixels.shape

@@ -1,0 +1,106 @@
+"""The training objectives against their equations."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from vibe_pipeline.diffusion.objectives import (
+    degrade,
+    degraded_velocity_loss,
+    hfato_loss,
+    mixed_loss,
+    velocity_loss,
+)
+
+SHAPE = (3, 4, 2, 6, 8)
+
+
+def predict(x: Tensor, sigma: Tensor) -> Tensor:
+    """A smooth stand-in for the model that depends on both inputs."""
+    return torch.sin(x) + sigma.view(-1, 1, 1, 1, 1)
+
+
+@pytest.fixture
+def batch() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "x0": torch.randn(SHAPE, generator=generator),
+        "noise": torch.randn(SHAPE, generator=generator),
+        "sigma": torch.tensor([0.1, 0.5, 0.9]),
+    }
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_hfato_without_degradation_is_sigma_squared_times_the_velocity_loss(batch: dict, index: int) -> None:
+    one = {k: v[index : index + 1] for k, v in batch.items()}
+    hfato = hfato_loss(predict, **one, degraded=one["x0"])
+    expected = one["sigma"][0] ** 2 * velocity_loss(predict, **one)
+    torch.testing.assert_close(hfato, expected, rtol=1e-5, atol=1e-7)
+    assert float(hfato) > 0
+    assert float(hfato_loss(predict, **one)) != pytest.approx(float(hfato), rel=1e-3)
+
+
+def test_hfato_is_zero_for_the_velocity_that_leads_to_the_clean_latent(batch: dict) -> None:
+    def perfect(x: Tensor, sigma: Tensor) -> Tensor:
+        return (x - batch["x0"]) / sigma.view(-1, 1, 1, 1, 1)
+
+    assert float(hfato_loss(perfect, **batch)) == pytest.approx(0, abs=1e-9)
+    assert float(degraded_velocity_loss(perfect, **batch)) > 0.1
+
+
+def test_velocity_loss_is_its_equation(batch: dict) -> None:
+    x0, noise, sigma = batch.values()
+    s = sigma.view(-1, 1, 1, 1, 1)
+    error = (predict((1 - s) * x0 + s * noise, sigma) - (noise - x0)).square().mean((1, 2, 3, 4))
+    torch.testing.assert_close(velocity_loss(predict, **batch), error.mean())
+    weight = torch.tensor([0.0, 2.0, 1.0])
+    torch.testing.assert_close(velocity_loss(predict, **batch, weight=weight), (weight * error).mean())
+
+
+def test_without_x0_loss_the_degraded_latent_is_the_target(batch: dict) -> None:
+    x0 = degrade(batch["x0"])
+    expected = velocity_loss(predict, x0, batch["noise"], batch["sigma"])
+    torch.testing.assert_close(degraded_velocity_loss(predict, **batch), expected)
+    ours = degraded_velocity_loss(predict, **batch, degraded=batch["x0"])
+    torch.testing.assert_close(ours, velocity_loss(predict, **batch))
+
+
+def test_known_values_of_the_degradation() -> None:
+    row = torch.tensor([0.0, 0.0, 8.0, 8.0, 0.0, 0.0, 0.0, 0.0]).expand(1, 1, 1, 4, 8)
+    # Pairs are averaged to 0 8 0 0; enlarged with align_corners=False, weights are 3/4 and 1/4.
+    expected = torch.tensor([0.0, 2.0, 6.0, 6.0, 2.0, 0.0, 0.0, 0.0]).expand(1, 1, 1, 4, 8)
+    torch.testing.assert_close(degrade(row), expected)
+    nearest = degrade(torch.arange(4.0).view(1, 1, 1, 1, 4).expand(1, 1, 1, 2, 4), mode="nearest")
+    assert nearest[0, 0, 0, 0].tolist() == [0, 0, 2, 2]
+
+
+@pytest.mark.parametrize("mode", ["trilinear", "nearest"])
+@pytest.mark.parametrize("size", [(3, 6, 8), (5, 7, 9), (1, 2, 2)])
+def test_degradation_leaves_time_alone(mode: str, size: tuple[int, int, int]) -> None:
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    whole = degrade(x, mode=mode)
+    assert whole.shape == x.shape
+    frames = torch.cat([degrade(x[:, :, t : t + 1], mode=mode) for t in range(size[0])], 2)
+    torch.testing.assert_close(whole, frames)
+    flat = torch.arange(float(size[0])).view(1, 1, -1, 1, 1).expand(1, 1, *size)
+    torch.testing.assert_close(degrade(flat, mode=mode), flat)
+
+
+@pytest.mark.parametrize(
+    ("shape", "factor", "message"),
+    [((1, 2, 4, 4), 0.5, "B, C, T, H, W"), ((1, 2, 1, 1, 4), 0.5, "1 x 4"), ((1, 2, 1, 4, 4), 1.5, "factor 1.5")],
+)
+def test_latents_that_cannot_be_degraded_are_refused(shape: tuple, factor: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        degrade(torch.zeros(shape), factor)
+
+
+def test_a_mix_is_the_weighted_sum_of_its_parts(batch: dict) -> None:
+    weights = {"velocity": 0.5, "hfato": 2.0, "degraded_velocity": 0.0}
+    losses = mixed_loss(weights, predict, **batch)
+    assert set(losses) == {"loss", "velocity", "hfato"}
+    torch.testing.assert_close(losses["velocity"], velocity_loss(predict, **batch))
+    torch.testing.assert_close(losses["hfato"], hfato_loss(predict, **batch))
+    torch.testing.assert_close(losses["loss"], 0.5 * losses["velocity"] + 2 * losses["hfato"])
+    with pytest.raises(ValueError, match="hfatto"):
+        mixed_loss({"hfatto": 1.0}, predict, **batch)

@@ -1,0 +1,153 @@
+"""The parameters: wrong values are refused by the name of their field; the tables agree with each other."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kedro.config import OmegaConfigLoader
+from pydantic import BaseModel, ValidationError
+
+from vibe_pipeline.config import (
+    AdapterParams,
+    ArmParams,
+    AttentionParams,
+    ClipSize,
+    DataParams,
+    DegradationParams,
+    EvaluationParams,
+    GenerationParams,
+    LoraParams,
+    ModelParams,
+    ObjectiveWeights,
+    OptimiserParams,
+    Stage1Params,
+    Tables,
+    TrackingParams,
+)
+
+SIZE = {"height": 64, "width": 64}
+MODEL = {"path": "x", "native": SIZE | {"frames": 9}, "target": SIZE | {"frames": 9}}
+DATA = {"path": "x", "low": SIZE, "high": SIZE}
+EVALUATION = {"vbench_dimensions": [], "vbench_cache": "x", "fine_band": [1, 2], "reference_arm": "a"}
+ARM = {"label": "x"}
+
+WRONG: list[tuple[type[BaseModel], dict[str, Any], str]] = [
+    (ClipSize, SIZE | {"height": 0}, "height"),
+    (ClipSize, SIZE | {"frames": 8}, "frames.*4k . 1 frames: 8 is not; nearest 9"),
+    (ClipSize, SIZE | {"fps": -1}, "fps"),
+    (ModelParams, MODEL | {"target": SIZE | {"frames": 5}}, "target.frames 5 differs from native.frames 9"),
+    (ModelParams, MODEL | {"dtype": "float8"}, "dtype"),
+    (ModelParams, MODEL | {"device": "tpu"}, "device"),
+    (ModelParams, MODEL | {"flow_shift": 0}, "flow_shift"),
+    (ModelParams, MODEL | {"tread": 1}, "tread.*\n.*Extra inputs"),
+    (DataParams, DATA | {"min_usable_share": 1.5}, "min_usable_share"),
+    (DataParams, DATA | {"camera_blur": -0.1}, "camera_blur"),
+    (DataParams, DATA | {"source": "web"}, "source"),
+    (LoraParams, {"rank": 0}, "rank"),
+    (LoraParams, {"targets": []}, "targets"),
+    (OptimiserParams, {"learning_rate": 0}, "learning_rate"),
+    (OptimiserParams, {"schedule": "linear"}, "schedule"),
+    (OptimiserParams, {"clip_norm": 0}, "clip_norm"),
+    (AttentionParams, {"pool": 1}, "pool"),
+    (AttentionParams, {"half_window": [1]}, "half_window"),
+    (AttentionParams, {"half_window": [0, 3]}, "half_window"),
+    (DegradationParams, {"factor": 1.0}, "factor"),
+    (DegradationParams, {"kind": "noise"}, "kind"),
+    (ObjectiveWeights, {"hfato": 0.0}, "all loss weights are 0"),
+    (ObjectiveWeights, {"hfato": -1.0}, "hfato"),
+    (ObjectiveWeights, {"hfatto": 1.0}, "hfatto"),
+    (Stage1Params, {"steps": 0}, "steps"),
+    (Stage1Params, {"attention": {"kind": "gclf"}}, "attention"),
+    (AdapterParams, {"label": "x", "start": "Stage 1"}, "start"),
+    (ArmParams, ARM | {"strength": 0.0}, "strength"),
+    (ArmParams, ARM | {"strength": 1.01}, "strength"),
+    (ArmParams, ARM | {"guidance_scale": 0.5}, "guidance_scale"),
+    (ArmParams, ARM | {"method": "magic"}, "method"),
+    (ArmParams, ARM | {"keep_stage1": True}, "keep_stage1 needs an adapter"),
+    (ArmParams, ARM | {"method": "upsample", "adapter": "full"}, "'full' would do nothing"),
+    (GenerationParams, {"prompts": "miniature", "seeds": []}, "seeds"),
+    (GenerationParams, {"prompts": "miniature", "seeds": [1, 2, 1]}, "seeds.*\n.*stands twice"),
+    (GenerationParams, {"prompts": "miniature", "count": 0}, "count"),
+    (EvaluationParams, EVALUATION | {"fine_band": [20, 13]}, "fine_band.*\n.*must rise"),
+    (EvaluationParams, EVALUATION | {"confidence": 95}, "confidence"),
+    (TrackingParams, {"clips_per_arm": -1}, "clips_per_arm"),
+]
+
+
+@pytest.mark.parametrize(("params", "values", "message"), WRONG, ids=lambda v: getattr(v, "__name__", None))
+def test_a_wrong_value_is_refused_by_name(params: type[BaseModel], values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        params(**values)
+
+
+@pytest.mark.parametrize(
+    ("params", "values"),
+    [(ModelParams, MODEL), (DataParams, DATA), (EvaluationParams, EVALUATION), (ArmParams, ARM), (ClipSize, SIZE)],
+)
+def test_the_values_that_were_changed_are_right_otherwise(params: type[BaseModel], values: dict[str, Any]) -> None:
+    made = params(**values)
+    assert params(**made.model_dump(mode="json")) == made
+    with pytest.raises(ValidationError, match="frozen"):
+        made.label = made.height = made.path = "other"
+
+
+def test_prompts_are_the_miniatures_or_a_file() -> None:
+    assert GenerationParams(prompts="miniature").prompts == "miniature"
+    assert GenerationParams(prompts="prompts.txt").prompts == Path("prompts.txt")
+
+
+def tables(**changes: dict[str, Any]) -> Tables:
+    rows: dict[str, Any] = {
+        "stage1": {"stage1": {}},
+        "adapters": {"full": {"label": "Full"}, "naive": {"label": "Naive", "start": "base"}},
+        "arms": {"full": {"label": "Full", "adapter": "full"}, "plain": {"label": "Plain", "method": "upsample"}},
+        "reference_arm": "full",
+    }
+    return Tables(**(rows | changes))
+
+
+def test_tables_that_agree_are_kept_as_they_are() -> None:
+    assert list(tables().arms) == ["full", "plain"]
+    kept = tables(arms={"full": {"label": "x", "adapter": "full", "keep_stage1": True}})
+    assert kept.arms["full"].keep_stage1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stage1": {}}, r"adapters\.full\.start: 'stage1' is no row"),
+        ({"adapters": {"naive": {"label": "x", "start": "base"}}}, r"arms\.full\.adapter: 'full' is no row"),
+        ({"reference_arm": "ful"}, "reference_arm: 'ful' is no row"),
+        (
+            {"arms": {"full": {"label": "x", "adapter": "naive", "keep_stage1": True}}},
+            r"arms\.full\.keep_stage1.*starts from the base",
+        ),
+        ({"stage1": {"stage1": {}, "base": {}}}, r"stage1\.base"),
+        ({"stage1": {"stage1": {}, "full": {}}}, r"adapters\.full: stage1 has a row of that name"),
+        ({"arms": {"Full Arm": {"label": "x"}}}, "Full Arm"),
+        ({"arms": {"full": {"label": "x", "steps": -1}}}, r"arms\.full\.steps"),
+    ],
+)
+def test_tables_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        tables(**changes)
+
+
+CONF = Path(__file__).parents[1] / "conf"
+PARAMETERS = {
+    "model": ModelParams,
+    "data": DataParams,
+    "generation": GenerationParams,
+    "evaluation": EvaluationParams,
+    "tracking": TrackingParams,
+}
+
+
+@pytest.mark.parametrize("env", sorted(p.parent.name for p in CONF.glob("*/parameters.yml") if p.parent.name != "local"))
+def test_every_environment_of_the_repository_is_valid(env: str) -> None:
+    loader = OmegaConfigLoader(str(CONF), env=env, base_env="base", default_run_env="base")
+    loaded = loader["parameters"]
+    for name, params in PARAMETERS.items():
+        assert params(**loaded[name])
+    rows = {name: loaded[name] for name in ("stage1", "adapters", "arms")}
+    assert Tables(**rows, reference_arm=loaded["evaluation"]["reference_arm"]).arms

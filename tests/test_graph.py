@@ -1,0 +1,97 @@
+"""The whole graph on a tiny random checkpoint: it runs, it is tracked, and a second run does nothing again."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from kedro.framework.project import configure_project
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from mlflow import MlflowClient
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_wan21: Path) -> Path:
+    """A copy of the project with a tiny model, two stage-2 steps and three prompts."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(ROOT / "conf", folder / "conf")
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    (folder / "conf/local").mkdir(exist_ok=True)
+    path = folder / "conf/base/parameters.yml"
+    params = yaml.safe_load(path.read_text())
+    params["model"] |= {
+        "path": str(tiny_wan21),
+        "native": {"height": 32, "width": 32, "frames": 5, "fps": 8},
+        "target": {"height": 64, "width": 64, "frames": 5, "fps": 8},
+    }
+    params["data"] |= {"count": 12, "low": {"height": 32, "width": 32}, "high": {"height": 64, "width": 64}, "held_out": 2}
+    params["generation"] |= {"count": 3, "native_steps": 2}
+    params["evaluation"] |= {"bootstrap_samples": 100}
+    for table in ("stage1", "adapters"):
+        for row in params[table].values():
+            row |= {"steps": 2, "batch_size": 2, "log_every": 1}
+    for arm in params["arms"].values():
+        arm |= {"steps": 2} if arm.get("method") == "refine" else {}
+    path.write_text(yaml.safe_dump(params))
+    return folder
+
+
+def run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `kedro run` does, in this process."""
+    monkeypatch.chdir(project)
+    bootstrap_project(project)
+    configure_project("vibe_pipeline")
+    with KedroSession.create(project) as session:
+        session.run()
+
+
+def test_the_default_graph_runs_is_tracked_and_is_idempotent(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run makes table, page and MLflow runs; a second makes no clip and trains no adapter."""
+    run(project, monkeypatch)
+    table = pd.read_csv(project / "data/08_reporting/ablation_table.csv")
+    assert list(table.columns[:7]) == ["arm", "metric", "mean", "ci_low", "ci_high", "n", "direction"]
+    params = yaml.safe_load((project / "conf/base/parameters.yml").read_text())
+    assert set(table["arm"]) == set(params["arms"])
+    flicker = table[table["metric"] == "temporal_flickering"]
+    assert (flicker["status"] == "scored").all() and flicker["mean"].between(0, 1).all()
+    skipped = table[table["metric"] == "motion_smoothness"]
+    assert skipped["mean"].isna().all() and skipped["reason"].str.contains("amt-s.pth").all()
+
+    page = (project / "data/08_reporting/report/index.html").read_text()
+    assert "published" in page and "data:video/mp4" in page
+
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("vibe_pipeline").experiment_id])
+    by_kind = {kind: [r for r in runs if r.data.tags["kind"] == kind] for kind in ("run", "adapter", "arm")}
+    assert [len(v) for v in by_kind.values()] == [1, len(params["adapters"]) + 1, len(params["arms"])]
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    parent = by_kind["run"][0].info.run_id
+    assert {r.data.tags["mlflow.parentRunId"] for r in by_kind["adapter"] + by_kind["arm"]} == {parent}
+    full = next(r for r in by_kind["adapter"] if r.info.run_name == "full")
+    assert len(client.get_metric_history(full.info.run_id, "loss")) == 2
+    assert full.data.params["objective.hfato"] == "1.0"
+    assert [a.path for a in client.list_artifacts(full.info.run_id, "adapter")] == ["adapter/pytorch_lora_weights.safetensors"]
+
+    made = {p: p.stat().st_mtime_ns for p in (project / "data").rglob("*.mp4")}
+    made |= {p: p.stat().st_mtime_ns for p in (project / "data").rglob("pytorch_lora_weights.safetensors")}
+    run(project, monkeypatch)
+    assert {p: p.stat().st_mtime_ns for p in made} == made
+
+
+def test_a_wrong_value_is_refused_before_anything_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the field, and nothing was written."""
+    path = project / "conf/base/parameters.yml"
+    before = path.read_text()
+    path.write_text(before.replace("strength: 0.4", "strength: 1.4"))
+    made = sorted((project / "data").rglob("*.mp4"))
+    try:
+        with pytest.raises(Exception, match="strength"):
+            run(project, monkeypatch)
+    finally:
+        path.write_text(before)
+    assert sorted((project / "data").rglob("*.mp4")) == made

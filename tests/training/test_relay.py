@@ -1,0 +1,154 @@
+"""The two stages: what each trains on, what its result is keyed by."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vibe_pipeline.config import AdapterParams, Stage1Params
+from vibe_pipeline.diffusion import adapters as lora
+from vibe_pipeline.diffusion.attention import GclfAttnProcessor
+from vibe_pipeline.diffusion.models import find_model
+from vibe_pipeline.training import relay
+from vibe_pipeline.training.loop import Job
+
+SHAPE = {"lora": {"rank": 2, "alpha": 4}, "steps": 2, "batch_size": 2, "optimiser": {"learning_rate": 1e-2}}
+STAGE1 = Stage1Params(**SHAPE)
+STAGE2 = AdapterParams(label="full", **SHAPE)
+
+
+def quiet(records: list[dict[str, float]]) -> None:
+    """No tracking."""
+
+
+@pytest.fixture
+def stage1(wan21, make_cache, tmp_path: Path) -> dict[str, Any]:
+    return relay.train_stage1("stage1", make_cache(), wan21.model(), STAGE1, tmp_path / "adapters", quiet)
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """Keep every job with a copy of its frozen weights and attention, as training finds them; train nothing."""
+    seen: list[Job] = []
+
+    def spy(job: Job) -> pd.DataFrame:
+        frozen = {k.replace(".base_layer", ""): v.clone() for k, v in job.transformer.state_dict().items() if "lora_" not in k}
+        job.transformer.seen = frozen
+        job.transformer.gclf = isinstance(job.transformer.blocks[0].attn1.processor, GclfAttnProcessor)
+        seen.append(job)
+        return pd.DataFrame([{"step": 2, "loss": 1.0, "images_per_second": 1.0, "tokens_per_second": 1.0}])
+
+    monkeypatch.setattr(relay, "train_adapter", spy)
+    return seen
+
+
+def test_naive_tuning_starts_from_the_base_and_relay_from_the_fused(
+    wan21, make_cache, tmp_path, stage1, jobs, monkeypatch
+) -> None:
+    cache, root = make_cache(), tmp_path / "adapters"
+    relay.train_stage2("naive", cache, None, wan21.model(), STAGE2.model_copy(update={"start": "base"}), root, quiet)
+    relay.train_stage2("full", cache, stage1, wan21.model(), STAGE2, root, quiet)
+    base, fused = wan21.transformer().state_dict(), wan21.transformer()
+    lora.fuse_adapter(fused, Path(stage1["path"]))
+    naive, full = (j.transformer.seen for j in jobs)
+    assert all(torch.equal(naive[k], base[k]) for k in base)
+    assert all(torch.equal(full[k], v) for k, v in fused.state_dict().items())
+    assert sum(not torch.equal(full[k], base[k]) for k in base) == 20
+    assert [j.part for j in jobs] == ["high", "high"]
+    assert all(j.transformer.gclf for j in jobs)
+
+
+@pytest.mark.parametrize("kind", ["full", "window", "gclf"])
+def test_attention_is_the_rows_while_training_and_while_measuring(
+    wan21, make_cache, tmp_path, jobs, monkeypatch, kind
+) -> None:
+    measured = []
+
+    def measure(job: Job) -> float:
+        measured.append(isinstance(job.transformer.blocks[0].attn1.processor, GclfAttnProcessor))
+        return 0.0
+
+    monkeypatch.setattr(relay, "held_out_loss", measure)
+    row = STAGE2.model_copy(update={"attention": STAGE2.attention.model_copy(update={"kind": kind})})
+    relay.train_stage2("a", make_cache(), None, wan21.model(), row, tmp_path, quiet)
+    assert [jobs[0].transformer.gclf] == measured == [kind != "full"]
+
+
+def test_stage_1_uses_low_images_with_full_attention(wan21, make_cache, tmp_path, jobs) -> None:
+    relay.train_stage1("stage1", make_cache(), wan21.model(), STAGE1, tmp_path, quiet)
+    assert (jobs[0].part, jobs[0].transformer.gclf, jobs[0].loss) == ("low", False, relay.stage1_loss)
+
+
+@pytest.mark.parametrize("style", ["wan21", "wan22"])
+def test_both_stages_train_on_either_kind_of_model(request, make_cache, tmp_path, style) -> None:
+    tiny = request.getfixturevalue(style)
+    cache = make_cache(16 if style == "wan21" else 48)
+    logged: list[dict] = []
+    first = relay.train_stage1("stage1", cache, tiny.model(), STAGE1, tmp_path, logged.extend)
+    row = STAGE2.model_copy(update={"degradation": STAGE2.degradation.model_copy(update={"kind": "pixel"})})
+    second = relay.train_stage2("full", cache, first, tiny.model(), row, tmp_path, logged.extend)
+    assert len(logged) == 2
+    for manifest in (first, second):
+        folder = Path(manifest["path"]).parent
+        assert not manifest["reused"]
+        assert not (folder / "checkpoint.pt").exists()
+        assert pd.read_csv(manifest["losses"])["loss"].iloc[-1] == pytest.approx(manifest["final_loss"])
+        assert 0 < manifest["held_out_loss"] < 100
+        assert any(v.abs().max() > 0 for k, v in load_file(manifest["path"]).items() if "lora_B" in k)
+        assert manifest["seconds"] > 0
+
+
+def test_the_degradations_are_what_the_row_says(make_cache, monkeypatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(relay, "mixed_loss", lambda *args: seen.append(args) or {})
+    batch = {"high": torch.zeros(1), "pixel": torch.ones(1)}
+    for kind in ("latent", "pixel"):
+        row = STAGE2.model_copy(update={"degradation": STAGE2.degradation.model_copy(update={"kind": kind, "factor": 0.25})})
+        relay.stage2_loss(None, batch, None, None, None, row)
+    assert seen[0][-1] is None
+    assert seen[0][6:8] == (0.25, "trilinear")
+    assert seen[1][-1] is batch["pixel"]
+    assert all(args[2] is batch["high"] for args in seen)
+
+
+def test_what_changes_the_weights_changes_the_key_and_nothing_else_does(
+    wan21, wan22, make_cache, tmp_path, stage1, jobs
+) -> None:
+    cache, model = make_cache(), wan21.model()
+    rows: dict[str, tuple[dict, dict | None, AdapterParams]] = {
+        "same": (cache, stage1, STAGE2),
+        "label": (cache, stage1, STAGE2.model_copy(update={"label": "other"})),
+        "log": (cache, stage1, STAGE2.model_copy(update={"log_every": 1, "checkpoint_every": 1})),
+        "seed": (cache, stage1, STAGE2.model_copy(update={"seed": 1})),
+        "steps": (cache, stage1, STAGE2.model_copy(update={"steps": 3})),
+        "images": (cache | {"key": "other"}, stage1, STAGE2),
+        "stage1": (cache, stage1 | {"key": "other"}, STAGE2),
+        "naive": (cache, None, STAGE2),
+    }
+    keys = {n: relay.train_stage2("full", c, s, model, r, tmp_path / n, quiet)["key"] for n, (c, s, r) in rows.items()}
+    assert keys["same"] == keys["label"] == keys["log"]
+    assert len(set(keys.values())) == len(rows) - 2
+
+
+def test_a_finished_adapter_is_not_trained_again_unless_its_file_is_gone(
+    wan21, make_cache, tmp_path, stage1, monkeypatch
+) -> None:
+    calls: list[str] = []
+    train = relay.train_adapter
+    monkeypatch.setattr(relay, "train_adapter", lambda job: calls.append(job.name) or train(job))
+    arguments = ("stage1", make_cache(), wan21.model(), STAGE1, tmp_path / "adapters", quiet)
+    again = relay.train_stage1(*arguments)
+    assert again == stage1 | {"reused": True}
+    assert not calls
+    Path(stage1["path"]).unlink()
+    assert not relay.train_stage1(*arguments)["reused"]
+    assert calls == ["stage1"]
+
+
+def test_the_native_grid_counts_tokens_not_latent_pixels(tiny) -> None:
+    """Height / 32 for the 5B, height / 16 for the 1.3B: the published code has them mixed up."""
+    transformer = tiny.transformer()
+    assert relay.native_grid(transformer, find_model(str(tiny.path)), tiny.model()) == (2, 3)
