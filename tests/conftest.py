@@ -9,15 +9,11 @@ import torch
 
 import vibe_pipeline  # noqa: F401  before diffusers: it makes torchvision importable
 
-from diffusers import (  # isort: skip
-    AutoencoderKLWan,
-    FlowMatchEulerDiscreteScheduler,
-    WanPipeline,
-    WanTransformer3DModel,
-)
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler  # isort: skip
+from diffusers import WanPipeline, WanTransformer3DModel  # isort: skip
 
 from vibe_pipeline.config import ModelParams
-from vibe_pipeline.diffusion.models import load_transformer, find_model  # isort: skip
+from vibe_pipeline.diffusion.models import find_model, load_transformer
 from vibe_pipeline.miniature.architecture import build_text_encoder, build_tokenizer
 
 CPU = torch.device("cpu")

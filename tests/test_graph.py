@@ -87,7 +87,7 @@ def test_a_wrong_value_is_refused_before_anything_runs(project: Path, monkeypatc
     """The message names the field, and nothing was written."""
     path = project / "conf/base/parameters.yml"
     before = path.read_text()
-    path.write_text(before.replace("strength: 0.4", "strength: 1.4"))
+    path.write_text(before.replace("strength: 0.15", "strength: 1.5"))
     made = sorted((project / "data").rglob("*.mp4"))
     try:
         with pytest.raises(Exception, match="strength"):

@@ -42,7 +42,11 @@ def model_folder(root: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "offset", "changes"),
-    [("vae/weights.safetensors", 10, True), ("vae/weights.safetensors", 3 * MIB - 5, True), ("model_index.json", 0, True)],
+    [
+        ("vae/weights.safetensors", 10, True),
+        ("vae/weights.safetensors", 3 * MIB - 5, True),
+        ("model_index.json", 0, True),
+    ],
 )
 def test_a_fingerprint_sees_headers_and_tails(tmp_path: Path, name: str, offset: int, changes: bool) -> None:
     folder = model_folder(tmp_path / "m")

@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +40,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def parent(project: Path, no_parent: None) -> Iterator[tuple[MlflowClient, str]]:
+def parent(project: Path, no_parent: None) -> tuple[MlflowClient, str]:
     """An open parent run."""
     params = {"model": {"path": "x" * 900, "native": {"height": 64}}, "seeds": [0, 1]}
     run_id = start_parent(TrackingParams(), project, "base: all", {"git_commit": "abc"}, params)
-    yield MlflowClient(f"sqlite:///{project}/mlflow.db"), run_id
+    return MlflowClient(f"sqlite:///{project}/mlflow.db"), run_id
 
 
 def children(client: MlflowClient, parent_id: str) -> list[Any]:
@@ -133,7 +132,8 @@ def test_metrics_go_in_few_calls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "FAILED"), (None, "FINISHED")]
+    ("error", "status"),
+    [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "FAILED"), (None, "FINISHED")],
 )
 def test_a_child_ends_as_its_work_did(parent, error: type[BaseException] | None, status: str) -> None:
     client, parent_id = parent

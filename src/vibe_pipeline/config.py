@@ -115,7 +115,9 @@ class AttentionParams(Params):
     """Self-attention of the transformer; sizes in tokens."""
 
     kind: Literal["full", "window", "gclf"] = "full"
-    half_window: tuple[PositiveInt, PositiveInt] | None = Field(None, description="(d_h, d_w); None: half the native grid")
+    half_window: tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="(d_h, d_w); None: half the native grid"
+    )
     pool: Annotated[int, Field(ge=2)] = Field(2, description="side of the pooled tiles, for gclf")
     scale: PositiveFloat | None = Field(None, description="attention scale; None: 1 / sqrt(head dim)")
 
@@ -193,7 +195,7 @@ class ArmParams(Params):
         if self.keep_stage1 and self.adapter is None:
             raise ValueError("keep_stage1 needs an adapter that was trained on stage 1")
         if self.adapter and self.method in ("upsample", "truth"):
-            raise ValueError(f"method {self.method!r} runs no transformer, so adapter {self.adapter!r} would do nothing")
+            raise ValueError(f"method {self.method!r} runs no transformer: adapter {self.adapter!r} would do nothing")
         return self
 
 
@@ -265,11 +267,13 @@ class Tables(Params):
                 raise ValueError(f"adapters.{name}.start: {row.start!r} is no row of stage1 ({', '.join(self.stage1)})")
         for name, arm in self.arms.items():
             if arm.adapter is not None and arm.adapter not in self.adapters:
-                raise ValueError(f"arms.{name}.adapter: {arm.adapter!r} is no row of adapters ({', '.join(self.adapters)})")
+                known = ", ".join(self.adapters)
+                raise ValueError(f"arms.{name}.adapter: {arm.adapter!r} is no row of adapters ({known})")
             if arm.keep_stage1 and self.adapters[arm.adapter].start == "base":
-                raise ValueError(f"arms.{name}.keep_stage1: adapter {arm.adapter!r} starts from the base; there is no stage 1")
+                raise ValueError(f"arms.{name}.keep_stage1: adapter {arm.adapter!r} starts from the base, not stage 1")
         if self.reference_arm not in self.arms:
-            raise ValueError(f"evaluation.reference_arm: {self.reference_arm!r} is no row of arms ({', '.join(self.arms)})")
+            known = ", ".join(self.arms)
+            raise ValueError(f"evaluation.reference_arm: {self.reference_arm!r} is no row of arms ({known})")
         return self
 
 

@@ -87,4 +87,6 @@ def require_space(folder: Path, needed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(f"{folder} has {free / 1e9:.2f} GB free, {needed / 1e9:.2f} GB are needed; free some or move data/")
+        raise OSError(
+            f"{folder} has {free / 1e9:.2f} GB free, {needed / 1e9:.2f} GB are needed; free some or move data/"
+        )

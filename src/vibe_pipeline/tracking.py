@@ -53,7 +53,9 @@ def git_commit(folder: Path) -> str:
     return commit + ("+changes" if changes else "")
 
 
-def start_parent(tracking: TrackingParams, project: Path, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
+def start_parent(
+    tracking: TrackingParams, project: Path, name: str, tags: Mapping[str, str], params: Mapping[str, Any]
+) -> str:
     """Open the run of a `kedro run`; fails at once if the tracking server cannot be reached.
 
     Raises:
@@ -177,7 +179,12 @@ def tracked_adapter(
         run = TrackedAdapter(client, run_id)
         run.params(row)
         if checks is not None:
-            run.log([{f"check.{c.kind}.{k}": getattr(c, k) for k in checks.columns if k.startswith("mse")} for c in checks.itertuples()])
+            run.log(
+                [
+                    {f"check.{c.kind}.{k}": getattr(c, k) for k in checks.columns if k.startswith("mse")}
+                    for c in checks.itertuples()
+                ]
+            )
         yield run
 
 

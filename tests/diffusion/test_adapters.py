@@ -138,8 +138,9 @@ def test_two_adapters_add_up_and_each_keeps_its_weight(wan21, velocity, saved) -
     alone = velocity(both)
     lora.load_adapter(both, saved("full_pixel", 2), "full_pixel", weight=0.0)
     assert torch.equal(velocity(both), alone)
-    own = {k for k in lora.adapter_parameters(both, "full")}
-    assert own.isdisjoint(lora.adapter_parameters(both, "full_pixel"))
+    own = [set(lora.adapter_parameters(both, name)) for name in ("full", "full_pixel")]
+    assert own[0].isdisjoint(own[1])
+    assert len(own[0]) == len(own[1]) == 40
 
 
 def rename(state: dict[str, Tensor], old: str, new: str) -> dict[str, Tensor]:
@@ -150,19 +151,23 @@ def widen(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: torch.cat([v, v], 1) if "lora_A" in k else v for k, v in state.items()}
 
 
+def halve(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v for k, v in state.items() if not k.endswith("blocks.0.attn1.to_q.lora_B.weight")}
+
+
 @pytest.mark.parametrize(
     ("change", "metadata", "message"),
     [
         (lambda s: rename(s, "transformer.", "unet."), True, "no adapter of a Wan transformer.*unet"),
         (lambda s: rename(s, "lora_A", "hada_w1"), True, "no adapter of a Wan transformer"),
         (lambda s: {}, True, "empty"),
-        (lambda s: rename(s, "blocks.", "layers."), True, "40|20 of its 20 modules do not exist.*layers"),
+        (lambda s: rename(s, "blocks.", "layers."), True, "20 of its 20 modules do not exist.*layers"),
         (lambda s: rename(s, "blocks.1.", "blocks.7."), True, "10 of its 20 modules do not exist"),
         (widen, True, "another base"),
-        (lambda s: {k: v for k, v in s.items() if not k.endswith("blocks.0.attn1.to_q.lora_B.weight")}, True, "to_q"),
+        (halve, True, r"incomplete.*blocks\.0\.attn1\.to_q"),
         (dict, False, "rank and alpha in the metadata"),
     ],
-    ids=["other model", "other method", "empty", "other layout", "more layers", "other width", "half a pair", "no scale"],
+    ids=["other model", "other method", "empty", "layout", "more layers", "other width", "half a pair", "no scale"],
 )
 def test_a_file_that_does_not_fit_is_refused_and_says_why(
     base, velocity, saved, tmp_path: Path, change: Callable, metadata: bool, message: str
@@ -192,7 +197,7 @@ def test_a_pickle_is_never_opened(base, tmp_path: Path, name: str, message: str)
 
 
 def test_a_missing_file_is_named(base, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="gone.safetensors"):
+    with pytest.raises(ValueError, match=r"gone\.safetensors"):
         lora.load_adapter(base, tmp_path / "gone.safetensors", "d2")
 
 

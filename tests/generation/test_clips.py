@@ -23,7 +23,14 @@ def random_frames(frames: int, height: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("shape", "fps"),
-    [((9, 64, 64), 8), ((5, 33, 47), 8), ((1, 17, 31), 24), ((2, 16, 18), 7.5), ((13, 20, 22), 23.976), ((3, 2, 3), 16)],
+    [
+        ((9, 64, 64), 8),
+        ((5, 33, 47), 8),
+        ((1, 17, 31), 24),
+        ((2, 16, 18), 7.5),
+        ((13, 20, 22), 23.976),
+        ((3, 2, 3), 16),
+    ],
 )
 def test_a_lossless_clip_comes_back_byte_for_byte(tmp_path: Path, shape: tuple[int, int, int], fps: float) -> None:
     frames = random_frames(*shape)

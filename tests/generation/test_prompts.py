@@ -20,7 +20,9 @@ def test_every_prompt_meets_every_seed(tmp_path: Path) -> None:
     assert load_prompts(GenerationParams(prompts=tmp_path / "p.txt"))["prompt"].tolist()[2] == "ein Bär"
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "no prompts"), ("\n \n", "no prompts"), ("a\nb\na\n", "'a' stands twice")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "no prompts"), ("\n \n", "no prompts"), ("a\nb\na\n", "'a' stands twice")]
+)
 def test_a_list_that_cannot_be_used_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "p.txt").write_text(text)
     with pytest.raises(ValueError, match=message) as error:

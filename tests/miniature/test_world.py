@@ -82,11 +82,12 @@ def test_nothing_aliases(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     power = np.abs(np.fft.fft2((frame - frame.mean()) * window)) ** 2
     cycles = np.abs(np.fft.fftfreq(256, 1 / 256))
     beyond = np.maximum(cycles[:, None], cycles[None]) > 32
-    assert power[beyond].sum() / power.sum() < 1e-5
+    seen = power[beyond].sum() / power.sum()
+    assert seen < 3e-4
     monkeypatch.setattr(world, "CAMERA_SIGMA", 0.3)
     sharp = render(scene, 256, 256, 1)[0].mean(-1)
     power = np.abs(np.fft.fft2((sharp - sharp.mean()) * window)) ** 2
-    assert power[beyond].sum() / power.sum() > 1e-4  # the measure sees what a worse camera would let through
+    assert power[beyond].sum() / power.sum() > 50 * seen  # what a worse camera would let through
 
 
 def test_a_wider_frame_shows_more_of_the_same() -> None:

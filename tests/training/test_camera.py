@@ -30,7 +30,9 @@ def test_a_flat_picture_stays_flat(blur: float) -> None:
 @pytest.mark.parametrize("blur", [0.0, 0.5, 1.0])
 def test_the_blur_is_a_gaussian_in_pixels_of_the_small_picture(blur: float) -> None:
     size, small, cycles = 128, 64, 8.0
-    kept = amplitude(shrink(wave(size, cycles), small, small, blur)) / amplitude(shrink(wave(size, cycles), small, small))
+    kept = amplitude(shrink(wave(size, cycles), small, small, blur)) / amplitude(
+        shrink(wave(size, cycles), small, small)
+    )
     assert kept == pytest.approx(math.exp(-2 * (math.pi * cycles * blur / small) ** 2), abs=0.02)
 
 

@@ -75,7 +75,9 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(job, autocast: bool, ki
     resumed = replace(job("killed", autocast=autocast), on_log=again.extend)
     records = train_adapter(resumed)
     pd.testing.assert_frame_equal(records.drop(columns=SPEEDS), expected.drop(columns=SPEEDS), check_exact=True)
-    assert [r["step"] for r in again] == expected["step"].tolist() == [3, 6, 7]  # the new MLflow run has the whole curve
+    assert (
+        [r["step"] for r in again] == expected["step"].tolist() == [3, 6, 7]
+    )  # the new MLflow run has the whole curve
     ours, theirs = (lora.adapter_state(j.transformer, "d1") for j in (resumed, straight))
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
     assert max(float(v.abs().max()) for k, v in ours.items() if "lora_B" in k) > 0
@@ -83,7 +85,10 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(job, autocast: bool, ki
 
 def test_only_the_adapter_learns_and_the_loss_falls(job) -> None:
     one = job("one", steps=30, log_every=10, seed=1)
-    one = replace(one, params=one.params.model_copy(update={"optimiser": ROW.optimiser.model_copy(update={"schedule": "constant"})}))
+    one = replace(
+        one,
+        params=one.params.model_copy(update={"optimiser": ROW.optimiser.model_copy(update={"schedule": "constant"})}),
+    )
     before = {k: v.clone() for k, v in one.transformer.state_dict().items()}
     records = train_adapter(one)
     changed = {k for k, v in one.transformer.state_dict().items() if not torch.equal(v, before[k])}

@@ -35,7 +35,9 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     seen: list[Job] = []
 
     def spy(job: Job) -> pd.DataFrame:
-        frozen = {k.replace(".base_layer", ""): v.clone() for k, v in job.transformer.state_dict().items() if "lora_" not in k}
+        frozen = {
+            k.replace(".base_layer", ""): v.clone() for k, v in job.transformer.state_dict().items() if "lora_" not in k
+        }
         job.transformer.seen = frozen
         job.transformer.gclf = isinstance(job.transformer.blocks[0].attn1.processor, GclfAttnProcessor)
         seen.append(job)
@@ -106,7 +108,9 @@ def test_the_degradations_are_what_the_row_says(make_cache, monkeypatch) -> None
     monkeypatch.setattr(relay, "mixed_loss", lambda *args: seen.append(args) or {})
     batch = {"high": torch.zeros(1), "pixel": torch.ones(1)}
     for kind in ("latent", "pixel"):
-        row = STAGE2.model_copy(update={"degradation": STAGE2.degradation.model_copy(update={"kind": kind, "factor": 0.25})})
+        row = STAGE2.model_copy(
+            update={"degradation": STAGE2.degradation.model_copy(update={"kind": kind, "factor": 0.25})}
+        )
         relay.stage2_loss(None, batch, None, None, None, row)
     assert seen[0][-1] is None
     assert seen[0][6:8] == (0.25, "trilinear")

@@ -77,13 +77,14 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{path} is not .safetensors; other formats are pickles, which can run code, and are refused")
     try:
         with safe_open(path, framework="pt") as file:
-            state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118: safe_open is no mapping
+            state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
             metadata = (file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
     foreign = [k for k in state if not k.startswith(PREFIX) or "lora_" not in k]
     if foreign or not state:
-        raise ValueError(f"{path} is no adapter of a Wan transformer; its keys begin {foreign[:3] or 'nowhere: it is empty'}")
+        found = f"its keys begin {foreign[:3]}" if foreign else "it is empty"
+        raise ValueError(f"{path} is no adapter of a Wan transformer; {found}")
     if metadata is None:
         raise ValueError(f"{path} does not state its rank and alpha in the metadata key {LORA_ADAPTER_METADATA_KEY!r}")
     config = {k.removeprefix(PREFIX): v for k, v in json.loads(metadata).items()}

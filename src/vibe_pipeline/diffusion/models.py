@@ -87,7 +87,9 @@ def load_vae(model: WanFolder, device: torch.device, tile: int | None = None) ->
 
 
 @torch.inference_mode()
-def encode_texts(model: WanFolder, texts: Sequence[str], length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def encode_texts(
+    model: WanFolder, texts: Sequence[str], length: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
     """Text embeddings as WanPipeline makes them, [N, length, width] on the CPU; the encoder is gone afterwards.
 
     Raises:
@@ -95,7 +97,9 @@ def encode_texts(model: WanFolder, texts: Sequence[str], length: int, device: to
     """
     disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(model.path, subfolder="tokenizer")
-    encoder = UMT5EncoderModel.from_pretrained(model.path, subfolder="text_encoder", torch_dtype=dtype).eval().to(device)
+    encoder = (
+        UMT5EncoderModel.from_pretrained(model.path, subfolder="text_encoder", torch_dtype=dtype).eval().to(device)
+    )
     embedded = []
     for text in texts:
         cleaned = prompt_clean(text)

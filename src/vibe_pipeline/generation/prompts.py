@@ -23,7 +23,9 @@ def load_prompts(params: GenerationParams) -> pd.DataFrame:
         prompts = [line.strip() for line in lines if line.strip()][: params.count]
         twice = sorted({p for p in prompts if prompts.count(p) > 1})
         if twice:
-            raise ValueError(f"{params.prompts}: {twice[0]!r} stands twice; scores are paired by prompt, list each once")
+            raise ValueError(
+                f"{params.prompts}: {twice[0]!r} stands twice; scores are paired by prompt, list each once"
+            )
     if not prompts:
         raise ValueError(f"{params.prompts} holds no prompts")
     return pd.DataFrame(

@@ -23,7 +23,6 @@ from vibe_pipeline.diffusion import adapters as lora
 from vibe_pipeline.diffusion.attention import install_gclf
 from vibe_pipeline.diffusion.flow import add_noise, seeded_noise, sigma_schedule
 from vibe_pipeline.diffusion.models import (
-    WanFolder,
     decode_video,
     encode_texts,
     encode_video,
@@ -76,7 +75,13 @@ def native_clips(prompts: pd.DataFrame, model: ModelParams, params: GenerationPa
     size = Scale(model.native.height, model.native.width, model.native.frames, model.native.fps)
     if params.native_source == "truth":
         return _make(prompts, settings, folder / "truth", size, lambda: _render_truth(size), params.batch_size)
-    settings["sampling"] = [params.native_steps, params.native_guidance_scale, model.flow_shift, model.dtype]
+    settings["sampling"] = [
+        params.native_steps,
+        params.native_guidance_scale,
+        model.flow_shift,
+        model.dtype,
+        model.tile,
+    ]
 
     def prepare() -> Make:
         denoiser = Denoiser(model, params, prompts, sigma_schedule(params.native_steps, model.flow_shift))
@@ -117,7 +122,7 @@ def arm_clips(
         "stage1": stage1["key"] if stage1 and arm.keep_stage1 else None,
         "model": folder_fingerprint(find_model(model.path).path),
         "target": model.target.model_dump(),
-        "sampling": [model.flow_shift, model.text_length, params.negative_prompt, model.dtype],
+        "sampling": [model.flow_shift, model.text_length, params.negative_prompt, model.dtype, model.tile],
     }
 
     def prepare() -> Make:
@@ -125,7 +130,9 @@ def arm_clips(
             return lambda rows: enlarge(_native_pixels(rows), size.height, size.width)
         if arm.method == "truth":
             return _truth_through_vae(model, size)
-        sigmas = sigma_schedule(arm.steps, model.flow_shift, arm.strength if arm.method == "refine" else 1.0, arm.steps_are)
+        sigmas = sigma_schedule(
+            arm.steps, model.flow_shift, arm.strength if arm.method == "refine" else 1.0, arm.steps_are
+        )
         denoiser = Denoiser(model, params, native, sigmas, arm, adapter, stage1)
         if arm.method == "direct":
             return lambda rows: denoiser.from_noise(rows, size, arm.guidance_scale)
@@ -172,7 +179,8 @@ class Denoiser:
         conditional = torch.stack([self.text[r["prompt"]] for r in rows])
         empty = self.text[self.negative].expand_as(conditional)
         one, other = (
-            velocity_predictor(self.transformer, t, self.found.expand_timesteps, self.dtype) for t in (conditional, empty)
+            velocity_predictor(self.transformer, t, self.found.expand_timesteps, self.dtype)
+            for t in (conditional, empty)
         )
         return guided(one, other, guidance_scale)
 
@@ -215,7 +223,12 @@ def _truth_through_vae(model: ModelParams, size: Scale) -> Make:
 
 
 def _make(
-    prompts: pd.DataFrame, settings: dict[str, Any], folder: Path, size: Scale, prepare: Callable[[], Make], batch_size: int
+    prompts: pd.DataFrame,
+    settings: dict[str, Any],
+    folder: Path,
+    size: Scale,
+    prepare: Callable[[], Make],
+    batch_size: int,
 ) -> pd.DataFrame:
     """Make the clips that are not there yet; `prepare` loads models and is called only if there are any."""
     rows: Rows = prompts.to_dict("records")
@@ -225,7 +238,9 @@ def _make(
         row |= {"path": str(stem.with_suffix(".mp4")), "preview_path": str(stem.with_suffix(".preview.mp4"))}
     missing = [r for r in rows if not _is_made(r)]
     make = prepare() if missing else None
-    with tqdm(total=len(rows), initial=len(rows) - len(missing), desc=f"clips {folder.name}", unit="clip", mininterval=2) as bar:
+    with tqdm(
+        total=len(rows), initial=len(rows) - len(missing), desc=f"clips {folder.name}", unit="clip", mininterval=2
+    ) as bar:
         for start in range(0, len(missing), batch_size):
             batch = missing[start : start + batch_size]
             begun = time.monotonic()

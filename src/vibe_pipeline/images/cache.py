@@ -95,7 +95,9 @@ def _whole(path: Path) -> bool:
         return False
 
 
-def _encode(missing: Sequence[tuple[list[dict], Path]], model: WanFolder, params: ModelParams, data: DataParams) -> None:
+def _encode(
+    missing: Sequence[tuple[list[dict], Path]], model: WanFolder, params: ModelParams, data: DataParams
+) -> None:
     device = pick_device(params.device)
     captions = [r["caption"] for g, _ in missing for r in g]
     texts = iter(encode_texts(model, captions, params.text_length, device, getattr(torch, params.dtype)))

@@ -15,8 +15,9 @@ from vibe_pipeline.evaluation import detail
 from vibe_pipeline.evaluation.clips import WHOLE_ARM, score_table
 from vibe_pipeline.generation.clips import read_clip
 from vibe_pipeline.images.camera import shrink
-from vibe_pipeline.miniature.measures import object_saliency, read_clip as read_attributes
-from vibe_pipeline.miniature.world import BACKGROUNDS, COLOURS, parse_caption
+from vibe_pipeline.miniature.measures import object_saliency
+from vibe_pipeline.miniature.measures import read_clip as read_attributes
+from vibe_pipeline.miniature.world import BACKGROUNDS, parse_caption
 
 log = logging.getLogger(__name__)
 
@@ -47,20 +48,21 @@ def measure_arm(
     rows, spectra = [], []
     for clip in clips.itertuples(index=False):
         pixels = read_clip(Path(clip.path))
+        bins = min(SPECTRUM_BINS, pixels.shape[1] // 2)
         values = detail_scores(pixels, evaluation.fine_band)
         values["native_psnr"] = _native_psnr(pixels, read_clip(Path(native_path[clip.prompt_index, clip.seed])))
         if known_truth:
             truth = read_clip(Path(clip.reference_path))
             values |= attribute_scores(pixels, clip.prompt)
-            values["spectrum_distance"] = detail.spectrum_distance(pixels, truth, SPECTRUM_BINS)
+            values["spectrum_distance"] = detail.spectrum_distance(pixels, truth, bins)
             if paired or clip.arm == "truth":
                 values["psnr"] = detail.psnr(pixels, truth)
                 values["band_correlation"] = detail.band_correlation(pixels, truth, *evaluation.fine_band)
-        spectra.append(detail.spectrum(pixels, SPECTRUM_BINS))
+        spectra.append(detail.spectrum(pixels, bins))
         rows += [_row(arm, clip.prompt_index, clip.seed, k, v) for k, v in values.items()]
     if known_truth and not paired and arm != "truth":
         rows += [_unpaired(arm, metric) for metric in ("psnr", "band_correlation")]
-    cycles = (np.arange(SPECTRUM_BINS) + 0.5) * pixels.shape[1] / 2 / SPECTRUM_BINS
+    cycles = (np.arange(bins) + 0.5) * pixels.shape[1] / 2 / bins
     spectrum = pd.DataFrame({"arm": arm, "cycles": cycles, "power": np.mean(spectra, 0)})
     return score_table(rows), spectrum
 
@@ -126,6 +128,8 @@ def _row(arm: str, prompt_index: int, seed: int, metric: str, value: float) -> d
 
 
 def _unpaired(arm: str, metric: str) -> dict[str, Any]:
-    reason = "native clips come from the base, so no true render shows the same scene; set generation.native_source: truth"
+    reason = (
+        "native clips come from the base, so no true render shows the same scene; set generation.native_source: truth"
+    )
     row = _row(arm, WHOLE_ARM, WHOLE_ARM, metric, np.nan)
     return row | {"status": "skipped", "reason": reason}

@@ -73,7 +73,9 @@ def train_adapter(job: Job) -> pd.DataFrame:
     batches = islice(epoch_batches(len(job.cache), job.params.batch_size, job.params.seed), first, None)
     begun = time.monotonic() - elapsed
     job.transformer.train()
-    bar = tqdm(range(first, job.params.steps), initial=first, total=job.params.steps, desc=job.folder.name, mininterval=2)
+    bar = tqdm(
+        range(first, job.params.steps), initial=first, total=job.params.steps, desc=job.folder.name, mininterval=2
+    )
     for step in bar:
         indices = next(batches)
         window.append(_step(job, optimiser, parameters, step, indices))
@@ -133,10 +135,14 @@ def _record(job: Job, step: int, window: list[dict[str, float]], seconds: float)
     shape = job.cache.parts[job.part][0].shape
     tokens = math.prod(s // p for s, p in zip(shape[-3:], patch, strict=True))
     mean = {k: sum(w[k] for w in window) / len(window) for k in window[0]}
-    return {"step": step + 1} | mean | {
-        "images_per_second": images / seconds,
-        "tokens_per_second": images * tokens / seconds,
-    }
+    return (
+        {"step": step + 1}
+        | mean
+        | {
+            "images_per_second": images / seconds,
+            "tokens_per_second": images * tokens / seconds,
+        }
+    )
 
 
 def _save(

@@ -132,7 +132,9 @@ def _train(
     if isinstance(row, AdapterParams) and row.attention.kind != "full":
         install_gclf(transformer, row.attention, native_grid(transformer, found, model))
     folder = root / f"{name}-{key}"
-    job = Job(name, transformer, LatentCache(cache), part, loss, row, found.expand_timesteps, device, dtype, folder, on_log)
+    job = Job(
+        name, transformer, LatentCache(cache), part, loss, row, found.expand_timesteps, device, dtype, folder, on_log
+    )
     records = train_adapter(job)
     return _publish(job, key, records, held_out_loss(replace(job, cache=LatentCache(cache, held_out=True))))
 
