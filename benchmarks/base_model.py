@@ -1,6 +1,6 @@
 """Does the miniature's base work? Its own samples against their captions, and its VAE against the truth.
 
-    .venv/bin/python benchmarks/base_model.py [--model data/06_models/base] [--prompts 64] [--json out.json]
+.venv/bin/python benchmarks/base_model.py [--model data/06_models/base] [--prompts 64] [--json out.json]
 """
 
 import argparse

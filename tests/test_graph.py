@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, tiny_wan21: Path) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory, wan21) -> Path:
     """A copy of the project with a tiny model, two stage-2 steps and three prompts."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "conf", folder / "conf")
@@ -25,11 +25,17 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_wan21: Path) -> Path:
     path = folder / "conf/base/parameters.yml"
     params = yaml.safe_load(path.read_text())
     params["model"] |= {
-        "path": str(tiny_wan21),
+        "path": str(wan21.path),
+        "text_length": 16,
         "native": {"height": 32, "width": 32, "frames": 5, "fps": 8},
         "target": {"height": 64, "width": 64, "frames": 5, "fps": 8},
     }
-    params["data"] |= {"count": 12, "low": {"height": 32, "width": 32}, "high": {"height": 64, "width": 64}, "held_out": 2}
+    params["data"] |= {
+        "count": 12,
+        "low": {"height": 32, "width": 32},
+        "high": {"height": 64, "width": 64},
+        "held_out": 2,
+    }
     params["generation"] |= {"count": 3, "native_steps": 2}
     params["evaluation"] |= {"bootstrap_samples": 100}
     for table in ("stage1", "adapters"):
@@ -75,7 +81,9 @@ def test_the_default_graph_runs_is_tracked_and_is_idempotent(project: Path, monk
     full = next(r for r in by_kind["adapter"] if r.info.run_name == "full")
     assert len(client.get_metric_history(full.info.run_id, "loss")) == 2
     assert full.data.params["objective.hfato"] == "1.0"
-    assert [a.path for a in client.list_artifacts(full.info.run_id, "adapter")] == ["adapter/pytorch_lora_weights.safetensors"]
+    assert [a.path for a in client.list_artifacts(full.info.run_id, "adapter")] == [
+        "adapter/pytorch_lora_weights.safetensors"
+    ]
 
     made = {p: p.stat().st_mtime_ns for p in (project / "data").rglob("*.mp4")}
     made |= {p: p.stat().st_mtime_ns for p in (project / "data").rglob("pytorch_lora_weights.safetensors")}

@@ -76,16 +76,16 @@ def test_a_relative_store_lies_in_the_project_wherever_one_stands(parent, projec
     assert run.data.tags["git_commit"] == "abc"
     assert run.info.artifact_uri.startswith((project / "mlartifacts").as_uri())
     assert parent_run().run_id == run_id
-    end_parent(failed=False)
+    end_parent("FINISHED")
     assert client.get_run(run_id).info.status == "FINISHED"
     assert parent_run().client is None
-    end_parent(failed=True)  # with none open, nothing happens
+    end_parent("FAILED")  # with none open, nothing happens
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
 def test_a_failed_run_is_marked_failed(parent) -> None:
     client, run_id = parent
-    end_parent(failed=True)
+    end_parent("FAILED")
     assert client.get_run(run_id).info.status == "FAILED"
 
 

@@ -153,7 +153,7 @@ class Stage1Params(TrainParams):
 
 
 class ObjectiveWeights(Params):
-    """Weights of the stage-2 losses; METHOD: velocity, hfato, degraded-velocity ("without x0 loss")."""
+    """Weights of the stage-2 losses: velocity, hfato, degraded-velocity ("without x0 loss")."""
 
     velocity: NonNegative = 0.0
     hfato: NonNegative = 0.0

@@ -1,5 +1,6 @@
 """Kedro hooks: the tables reach the graph, a `kedro run` reaches MLflow."""
 
+import atexit
 import os
 from typing import Any
 
@@ -9,6 +10,7 @@ from kedro.framework.hooks import hook_impl
 from vibe_pipeline import pipeline_registry
 from vibe_pipeline.config import TrackingParams
 from vibe_pipeline.identity import content_key
+
 
 class GraphHooks:
     """Builds the graph from the parameters of the chosen environment."""
@@ -32,7 +34,7 @@ class TrackingHooks:
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
         """Open the run before anything expensive starts; an unreachable server fails here."""
-        from vibe_pipeline.tracking import git_commit, start_parent
+        from vibe_pipeline.tracking import end_parent, git_commit, start_parent
 
         names = ", ".join(run_params.get("pipeline_names") or ["__default__"])
         tags = {
@@ -44,17 +46,19 @@ class TrackingHooks:
         shown = {k: v for k, v in self._params.items() if k not in ("adapters", "arms", "stage1", "tracking")}
         tracking = TrackingParams(**self._params.get("tracking", {}))
         start_parent(tracking, self._project, f"{self._env}: {names}", tags, shown)
+        # Kedro reports an error but not an interruption (Ctrl-C), which would leave the run open for ever.
+        atexit.register(end_parent, "KILLED")
 
     @hook_impl
     def after_pipeline_run(self) -> None:
         """Close the run."""
         from vibe_pipeline.tracking import end_parent
 
-        end_parent(failed=False)
+        end_parent("FINISHED")
 
     @hook_impl
     def on_pipeline_error(self) -> None:
         """Mark the run as failed."""
         from vibe_pipeline.tracking import end_parent
 
-        end_parent(failed=True)
+        end_parent("FAILED")

@@ -31,9 +31,7 @@ def use_tables(tables: Tables) -> None:
 def tables_of(params: Mapping[str, Any]) -> Tables:
     """The tables of a parameters dictionary, checked against each other."""
     reference = params["evaluation"]["reference_arm"]
-    return Tables(
-        stage1=params["stage1"], adapters=params["adapters"], arms=params["arms"], reference_arm=reference
-    )
+    return Tables(stage1=params["stage1"], adapters=params["adapters"], arms=params["arms"], reference_arm=reference)
 
 
 def _tables_of_environment() -> Tables:

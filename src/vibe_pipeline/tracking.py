@@ -76,10 +76,10 @@ def start_parent(
     return run.info.run_id
 
 
-def end_parent(failed: bool) -> None:
-    """Close the run of a `kedro run`."""
+def end_parent(status: str) -> None:
+    """Close the run of a `kedro run` as FINISHED, FAILED or KILLED; a run that is closed already stays as it is."""
     if PARENT in os.environ:
-        MlflowClient(os.environ[URI]).set_terminated(os.environ.pop(PARENT), "FAILED" if failed else "FINISHED")
+        MlflowClient(os.environ[URI]).set_terminated(os.environ.pop(PARENT), status)
 
 
 def _absolute(uri: str, project: Path) -> str:

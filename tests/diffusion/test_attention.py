@@ -1,4 +1,4 @@
-"""GCLF attention against METHOD.md's formulas, written out naively here; values and gradients."""
+"""GCLF attention against the window's definition, written out naively here; values and gradients."""
 
 import itertools
 
@@ -34,7 +34,7 @@ AWKWARD = [
 
 
 def naive_mask(grid, half_window):
-    """METHOD.md, section 3, token by token."""
+    """The definition, token by token."""
 
     def sees(q, k, d, length):
         du, db = max(d + q - length + 1, 0), max(d - q, 0)
@@ -186,7 +186,7 @@ def test_block_mask_is_the_dense_mask(pool):
     ],
 )
 def test_table_of_computed_blocks(grid, half_window, ideal, plain, ours):
-    """METHOD.md's table. It gives 36.9 for the second grid in (t, h, w); counting every block gives 37.2."""
+    """Shares of blocks computed at Wan's true grids; the second in (t, h, w) order was brute-forced too."""
     windows = Windows(grid, half_window)
     assert 100 * windows.sizes[0] * windows.sizes[1] / (grid[1] * grid[2]) == pytest.approx(ideal, abs=0.1)
     assert 100 * computed_share(windows) == pytest.approx(plain, abs=0.2)

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ def stock_scores(folder, out):
         videos_path=str(folder), name="stock", dimension_list=[FLICKER], mode="custom_input"
     )
     mean, clips = json.loads((out / "stock_eval_results.json").read_text())[FLICKER]
-    return mean, {os.path.basename(clip["video_path"]): clip["video_results"] for clip in clips}
+    return mean, {Path(clip["video_path"]).name: clip["video_results"] for clip in clips}
 
 
 @needs_vbench
@@ -42,10 +43,10 @@ def test_several_arms_equal_stock_calls_and_nothing_is_printed(clip_table, tmp_p
     assert list(table.columns) == list(SCORE_COLUMNS)
     assert set(table["status"]) == {"scored"} and set(table["family"]) == {"vbench"} and set(table["reason"]) == {""}
     for arm, clips in clip_table.groupby("arm"):
-        mean, stock = stock_scores(os.path.dirname(clips["path"].iloc[0]), tmp_path / f"stock_{arm}")
+        mean, stock = stock_scores(Path(clips["path"].iloc[0]).parent, tmp_path / f"stock_{arm}")
         ours = table[table["arm"] == arm]
         assert dict(zip(ours["prompt_index"], ours["value"], strict=True)) == {
-            clip.prompt_index: stock[os.path.basename(clip.path)] for clip in clips.itertuples()
+            clip.prompt_index: stock[Path(clip.path).name] for clip in clips.itertuples()
         }
         assert ours["value"].mean() == pytest.approx(mean, abs=1e-15)
     assert not list((tmp_path / "work").glob("staged_*"))
@@ -101,7 +102,7 @@ def test_skipped_and_raising_dimensions_do_not_stop_the_others(clip_table, tmp_p
     table = score_vbench(
         clip_table, ["motion_smoothness", "imaging_quality", FLICKER, FLICKER], cache, tmp_path / "work"
     )
-    by_metric = {metric: rows for metric, rows in table.groupby("metric")}
+    by_metric = dict(iter(table.groupby("metric")))
     assert set(by_metric[FLICKER]["status"]) == {"scored"} and len(by_metric[FLICKER]) == len(clip_table)
     for metric, status, words in (
         ("motion_smoothness", "skipped", "amt_model/amt-s.pth is not at"),

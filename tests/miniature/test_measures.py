@@ -93,7 +93,7 @@ def test_an_arms_table_has_every_score_or_a_reason(tmp_path, source: str) -> Non
     truth, native = render(scene, 64, 64, 5), render(scene, 32, 32, 5)
     paths = {n: str(write_lossless(tmp_path / f"{n}.mp4", c, 8)) for n, c in (("truth", truth), ("native", native))}
     row = {"arm": "a", "prompt_index": 0, "prompt": scene.caption, "seed": 0}
-    clips = pd.DataFrame([row | {"path": paths["truth"], "reference_path": paths["truth"]}])
+    clips = pd.DataFrame([row | {"path": paths["truth"], "reference_path": paths["truth"], "method": "refine"}])
     native_table = pd.DataFrame([{"prompt_index": 0, "seed": 0, "path": paths["native"]}])
     evaluation = EvaluationParams(
         vbench_dimensions=("dynamic_degree",), vbench_cache=tmp_path, fine_band=BAND, reference_arm="a"
@@ -111,7 +111,7 @@ def test_an_arms_table_has_every_score_or_a_reason(tmp_path, source: str) -> Non
         assert set(paired["status"]) == {"skipped"}
         assert paired["value"].isna().all()
         assert paired["reason"].str.contains("native_source").all()
-    assert np.isfinite(spectrum["power"]).all()
-    assert spectrum["power"].iloc[0] > spectrum["power"].iloc[-1] + 3  # a logarithm: pictures fall off steeply
+    assert (spectrum["power"] > 0).all()
+    assert spectrum["power"].iloc[0] > 1000 * spectrum["power"].iloc[-1]  # pictures fall off steeply
     assert spectrum["cycles"].is_monotonic_increasing
     assert spectrum["cycles"].iloc[-1] < 32

@@ -286,5 +286,5 @@ def _weight_reasons(entry: Dimension, cache_dir: Path) -> list[str]:
 
 def _hub_cache() -> Path:
     """Where huggingface_hub looks, without importing it."""
-    home = os.environ.get("HF_HOME") or os.path.join(os.path.expanduser("~"), ".cache", "huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub"))
+    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")

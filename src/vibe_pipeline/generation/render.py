@@ -74,6 +74,7 @@ def native_clips(prompts: pd.DataFrame, model: ModelParams, params: GenerationPa
     }
     size = Scale(model.native.height, model.native.width, model.native.frames, model.native.fps)
     if params.native_source == "truth":
+        settings["camera"] = CAMERA_SIGMA
         return _make(prompts, settings, folder / "truth", size, lambda: _render_truth(size), params.batch_size)
     settings["sampling"] = [
         params.native_steps,
@@ -113,7 +114,7 @@ def arm_clips(
 
     Returns:
         One row a clip: arm, prompt_index, prompt, seed, path, preview_path, height, width, frames, fps, seconds,
-        key, sigma_start, native_source, reference_path.
+        key, method, sigma_start, native_source.
     """
     size = Scale(model.target.height, model.target.width, model.target.frames, model.target.fps)
     settings = {
@@ -143,7 +144,7 @@ def arm_clips(
     strength = arm.strength if arm.method == "refine" else 1.0
     sigma = float(sigma_schedule(arm.steps, model.flow_shift, strength, arm.steps_are)[0])
     made.insert(0, "arm", name)
-    return made.assign(sigma_start=sigma, native_source=params.native_source, **vars(size))
+    return made.assign(method=arm.method, sigma_start=sigma, native_source=params.native_source, **vars(size))
 
 
 class Denoiser:

@@ -19,7 +19,13 @@ def render_images(data: DataParams) -> Path:
     """
     count = data.count or 640
     key = content_key(
-        data.seed, count, data.high.height, data.high.width, vars(world.STILL_STYLE), world.CAMERA_SIGMA, world.FINE_RATIO
+        data.seed,
+        count,
+        data.high.height,
+        data.high.width,
+        vars(world.STILL_STYLE),
+        world.CAMERA_SIGMA,
+        world.FINE_RATIO,
     )
     folder = data.path / key
     if (folder / "metadata.csv").exists():  # written last

@@ -21,7 +21,13 @@ def train_vae(params: MiniatureParams, work: Path) -> Path:
     if (folder / "config.json").exists():
         return folder
     schedule = Schedule(
-        steps=params.vae_steps, processes=params.processes, warmup=40, decay=0.5, ema=0.995, save_every=100, seed=params.seed
+        steps=params.vae_steps,
+        processes=params.processes,
+        warmup=40,
+        decay=0.5,
+        ema=0.995,
+        save_every=100,
+        seed=params.seed,
     )
     weights = train(vae_task(params.size, params.frames, clips=2, rate=1e-3), schedule, work / "vae")
     objective = VaeObjective()
@@ -41,7 +47,9 @@ def train_base(params: MiniatureParams, work: Path, output: Path) -> Path:
     vae_folder = train_vae(params, work)
     clips = work / "clips"
     encode_clips(vae_folder, clips, params.clips, params.size, params.frames, params.seed, params.processes)
-    schedule = Schedule(steps=params.base_steps, processes=params.processes, warmup=100, save_every=250, seed=params.seed)
+    schedule = Schedule(
+        steps=params.base_steps, processes=params.processes, warmup=100, save_every=250, seed=params.seed
+    )
     weights = train(base_task(clips, batch_size=12), schedule, work / "transformer")
     objective = BaseObjective()
     objective.load_state_dict(weights)

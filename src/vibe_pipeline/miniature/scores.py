@@ -34,17 +34,19 @@ def measure_arm(
 
     Args:
         arm: Its name.
-        clips: One row a clip: prompt_index, prompt, seed, path, reference_path.
+        clips: One row a clip: prompt_index, prompt, seed, path, reference_path, method.
         native: The native clips: prompt_index, seed, path.
         evaluation: The band of detail.
         generation: Whether true renders are paired with the clips.
 
     Returns:
-        The score table (see `evaluation.clips`), and the mean radial spectrum (arm, cycles, power).
+        The score table (see `evaluation.clips`), and the radial spectrum (arm, cycles,
+        power; geometric mean over clips).
     """
     known_truth = generation.prompts == "miniature"
     native_path = native.set_index(["prompt_index", "seed"])["path"]
-    paired = known_truth and generation.native_source == "truth"
+    # The ceiling arm renders the very scene of the reference, whatever the native clips come from.
+    paired = known_truth and (generation.native_source == "truth" or bool((clips["method"] == "truth").all()))
     rows, spectra = [], []
     for clip in clips.itertuples(index=False):
         pixels = read_clip(Path(clip.path))
@@ -55,15 +57,15 @@ def measure_arm(
             truth = read_clip(Path(clip.reference_path))
             values |= attribute_scores(pixels, clip.prompt)
             values["spectrum_distance"] = detail.spectrum_distance(pixels, truth, bins)
-            if paired or clip.arm == "truth":
+            if paired:
                 values["psnr"] = detail.psnr(pixels, truth)
                 values["band_correlation"] = detail.band_correlation(pixels, truth, *evaluation.fine_band)
         spectra.append(detail.spectrum(pixels, bins))
         rows += [_row(arm, clip.prompt_index, clip.seed, k, v) for k, v in values.items()]
-    if known_truth and not paired and arm != "truth":
+    if known_truth and not paired:
         rows += [_unpaired(arm, metric) for metric in ("psnr", "band_correlation")]
     cycles = (np.arange(bins) + 0.5) * pixels.shape[1] / 2 / bins
-    spectrum = pd.DataFrame({"arm": arm, "cycles": cycles, "power": np.mean(spectra, 0)})
+    spectrum = pd.DataFrame({"arm": arm, "cycles": cycles, "power": np.power(10.0, np.mean(spectra, 0))})
     return score_table(rows), spectrum
 
 

@@ -144,9 +144,7 @@ def _average(ema: nn.Module, module: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(averaged, current, 1 - decay)
 
 
-def _save(
-    folder: Path, step: int, module: nn.Module, ema: nn.Module, optimizers: list[torch.optim.Optimizer]
-) -> None:
+def _save(folder: Path, step: int, module: nn.Module, ema: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
     state = {
         "step": step,
         "module": module.state_dict(),

@@ -135,15 +135,11 @@ def loss_figure(losses: pd.DataFrame, stage: str, adapters: Mapping[str, Adapter
 def spectrum_figure(
     spectra: pd.DataFrame, arms: Mapping[str, ArmParams], band: tuple[float, float] | None = None
 ) -> Figure:
-    """Mean radial power spectrum per arm, log scale, with the fine band marked.
-
-    Power may come as such or as its log10: no power is negative, so a column with negative values is a log10.
-    """
+    """Mean radial power spectrum per arm, log scale, with the fine band marked."""
     figure, axes = _axes(4.7, 3.9)
     if band:
         axes.axvspan(*band, color=RULE, alpha=0.45, linewidth=0, zorder=0)
-    power = 10.0 ** spectra["power"] if (spectra["power"] < 0).any() else spectra["power"]
-    spectra, coloured = spectra.assign(power=power), 0
+    coloured = 0
     for arm in arm_order(spectra["arm"].unique().tolist(), arms):
         rows = spectra[(spectra["arm"] == arm) & (spectra["power"] > 0)].sort_values("cycles")
         method = arms[arm].method if arm in arms else ""

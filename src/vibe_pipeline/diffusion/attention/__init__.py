@@ -1,4 +1,4 @@
-"""Global-Coarse-Local-Fine attention for diffusers' Wan transformers; METHOD.md, section 3."""
+"""Global-Coarse-Local-Fine attention for diffusers' Wan transformers (ViBe, arXiv 2603.23326)."""
 
 from vibe_pipeline.diffusion.attention.backends import BACKENDS, Plan, gclf_attention, make_plan
 from vibe_pipeline.diffusion.attention.blocks import build_block_mask, computed_share, window_blocks

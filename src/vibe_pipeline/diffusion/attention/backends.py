@@ -155,7 +155,7 @@ def gclf_attention(
     backend: Backend = "auto",
     order: Order = "thw",
 ) -> Tensor:
-    """Global-Coarse-Local-Fine attention: softmax over [K_local ; K_pool]; METHOD.md, section 3.
+    """Global-Coarse-Local-Fine attention: softmax over [K_local ; K_pool] (ViBe, arXiv 2603.23326).
 
     K_local is the inward sliding window over all frames, K_pool the average over pool x pool spatial tiles of
     each frame, visible to every query. Builds its plan anew; for repeated calls keep one from `make_plan`.

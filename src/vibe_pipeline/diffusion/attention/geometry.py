@@ -1,6 +1,7 @@
 """Which keys a query sees: the inward window, the pooled tiles and the order of the tokens.
 
-Grids are (T, H, W) in tokens, half windows (d_h, d_w) in tokens. METHOD.md, section 3.
+Grids are (T, H, W) in tokens, half windows (d_h, d_w) in tokens.
+Source: ViBe, arXiv 2603.23326; the published release lacks this code.
 """
 
 import math
@@ -89,7 +90,7 @@ def check_tokens(windows: Windows, q: Tensor, k: Tensor, v: Tensor) -> None:
 def window_starts(length: int, half: int) -> Tensor:
     """First visible key of each query on one axis, after the inward push.
 
-    METHOD.md's q - d - du <= k <= q + d + db, cut to the axis, is the run of min(2 d + 1, length) keys
+    The window q - d - du <= k <= q + d + db, cut to the axis, is the run of min(2 d + 1, length) keys
     that starts at q - d pushed into [0, length - 2 d - 1].
 
     Returns:
@@ -149,7 +150,7 @@ def reorder_tokens(x: Tensor, grid: Grid, dim: int, order: Order) -> Tensor:
 
 
 def freeswim_scale(native_tokens: int, head_dim: int) -> float:
-    """FreeSwim's attention scale sqrt(log_N(2 N) / d); METHOD.md, section 3 (arXiv 2511.14712).
+    """FreeSwim's attention scale sqrt(log_N(2 N) / d); arXiv 2511.14712.
 
     Args:
         native_tokens: N, tokens per frame at native size (30 x 52 = 1560 for Wan2.1 at 480p).

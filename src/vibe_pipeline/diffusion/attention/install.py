@@ -229,7 +229,7 @@ def install_gclf(
     backend: Backend = "auto",
     order: Order | None = None,
 ) -> GclfInstallation | None:
-    """Give every self-attention of a Wan transformer windowed or GCLF attention; METHOD.md, section 3.
+    """Give every self-attention of a Wan transformer windowed or GCLF attention (ViBe, arXiv 2603.23326).
 
     Replaces an earlier installation. LoRA, gradient checkpointing and torch.compile may come before or after,
     but for a LoRA on patch_embedding, condition_embedder or proj_out, which must come before.

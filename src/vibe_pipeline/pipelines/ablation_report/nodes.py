@@ -33,9 +33,7 @@ def check_tables(
     return Tables(stage1=stage1, adapters=adapters, arms=arms, reference_arm=evaluation.reference_arm)
 
 
-def log_arms(
-    tables: Tables, tracking: TrackingParams, ablation_table: pd.DataFrame, *parts: Any
-) -> dict[str, Any]:
+def log_arms(tables: Tables, tracking: TrackingParams, ablation_table: pd.DataFrame, *parts: Any) -> dict[str, Any]:
     """One MLflow run per arm: its settings, every score with its interval, a few clips.
 
     `parts` are the arms' clip tables in the order of the table, then the adapters' manifests likewise.
@@ -45,7 +43,10 @@ def log_arms(
     for name, arm in tables.arms.items():
         tags = {"arm": name, "adapter": arm.adapter or "none"}
         if arm.adapter is not None:
-            tags |= {"adapter_run_id": adapters[arm.adapter].get("run_id", ""), "adapter_key": adapters[arm.adapter]["key"]}
+            tags |= {
+                "adapter_run_id": adapters[arm.adapter].get("run_id", ""),
+                "adapter_key": adapters[arm.adapter]["key"],
+            }
         rows = ablation_table[ablation_table["arm"] == name]
         with tracked_arm(name, arm, tags) as run:
             run.log([_metrics(rows) | {"seconds_per_clip": float(clips[name]["seconds"].mean())}])
@@ -104,7 +105,9 @@ def write_page(
 
 def _losses(manifests: dict[str, tuple[dict[str, Any], ...]]) -> pd.DataFrame:
     tables = [
-        pd.read_csv(m["losses"]).assign(adapter=m["name"], stage=stage) for stage, group in manifests.items() for m in group
+        pd.read_csv(m["losses"]).assign(adapter=m["name"], stage=stage)
+        for stage, group in manifests.items()
+        for m in group
     ]
     return pd.concat(tables, ignore_index=True)
 

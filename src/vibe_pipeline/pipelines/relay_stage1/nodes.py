@@ -10,9 +10,7 @@ from vibe_pipeline.training.relay import train_stage1
 ADAPTERS = Path("data/06_models/adapters")
 
 
-def train_modality(
-    name: str, latent_cache: dict[str, Any], model: ModelParams, row: Stage1Params
-) -> dict[str, Any]:
+def train_modality(name: str, latent_cache: dict[str, Any], model: ModelParams, row: Stage1Params) -> dict[str, Any]:
     """Train D1: the image modality, on low-resolution images."""
     with tracked_adapter(name, "stage1", row) as run:
         return run.finish(train_stage1(name, latent_cache, model, row, ADAPTERS, run.log))
