@@ -62,7 +62,7 @@ def test_without_weights_the_reason_names_file_and_source(name, tmp_path):
     assert isinstance(state, Skipped) and state.reason.startswith("skipped, because ")
     for weight in dimension_of(name).weights:
         assert f"{weight.path} is not at {tmp_path}" in state.reason
-        assert weight.source in state.reason and str(tmp_path / weight.path) in state.reason
+        assert weight.source in state.reason
     if name in OWN_PROMPTS:
         assert "VBench's own prompts" in state.reason
 

@@ -276,7 +276,7 @@ def _weight_reasons(entry: Dimension, cache_dir: Path) -> list[str]:
     for weight in entry.weights:
         file = cache_dir / weight.path
         if not file.is_file():
-            reasons.append(f"{weight.path} is not at {cache_dir}; put {file.name} (from {weight.source}) at {file}")
+            reasons.append(f"{weight.path} is not at {cache_dir}; put it there from {weight.source}")
         elif file.stat().st_size == 0:
             reasons.append(f"{file} is empty; put {file.name} (from {weight.source}) there")
     if entry.hub_model and not (_hub_cache() / f"models--{entry.hub_model}").is_dir():

@@ -153,8 +153,8 @@ def why_missing(scores: pd.DataFrame, arms: tuple[str, ...], metric: str) -> str
 def judge(claim: Claim, scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> Judgement:
     """Judge a claim.
 
-    It holds if every measured metric's interval lies on the claimed side of 0; it does not hold if any
-    lies on the other side; else it cannot be told. Without a measured metric it is not measured.
+    It holds if every named metric was measured and its interval lies on the claimed side of 0; it does not hold
+    if any lies on the other side; else it cannot be told. Without a measured metric it is not measured.
     """
     present = set(scores["arm"]) if "arm" in scores else set()
     lacking = [a for a in (claim.arm, claim.other) if a not in present]
@@ -165,7 +165,7 @@ def judge(claim: Claim, scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT_BOO
     measured = len(evidence) - counts[ABSENT]
     if not measured:
         return Judgement(claim, ABSENT, "; ".join(dict.fromkeys(e.reason for e in evidence)), evidence)
-    verdict = FAILS if counts[FAILS] else HOLDS if counts[HOLDS] == measured else OPEN
+    verdict = FAILS if counts[FAILS] else HOLDS if counts[HOLDS] == len(evidence) else OPEN
     reason = f"{counts[HOLDS]} of {measured} measures clearly for, {counts[FAILS]} clearly against"
     if counts[ABSENT]:
         reason += f", {counts[ABSENT]} not measured"

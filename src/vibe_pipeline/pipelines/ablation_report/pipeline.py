@@ -8,10 +8,10 @@ from vibe_pipeline.pipelines.ablation_report import nodes
 
 def create_pipeline(tables: Tables) -> Pipeline:
     """The table, the arms' MLflow runs, the page."""
-    clips = [f"clips.{arm}" for arm in tables.arms]
-    spectra = [f"spectrum.{arm}" for arm in tables.arms]
-    adapters = [f"adapter.{name}" for name in tables.adapters]
-    stage1 = [f"stage1.{name}" for name in sorted({row.start for row in tables.adapters.values()} & set(tables.stage1))]
+    clips = [f"clips-{arm}" for arm in tables.arms]
+    spectra = [f"spectrum-{arm}" for arm in tables.arms]
+    adapters = [f"adapter-{name}" for name in tables.adapters]
+    stage1 = [f"stage1-{name}" for name in sorted({row.start for row in tables.adapters.values()} & set(tables.stage1))]
     return Pipeline(
         [
             Node(

@@ -26,7 +26,7 @@ def _arm(name: str, tables: Tables) -> Node:
     arm = tables.arms[name]
     inputs = ["native_clips", "reference_clips", *PARAMS, f"params:arms.{name}"]
     if arm.adapter is not None:
-        inputs.append(f"adapter.{arm.adapter}")
+        inputs.append(f"adapter-{arm.adapter}")
         if arm.keep_stage1:
-            inputs.append(f"stage1.{tables.adapters[arm.adapter].start}")
-    return Node(for_row(nodes.render_arm, name), inputs, f"clips.{name}", name=f"generate_{name}")
+            inputs.append(f"stage1-{tables.adapters[arm.adapter].start}")
+    return Node(for_row(nodes.render_arm, name), inputs, f"clips-{name}", name=f"generate_{name}")

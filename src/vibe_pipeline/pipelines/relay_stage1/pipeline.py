@@ -15,7 +15,7 @@ def create_pipeline(tables: Tables) -> Pipeline:
             Node(
                 for_row(nodes.train_modality, name),
                 ["latent_cache", "params:model", f"params:stage1.{name}"],
-                f"stage1.{name}",
+                f"stage1-{name}",
                 name=f"train_stage1_{name}",
             )
             for name in sorted(needed)

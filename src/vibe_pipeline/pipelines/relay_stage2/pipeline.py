@@ -18,9 +18,9 @@ def create_pipeline(tables: Tables) -> Pipeline:
                     "degradation_checks",
                     "params:model",
                     f"params:adapters.{name}",
-                    *([f"stage1.{row.start}"] if row.start != "base" else []),
+                    *([f"stage1-{row.start}"] if row.start != "base" else []),
                 ],
-                f"adapter.{name}",
+                f"adapter-{name}",
                 name=f"train_stage2_{name}",
             )
             for name, row in tables.adapters.items()

@@ -13,22 +13,22 @@ def create_pipeline(tables: Tables) -> Pipeline:
         [
             Node(
                 nodes.run_vbench,
-                ["params:evaluation", "params:model", *[f"clips.{arm}" for arm in tables.arms]],
+                ["params:evaluation", "params:model", *[f"clips-{arm}" for arm in tables.arms]],
                 ["vbench_scores", "vbench_manifest"],
                 name="run_vbench",
             ),
             *[
                 Node(
                     for_row(nodes.measure, arm),
-                    [f"clips.{arm}", "native_clips", "params:evaluation", "params:generation", "params:model"],
-                    [f"scores.{arm}", f"spectrum.{arm}"],
+                    [f"clips-{arm}", "native_clips", "params:evaluation", "params:generation", "params:model"],
+                    [f"scores-{arm}", f"spectrum-{arm}"],
                     name=f"measure_{arm}",
                 )
                 for arm in tables.arms
             ],
             Node(
                 nodes.collect_scores,
-                ["vbench_scores", *[f"scores.{arm}" for arm in tables.arms]],
+                ["vbench_scores", *[f"scores-{arm}" for arm in tables.arms]],
                 "scores",
                 name="collect_scores",
             ),
