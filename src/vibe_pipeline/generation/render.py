@@ -234,8 +234,9 @@ def _make(
     """Make the clips that are not there yet; `prepare` loads models and is called only if there are any."""
     rows: Rows = prompts.to_dict("records")
     for row in rows:
-        stem = folder / f"{row['prompt_index']:04d}-{row['seed']}"
         row["key"] = content_key(settings, row["prompt"], row["seed"], row.get("native_key"))
+        # The key is in the name, so that changing a setting back finds the clips that were made with it.
+        stem = folder / f"{row['prompt_index']:04d}-{row['seed']}-{row['key'][:8]}"
         row |= {"path": str(stem.with_suffix(".mp4")), "preview_path": str(stem.with_suffix(".preview.mp4"))}
     missing = [r for r in rows if not _is_made(r)]
     make = prepare() if missing else None
