@@ -49,6 +49,14 @@ def test_a_claim_does_not_hold_on_half_its_metrics() -> None:
     assert judgement.evidence[1].reason == "no weights"
 
 
+def test_a_certain_difference_that_is_too_small_decides_nothing() -> None:
+    table = scores(noise=UP, detail=UP)
+    assert judge(CLAIM, table).verdict == FAILS
+    judgement = judge(CLAIM.model_copy(update={"smallest": {"noise": 2.0}}), table)
+    assert judgement.verdict == OPEN
+    assert "too small to matter" in judgement.evidence[0].reason
+
+
 def test_few_prompts_cannot_tell() -> None:
     evidence = weigh(scores(noise=[-1.0] * 5), "a", "b", "noise", "lower")
     assert evidence.verdict == OPEN

@@ -6,7 +6,7 @@ from a bootstrap over prompts.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +33,9 @@ class Claim(BaseModel):
     arm: str
     other: str
     metrics: dict[str, Literal["higher", "lower"]] = Field(min_length=1)
+    smallest: dict[str, float] = Field(
+        default_factory=dict, description="differences below these are too small to matter, however certain"
+    )
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,13 @@ def why_missing(scores: pd.DataFrame, arms: tuple[str, ...], metric: str) -> str
     return "; ".join(given) or "not scored for both arms on the same clips"
 
 
+def _if_it_matters(evidence: Evidence, smallest: float) -> Evidence:
+    """Evidence of a difference too small to matter speaks neither for nor against."""
+    if evidence.verdict in (HOLDS, FAILS) and abs(evidence.difference) < smallest:
+        return replace(evidence, verdict=OPEN, reason=f"the difference is below {smallest:g}, too small to matter")
+    return evidence
+
+
 def judge(claim: Claim, scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> Judgement:
     """Judge a claim.
 
@@ -161,6 +171,7 @@ def judge(claim: Claim, scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT_BOO
     if lacking:
         return Judgement(claim, ABSENT, f"not in this run: {', '.join(lacking)}", ())
     evidence = tuple(weigh(scores, claim.arm, claim.other, m, better, bootstrap) for m, better in claim.metrics.items())
+    evidence = tuple(_if_it_matters(e, claim.smallest.get(e.metric, 0.0)) for e in evidence)
     counts = {v: sum(e.verdict == v for e in evidence) for v in (HOLDS, FAILS, OPEN, ABSENT)}
     measured = len(evidence) - counts[ABSENT]
     if not measured:
