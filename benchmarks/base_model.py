@@ -20,7 +20,8 @@ from vibe_pipeline.evaluation.detail import psnr
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.generation.render import Denoiser, Scale
 from vibe_pipeline.miniature.measures import read_clip
-from vibe_pipeline.miniature.world import STILL_STYLE, VIDEO_STYLE, parse_caption, render, scene_of_prompt
+from vibe_pipeline.miniature.scene import parse_caption, scene_of_prompt
+from vibe_pipeline.miniature.world import STILL_STYLE, VIDEO_STYLE, render
 
 GATES = {
     "colours_right": 0.95,

@@ -6,7 +6,7 @@ import pytest
 
 from vibe_pipeline.config import GenerationParams
 from vibe_pipeline.generation.prompts import load_prompts
-from vibe_pipeline.miniature.world import is_held_out
+from vibe_pipeline.miniature.scene import is_held_out
 
 
 def test_every_prompt_meets_every_seed(tmp_path: Path) -> None:

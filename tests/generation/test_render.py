@@ -17,7 +17,7 @@ from vibe_pipeline.generation import render
 from vibe_pipeline.generation.clips import read_clip, write_lossless
 from vibe_pipeline.generation.render import Denoiser, Scale, arm_clips, native_clips, reference_clips
 from vibe_pipeline.images.camera import enlarge
-from vibe_pipeline.miniature.world import parse_caption, scene_of_prompt
+from vibe_pipeline.miniature.scene import parse_caption, scene_of_prompt
 from vibe_pipeline.miniature.world import render as render_scene
 
 CAPTIONS = ["a striped red circle moving left over woven navy", "a plain blue cross moving up over ribbed gray"]

@@ -2,7 +2,7 @@
 
 from vibe_pipeline.miniature.architecture import TEXT_LENGTH, build_text_encoder, build_tokenizer
 from vibe_pipeline.miniature.base import tokenize
-from vibe_pipeline.miniature.world import all_captions
+from vibe_pipeline.miniature.scene import all_captions
 
 
 def test_every_caption_fits_and_no_word_is_unknown() -> None:

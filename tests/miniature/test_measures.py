@@ -7,8 +7,9 @@ import pytest
 from vibe_pipeline.config import EvaluationParams, GenerationParams
 from vibe_pipeline.generation.clips import write_lossless
 from vibe_pipeline.miniature.measures import object_saliency, read_clip
+from vibe_pipeline.miniature.scene import BACKGROUNDS, SHAPES, parse_caption, sample_scene
 from vibe_pipeline.miniature.scores import attribute_scores, detail_scores, measure_arm, static_mask
-from vibe_pipeline.miniature.world import BACKGROUNDS, SHAPES, object_mask, parse_caption, render, sample_scene
+from vibe_pipeline.miniature.world import object_mask, render
 
 COUNT = 12
 BAND = (13.0, 20.0)

@@ -6,24 +6,23 @@ import torch
 
 from vibe_pipeline.config import DataParams
 from vibe_pipeline.images.camera import shrink
+from vibe_pipeline.miniature import scene as scene_module
 from vibe_pipeline.miniature import world
 from vibe_pipeline.miniature.images import render_images
-from vibe_pipeline.miniature.world import (
+from vibe_pipeline.miniature.scene import (
     SHAPES,
     all_captions,
-    centre_path,
     is_held_out,
-    object_mask,
     parse_caption,
-    render,
     sample_scene,
     sample_scenes,
     scene_of_prompt,
     vocabulary,
 )
+from vibe_pipeline.miniature.world import centre_path, object_mask, render
 
 
-def scenes(count: int, seed: int = 0) -> list[world.Scene]:
+def scenes(count: int, seed: int = 0) -> list[scene_module.Scene]:
     rng = np.random.default_rng(seed)
     return [sample_scene(rng, shape=SHAPES[i % len(SHAPES)]) for i in range(count)]
 
@@ -36,7 +35,7 @@ def test_captions_and_their_attributes_say_the_same() -> None:
         assert set(scene.caption.split()) <= set(vocabulary())
     captions = all_captions()
     assert len(captions) == len(set(captions)) == 4032
-    assert all(c == world.TEMPLATE.format(**parse_caption(c)) for c in captions[::97])
+    assert all(c == scene_module.TEMPLATE.format(**parse_caption(c)) for c in captions[::97])
 
 
 @pytest.mark.parametrize(
@@ -101,7 +100,7 @@ def test_a_clip_spans_the_whole_motion_and_a_still_its_middle() -> None:
         for frames in (2, 5, 9):
             path = centre_path(scene, frames)
             np.testing.assert_allclose(
-                path[-1] - path[0], scene.travel * np.array(world.DIRECTIONS[scene.direction]), atol=1e-6
+                path[-1] - path[0], scene.travel * np.array(scene_module.DIRECTIONS[scene.direction]), atol=1e-6
             )
         np.testing.assert_allclose(centre_path(scene, 1)[0], scene.centre, atol=1e-6)
         assert 0.06 < object_mask(scene, 64, 64, 1).mean() < 0.16

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from vibe_pipeline.config import AdapterParams, ArmParams
-from vibe_pipeline.miniature.world import render, sample_scene
+from vibe_pipeline.miniature.scene import sample_scene
+from vibe_pipeline.miniature.world import render
 from vibe_pipeline.reporting.claims import Claim
 from vibe_pipeline.reporting.page import ReportInputs, load_published
 

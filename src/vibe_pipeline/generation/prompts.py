@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from vibe_pipeline.config import GenerationParams
-from vibe_pipeline.miniature.world import sample_scenes
+from vibe_pipeline.miniature.scene import sample_scenes
 
 HELD_OUT_SEED = 20_260
 

@@ -40,7 +40,8 @@ from vibe_pipeline.diffusion.sampling import denoise, guided
 from vibe_pipeline.generation.clips import read_clip, write_lossless, write_preview
 from vibe_pipeline.identity import content_key, folder_fingerprint, read_json, write_json
 from vibe_pipeline.images.camera import enlarge
-from vibe_pipeline.miniature.world import CAMERA_SIGMA, render, scene_of_prompt
+from vibe_pipeline.miniature.scene import scene_of_prompt
+from vibe_pipeline.miniature.world import CAMERA_SIGMA, render
 from vibe_pipeline.training.relay import native_grid
 
 log = logging.getLogger(__name__)

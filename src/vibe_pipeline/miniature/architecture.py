@@ -12,7 +12,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from vibe_pipeline.miniature.world import vocabulary
+from vibe_pipeline.miniature.scene import vocabulary
 
 LATENT_CHANNELS = 16
 TEXT_LENGTH = 16

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vibe_pipeline.miniature.architecture import TEXT_LENGTH, build_text_encoder, build_tokenizer, build_transformer
+from vibe_pipeline.miniature.scene import sample_scenes
 from vibe_pipeline.miniature.trainer import Task
-from vibe_pipeline.miniature.world import render, sample_scenes
+from vibe_pipeline.miniature.world import render
 
 log = logging.getLogger(__name__)
 

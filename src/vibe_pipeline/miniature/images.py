@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from vibe_pipeline.config import DataParams
 from vibe_pipeline.identity import content_key, write_atomic
+from vibe_pipeline.miniature import scene as scene_module
 from vibe_pipeline.miniature import world
 
 
@@ -30,7 +31,7 @@ def render_images(data: DataParams) -> Path:
     folder = data.path / key
     if (folder / "metadata.csv").exists():  # written last
         return folder
-    scenes = world.sample_scenes(np.random.default_rng([data.seed, 77]), count, held_out=False)
+    scenes = scene_module.sample_scenes(np.random.default_rng([data.seed, 77]), count, held_out=False)
     folder.mkdir(parents=True, exist_ok=True)
     for i, scene in enumerate(tqdm(scenes, desc="rendering images", unit="image", mininterval=2)):
         still = world.render(scene, data.high.height, data.high.width, 1, world.STILL_STYLE)[0]
@@ -40,7 +41,7 @@ def render_images(data: DataParams) -> Path:
     return folder
 
 
-def _write_captions(path: Path, scenes: list[world.Scene]) -> None:
+def _write_captions(path: Path, scenes: list[scene_module.Scene]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["file_name", "text"])

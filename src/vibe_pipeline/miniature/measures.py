@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.signal import fftconvolve
 
-from vibe_pipeline.miniature.world import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, _coverage, _grid, _signed_distance
+from vibe_pipeline.miniature.scene import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES
+from vibe_pipeline.miniature.world import coverage, pixel_grid, signed_distance
 
 Array = NDArray[np.float32]
 
@@ -33,7 +34,7 @@ class Reading:
     one_object: bool
 
     def right(self, truth: Mapping[str, str]) -> dict[str, bool]:
-        """Compare with a caption's attributes (see `world.parse_caption`)."""
+        """Compare with a caption's attributes (see `scene.parse_caption`)."""
         sane = SANE_TRAVEL[0] <= self.travel <= SANE_TRAVEL[1]
         return {
             "colours_right": self.colour == truth["colour"] and self.background == truth["background"],
@@ -84,7 +85,7 @@ def object_saliency(clip: Array) -> tuple[Array, Array]:
 
 def _centres(masks: NDArray[np.bool_]) -> tuple[Array, Array]:
     height = masks.shape[1]
-    x, y = _grid(*masks.shape[1:])
+    x, y = pixel_grid(*masks.shape[1:])
     areas = masks.sum((1, 2)) / height**2
     weight = np.maximum(masks.sum((1, 2)), 1)
     centres = np.stack([(masks * x).sum((1, 2)) / weight, (masks * y).sum((1, 2)) / weight], 1)
@@ -96,13 +97,13 @@ def _best_shape(saliency: Array, centres: Array, areas: Array) -> str:
     coarse = max(1, saliency.shape[1] // 64)
     saliency = ndimage.zoom(saliency, (1, 1 / coarse, 1 / coarse), order=1) if coarse > 1 else saliency
     height, width = saliency.shape[1:]
-    x, y = _grid(height, width)
+    x, y = pixel_grid(height, width)
     scale = float(np.sqrt(np.clip(np.median(areas), 0.04, 0.3) / EXPECTED_AREA))
     best = {}
     for shape in SHAPES:
         scores = []
         for radius in 0.2 * scale * np.array([0.85, 0.95, 1.05, 1.15]):
-            template = _coverage(_signed_distance(shape, x - 0.5, y - 0.5, radius), 1.5 / height)
+            template = coverage(signed_distance(shape, x - 0.5, y - 0.5, radius), 1.5 / height)
             scores.append(sum(_correlation(frame, template) for frame in saliency[:: max(1, len(saliency) // 3)]))
         best[shape] = max(scores)
     return max(best, key=lambda name: best[name])

@@ -17,7 +17,7 @@ from vibe_pipeline.generation.clips import read_clip
 from vibe_pipeline.images.camera import shrink
 from vibe_pipeline.miniature.measures import object_saliency
 from vibe_pipeline.miniature.measures import read_clip as read_attributes
-from vibe_pipeline.miniature.world import BACKGROUNDS, parse_caption
+from vibe_pipeline.miniature.scene import BACKGROUNDS, parse_caption
 
 log = logging.getLogger(__name__)
 

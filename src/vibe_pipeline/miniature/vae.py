@@ -21,8 +21,9 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
 from vibe_pipeline.miniature.architecture import build_vae
+from vibe_pipeline.miniature.scene import sample_scene
 from vibe_pipeline.miniature.trainer import Task
-from vibe_pipeline.miniature.world import STILL_STYLE, VIDEO_STYLE, render, sample_scene
+from vibe_pipeline.miniature.world import STILL_STYLE, VIDEO_STYLE, render
 
 
 def resize(x: Tensor, size: tuple[int, int], mode: str = "bicubic", antialias: bool = False) -> Tensor:

@@ -1,8 +1,8 @@
 """A procedural world of captioned moving scenes, rendered anti-aliased at any size and length.
 
 One patterned shape moves in one direction over a textured background. Every texture is a sum of
-sinusoids and every edge an error function of the signed distance, so the camera's blur is applied
-in closed form and no supersampling is needed: the same scene at 64, 128 or 256 pixels is the same
+sinusoids and every edge an error function of the signed distance (approximate at corners), so the camera's
+blur is applied in closed form and no supersampling is needed: the same scene at 64, 128 or 256 pixels is the same
 picture seen by a better camera.
 
 Detail is of two kinds. *Restorable*: hard edges, the thin outline, and a fine pattern whose phase is
@@ -14,73 +14,20 @@ The coarse pattern (4 cycles per frame height) survives averaging of the latent,
 and the camera (1.2 pixels) leaves the fine one 0.17 of its amplitude at 64 pixels and 0.64 at 128.
 """
 
-import hashlib
-import itertools
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf
 
-SHAPES = ("circle", "square", "triangle", "cross")
-COLOURS = {
-    "red": (0.82, 0.20, 0.18),
-    "green": (0.22, 0.74, 0.26),
-    "blue": (0.22, 0.36, 0.86),
-    "yellow": (0.84, 0.80, 0.22),
-    "purple": (0.74, 0.26, 0.82),
-    "cyan": (0.22, 0.80, 0.82),
-    "white": (0.82, 0.82, 0.82),
-}
-PATTERNS = ("plain", "striped", "dotted")
-BACKGROUNDS = {
-    "maroon": (0.42, 0.20, 0.22),
-    "forest": (0.20, 0.38, 0.22),
-    "navy": (0.19, 0.22, 0.44),
-    "olive": (0.40, 0.38, 0.19),
-    "indigo": (0.33, 0.20, 0.44),
-    "gray": (0.34, 0.34, 0.34),
-}
-TEXTURES = ("ribbed", "woven")
-DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
-TEMPLATE = "a {pattern} {colour} {shape} moving {direction} over {texture} {background}"
+from vibe_pipeline.miniature.scene import BACKGROUNDS, COLOURS, DIRECTIONS, Scene
 
 FINE_RATIO = 4
-COARSE_CYCLES = (3.6, 4.4)
 GRAIN_CYCLES = (14.0, 22.0)
 CAMERA_SIGMA = 1.2
 OUTLINE_WIDTH = 0.022
-
 Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One scene; lengths in frame heights, angles and phases in radians, x right and y down."""
-
-    shape: str
-    colour: str
-    pattern: str
-    direction: str
-    background: str
-    texture: str
-    centre: tuple[float, float]
-    radius: float
-    travel: float
-    object_angle: float
-    object_cycles: float
-    object_phase: tuple[float, float]
-    texture_angle: float
-    texture_cycles: float
-    texture_phase: tuple[float, float]
-    grain_seed: int
-
-    @property
-    def caption(self) -> str:
-        """The caption, in the closed vocabulary of :func:`vocabulary`."""
-        return TEMPLATE.format(**asdict(self))
 
 
 @dataclass(frozen=True)
@@ -97,115 +44,6 @@ VIDEO_STYLE = Style()
 STILL_STYLE = Style(contrast=0.10, saturation=0.22, warmth=0.05, vignette=0.35)
 
 
-def vocabulary() -> list[str]:
-    """Every word a caption can hold."""
-    words = {w for w in TEMPLATE.split() if "{" not in w}
-    for group in (SHAPES, COLOURS, PATTERNS, BACKGROUNDS, TEXTURES, DIRECTIONS):
-        words.update(group)
-    return sorted(words)
-
-
-def parse_caption(caption: str) -> dict[str, str]:
-    """The attributes a caption names.
-
-    Raises:
-        ValueError: The caption is not one this world can render; the message says which word.
-    """
-    keys = [w.strip("{}") if "{" in w else None for w in TEMPLATE.split()]
-    words = caption.split()
-    allowed = {
-        "pattern": PATTERNS,
-        "colour": COLOURS,
-        "shape": SHAPES,
-        "direction": DIRECTIONS,
-        "texture": TEXTURES,
-        "background": BACKGROUNDS,
-    }
-    if len(words) != len(keys):
-        raise ValueError(f"caption {caption!r} has {len(words)} words, this world's have {len(keys)}: {TEMPLATE!r}")
-    found: dict[str, str] = {}
-    for key, word, fixed in zip(keys, words, TEMPLATE.split(), strict=True):
-        if key is None and word != fixed:
-            raise ValueError(f"caption {caption!r}: expected {fixed!r} where {word!r} stands")
-        if key is not None:
-            if word not in allowed[key]:
-                raise ValueError(f"caption {caption!r}: {word!r} is not a {key}; one of {', '.join(allowed[key])}")
-            found[key] = word
-    return found
-
-
-def sample_scene(rng: np.random.Generator, **fixed: Any) -> Scene:
-    """Draw a scene; keyword arguments fix attributes (for instance those of a caption)."""
-
-    def uniform(low: float, high: float) -> float:
-        return float(rng.uniform(low, high))
-
-    def phases() -> tuple[float, float]:
-        return uniform(0, 2 * math.pi), uniform(0, 2 * math.pi)
-
-    drawn: dict[str, Any] = {
-        "shape": str(rng.choice(SHAPES)),
-        "colour": str(rng.choice(list(COLOURS))),
-        "pattern": str(rng.choice(PATTERNS)),
-        "direction": str(rng.choice(list(DIRECTIONS))),
-        "background": str(rng.choice(list(BACKGROUNDS))),
-        "texture": str(rng.choice(TEXTURES)),
-        "centre": (uniform(0.44, 0.56), uniform(0.44, 0.56)),
-        "radius": uniform(0.18, 0.22),
-        "travel": uniform(0.30, 0.40),
-        "object_angle": uniform(-0.1, 0.1) + math.pi / 4 * int(rng.integers(4)),
-        "object_cycles": uniform(*COARSE_CYCLES),
-        "object_phase": phases(),
-        "texture_angle": uniform(-0.1, 0.1) + math.pi / 4 * int(rng.integers(4)),
-        "texture_cycles": uniform(*COARSE_CYCLES),
-        "texture_phase": phases(),
-        "grain_seed": int(rng.integers(2**31)),
-    }
-    return Scene(**(drawn | fixed))
-
-
-def all_captions() -> list[str]:
-    """Every caption of the world, 4032 of them."""
-    groups = {
-        "pattern": PATTERNS,
-        "colour": COLOURS,
-        "shape": SHAPES,
-        "direction": DIRECTIONS,
-        "texture": TEXTURES,
-        "background": BACKGROUNDS,
-    }
-    return [TEMPLATE.format(**dict(zip(groups, words, strict=True))) for words in itertools.product(*groups.values())]
-
-
-def is_held_out(caption: str) -> bool:
-    """Whether the base never sees this caption while training: one in sixteen, by hash."""
-    return int(hashlib.sha256(caption.encode()).hexdigest()[:8], 16) % 16 == 0
-
-
-def sample_scenes(rng: np.random.Generator, count: int, held_out: bool) -> list[Scene]:
-    """Draw scenes whose captions are all held out, or all not; held-out captions do not repeat.
-
-    Raises:
-        ValueError: More held-out captions than there are.
-    """
-    if held_out and count > (most := sum(is_held_out(c) for c in all_captions())):
-        raise ValueError(f"{count} held-out captions were asked for; this world has {most}")
-    scenes: list[Scene] = []
-    captions: set[str] = set()
-    while len(scenes) < count:
-        scene = sample_scene(rng)
-        if is_held_out(scene.caption) == held_out and not (held_out and scene.caption in captions):
-            scenes.append(scene)
-            captions.add(scene.caption)
-    return scenes
-
-
-def scene_of_prompt(prompt: str, seed: int) -> Scene:
-    """A true scene for a caption, the same for the same (prompt, seed)."""
-    digest = hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()
-    return sample_scene(np.random.default_rng(int.from_bytes(digest[:8], "big")), **parse_caption(prompt))
-
-
 def centre_path(scene: Scene, frames: int) -> Array:
     """The object's centre in each frame, [frames, 2] as (x, y) in frame heights.
 
@@ -216,7 +54,7 @@ def centre_path(scene: Scene, frames: int) -> Array:
     return np.array(scene.centre, np.float32) + along[:, None] * scene.travel * direction
 
 
-def _grid(height: int, width: int) -> tuple[Array, Array]:
+def pixel_grid(height: int, width: int) -> tuple[Array, Array]:
     y = (np.arange(height, dtype=np.float32) + 0.5) / height
     x = (np.arange(width, dtype=np.float32) + 0.5) / height - (width / height - 1) / 2
     return x[None, :], y[:, None]
@@ -227,7 +65,7 @@ def _transfer(cycles: float, sigma: float) -> float:
     return math.exp(-2 * (math.pi * cycles * sigma) ** 2)
 
 
-def _signed_distance(shape: str, x: Array, y: Array, radius: float) -> Array:
+def signed_distance(shape: str, x: Array, y: Array, radius: float) -> Array:
     """Distance to the outline, negative inside; every shape covers a similar area."""
     if shape == "circle":
         return np.hypot(x, y) - radius
@@ -271,16 +109,16 @@ def _grain(scene: Scene, x: Array, y: Array, sigma: float) -> Array:
     return grain
 
 
-def _coverage(distance: Array, sigma: float) -> Array:
+def coverage(distance: Array, sigma: float) -> Array:
     return 0.5 * (1 - erf(distance / (math.sqrt(2) * sigma)))
 
 
 def object_mask(scene: Scene, height: int, width: int, frames: int) -> Array:
     """Share of each pixel the object covers, outline included, [frames, height, width]."""
-    x, y = _grid(height, width)
+    x, y = pixel_grid(height, width)
     sigma = CAMERA_SIGMA / height
-    distances = [_signed_distance(scene.shape, x - cx, y - cy, scene.radius) for cx, cy in centre_path(scene, frames)]
-    return np.stack([_coverage(d, sigma) for d in distances]).astype(np.float32)
+    distances = [signed_distance(scene.shape, x - cx, y - cy, scene.radius) for cx, cy in centre_path(scene, frames)]
+    return np.stack([coverage(d, sigma) for d in distances]).astype(np.float32)
 
 
 def render(scene: Scene, height: int, width: int, frames: int, style: Style = VIDEO_STYLE) -> Array:
@@ -296,7 +134,7 @@ def render(scene: Scene, height: int, width: int, frames: int, style: Style = VI
     Returns:
         RGB in [0, 1], float32, [frames, height, width, 3].
     """
-    x, y = _grid(height, width)
+    x, y = pixel_grid(height, width)
     sigma = CAMERA_SIGMA / height
     backdrop = _pattern(scene.texture, x, y, scene.texture_angle, scene.texture_cycles, scene.texture_phase, sigma)
     backdrop = (backdrop + _grain(scene, x, y, sigma))[..., None] + np.array(BACKGROUNDS[scene.background], np.float32)
@@ -304,8 +142,8 @@ def render(scene: Scene, height: int, width: int, frames: int, style: Style = VI
     clip = np.empty((frames, height, width, 3), np.float32)
     for i, (cx, cy) in enumerate(centre_path(scene, frames)):
         u, v = x - cx, y - cy
-        distance = _signed_distance(scene.shape, u, v, scene.radius)
-        inside, core = _coverage(distance, sigma)[..., None], _coverage(distance + OUTLINE_WIDTH, sigma)[..., None]
+        distance = signed_distance(scene.shape, u, v, scene.radius)
+        inside, core = coverage(distance, sigma)[..., None], coverage(distance + OUTLINE_WIDTH, sigma)[..., None]
         fill = _pattern(scene.pattern, u, v, scene.object_angle, scene.object_cycles, scene.object_phase, sigma)
         body = 0.45 * colour + core * (0.55 * colour + fill[..., None])
         clip[i] = backdrop * (1 - inside) + body * inside
@@ -320,5 +158,5 @@ def grade(clip: Array, style: Style) -> Array:
     out = grey + (1 + style.saturation) * (clip - grey)
     out = 0.45 + (1 + style.contrast) * (out - 0.45)
     out = out + np.array([style.warmth, 0.0, -style.warmth], np.float32)
-    x, y = _grid(*clip.shape[-3:-1])
+    x, y = pixel_grid(*clip.shape[-3:-1])
     return (out * (1 - style.vignette * ((x - 0.5) ** 2 + (y - 0.5) ** 2))[..., None]).astype(np.float32)
