@@ -2,13 +2,14 @@
 
 HFATO degrades a latent by averaging it and learns to restore what that removed, so both must live in the
 latent: averages must carry the coarse picture, and detail must have enough amplitude to count in a squared
-error. A small VAE does neither by itself. Two means, both weak:
+error. Two weak terms ask for it; neither was ablated:
 
-- the shrunk latent must decode to the shrunk picture. Stronger terms were tried: a shrunk latent equal to the
-  shrunk picture's own, or shrunk-and-enlarged equal to the enlarged picture's. They leave room for nothing but
-  smooth channels: detail was then squeezed below 0.3 % of the latent's power, out of reach of any diffusion loss;
-- noise, in proportion to the latent's own standard deviation, is added before decoding. Under it, what is to
-  be decoded must be encoded with an amplitude well above the noise, detail included.
+- the shrunk latent must decode to the shrunk picture;
+- noise, in proportion to the latent's own standard deviation, is added before decoding, so that what is to be
+  decoded must be encoded with an amplitude above the noise, detail included.
+
+With both, averaging a latent is three times as far from the truth as really enlarging the native picture
+(see the degradation check), so the paper's latent form still learns a harsher task here.
 """
 
 from functools import partial
