@@ -188,7 +188,6 @@ class ArmParams(Params):
     steps: PositiveInt = Field(50, description="denoising steps of the second pass")
     steps_are: Literal["all", "share"] = Field("all", description="all steps from sigma_start, or strength x steps")
     guidance_scale: Annotated[float, Field(ge=1)] = 5.0
-    native_source: Literal["base", "truth"] | None = Field(None, description="overrides generation.native_source")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
