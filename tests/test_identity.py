@@ -7,7 +7,6 @@ import pytest
 from vibe_pipeline.config import OptimiserParams
 from vibe_pipeline.identity import (
     content_key,
-    file_hash,
     folder_fingerprint,
     read_json,
     require_space,
@@ -87,11 +86,6 @@ def test_a_damaged_json_is_named_with_the_way_out(tmp_path: Path, content: bytes
     (tmp_path / "m.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"m\.json is damaged.*delete it"):
         read_json(tmp_path / "m.json")
-
-
-def test_a_file_hash_is_its_contents(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"abc")
-    assert file_hash(tmp_path / "a") == "ba7816bf8f01cfea"
 
 
 def test_a_full_disk_is_told_beforehand(tmp_path: Path) -> None:

@@ -21,6 +21,11 @@ class GraphHooks:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         pipeline_registry.use_tables(pipeline_registry.tables_of(context.config_loader["parameters"]))
 
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
+        """Run from the project's folder: Kedro finds a project from below it, but paths in parameters are relative."""
+        os.chdir(run_params["project_path"])
+
 
 class TrackingHooks:
     """Opens and closes the parent run."""

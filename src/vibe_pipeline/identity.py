@@ -43,12 +43,6 @@ def folder_fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, 16 digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-
-
 def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
     """Call `write` with a temporary path of the same suffix beside `path`, then rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ from vibe_pipeline.diffusion.models import (
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.sampling import denoise, guided
 from vibe_pipeline.generation.clips import read_clip, write_lossless, write_preview
-from vibe_pipeline.identity import content_key, folder_fingerprint, read_json, write_json
+from vibe_pipeline.identity import content_key, folder_fingerprint, read_json, require_space, write_json
 from vibe_pipeline.images.camera import enlarge
 from vibe_pipeline.miniature.scene import scene_of_prompt
 from vibe_pipeline.miniature.world import CAMERA_SIGMA, render
@@ -240,6 +240,7 @@ def _make(
         stem = folder / f"{row['prompt_index']:04d}-{row['seed']}-{row['key'][:8]}"
         row |= {"path": str(stem.with_suffix(".mp4")), "preview_path": str(stem.with_suffix(".preview.mp4"))}
     missing = [r for r in rows if not _is_made(r)]
+    require_space(folder, len(missing) * size.frames * size.height * size.width * 3)
     make = prepare() if missing else None
     with tqdm(
         total=len(rows), initial=len(rows) - len(missing), desc=f"clips {folder.name}", unit="clip", mininterval=2
