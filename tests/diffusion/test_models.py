@@ -17,6 +17,7 @@ from vibe_pipeline.diffusion.models import (
     latent_shape,
     load_vae,
     require_fitting_size,
+    token_grid,
     velocity_predictor,
 )
 from vibe_pipeline.images.camera import enlarge
@@ -150,3 +151,9 @@ def test_tiled_decoding_keeps_the_size(wan21) -> None:
     assert vae.use_tiling
     pixels = enlarge(torch.rand(1, 3, 1, 8, 8), 96, 128)
     assert decode_video(vae, encode_video(vae, pixels)).shape == pixels.shape
+
+
+def test_the_token_grid_counts_tokens_not_latent_pixels(tiny) -> None:
+    """Height / 32 for the 5B, height / 16 for the 1.3B: the published code has them mixed up."""
+    native = tiny.model().native
+    assert token_grid(find_model(str(tiny.path)), native.height, native.width) == (2, 3)

@@ -34,6 +34,10 @@ class WanFolder:
         """What errors and manifests call it."""
         return self.path.name
 
+    def config_of(self, part: str) -> dict:
+        """The configuration of a part (`vae`, `transformer`, …), without loading it."""
+        return json.loads((self.path / part / "config.json").read_text())
+
 
 def find_model(path_or_id: str) -> WanFolder:
     """Find a model: a folder, or a hub id that was downloaded before. Nothing is downloaded here.
@@ -158,6 +162,13 @@ def require_fitting_size(vae_config: dict, patch: Sequence[int], height: int, wi
 def _around(rows: float, columns: float) -> list[tuple[int, int]]:
     lower = (max(1, int(rows)), max(1, int(columns)))
     return [lower, (lower[0] + 1, lower[1] + 1)]
+
+
+def token_grid(model: WanFolder, height: int, width: int) -> tuple[int, int]:
+    """The token grid (H, W) of a size in pixels, from the model's configuration; nothing is loaded."""
+    _, _, rows, columns = latent_shape(model.config_of("vae"), height, width, 1)
+    _, patch_height, patch_width = model.config_of("transformer")["patch_size"]
+    return rows // patch_height, columns // patch_width
 
 
 def velocity_predictor(

@@ -33,6 +33,7 @@ from vibe_pipeline.diffusion.models import (
     load_vae,
     pick_device,
     require_fitting_size,
+    token_grid,
     velocity_predictor,
 )
 from vibe_pipeline.diffusion.objectives import Predict
@@ -42,7 +43,6 @@ from vibe_pipeline.identity import content_key, folder_fingerprint, read_json, r
 from vibe_pipeline.images.camera import enlarge
 from vibe_pipeline.miniature.scene import scene_of_prompt
 from vibe_pipeline.miniature.world import CAMERA_SIGMA, render
-from vibe_pipeline.training.relay import native_grid
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +174,9 @@ class Denoiser:
         if adapter is not None:
             lora.load_adapter(self.transformer, Path(adapter["path"]), adapter["name"])
         if arm is not None and arm.attention.kind != "full":
-            install_gclf(self.transformer, arm.attention, native_grid(self.transformer, self.found, model))
+            install_gclf(
+                self.transformer, arm.attention, token_grid(self.found, model.native.height, model.native.width)
+            )
         self.vae = load_vae(self.found, self.device, model.tile)
 
     def _predict(self, rows: Rows, guidance_scale: float) -> Predict:

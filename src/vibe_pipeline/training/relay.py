@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from vibe_pipeline.config import AdapterParams, ModelParams, Stage1Params, TrainParams
@@ -18,10 +17,10 @@ from vibe_pipeline.diffusion.attention import install_gclf
 from vibe_pipeline.diffusion.models import (
     WanFolder,
     find_model,
-    latent_shape,
     limit_threads,
     load_transformer,
     pick_device,
+    token_grid,
     velocity_predictor,
 )
 from vibe_pipeline.diffusion.objectives import Predict, mixed_loss, velocity_loss
@@ -130,7 +129,7 @@ def _train(
         lora.fuse_adapter(transformer, fused)
     lora.add_adapter(transformer, name, row.lora.rank, row.lora.alpha, row.lora.targets, row.seed)
     if isinstance(row, AdapterParams) and row.attention.kind != "full":
-        install_gclf(transformer, row.attention, native_grid(transformer, found, model))
+        install_gclf(transformer, row.attention, token_grid(found, model.native.height, model.native.width))
     folder = root / f"{name}-{key}"
     job = Job(
         name, transformer, LatentCache(cache), part, loss, row, found.expand_timesteps, device, dtype, folder, on_log
@@ -167,10 +166,3 @@ def held_out_loss(job: Job, sigmas: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)) ->
     ones = torch.ones(len(indices), device=job.device)
     values = [float(job.loss(predict, batch, noise, ones * s, ones)["loss"]) for s in sigmas]
     return sum(values) / len(values)
-
-
-def native_grid(transformer: WanTransformer3DModel, found: WanFolder, model: ModelParams) -> tuple[int, int]:
-    """The native token grid (H, W), which window sizes derive from."""
-    config = read_json(found.path / "vae" / "config.json")
-    _, _, height, width = latent_shape(config, model.native.height, model.native.width, 1)
-    return height // transformer.config.patch_size[1], width // transformer.config.patch_size[2]
