@@ -64,7 +64,7 @@ WRONG: list[tuple[type[BaseModel], dict[str, Any], str]] = [
     (ArmParams, ARM | {"guidance_scale": 0.5}, "guidance_scale"),
     (ArmParams, ARM | {"method": "magic"}, "method"),
     (ArmParams, ARM | {"keep_stage1": True}, "keep_stage1 needs an adapter"),
-    (ArmParams, ARM | {"method": "upsample", "adapter": "full"}, "'full' would do nothing"),
+    (ArmParams, ARM | {"method": "upsample", "adapter": "full"}, "an adapter would do nothing"),
     (GenerationParams, {"prompts": "miniature", "seeds": []}, "seeds"),
     (GenerationParams, {"prompts": "miniature", "seeds": [1, 2, 1]}, "seeds.*\n.*stands twice"),
     (GenerationParams, {"prompts": "miniature", "count": 0}, "count"),

@@ -20,7 +20,8 @@ def project(tmp_path_factory: pytest.TempPathFactory, wan21) -> Path:
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "conf", folder / "conf")
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    for name in ("pyproject.toml", ".telemetry"):
+        shutil.copy(ROOT / name, folder)
     (folder / "conf/local").mkdir(exist_ok=True)
     path = folder / "conf/base/parameters.yml"
     params = yaml.safe_load(path.read_text())
@@ -85,7 +86,7 @@ def test_the_default_graph_runs_is_tracked_and_is_idempotent(project: Path, monk
         "adapter/pytorch_lora_weights.safetensors"
     ]
 
-    made = {p: p.stat().st_mtime_ns for p in (project / "data").rglob("*.mp4")}
+    made = {p: p.stat().st_mtime_ns for p in (project / "data/07_model_output").rglob("*.mp4")}
     made |= {p: p.stat().st_mtime_ns for p in (project / "data").rglob("pytorch_lora_weights.safetensors")}
     run(project, monkeypatch)
     assert {p: p.stat().st_mtime_ns for p in made} == made
@@ -103,3 +104,25 @@ def test_a_wrong_value_is_refused_before_anything_runs(project: Path, monkeypatc
     finally:
         path.write_text(before)
     assert sorted((project / "data").rglob("*.mp4")) == made
+
+
+def test_a_run_that_stops_after_the_preview_has_no_expensive_node(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts, native clips, sheet; the default graph and the registry are that short."""
+    monkeypatch.chdir(project)
+    bootstrap_project(project)
+    configure_project("vibe_pipeline")
+    shutil.rmtree(project / "data/08_reporting", ignore_errors=True)
+    with KedroSession.create(
+        project, runtime_params={"generation": {"stop_after_preview": True, "count": 2}}
+    ) as session:
+        session.run()
+    assert [p.name for p in sorted((project / "data/08_reporting/report/preview").iterdir())] == [
+        "clips",
+        "sheet_1.png",
+    ]
+    assert not (project / "data/08_reporting/ablation_table.csv").exists()
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    newest = client.search_runs([client.get_experiment_by_name("vibe_pipeline").experiment_id], "tags.kind = 'run'")[0]
+    assert {a.path for a in client.list_artifacts(newest.info.run_id, "preview")} > {"preview/sheet_1.png"}

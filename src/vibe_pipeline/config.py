@@ -48,6 +48,8 @@ class ModelParams(Params):
     flow_shift: PositiveFloat = Field(5.0, description="s of sigma' = s sigma / (1 + (s - 1) sigma), at inference")
     threads: PositiveInt | None = Field(None, description="CPU threads per process; None leaves torch's choice")
     tile: PositiveInt | None = Field(None, description="VAE tile in pixels; None decodes whole frames")
+    vae_dtype: Literal["float32", "bfloat16"] = "float32"
+    offload: bool = Field(False, description="keep only the part at work (transformer or VAE) on the device")
 
     @model_validator(mode="after")
     def _target_is_native_length(self) -> Self:
@@ -71,11 +73,27 @@ class MiniatureParams(Params):
 class DataParams(Params):
     """Training images: where they are, and what is made of them."""
 
-    source: Literal["miniature", "folder"] = "folder"
-    path: Path = Field(description="the folder of images; the miniature renders its own into it")
+    source: Literal["miniature", "folder", "huggingface"] = "folder"
+    path: Path = Field(
+        description="the folder of images (the miniature renders its own into it); huggingface: a dataset's hub id or "
+        "local folder"
+    )
+    split: str = Field("train", description="huggingface: which split")
+    subset: str | None = Field(None, description="huggingface: which configuration, where a dataset has several")
+    image_column: str = Field("image", description="huggingface: the column of images")
+    text_column: str = Field("text", description="huggingface: the column of captions")
     count: PositiveInt | None = Field(None, description="how many images to render or to use at most")
     low: ClipSize = Field(description="stage-1 image size")
     high: ClipSize = Field(description="stage-2 image size")
+    buckets: Literal["single", "aspect"] = Field(
+        "aspect", description="single: every image is cut to `high`; aspect: to the nearest aspect of about its area"
+    )
+    max_aspect: Annotated[float, Field(ge=1)] = Field(
+        2.0, description="long side over short side of the longest bucket; longer images are cut to it"
+    )
+    bucket_tokens: PositiveInt = Field(
+        2, description="sides of high buckets are multiples of this many tokens: of `attention.pool`, for gclf"
+    )
     camera_blur: NonNegative = Field(
         0.0, description="Gaussian sigma, native pixels: how much softer the base's clips are than a shrunk image"
     )
@@ -84,6 +102,16 @@ class DataParams(Params):
     encode_batch: PositiveInt = Field(1, description="images encoded together")
     held_out: PositiveInt = Field(16, description="images kept from training, for the held-out loss and the check")
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _low_is_within_high(self) -> Self:
+        low, high = self.low, self.high
+        if low.height > high.height or low.width > high.width:
+            raise ValueError(
+                f"low {low.height}x{low.width} does not lie within high {high.height}x{high.width}: the low-resolution "
+                "images are made by shrinking the others"
+            )
+        return self
 
 
 class LoraParams(Params):
@@ -104,6 +132,7 @@ class LoraParams(Params):
 class OptimiserParams(Params):
     """AdamW and its schedule."""
 
+    kind: Literal["adamw", "adamw_8bit"] = Field("adamw", description="8 bit: states in a quarter of the memory, GPU")
     learning_rate: PositiveFloat = 1e-4
     weight_decay: NonNegative = 0.01
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -119,7 +148,9 @@ class AttentionParams(Params):
         None, description="(d_h, d_w); None: half the native grid"
     )
     pool: Annotated[int, Field(ge=2)] = Field(2, description="side of the pooled tiles, for gclf")
-    scale: PositiveFloat | None = Field(None, description="attention scale; None: 1 / sqrt(head dim)")
+    scale: PositiveFloat | Literal["freeswim"] | None = Field(
+        None, description="attention scale; None: 1 / sqrt(head dim); freeswim: sqrt(log_N(2 N) / head dim)"
+    )
 
 
 class DegradationParams(Params):
@@ -140,12 +171,38 @@ class TrainParams(Params):
     lora: LoraParams = LoraParams()
     optimiser: OptimiserParams = OptimiserParams()
     steps: PositiveInt = 3000
-    batch_size: PositiveInt = 1
+    batch_size: PositiveInt = Field(1, description="images per optimiser step, over all processes")
+    micro_batch: PositiveInt | None = Field(
+        None, description="images per forward and process, gradients accumulated; None: all of its share at once"
+    )
+    processes: PositiveInt = Field(1, description="training processes on this machine; with CUDA one GPU each")
     sigma_shift: PositiveFloat = Field(5.0, description="s of the training sigmas")
+    sigma_sampling: Literal["uniform_shifted", "logit_normal"] = Field(
+        "uniform_shifted", description="the paper's, or the sigmoid of a normal draw; both are shifted by s"
+    )
+    logit_mean: float = Field(0.0, description="of the normal draw, for logit_normal")
+    logit_std: PositiveFloat = Field(1.0, description="likewise")
+    loss_weighting: Literal["bell", "uniform", "cosmap"] = Field(
+        "bell", description="w(sigma): the paper's bell, 1, or the cosine map of Stable Diffusion 3"
+    )
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="average the adapter over steps with this decay; the average is what is kept"
+    )
     seed: int = 0
     checkpoint_every: PositiveInt = Field(100, description="steps between checkpoints")
     log_every: PositiveInt = Field(10, description="steps between log lines")
+    validate_every: PositiveInt | None = Field(None, description="steps between held-out losses; None: at the end only")
     autocast: bool = Field(True, description="bfloat16 activations; the adapter itself stays in 32 bit")
+    gradient_checkpointing: bool = Field(
+        False, description="recompute blocks in the backward pass: less memory, slower"
+    )
+    compile: bool = Field(False, description="torch.compile of the repeated blocks")
+
+    @model_validator(mode="after")
+    def _every_process_has_images(self) -> Self:
+        if self.processes > self.batch_size:
+            raise ValueError(f"batch_size {self.batch_size} leaves some of {self.processes} processes without an image")
+        return self
 
 
 class Stage1Params(TrainParams):
@@ -176,39 +233,77 @@ class AdapterParams(TrainParams):
     attention: AttentionParams = AttentionParams(kind="gclf")
 
 
+class ExtraAdapter(Params):
+    """A LoRA beside the arm's own: few-step distillation, a style."""
+
+    path: Path = Field(
+        description="a .safetensors file in diffusers format; others: kedro vibe import-adapter"
+    )
+    weight: float = 1.0
+
+
+Method = Literal["refine", "freeswim", "direct", "upsample", "truth", "external"]
+RUNS_TRANSFORMER = ("refine", "freeswim", "direct")
+
+
 class ArmParams(Params):
     """One row of `arms`: what is generated and scored."""
 
     label: str = Field(description="what the report calls it")
-    method: Literal["refine", "direct", "upsample", "truth"] = "refine"
+    method: Method = "refine"
     adapter: Name | None = Field(None, description="a row of `adapters`, or none")
     keep_stage1: bool = Field(False, description="keep the image modality at inference (an ablation)")
+    extra_adapters: tuple[ExtraAdapter, ...] = ()
     attention: AttentionParams = AttentionParams()
+    scheduler: Literal["euler", "unipc"] = "euler"
+    flow_shift: PositiveFloat | None = Field(None, description="of this arm's schedule; None: the model's")
     strength: Annotated[float, Field(gt=0, le=1)] = Field(0.7, description="before the flow shift")
     steps: PositiveInt = Field(50, description="denoising steps of the second pass")
     steps_are: Literal["all", "share"] = Field("all", description="all steps from sigma_start, or strength x steps")
     guidance_scale: Annotated[float, Field(ge=1)] = 5.0
+    refresh_every: PositiveInt | None = Field(
+        None, description="freeswim's cached form: steps between full-attention passes; None: both paths, always"
+    )
+    path: Path | None = Field(None, description="external: the folder of another system's clips")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.keep_stage1 and self.adapter is None:
             raise ValueError("keep_stage1 needs an adapter that was trained on stage 1")
-        if self.adapter and self.method in ("upsample", "truth"):
-            raise ValueError(f"method {self.method!r} runs no transformer: adapter {self.adapter!r} would do nothing")
+        if (self.adapter or self.extra_adapters) and self.method not in RUNS_TRANSFORMER:
+            raise ValueError(f"method {self.method!r} runs no transformer: an adapter would do nothing")
+        if self.method == "freeswim" and self.attention.kind != "window":
+            raise ValueError(f"freeswim is window attention beside full: attention.kind is {self.attention.kind!r}")
+        if self.refresh_every is not None and self.method != "freeswim":
+            raise ValueError(f"refresh_every belongs to freeswim, not to method {self.method!r}")
+        if (self.path is not None) != (self.method == "external"):
+            raise ValueError("method external needs `path`, a folder of clips; no other method takes one")
         return self
+
+    @property
+    def start(self) -> float:
+        """The strength that counts: only a second pass starts from a clip."""
+        return self.strength if self.method in ("refine", "freeswim") else 1.0
 
 
 class GenerationParams(Params):
     """Prompts, seeds and the native pass."""
 
-    prompts: Path | Literal["miniature"] = Field(description="a text file, one prompt a line, or the held-out captions")
+    prompts: Literal["miniature", "vbench_standard", "vbench_subset"] | Path = Field(
+        description="the held-out captions, VBench's own list, or a file: .txt (one a line), .csv or .jsonl"
+    )
     count: PositiveInt | None = Field(None, description="how many prompts, from the top; None: all")
+    prompt_dimensions: tuple[str, ...] = Field((), description="VBench prompts of these dimensions only")
+    subset_seed: int = Field(0, description="which vbench_subset")
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    shard: str | None = Field(None, pattern=r"^[1-9]\d*/[1-9]\d*$", description="i/n: every n-th (prompt, seed) only")
     negative_prompt: str = ""
     native_steps: PositiveInt = 50
     native_guidance_scale: Annotated[float, Field(ge=1)] = 5.0
+    native_scheduler: Literal["euler", "unipc"] = "euler"
     native_source: Literal["base", "truth"] = Field("base", description="truth: true renders, for paired measurements")
     batch_size: PositiveInt = Field(1, description="clips denoised together")
+    stop_after_preview: bool = Field(False, description="make native clips and their contact sheet, then stop")
 
     @field_validator("seeds")
     @classmethod
@@ -216,6 +311,13 @@ class GenerationParams(Params):
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"the same seed stands twice in {list(seeds)}; clips are told apart by prompt and seed")
         return seeds
+
+    @field_validator("shard")
+    @classmethod
+    def _shard_is_one_of_them(cls, shard: str | None) -> str | None:
+        if shard is not None and int(shard.split("/")[0]) > int(shard.split("/")[1]):
+            raise ValueError(f"shard {shard}: the first number counts from 1 to the second")
+        return shard
 
 
 class EvaluationParams(Params):
@@ -254,6 +356,7 @@ class Tables(Params):
     adapters: dict[Name, AdapterParams]
     arms: dict[Name, ArmParams]
     reference_arm: Name
+    stop_after_preview: bool = False
 
     @model_validator(mode="after")
     def _rows_exist(self) -> Self:

@@ -6,10 +6,12 @@ from typing import Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
+from kedro.pipeline import Pipeline
 
 from vibe_pipeline import pipeline_registry
 from vibe_pipeline.config import TrackingParams
 from vibe_pipeline.identity import content_key
+from vibe_pipeline.preflight import check_parameters
 
 
 class GraphHooks:
@@ -19,12 +21,16 @@ class GraphHooks:
     def after_context_created(self, context: KedroContext) -> None:
         """Check the tables against each other and hand them to the registry."""
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        pipeline_registry.use_tables(pipeline_registry.tables_of(context.config_loader["parameters"]))
+        self._params: dict[str, Any] = context.config_loader["parameters"]
+        self._tables = pipeline_registry.tables_of(self._params)
+        pipeline_registry.use_tables(self._tables)
 
-    @hook_impl
-    def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
-        """Run from the project's folder: Kedro finds a project from below it, but paths in parameters are relative."""
+    @hook_impl(tryfirst=True)
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
+        """Refuse what cannot work, before a run is opened or anything is written."""
+        # Kedro finds a project from below it, but paths in parameters are relative to its folder.
         os.chdir(run_params["project_path"])
+        check_parameters(self._params, self._tables, {tag for node in pipeline.nodes for tag in node.tags})
 
 
 class TrackingHooks:

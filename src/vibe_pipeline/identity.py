@@ -43,6 +43,18 @@ def folder_fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's whole content, in hexadecimal.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
     """Call `write` with a temporary path of the same suffix beside `path`, then rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,8 +30,13 @@ def use_tables(tables: Tables) -> None:
 
 def tables_of(params: Mapping[str, Any]) -> Tables:
     """The tables of a parameters dictionary, checked against each other."""
-    reference = params["evaluation"]["reference_arm"]
-    return Tables(stage1=params["stage1"], adapters=params["adapters"], arms=params["arms"], reference_arm=reference)
+    return Tables(
+        stage1=params["stage1"],
+        adapters=params["adapters"],
+        arms=params["arms"],
+        reference_arm=params["evaluation"]["reference_arm"],
+        stop_after_preview=params["generation"].get("stop_after_preview", False),
+    )
 
 
 def _tables_of_environment() -> Tables:
@@ -44,6 +49,9 @@ def _tables_of_environment() -> Tables:
 def register_pipelines() -> dict[str, Pipeline]:
     """All pipelines by name; `__default__` is the whole experiment, `base_model` is run by hand."""
     tables = _chosen[0] if _chosen else _tables_of_environment()
+    if tables.stop_after_preview:
+        preview = generation.create_pipeline(tables)
+        return {"generation": preview, "base_model": base_model.create_pipeline(), "__default__": preview}
     named = {
         "data_processing": data_processing.create_pipeline(),
         "relay_stage1": relay_stage1.create_pipeline(tables),

@@ -100,16 +100,19 @@ def test_a_latent_is_normalised_on_the_way_in_and_back_on_the_way_out(wan22, mon
     torch.testing.assert_close(seen["latent"], raw)
 
 
-@pytest.mark.parametrize(("height", "width", "fits"), [(64, 96, True), (80, 96, False), (96, 40, False)])
-def test_a_size_that_does_not_fit_names_one_that_does(height: int, width: int, fits: bool) -> None:
-    config = {"scale_factor_spatial": 16}
-    if fits:
-        require_fitting_size(config, (1, 2, 2), height, width, "clip")
+@pytest.mark.parametrize(
+    ("height", "width", "pool", "nearest"),
+    [(64, 96, 1, None), (64, 96, 2, "64x64 or 64x128"), (80, 96, 1, "64x96 or 96x96"), (96, 40, 1, "96x32 or 96x64")],
+)
+def test_a_size_that_does_not_fit_names_those_that_do(wan22, height: int, width: int, pool: int, nearest) -> None:
+    model = find_model(str(wan22.path))  # a token is 32 x 32 pixels
+    if nearest is None:
+        require_fitting_size(model, height, width, "clip", pool)
         return
-    with pytest.raises(ValueError, match=f"clip {height}x{width} must be a multiple of 32x32") as error:
-        require_fitting_size(config, (1, 2, 2), height, width, "clip")
-    for name in str(error.value).split(": ")[-1].split(", "):
-        assert all(int(side) % 32 == 0 for side in name.split("x"))
+    unit = 32 * pool
+    with pytest.raises(ValueError, match=f"clip {height}x{width} must be a multiple of {unit}x{unit}") as error:
+        require_fitting_size(model, height, width, "clip", pool)
+    assert str(error.value).endswith(f"nearest that are: {nearest}")
 
 
 class Spy:

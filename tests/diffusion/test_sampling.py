@@ -1,11 +1,11 @@
-"""Guidance and the Euler solver."""
+"""Guidance, the solvers, the first frame."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from vibe_pipeline.diffusion.flow import add_noise, sigma_schedule
-from vibe_pipeline.diffusion.sampling import denoise, guided
+from vibe_pipeline.diffusion.sampling import denoise, guided, make_solver
 
 
 @pytest.mark.parametrize(("steps", "shift", "strength"), [(1, 1.0, 1.0), (4, 5.0, 1.0), (7, 3.0, 0.6)])
@@ -20,7 +20,7 @@ def test_a_straight_field_leads_to_the_exact_answer(steps: int, shift: float, st
         levels.append(sigma)
         return (x - x0) / sigma.view(-1, 1, 1, 1, 1)
 
-    result = denoise(field, start, sigmas, lambda: ticks.append(1))
+    result = denoise(field, start, sigmas, on_step=lambda: ticks.append(1))
     torch.testing.assert_close(result, x0, rtol=0, atol=1e-5)
     torch.testing.assert_close(torch.stack(levels), sigmas[:-1, None].expand(-1, 2))
     assert len(ticks) == steps
@@ -51,3 +51,41 @@ def test_a_latent_that_is_not_finite_names_its_step() -> None:
 
     with pytest.raises(FloatingPointError, match="after step 2 of 4"):
         denoise(field, torch.ones(1, 1, 1, 2, 2), sigma_schedule(4, 1.0))
+
+
+def gaussian_field(x: Tensor, sigma: Tensor, spread: float = 1.5) -> Tensor:
+    """E[eps - x0 | x] for x0 ~ N(0, spread^2): the flow scales pure noise by `spread`, exactly."""
+    s = sigma.view(-1, 1, 1, 1, 1)
+    return x * (s - (1 - s) * spread**2) / (s**2 + (1 - s) ** 2 * spread**2)
+
+
+@pytest.mark.parametrize("start", [1.0, 0.6])
+def test_unipc_is_far_closer_than_euler_at_the_same_steps(start: float) -> None:
+    sigmas = sigma_schedule(12, 3.0, start)
+    first = float(sigmas[0])
+    noise = torch.randn(4, 2, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    x = noise * (first**2 + (1 - first) ** 2 * 2.25) ** 0.5
+    errors = {n: float((denoise(gaussian_field, x, sigmas, n) - 1.5 * noise).abs().max()) for n in ("euler", "unipc")}
+    assert errors["unipc"] < errors["euler"] / 4
+    assert errors["euler"] < 0.9
+
+
+def test_an_unknown_scheduler_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown scheduler 'ddim'"):
+        make_solver("ddim", sigma_schedule(2, 1.0))
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "unipc"])
+def test_the_first_frame_is_held_and_the_model_sees_it_clean(scheduler: str) -> None:
+    condition = torch.full((1, 2, 1, 3, 3), 7.0)
+    seen = []
+
+    def field(x: Tensor, sigma: Tensor) -> Tensor:
+        seen.append(x[:, :, :1].clone())
+        return gaussian_field(x, sigma)
+
+    x = torch.randn(1, 2, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    held = denoise(field, x, sigma_schedule(3, 3.0), scheduler, first_frame=condition)
+    assert all(torch.equal(frame, condition) for frame in [*seen, held[:, :, :1]])
+    free = denoise(gaussian_field, x, sigma_schedule(3, 3.0), scheduler)
+    torch.testing.assert_close(held[:, :, 1:], free[:, :, 1:])

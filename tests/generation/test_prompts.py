@@ -1,8 +1,11 @@
 """Prompts from a file or from the miniature's held-out captions."""
 
+import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from PIL import Image
 
 from vibe_pipeline.config import GenerationParams
 from vibe_pipeline.generation.prompts import load_prompts
@@ -40,3 +43,56 @@ def test_the_miniatures_prompts_are_held_out_and_a_longer_list_begins_with_the_s
 def test_more_prompts_than_the_world_has_are_refused() -> None:
     with pytest.raises(ValueError, match="5000 held-out captions were asked for"):
         load_prompts(GenerationParams(prompts="miniature", count=5000))
+
+
+def test_shards_are_disjoint_and_together_are_the_whole_list() -> None:
+    params = GenerationParams(prompts="miniature", count=5, seeds=(0, 1))
+    whole = load_prompts(params)
+    shards = [load_prompts(params.model_copy(update={"shard": f"{i}/3"})) for i in (1, 2, 3)]
+    assert [len(s) for s in shards] == [4, 3, 3]
+    together = pd.concat(shards).sort_values(["prompt_index", "seed"]).reset_index(drop=True)
+    pd.testing.assert_frame_equal(together, whole)
+    with pytest.raises(ValueError, match=r"shard: 11/11 is empty, there are only 10"):
+        load_prompts(params.model_copy(update={"shard": "11/11"}))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_tables_may_name_a_first_frame_for_every_prompt(tmp_path: Path, suffix: str) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8), (name[0] == "a" and "red") or "blue").save(tmp_path / name)
+    rows = [{"prompt": "a cat,  running", "first_frame": "a.png"}, {"prompt": "ein Bär", "first_frame": "b.png"}]
+    if suffix == ".csv":
+        pd.DataFrame(rows).to_csv(tmp_path / "p.csv", index=False)
+    else:
+        (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    table = load_prompts(GenerationParams(prompts=tmp_path / f"p{suffix}"))
+    assert table["prompt"].tolist() == ["a cat, running", "ein Bär"]
+    assert table["first_frame"].tolist() == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert table["first_frame_sha256"].nunique() == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("p.csv", "text\na cat\n", r"p\.csv, line 2: no text in the column `prompt`"),
+        ("p.csv", "prompt\na\nnull\n", r"p\.csv, line 3: 'null' is no prompt"),
+        ("p.csv", "prompt,first_frame\na,no.png\n", r"line 2: there is no first_frame 'no\.png'"),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": ', r"p\.jsonl, line 2 is not JSON"),
+        ("p.jsonl", '{"prompt": 3}', r"line 1: no text in the column"),
+        ("p.jsonl", '["a"]', r"line 1: no text in the column"),
+        ("p.jsonl", '{"prompt": "a", "first_frame": "p.jsonl"}\n{"prompt": "b"}', "line 1 has a first_frame, others"),
+        ("p.yml", "- a", r"p\.yml is not \.txt, \.csv or \.jsonl"),
+    ],
+)
+def test_a_bad_entry_is_named_by_file_and_line(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_prompts(GenerationParams(prompts=tmp_path / name))
+
+
+def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.txt is no file"):
+        load_prompts(GenerationParams(prompts=tmp_path / "none.txt"))
+    (tmp_path / "p.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"p\.txt is not UTF-8"):
+        load_prompts(GenerationParams(prompts=tmp_path / "p.txt"))

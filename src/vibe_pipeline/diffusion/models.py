@@ -6,7 +6,7 @@ separately because text encoder, transformer and VAE of the real models need not
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,19 +82,34 @@ def load_transformer(model: WanFolder, device: torch.device, dtype: torch.dtype)
     return transformer.requires_grad_(False).eval().to(device)
 
 
-def load_vae(model: WanFolder, device: torch.device, tile: int | None = None) -> AutoencoderKLWan:
-    """The VAE in 32 bit, as diffusers recommends for Wan; `tile` pixels a side bound its memory."""
-    vae = AutoencoderKLWan.from_pretrained(model.path, subfolder="vae", torch_dtype=torch.float32)
+def load_vae(
+    model: WanFolder, device: torch.device, tile: int | None = None, dtype: torch.dtype = torch.float32
+) -> AutoencoderKLWan:
+    """The VAE, in the 32 bit that diffusers recommends for Wan or another; `tile` pixels a side bound its memory."""
+    vae = AutoencoderKLWan.from_pretrained(model.path, subfolder="vae", torch_dtype=dtype)
     if tile is not None:
         vae.enable_tiling(tile, tile, tile * 3 // 4, tile * 3 // 4)
     return vae.requires_grad_(False).eval().to(device)
 
 
-@torch.inference_mode()
 def encode_texts(
     model: WanFolder, texts: Sequence[str], length: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     """Text embeddings as WanPipeline makes them, [N, length, width] on the CPU; the encoder is gone afterwards.
+
+    Raises:
+        ValueError: A text is longer than `length` tokens and would be cut in silence.
+    """
+    return torch.stack(list(text_embeddings(model, texts, length, device, dtype)))
+
+
+@torch.inference_mode()
+def text_embeddings(
+    model: WanFolder, texts: Iterable[str], length: int, device: torch.device, dtype: torch.dtype
+) -> Generator[Tensor, None, None]:
+    """Text embeddings one at a time, [length, width] on the CPU, where all of them would not fit in memory.
+
+    The encoder is loaded at the first one and gone when the last was given or the iterator is closed.
 
     Raises:
         ValueError: A text is longer than `length` tokens and would be cut in silence.
@@ -104,16 +119,19 @@ def encode_texts(
     encoder = (
         UMT5EncoderModel.from_pretrained(model.path, subfolder="text_encoder", torch_dtype=dtype).eval().to(device)
     )
-    embedded = []
-    for text in texts:
-        cleaned = prompt_clean(text)
-        count = len(tokenizer(cleaned).input_ids)
-        if count > length:
-            raise ValueError(f"a caption has {count} tokens, text_length is {length}: {text[:80]!r}")
-        tokens = tokenizer(cleaned, padding="max_length", max_length=length, return_tensors="pt").to(device)
-        hidden = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
-        embedded.append((hidden * tokens.attention_mask[..., None]).to("cpu", dtype))
-    return torch.cat(embedded)
+    try:
+        for text in texts:
+            cleaned = prompt_clean(text)
+            count = len(tokenizer(cleaned).input_ids)
+            if count > length:
+                raise ValueError(f"a caption has {count} tokens, text_length is {length}: {text[:80]!r}")
+            tokens = tokenizer(cleaned, padding="max_length", max_length=length, return_tensors="pt").to(device)
+            hidden = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
+            yield (hidden * tokens.attention_mask[..., None]).to("cpu", dtype)[0]
+    finally:
+        del encoder
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _statistics(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,7 +143,7 @@ def _statistics(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:
 @torch.inference_mode()
 def encode_video(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
     """Pixels [B, 3, T, H, W] in [0, 1] to normalised latents [B, C, t, h, w], 32 bit, on the CPU."""
-    x = pixels.to(vae.device, vae.dtype) * 2 - 1
+    x = pixels.to(vae.device, vae.dtype).mul(2).sub_(1)
     latent = vae.encode(x).latent_dist.mode().float()
     mean, std = _statistics(vae, latent)
     return ((latent - mean) / std).cpu()
@@ -134,9 +152,11 @@ def encode_video(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
 @torch.inference_mode()
 def decode_video(vae: AutoencoderKLWan, latent: Tensor) -> Tensor:
     """Normalised latents [B, C, t, h, w] to pixels [B, 3, T, H, W] in [0, 1], 32 bit, on the CPU."""
-    latent = latent.to(vae.device, vae.dtype)
+    latent = latent.to(vae.device)
     mean, std = _statistics(vae, latent)
-    return (vae.decode(latent * std + mean).sample.float().cpu() / 2 + 0.5).clamp(0, 1)
+    # In place from here: a 4K clip of 121 frames is 12 GB a copy.
+    pixels = vae.decode((latent * std + mean).to(vae.dtype)).sample.float().cpu()
+    return pixels.div_(2).add_(0.5).clamp_(0, 1)
 
 
 def latent_shape(vae_config: dict, height: int, width: int, frames: int) -> tuple[int, int, int, int]:
@@ -145,23 +165,19 @@ def latent_shape(vae_config: dict, height: int, width: int, frames: int) -> tupl
     return vae_config["z_dim"], (frames - 1) // time + 1, height // space, width // space
 
 
-def require_fitting_size(vae_config: dict, patch: Sequence[int], height: int, width: int, what: str) -> None:
-    """Refuse a size that does not fit the VAE and the transformer's patches.
+def require_fitting_size(model: WanFolder, height: int, width: int, what: str, pool: int = 1) -> None:
+    """Refuse a size in pixels that does not fit the VAE, the transformer's patches and the attention's pooling.
 
     Raises:
         ValueError: Names the nearest sizes that fit.
     """
-    rows, columns = (vae_config["scale_factor_spatial"] * p for p in patch[1:])
+    space, patch = model.config_of("vae")["scale_factor_spatial"], model.config_of("transformer")["patch_size"]
+    rows, columns = (space * p * pool for p in patch[1:])
     if height % rows or width % columns:
-        fits = [f"{h * rows}x{w * columns}" for h, w in _around(height / rows, width / columns)]
-        raise ValueError(
-            f"{what} {height}x{width} must be a multiple of {rows}x{columns}; nearest that are: {', '.join(fits)}"
-        )
-
-
-def _around(rows: float, columns: float) -> list[tuple[int, int]]:
-    lower = (max(1, int(rows)), max(1, int(columns)))
-    return [lower, (lower[0] + 1, lower[1] + 1)]
+        lower = max(1, height // rows), max(1, width // columns)
+        upper = -(-height // rows), -(-width // columns)
+        fits = " or ".join(f"{h * rows}x{w * columns}" for h, w in dict.fromkeys([lower, upper]))
+        raise ValueError(f"{what} {height}x{width} must be a multiple of {rows}x{columns}; nearest that are: {fits}")
 
 
 def token_grid(model: WanFolder, height: int, width: int) -> tuple[int, int]:
@@ -172,7 +188,11 @@ def token_grid(model: WanFolder, height: int, width: int) -> tuple[int, int]:
 
 
 def velocity_predictor(
-    transformer: WanTransformer3DModel, text: Tensor, expand_timesteps: bool, dtype: torch.dtype
+    transformer: WanTransformer3DModel,
+    text: Tensor,
+    expand_timesteps: bool,
+    dtype: torch.dtype,
+    first_frame: bool = False,
 ) -> Predict:
     """The transformer as `predict(x_sigma, sigma)`.
 
@@ -182,14 +202,22 @@ def velocity_predictor(
         expand_timesteps: One timestep per token, as TI2V models take them. All tokens get the sigma that the
             latent was noised with: a still is not a first-frame condition (which would mean t = 0).
         dtype: Of the transformer's activations; the velocity comes back in 32 bit.
+        first_frame: The first latent frame of x is a clean condition: its tokens get t = 0.
+
+    Raises:
+        ValueError: A first frame for a model without per-token timesteps.
     """
     patch = transformer.config.patch_size
+    if first_frame and not expand_timesteps:
+        raise ValueError("this base takes no first frame: only models with per-token timesteps (TI2V) do")
 
     def predict(x: Tensor, sigma: Tensor) -> Tensor:
         timestep = 1000 * sigma.float()
         if expand_timesteps:
-            tokens = (x.shape[2] // patch[0]) * (x.shape[3] // patch[1]) * (x.shape[4] // patch[2])
-            timestep = timestep[:, None].expand(-1, tokens)
+            frames, height, width = (n // p for n, p in zip(x.shape[2:], patch, strict=True))
+            timestep = timestep[:, None].repeat(1, frames * height * width)
+            if first_frame:
+                timestep[:, : height * width] = 0
         embedded = text.to(x.device, dtype)
         out = transformer(x.to(dtype), timestep, embedded, return_dict=False)[0]
         return out.float()

@@ -1,11 +1,17 @@
-"""Sampling: classifier-free guidance and an Euler solver of the rectified flow."""
+"""Sampling: classifier-free guidance and solvers of the rectified flow."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
+from diffusers import UniPCMultistepScheduler
 from torch import Tensor
 
 from vibe_pipeline.diffusion.objectives import Predict
+
+Scheduler = Literal["euler", "unipc"]
+Solver = Callable[[Tensor, int, Tensor], Tensor]
+"""(velocity, step, x at sigmas[step]) to x at sigmas[step + 1]; called once a step, in order."""
 
 
 def guided(conditional: Predict, unconditional: Predict, scale: float) -> Predict:
@@ -20,15 +26,45 @@ def guided(conditional: Predict, unconditional: Predict, scale: float) -> Predic
     return predict
 
 
+def make_solver(name: Scheduler, sigmas: Tensor) -> Solver:
+    """A solver of dx = v dsigma over `sigmas` [n + 1].
+
+    Args:
+        name: euler, first order; unipc, diffusers' multistep predictor-corrector of second order, Wan's default.
+        sigmas: Falling, the last 0; see `flow.sigma_schedule`.
+
+    Raises:
+        ValueError: Unknown name.
+    """
+    if name == "euler":
+        return lambda velocity, i, x: x + (sigmas[i + 1] - sigmas[i]).to(x.device) * velocity
+    if name != "unipc":
+        raise ValueError(f"unknown scheduler {name!r}: use 'euler' or 'unipc'")
+    # The sigmas are shifted already: the scheduler's own shift is 1.
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0)
+    scheduler.set_timesteps(sigmas=sigmas[:-1].double().numpy())
+    scheduler.set_begin_index(0)
+    return lambda velocity, i, x: scheduler.step(velocity, scheduler.timesteps[i], x, return_dict=False)[0]
+
+
 @torch.inference_mode()
-def denoise(predict: Predict, x: Tensor, sigmas: Tensor, on_step: Callable[[], object] | None = None) -> Tensor:
-    """Integrate dx = v dsigma by Euler steps.
+def denoise(
+    predict: Predict,
+    x: Tensor,
+    sigmas: Tensor,
+    scheduler: Scheduler = "euler",
+    on_step: Callable[[], object] | None = None,
+    first_frame: Tensor | None = None,
+) -> Tensor:
+    """Integrate dx = v dsigma from noise to data.
 
     Args:
         predict: Velocity of x [B, C, T, H, W] at sigma [B].
         x: The latent at `sigmas[0]`.
         sigmas: [n + 1], falling; see `flow.sigma_schedule`.
+        scheduler: See `make_solver`.
         on_step: Called after each step (a progress bar's `update`).
+        first_frame: Clean latent [B, C, 1, H, W] that the first frame is held at (image to video).
 
     Returns:
         The latent at `sigmas[-1]`.
@@ -36,13 +72,19 @@ def denoise(predict: Predict, x: Tensor, sigmas: Tensor, on_step: Callable[[], o
     Raises:
         FloatingPointError: The latent became NaN or infinite; the message says at which step.
     """
+    solve = make_solver(scheduler, sigmas)
     for i in range(len(sigmas) - 1):
-        level = sigmas[i].expand(len(x)).to(x.device)
-        x = x + (sigmas[i + 1] - sigmas[i]).to(x.device) * predict(x, level)
+        held = hold_first_frame(x, first_frame)
+        x = solve(predict(held, sigmas[i].expand(len(x)).to(x.device)), i, x)
         if not torch.isfinite(x).all():
             raise FloatingPointError(
                 f"the latent is not finite after step {i + 1} of {len(sigmas) - 1}, at sigma {float(sigmas[i]):.3f}"
             )
         if on_step is not None:
             on_step()
-    return x
+    return hold_first_frame(x, first_frame)
+
+
+def hold_first_frame(x: Tensor, first_frame: Tensor | None) -> Tensor:
+    """x [B, C, T, H, W] with its first latent frame replaced by the condition [B, C, 1, H, W], if there is one."""
+    return x if first_frame is None else torch.cat([first_frame.to(x), x[:, :, 1:]], 2)

@@ -1,33 +1,126 @@
-"""The prompts of a run: a file, or the miniature's held-out captions."""
+"""The prompts of a run: VBench's own list, a file, or the miniature's held-out captions."""
+
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from vibe_pipeline.config import GenerationParams
+from vibe_pipeline.identity import file_sha256
 from vibe_pipeline.miniature.scene import sample_scenes
 
 HELD_OUT_SEED = 20_260
+# What pandas would read back from a table as a missing value.
+UNREADABLE = {"", "nan", "NaN", "null", "NULL", "None", "none", "N/A", "NA", "n/a", "<NA>"}
 
 
 def load_prompts(params: GenerationParams) -> pd.DataFrame:
-    """One row per (prompt, seed): prompt_index, prompt, seed.
+    """One row per (prompt, seed), of this shard if there are shards.
+
+    Returns:
+        Columns prompt_index, prompt, seed; with VBench's prompts also `dimensions` (names joined by `;`), with
+        first frames also first_frame (a path) and first_frame_sha256.
 
     Raises:
-        ValueError: No prompts, or the same one twice; names the file and the line.
+        FileNotFoundError: No such file of prompts, or an image that it names is not there.
+        ValueError: No prompts, the same one twice, or a bad entry; names the file and the line.
     """
+    table = _all_rows(params)
+    if table.empty:
+        raise ValueError(f"generation.prompts: {params.prompts} holds no prompts")
+    if params.shard is None:
+        return table
+    index, count = (int(n) for n in params.shard.split("/"))
+    mine = table.iloc[index - 1 :: count].reset_index(drop=True)
+    if mine.empty:
+        raise ValueError(f"generation.shard: {params.shard} is empty, there are only {len(table)} (prompt, seed) pairs")
+    return mine
+
+
+def _all_rows(params: GenerationParams) -> pd.DataFrame:
+    if params.prompts in ("vbench_standard", "vbench_subset"):
+        # Not at the top: it reads the vbench package, which only VBench's own list needs.
+        from vibe_pipeline.evaluation.protocol import protocol_prompts
+
+        return protocol_prompts(
+            params.prompts, params.count, params.seeds, params.subset_seed, params.prompt_dimensions
+        )
     if params.prompts == "miniature":
-        count = params.count or 64
-        prompts = [s.caption for s in sample_scenes(np.random.default_rng(HELD_OUT_SEED), count, held_out=True)]
+        scenes = sample_scenes(np.random.default_rng(HELD_OUT_SEED), params.count or 64, held_out=True)
+        entries: list[dict[str, Any]] = [{"prompt": s.caption} for s in scenes]
     else:
-        lines = params.prompts.read_text(encoding="utf-8").splitlines()
-        prompts = [line.strip() for line in lines if line.strip()][: params.count]
-        twice = sorted({p for p in prompts if prompts.count(p) > 1})
-        if twice:
+        entries = _from_file(params.prompts)[: params.count]
+    return pd.DataFrame([{"prompt_index": i} | e | {"seed": s} for i, e in enumerate(entries) for s in params.seeds])
+
+
+def _from_file(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"generation.prompts: {path} is no file; give a .txt, .csv or .jsonl of prompts")
+    readers = {".txt": _lines, ".csv": _csv, ".jsonl": _jsonl}
+    if path.suffix not in readers:
+        raise ValueError(f"generation.prompts: {path} is not .txt, .csv or .jsonl")
+    try:
+        entries = readers[path.suffix](path)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from error
+    _check_prompts(path, entries)
+    framed = [line for line, entry in entries if "first_frame" in entry]
+    if framed and len(framed) < len(entries):
+        raise ValueError(f"{path}: line {framed[0]} has a first_frame, others have none; give all of them one")
+    return [entry | _first_frame(path, line, entry) for line, entry in entries]
+
+
+def _lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    return [(i, {"prompt": line.strip()}) for i, line in lines if line.strip()]
+
+
+def _csv(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    table = pd.read_csv(path, keep_default_na=False, dtype=str)
+    return [(i, _known(path, i, row)) for i, row in enumerate(table.to_dict("records"), 2)]
+
+
+def _jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    entries = []
+    for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {i} is not JSON: {error}") from error
+        entries.append((i, _known(path, i, row)))
+    return entries
+
+
+def _known(path: Path, line: int, row: Any) -> dict[str, Any]:
+    """The columns that are read: prompt, and first_frame where the file has it."""
+    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+        raise ValueError(f"{path}, line {line}: no text in the column `prompt`")
+    entry = {"prompt": " ".join(row["prompt"].split())}
+    return entry | ({"first_frame": row["first_frame"]} if "first_frame" in row else {})
+
+
+def _check_prompts(path: Path, entries: list[tuple[int, dict[str, Any]]]) -> None:
+    seen: dict[str, int] = {}
+    for line, entry in entries:
+        prompt = entry["prompt"]
+        if prompt in UNREADABLE:
+            raise ValueError(f"{path}, line {line}: {prompt!r} is no prompt")
+        if prompt in seen:
             raise ValueError(
-                f"{params.prompts}: {twice[0]!r} stands twice; scores are paired by prompt, list each once"
+                f"{path}, line {line}: {prompt!r} stands twice, in line {seen[prompt]} too; scores are paired by "
+                "prompt, list each once"
             )
-    if not prompts:
-        raise ValueError(f"{params.prompts} holds no prompts")
-    return pd.DataFrame(
-        [{"prompt_index": i, "prompt": p, "seed": s} for i, p in enumerate(prompts) for s in params.seeds]
-    )
+        seen[prompt] = line
+
+
+def _first_frame(path: Path, line: int, entry: dict[str, Any]) -> dict[str, str]:
+    if "first_frame" not in entry:
+        return {}
+    image = (path.parent / str(entry["first_frame"])).resolve()
+    if not image.is_file():
+        raise FileNotFoundError(f"{path}, line {line}: there is no first_frame {str(entry['first_frame'])!r}")
+    return {"first_frame": str(image), "first_frame_sha256": file_sha256(image)}

@@ -87,7 +87,7 @@ def contact_sheet(panels: Sequence[Panel], columns: int = COLUMNS, tile: int = T
     tall = round(tile * height / width)
     across = math.ceil(len(panels) / math.ceil(len(panels) / columns))
     font = ImageFont.load_default(size=14)
-    names = [_wrap(p.label, tile, font) for p in panels]
+    names = [wrapped(p.label, tile, font) for p in panels]
     head = 19 * max(len(lines) for lines in names) + 4
     block = head + 2 * tall + 3 * GAP
     rows = math.ceil(len(panels) / across)
@@ -112,7 +112,7 @@ def _resized(frame: Frames, width: int, height: int) -> Frames:
     return np.asarray(Image.fromarray(frame).resize((width, height), method))
 
 
-def _wrap(label: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+def wrapped(label: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
     """Break a label into at most two lines that fit a width; what does not fit ends in an ellipsis."""
     lines: list[str] = [""]
     for word in label.split():

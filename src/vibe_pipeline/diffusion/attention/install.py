@@ -17,9 +17,10 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import Tensor, nn
 
 from vibe_pipeline.diffusion.attention.backends import Backend, Plan, choose_backend, make_plan
-from vibe_pipeline.diffusion.attention.geometry import Grid, HalfWindow, Order, Windows, reorder_tokens
+from vibe_pipeline.diffusion.attention.geometry import Grid, HalfWindow, Order, Windows, freeswim_scale, reorder_tokens
 
 Kind = Literal["full", "window", "gclf"]
+Scale = float | Literal["freeswim"] | None
 
 
 class AttentionSettings(Protocol):
@@ -32,7 +33,7 @@ class AttentionSettings(Protocol):
     @property
     def pool(self) -> int: ...
     @property
-    def scale(self) -> float | None: ...
+    def scale(self) -> Scale: ...
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,13 @@ class GclfSettings:
         kind: full attention, the window alone, or window and pooled keys.
         half_window: (d_h, d_w) in tokens; None: half the native token grid.
         pool: tile side in tokens, for gclf.
-        scale: of the scores; None: 1 / sqrt(head dim).
+        scale: of the scores; None: 1 / sqrt(head dim); "freeswim": see `freeswim_scale`.
     """
 
     kind: Kind = "gclf"
     half_window: HalfWindow | None = None
     pool: int = 2
-    scale: float | None = None
+    scale: Scale = None
 
 
 class GclfAttnProcessor(WanAttnProcessor):
@@ -77,7 +78,7 @@ class GclfAttnProcessor(WanAttnProcessor):
         if rotary_emb is not None:
             q, k = _rotate(q, *rotary_emb), _rotate(k, *rotary_emb)
         installed = self.installation
-        out = installed.plan(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), installed.settings.scale)
+        out = installed.plan(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), installed.scale)
         out = out.transpose(1, 2).flatten(2, 3).type_as(q)
         return attn.to_out[1](attn.to_out[0](out))
 
@@ -103,14 +104,21 @@ class GclfInstallation:
 
     Attributes:
         settings: as given to `install_gclf`.
+        scale: of the scores; None: 1 / sqrt(head dim).
         plan: that of the running forward. Gradient checkpointing reads it again in the backward pass, so finish
             one grid's backward before another grid's forward.
     """
 
     def __init__(
-        self, transformer: nn.Module, settings: AttentionSettings, half_window: HalfWindow | None, backend: Backend
+        self,
+        transformer: nn.Module,
+        settings: AttentionSettings,
+        half_window: HalfWindow | None,
+        scale: float | None,
+        backend: Backend,
     ) -> None:
         self.settings = settings
+        self.scale = scale
         self.plan: Plan | None = None
         self._half_window = half_window
         self._backend = backend
@@ -222,6 +230,14 @@ def _half_window(settings: AttentionSettings, native_grid: tuple[int, int] | Non
     return Windows((1, max(pool, 1), max(pool, 1)), tuple(half), pool).half_window
 
 
+def _scale(settings: AttentionSettings, native_grid: tuple[int, int] | None, head_dim: int) -> float | None:
+    if settings.scale != "freeswim":
+        return settings.scale
+    if native_grid is None:
+        raise ValueError("scale 'freeswim' follows from the native token grid: give native_grid (H, W) in tokens")
+    return freeswim_scale(native_grid[0] * native_grid[1], head_dim)
+
+
 def install_gclf(
     transformer: nn.Module,
     settings: AttentionSettings,
@@ -237,7 +253,8 @@ def install_gclf(
     Args:
         transformer: a diffusers WanTransformer3DModel.
         settings: kind, half window, pooling, scale; `config.AttentionParams` or `GclfSettings`.
-        native_grid: (H, W) of the native token grid; needed where settings.half_window is None.
+        native_grid: (H, W) of the native token grid; needed where settings.half_window is None or the scale
+            is FreeSwim's.
         backend: "auto" (dense, gather or flex by device and size), or one of them.
         order: token order inside the transformer; None: (h, w, t) for flex, (t, h, w) otherwise.
 
@@ -254,7 +271,8 @@ def install_gclf(
     remove_gclf(transformer)
     if settings.kind == "full" and settings.scale is None:
         return None
-    installation = GclfInstallation(transformer, settings, half_window, backend)
+    scale = _scale(settings, native_grid, transformer.config.attention_head_dim)
+    installation = GclfInstallation(transformer, settings, half_window, scale, backend)
     installation.attach(order)
     return installation
 

@@ -5,11 +5,14 @@ from typing import Any
 
 import pandas as pd
 
-from vibe_pipeline.config import ArmParams, GenerationParams, ModelParams
+from vibe_pipeline.config import ArmParams, GenerationParams, ModelParams, TrackingParams
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.generation.render import arm_clips, native_clips, reference_clips
+from vibe_pipeline.reporting.preview import write_preview
+from vibe_pipeline.tracking import parent_run
 
 CLIPS = Path("data/07_model_output/clips")
+PREVIEW = Path("data/08_reporting/report/preview")
 
 
 def list_prompts(generation: GenerationParams) -> pd.DataFrame:
@@ -19,17 +22,27 @@ def list_prompts(generation: GenerationParams) -> pd.DataFrame:
 
 def render_native(prompts: pd.DataFrame, model: ModelParams, generation: GenerationParams) -> pd.DataFrame:
     """The clips that every arm starts from, made once."""
-    return native_clips(prompts, model, generation, CLIPS / "native")
+    return native_clips(prompts, model, generation, CLIPS)
+
+
+def show_preview(native_clips: pd.DataFrame, tracking: TrackingParams) -> dict[str, Any]:
+    """Contact sheets and copies of the native clips, in the report's folder and in MLflow, before any second pass."""
+    sheets = write_preview(native_clips, PREVIEW)
+    run = parent_run()
+    for path in [*sheets, *sorted((PREVIEW / "clips").iterdir())[: tracking.clips_per_arm]]:
+        run.artifact(path, "preview")
+    return {"folder": str(PREVIEW), "sheets": [str(s) for s in sheets], "clips": len(native_clips)}
 
 
 def render_references(prompts: pd.DataFrame, model: ModelParams, generation: GenerationParams) -> pd.DataFrame:
     """True renders of the prompts at target size; none for prompts whose truth is not known."""
-    return reference_clips(prompts, model, generation, CLIPS / "reference")
+    return reference_clips(prompts, model, generation, CLIPS)
 
 
 def render_arm(
     name: str,
     native: pd.DataFrame,
+    preview: dict[str, Any],
     references: pd.DataFrame,
     model: ModelParams,
     generation: GenerationParams,
@@ -37,7 +50,10 @@ def render_arm(
     adapter: dict[str, Any] | None = None,
     stage1: dict[str, Any] | None = None,
 ) -> pd.DataFrame:
-    """Every clip of one arm, with the true render beside it where there is one."""
+    """Every clip of one arm, with the true render beside it where there is one.
+
+    `preview` is not read: it orders the second passes after the native clips can be looked at.
+    """
     made = arm_clips(name, arm, native, adapter, stage1, model, generation, CLIPS)
     truth = references.set_index(["prompt_index", "seed"])["path"]
     keys = zip(made["prompt_index"], made["seed"], strict=True)

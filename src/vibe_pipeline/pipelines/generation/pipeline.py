@@ -10,21 +10,21 @@ PARAMS = ["params:model", "params:generation"]
 
 
 def create_pipeline(tables: Tables) -> Pipeline:
-    """Prompts, native clips, true renders, arms."""
-    return Pipeline(
-        [
-            Node(nodes.list_prompts, "params:generation", "prompts", name="list_prompts"),
-            Node(nodes.render_native, ["prompts", *PARAMS], "native_clips", name="render_native"),
-            Node(nodes.render_references, ["prompts", *PARAMS], "reference_clips", name="render_references"),
-            *[_arm(name, tables) for name in tables.arms],
-        ],
-        tags="generation",
-    )
+    """Prompts, native clips and their preview; then, unless the run stops there, true renders and arms."""
+    first = [
+        Node(nodes.list_prompts, "params:generation", "prompts", name="list_prompts"),
+        Node(nodes.render_native, ["prompts", *PARAMS], "native_clips", name="render_native"),
+        Node(nodes.show_preview, ["native_clips", "params:tracking"], "preview", name="show_preview"),
+    ]
+    if tables.stop_after_preview:
+        return Pipeline(first, tags="generation")
+    references = Node(nodes.render_references, ["prompts", *PARAMS], "reference_clips", name="render_references")
+    return Pipeline([*first, references, *[_arm(name, tables) for name in tables.arms]], tags="generation")
 
 
 def _arm(name: str, tables: Tables) -> Node:
     arm = tables.arms[name]
-    inputs = ["native_clips", "reference_clips", *PARAMS, f"params:arms.{name}"]
+    inputs = ["native_clips", "preview", "reference_clips", *PARAMS, f"params:arms.{name}"]
     if arm.adapter is not None:
         inputs.append(f"adapter-{arm.adapter}")
         if arm.keep_stage1:

@@ -1,0 +1,167 @@
+"""Text encoder, VAE and transformer of one arm at work: from noise, or from an enlarged native clip."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from vibe_pipeline.config import ArmParams, GenerationParams, ModelParams
+from vibe_pipeline.diffusion import adapters as lora
+from vibe_pipeline.diffusion.attention import install_gclf
+from vibe_pipeline.diffusion.flow import add_noise, seeded_noise
+from vibe_pipeline.diffusion.freeswim import freeswim_predictor, install_freeswim
+from vibe_pipeline.diffusion.models import (
+    decode_video,
+    encode_video,
+    find_model,
+    latent_shape,
+    limit_threads,
+    load_transformer,
+    load_vae,
+    pick_device,
+    token_grid,
+    velocity_predictor,
+)
+from vibe_pipeline.diffusion.objectives import Predict
+from vibe_pipeline.diffusion.sampling import Scheduler, denoise, guided
+from vibe_pipeline.generation.clips import read_clip
+from vibe_pipeline.generation.store import Rows, Scale
+from vibe_pipeline.generation.texts import TextStore
+from vibe_pipeline.images.camera import enlarge
+from vibe_pipeline.images.check import load_rgb
+from vibe_pipeline.images.sizing import resize_and_crop
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a clip is denoised: noise levels [n + 1], solver, guidance scale."""
+
+    sigmas: Tensor
+    scheduler: Scheduler
+    guidance_scale: float
+
+
+class Denoiser:
+    """One arm's models. The text encoder is gone when this is built.
+
+    Args:
+        model: Which base, and how it is kept in memory.
+        params: The negative prompt.
+        texts: Embeddings; those of every prompt are made here if they are not there yet.
+        prompts: Every prompt that will be asked for.
+        sampling: Noise levels, solver, guidance.
+        arm: Attention, extra adapters; None for the native pass.
+        adapter: Manifest of the arm's adapter.
+        stage1: Manifest of the stage-1 adapter to keep (an ablation).
+    """
+
+    def __init__(
+        self,
+        model: ModelParams,
+        params: GenerationParams,
+        texts: TextStore,
+        prompts: set[str],
+        sampling: Sampling,
+        arm: ArmParams | None = None,
+        adapter: dict[str, Any] | None = None,
+        stage1: dict[str, Any] | None = None,
+    ) -> None:
+        limit_threads(model.threads)
+        texts.ensure([*prompts, params.negative_prompt])
+        self.texts, self.sampling, self.negative = texts, sampling, params.negative_prompt
+        self.found, self.offload = find_model(model.path), model.offload
+        self.device, self.dtype = pick_device(model.device), getattr(torch, model.dtype)
+        home = torch.device("cpu") if model.offload else self.device
+        self.transformer = load_transformer(self.found, home, self.dtype)
+        self.vae = load_vae(self.found, home, model.tile, getattr(torch, model.vae_dtype))
+        self.swim, self.refresh_every = None, None
+        if stage1 is not None:
+            lora.fuse_adapter(self.transformer, Path(stage1["path"]))
+        if adapter is not None:
+            lora.load_adapter(self.transformer, Path(adapter["path"]), adapter["name"])
+        if arm is not None:
+            self._set_up(arm, token_grid(self.found, model.native.height, model.native.width))
+
+    def _set_up(self, arm: ArmParams, native_grid: tuple[int, int]) -> None:
+        for i, extra in enumerate(arm.extra_adapters):
+            lora.load_adapter(self.transformer, extra.path, f"extra_{i}", extra.weight)
+        if arm.method == "freeswim":
+            store = torch.device("cpu") if self.offload else None
+            self.swim = install_freeswim(self.transformer, arm.attention, native_grid, store)
+            self.refresh_every = arm.refresh_every
+        else:
+            install_gclf(self.transformer, arm.attention, native_grid)
+
+    def from_noise(self, rows: Rows, size: Scale) -> Tensor:
+        """Text (and a first frame) to video from pure noise: pixels [B, 3, T, H, W]."""
+        return self._run(rows, size, self._noise(rows, size))
+
+    def refine(self, rows: Rows, size: Scale) -> Tensor:
+        """The second pass: enlarge the native clip, encode, noise to sigma_start, denoise: pixels [B, 3, T, H, W]."""
+        latents = []
+        with self._on_device(self.vae):
+            for row in rows:
+                native = torch.from_numpy(read_clip(Path(row["native_path"]))).permute(3, 0, 1, 2)[None]
+                latents.append(encode_video(self.vae, enlarge(native, size.height, size.width)))
+        start = add_noise(torch.cat(latents), self._noise(rows, size), self.sampling.sigmas[0].expand(len(rows)))
+        return self._run(rows, size, start)
+
+    def _run(self, rows: Rows, size: Scale, start: Tensor) -> Tensor:
+        first_frame = self._first_frames(rows, size)
+        steps = len(self.sampling.sigmas) - 1
+        with (
+            self._on_device(self.transformer),
+            tqdm(total=steps, desc=f"{size.height}x{size.width}", unit="step", leave=False, mininterval=2) as bar,
+        ):
+            latent = denoise(
+                self._predict(rows, first_frame is not None),
+                start.to(self.device),
+                self.sampling.sigmas,
+                self.sampling.scheduler,
+                bar.update,
+                first_frame,
+            )
+        if self.swim is not None:
+            self.swim.stored.clear()
+        with self._on_device(self.vae):
+            return decode_video(self.vae, latent)
+
+    def _predict(self, rows: Rows, first_frame: bool) -> Predict:
+        conditional = self.texts.load([r["prompt"] for r in rows])
+        empty = self.texts.load([self.negative]).expand_as(conditional)
+        one, other = (
+            velocity_predictor(self.transformer, t, self.found.expand_timesteps, self.dtype, first_frame)
+            for t in (conditional, empty)
+        )
+        if self.swim is not None:
+            return freeswim_predictor(self.swim, one, other, self.sampling.guidance_scale, self.refresh_every)
+        return guided(one, other, self.sampling.guidance_scale)
+
+    def _noise(self, rows: Rows, size: Scale) -> Tensor:
+        shape = latent_shape(dict(self.vae.config), size.height, size.width, size.frames)
+        return torch.stack([seeded_noise(shape, r["prompt"], r["seed"]) for r in rows])
+
+    def _first_frames(self, rows: Rows, size: Scale) -> Tensor | None:
+        """The latents [B, C, 1, h, w] of the rows' first frames; None where the prompts have none."""
+        if not rows[0].get("first_frame"):
+            return None
+        images = np.stack([resize_and_crop(load_rgb(Path(r["first_frame"])), size.height, size.width) for r in rows])
+        with self._on_device(self.vae):
+            return encode_video(self.vae, torch.from_numpy(images).permute(0, 3, 1, 2)[:, :, None])
+
+    @contextmanager
+    def _on_device(self, part: nn.Module) -> Iterator[None]:
+        """With offload, `part` is on the device inside and off it afterwards; otherwise everything always is."""
+        if self.offload:
+            part.to(self.device)
+        try:
+            yield
+        finally:
+            if self.offload:
+                part.to("cpu")

@@ -1,0 +1,38 @@
+"""What is checked before the first node runs: that models and files are there and sizes fit one another."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vibe_pipeline.config import RUNS_TRANSFORMER, GenerationParams, ModelParams, Tables
+from vibe_pipeline.diffusion.models import find_model, require_fitting_size
+
+
+def check_generation(model: ModelParams, generation: GenerationParams, tables: Tables) -> None:
+    """Refuse sizes, files and folders that would stop a run after hours.
+
+    Raises:
+        ValueError: A size that does not fit VAE, patches or an arm's pooling; names the nearest that do.
+        FileNotFoundError: The model, the prompts, an extra adapter or an external folder is not there.
+    """
+    found = find_model(model.path)
+    require_fitting_size(found, model.native.height, model.native.width, "model.native")
+    require_fitting_size(found, model.target.height, model.target.width, "model.target")
+    if not isinstance(generation.prompts, str) and not generation.prompts.is_file():
+        raise FileNotFoundError(f"generation.prompts: {generation.prompts} is no file; give a .txt, .csv or .jsonl")
+    for name, arm in tables.arms.items():
+        if arm.attention.kind == "gclf" and arm.method in RUNS_TRANSFORMER:
+            what = f"arms.{name} with attention.pool {arm.attention.pool}: model.target"
+            require_fitting_size(found, model.target.height, model.target.width, what, arm.attention.pool)
+        for extra in arm.extra_adapters:
+            if not extra.path.is_file():
+                raise FileNotFoundError(f"arms.{name}.extra_adapters: {extra.path} is no file")
+        if arm.path is not None and not arm.path.is_dir():
+            raise FileNotFoundError(f"arms.{name}.path: {arm.path} is no folder")
+
+
+def check_parameters(params: Mapping[str, Any], tables: Tables, tags: set[str]) -> None:
+    """Check what the nodes of a run will need, by their tags."""
+    if "generation" in tags:
+        check_generation(ModelParams(**params["model"]), GenerationParams(**params["generation"]), tables)
+    elif tags & {"data_processing", "relay_stage1", "relay_stage2"}:
+        find_model(params["model"]["path"])

@@ -1,0 +1,56 @@
+"""What is refused before the first node runs."""
+
+from pathlib import Path
+
+import pytest
+
+from vibe_pipeline.config import ArmParams, GenerationParams, Tables
+from vibe_pipeline.preflight import check_generation, check_parameters
+
+GENERATION = GenerationParams(prompts="miniature")
+
+
+def tables(**arm: object) -> Tables:
+    return Tables(stage1={}, adapters={}, arms={"a": ArmParams(label="a", **arm)}, reference_arm="a")
+
+
+def test_what_fits_passes(tiny) -> None:
+    check_generation(tiny.model(), GENERATION, tables(attention={"kind": "gclf", "pool": 2}))
+
+
+@pytest.mark.parametrize("which", ["native", "target"])
+def test_a_size_that_does_not_fit_is_named_with_the_nearest(wan21, which: str) -> None:
+    model = wan21.model(**{which: {"height": 72, "width": 96, "frames": 5}})
+    with pytest.raises(ValueError, match=f"model.{which} 72x96 .* nearest that are: 64x96 or 80x96"):
+        check_generation(model, GENERATION, tables())
+
+
+def test_a_pooling_that_does_not_divide_names_its_arm(wan21) -> None:
+    row = {"attention": {"kind": "gclf", "pool": 4}}
+    with pytest.raises(ValueError, match=r"arms\.a with attention\.pool 4: model\.target 64x96 .* 64x64 or 64x128"):
+        check_generation(wan21.model(), GENERATION, tables(**row))
+    check_generation(wan21.model(), GENERATION, tables(**row, method="upsample"))
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ({"extra_adapters": [{"path": "no.safetensors"}]}, r"arms\.a\.extra_adapters: no\.safetensors is no file"),
+        ({"method": "external", "path": "no"}, r"arms\.a\.path: no is no folder"),
+    ],
+)
+def test_files_that_are_not_there_are_named(wan21, arm: dict, message: str) -> None:
+    with pytest.raises(FileNotFoundError, match=message):
+        check_generation(wan21.model(), GENERATION, tables(**arm))
+
+
+def test_prompts_that_are_not_there_are_named(wan21, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.txt is no file"):
+        check_generation(wan21.model(), GenerationParams(prompts=tmp_path / "none.txt"), tables())
+
+
+def test_only_what_a_run_needs_is_checked() -> None:
+    nowhere = {"model": {"path": "somewhere/else"}}
+    check_parameters(nowhere, tables(), {"base_model"})
+    with pytest.raises(FileNotFoundError, match=r"somewhere/else.*hf download"):
+        check_parameters(nowhere, tables(), {"relay_stage1"})
