@@ -7,7 +7,16 @@ the name of its field. Nothing in the code reads a parameter that is not declare
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -99,6 +108,9 @@ class DataParams(Params):
     )
     min_usable_share: Fraction = Field(0.5, description="fewer usable images than this share stop the run")
     max_caption_words: PositiveInt = 256
+    check_workers: PositiveInt | None = Field(
+        None, description="processes that decode images in the check; None: model.threads, or else one a core"
+    )
     encode_batch: PositiveInt = Field(1, description="images encoded together")
     held_out: PositiveInt = Field(16, description="images kept from training, for the held-out loss and the check")
     seed: int = 0
@@ -132,7 +144,9 @@ class LoraParams(Params):
 class OptimiserParams(Params):
     """AdamW and its schedule."""
 
-    kind: Literal["adamw", "adamw_8bit"] = Field("adamw", description="8 bit: states in a quarter of the memory, GPU")
+    kind: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw", description="adamw_8bit holds its state in a quarter of the memory, and needs bitsandbytes"
+    )
     learning_rate: PositiveFloat = 1e-4
     weight_decay: NonNegative = 0.01
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -223,7 +237,27 @@ class ObjectiveWeights(Params):
         return self
 
 
-class AdapterParams(TrainParams):
+class Replicate(Params):
+    """What an arm is one of several trainings of: variants that differ in nothing but training seeds."""
+
+    of: Name = Field(description="the arm they are pooled into")
+    label: str
+    seed: str = Field(description="the training seed, by which replicates of two arms are paired")
+
+
+class Unfolded(Params):
+    """Where a row came from, if a sweep made it. Only unfolding sets these; no dump or content key holds them."""
+
+    family: Name | None = Field(None, exclude=True, description="the name of the row with lists, as written")
+    swept: dict[str, JsonValue] = Field(
+        default_factory=dict, exclude=True, description="dotted field to value; `adapter.…` is the arm's adapter's"
+    )
+    stands_for: dict[Name, dict[str, JsonValue]] = Field(
+        default_factory=dict, exclude=True, description="swept values of other families' rows of the same content"
+    )
+
+
+class AdapterParams(Unfolded, TrainParams):
     """One row of `adapters`: a stage-2 adapter."""
 
     label: str = Field(description="what the report calls it")
@@ -236,9 +270,7 @@ class AdapterParams(TrainParams):
 class ExtraAdapter(Params):
     """A LoRA beside the arm's own: few-step distillation, a style."""
 
-    path: Path = Field(
-        description="a .safetensors file in diffusers format; others: kedro vibe import-adapter"
-    )
+    path: Path = Field(description="a .safetensors file in diffusers format; others: kedro vibe import-adapter")
     weight: float = 1.0
 
 
@@ -246,10 +278,11 @@ Method = Literal["refine", "freeswim", "direct", "upsample", "truth", "external"
 RUNS_TRANSFORMER = ("refine", "freeswim", "direct")
 
 
-class ArmParams(Params):
+class ArmParams(Unfolded):
     """One row of `arms`: what is generated and scored."""
 
     label: str = Field(description="what the report calls it")
+    replicate: Replicate | None = Field(None, exclude=True, description="set by unfolding, as family and swept")
     method: Method = "refine"
     adapter: Name | None = Field(None, description="a row of `adapters`, or none")
     keep_stage1: bool = Field(False, description="keep the image modality at inference (an ablation)")
@@ -324,7 +357,16 @@ class EvaluationParams(Params):
     """What is scored, and how the figures are summarised."""
 
     vbench_dimensions: tuple[str, ...]
-    vbench_cache: Path = Field(description="folder of VBench's weights")
+    vbench_cache: Path = Field(description="folder of VBench's weights; `kedro vibe fetch-weights` fills it")
+    vbench_env: Path = Field(
+        Path("data/06_models/vbench_env"),
+        description="second environment with VBench's own pins: kedro vibe vbench-env",
+    )
+    flow_side: PositiveInt | None = Field(
+        None, description="longest side in pixels that RAFT and AMT see, in every arm; None: clips as they are"
+    )
+    workers: PositiveInt = Field(1, description="processes that score clips side by side, each with its own models")
+    prompt_rewriting: str = Field("none", description="what rewrote the prompts before generation; stated with scores")
     fine_band: tuple[PositiveFloat, PositiveFloat] = Field(
         description="cycles per frame height between which detail is measured: above what native clips hold"
     )
@@ -339,6 +381,13 @@ class EvaluationParams(Params):
         if band[0] >= band[1]:
             raise ValueError(f"the band must rise from a lower to a higher frequency, got {list(band)}")
         return band
+
+
+class RunParams(Params):
+    """One `kedro run` as a whole."""
+
+    hours: PositiveFloat | None = Field(None, description="stop cleanly after this long, everything resumable")
+    wait: bool = Field(False, description="queue behind another run in this project instead of refusing")
 
 
 class TrackingParams(Params):
@@ -373,10 +422,16 @@ class Tables(Params):
                 raise ValueError(f"arms.{name}.adapter: {arm.adapter!r} is no row of adapters ({known})")
             if arm.keep_stage1 and self.adapters[arm.adapter].start == "base":
                 raise ValueError(f"arms.{name}.keep_stage1: adapter {arm.adapter!r} starts from the base, not stage 1")
-        if self.reference_arm not in self.arms:
+        if self.reference_arm not in self.references:
             known = ", ".join(self.arms)
             raise ValueError(f"evaluation.reference_arm: {self.reference_arm!r} is no row of arms ({known})")
         return self
+
+    @property
+    def references(self) -> set[str]:
+        """What may be named as reference: an arm, the arm that replicates are pooled into, a swept row as written."""
+        pooled = {arm.replicate.of for arm in self.arms.values() if arm.replicate}
+        return set(self.arms) | pooled | {arm.family for arm in self.arms.values() if arm.family}
 
 
 class ReportParams(Params):

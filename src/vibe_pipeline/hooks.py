@@ -2,6 +2,7 @@
 
 import atexit
 import os
+from pathlib import Path
 from typing import Any
 
 from kedro.framework.context import KedroContext
@@ -9,9 +10,11 @@ from kedro.framework.hooks import hook_impl
 from kedro.pipeline import Pipeline
 
 from vibe_pipeline import pipeline_registry
-from vibe_pipeline.config import TrackingParams
+from vibe_pipeline.budget import set_deadline
+from vibe_pipeline.config import RunParams, TrackingParams
 from vibe_pipeline.identity import content_key
 from vibe_pipeline.preflight import check_parameters
+from vibe_pipeline.runlock import Locks, lock_project, unlock
 
 
 class GraphHooks:
@@ -31,6 +34,36 @@ class GraphHooks:
         # Kedro finds a project from below it, but paths in parameters are relative to its folder.
         os.chdir(run_params["project_path"])
         check_parameters(self._params, self._tables, {tag for node in pipeline.nodes for tag in node.tags})
+
+
+class RunHooks:
+    """One run at a time in a project, and no longer than its hours."""
+
+    def __init__(self) -> None:
+        self._locks: Locks = []
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Keep the parameters for the run."""
+        self._params: dict[str, Any] = context.config_loader["parameters"]
+
+    @hook_impl(tryfirst=True)
+    def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
+        """Take the project; start the clock."""
+        run = RunParams(**self._params.get("run", {}))
+        folder = Path(run_params["project_path"]) / "data"
+        self._locks = lock_project(folder, self._params["generation"].get("shard"), run.wait)
+        set_deadline(run.hours)
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """Give the project back."""
+        unlock(self._locks)
+
+    @hook_impl
+    def on_pipeline_error(self) -> None:
+        """Give the project back."""
+        unlock(self._locks)
 
 
 class TrackingHooks:

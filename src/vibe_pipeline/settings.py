@@ -1,5 +1,5 @@
 """Project settings; see the Kedro documentation."""
 
-from vibe_pipeline.hooks import GraphHooks, TrackingHooks
+from vibe_pipeline.hooks import GraphHooks, RunHooks, TrackingHooks
 
-HOOKS = (GraphHooks(), TrackingHooks())
+HOOKS = (GraphHooks(), RunHooks(), TrackingHooks())

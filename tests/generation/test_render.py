@@ -16,6 +16,7 @@ from diffusers import (
 )
 from PIL import Image
 
+from vibe_pipeline.budget import DEADLINE, OutOfTimeError
 from vibe_pipeline.config import ArmParams, AttentionParams, ExtraAdapter, GenerationParams, ModelParams
 from vibe_pipeline.diffusion import adapters as lora
 from vibe_pipeline.diffusion.flow import seeded_noise, sigma_schedule
@@ -323,3 +324,17 @@ def test_the_manifest_says_everything_needed_to_remake_the_clip(wan21, native, a
     assert manifest["sigma_start"] == pytest.approx(5 / 6)
     assert manifest["settings"]["arm"]["scheduler"] == "unipc" and manifest["device"] == "cpu"
     assert manifest["seconds"] > 0 and manifest["versions"]["torch"] == torch.__version__
+
+
+def test_spent_hours_stop_between_two_clips_and_the_next_run_makes_the_rest(
+    wan21, native, tmp_path: Path, batches, monkeypatch
+) -> None:
+    arm, one = REFINE.model_copy(update={"method": "upsample"}), GENERATION.model_copy(update={"batch_size": 1})
+    arguments = ("a", arm, native, None, None, wan21.model(), one, tmp_path / "clips")
+    resize = render.enlarge
+    with monkeypatch.context() as patch:
+        patch.setattr(render, "enlarge", lambda *a: patch.setenv(DEADLINE, "0") or resize(*a))
+        with pytest.raises(OutOfTimeError, match="kept: 1 of 2 clips of a"):
+            arm_clips(*arguments)
+    arm_clips(*arguments)
+    assert batches == [[0], [1]]

@@ -14,6 +14,7 @@ import pandas as pd
 from torch import Tensor
 from tqdm import tqdm
 
+from vibe_pipeline.budget import require_time
 from vibe_pipeline.config import ClipSize
 from vibe_pipeline.generation.clips import write_lossless, write_preview
 from vibe_pipeline.identity import content_key, read_json, require_space, write_json
@@ -87,6 +88,7 @@ def make_clips(prompts: pd.DataFrame, job: Job) -> pd.DataFrame:
     ) as bar:
         for batch in _batches(missing, job.batch_size):
             begun = time.monotonic()
+            require_time(f"{bar.n} of {len(rows)} clips of {job.name}")
             pixels = make(batch)
             _keep(batch, pixels, job, (time.monotonic() - begun) / len(batch))
             bar.update(len(batch))
