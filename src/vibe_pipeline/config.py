@@ -245,16 +245,25 @@ class Replicate(Params):
     seed: str = Field(description="the training seed, by which replicates of two arms are paired")
 
 
-class Unfolded(Params):
-    """Where a row came from, if a sweep made it. Only unfolding sets these; no dump or content key holds them."""
+class Origin(Params):
+    """Which variant of which swept row. Only unfolding sets these; no dump and no content key holds them."""
 
     family: Name | None = Field(None, exclude=True, description="the name of the row with lists, as written")
     swept: dict[str, JsonValue] = Field(
         default_factory=dict, exclude=True, description="dotted field to value; `adapter.…` is the arm's adapter's"
     )
-    stands_for: dict[Name, dict[str, JsonValue]] = Field(
-        default_factory=dict, exclude=True, description="swept values of other families' rows of the same content"
-    )
+    replicate: Replicate | None = Field(None, exclude=True, description="of an arm with swept training seeds")
+
+
+class Unfolded(Origin):
+    """Where a row came from, if a sweep made it or another row collapsed into it."""
+
+    stands_for: tuple[Origin, ...] = Field((), exclude=True, description="variants of other rows, of the same content")
+
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """Every variant that this row is."""
+        return (*((self,) if self.family else ()), *self.stands_for)
 
 
 class AdapterParams(Unfolded, TrainParams):
@@ -282,7 +291,6 @@ class ArmParams(Unfolded):
     """One row of `arms`: what is generated and scored."""
 
     label: str = Field(description="what the report calls it")
-    replicate: Replicate | None = Field(None, exclude=True, description="set by unfolding, as family and swept")
     method: Method = "refine"
     adapter: Name | None = Field(None, description="a row of `adapters`, or none")
     keep_stage1: bool = Field(False, description="keep the image modality at inference (an ablation)")
@@ -325,7 +333,8 @@ class GenerationParams(Params):
     prompts: Literal["miniature", "vbench_standard", "vbench_subset"] | Path = Field(
         description="the held-out captions, VBench's own list, or a file: .txt (one a line), .csv or .jsonl"
     )
-    count: PositiveInt | None = Field(None, description="how many prompts, from the top; None: all")
+    skip: Annotated[int, Field(ge=0)] = Field(0, description="prompts to pass over, from the top (not VBench's)")
+    count: PositiveInt | None = Field(None, description="how many prompts after those; None: all")
     prompt_dimensions: tuple[str, ...] = Field((), description="VBench prompts of these dimensions only")
     subset_seed: int = Field(0, description="which vbench_subset")
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
@@ -430,8 +439,9 @@ class Tables(Params):
     @property
     def references(self) -> set[str]:
         """What may be named as reference: an arm, the arm that replicates are pooled into, a swept row as written."""
-        pooled = {arm.replicate.of for arm in self.arms.values() if arm.replicate}
-        return set(self.arms) | pooled | {arm.family for arm in self.arms.values() if arm.family}
+        origins = [origin for arm in self.arms.values() for origin in arm.origins]
+        pooled = {origin.replicate.of for origin in origins if origin.replicate}
+        return set(self.arms) | pooled | {origin.family for origin in origins}
 
 
 class ReportParams(Params):

@@ -45,6 +45,18 @@ def test_more_prompts_than_the_world_has_are_refused() -> None:
         load_prompts(GenerationParams(prompts="miniature", count=5000))
 
 
+def test_passing_prompts_over_leaves_the_numbers_of_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("a\nb\nc\nd\n")
+    table = load_prompts(GenerationParams(prompts=tmp_path / "p.txt", skip=1, count=2))
+    assert table[["prompt_index", "prompt"]].values.tolist() == [[1, "b"], [2, "c"]]
+    fresh = load_prompts(GenerationParams(prompts="miniature", skip=3, count=4))
+    assert (
+        fresh["prompt"].tolist() == load_prompts(GenerationParams(prompts="miniature", count=7))["prompt"].tolist()[3:]
+    )
+    with pytest.raises(ValueError, match="holds no prompts"):
+        load_prompts(GenerationParams(prompts=tmp_path / "p.txt", skip=4))
+
+
 def test_shards_are_disjoint_and_together_are_the_whole_list() -> None:
     params = GenerationParams(prompts="miniature", count=5, seeds=(0, 1))
     whole = load_prompts(params)

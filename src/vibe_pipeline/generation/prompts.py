@@ -48,11 +48,14 @@ def _all_rows(params: GenerationParams) -> pd.DataFrame:
             params.prompts, params.count, params.seeds, params.subset_seed, params.prompt_dimensions
         )
     if params.prompts == "miniature":
-        scenes = sample_scenes(np.random.default_rng(HELD_OUT_SEED), params.count or 64, held_out=True)
+        wanted = params.skip + (params.count or 64)
+        scenes = sample_scenes(np.random.default_rng(HELD_OUT_SEED), wanted, held_out=True)
         entries: list[dict[str, Any]] = [{"prompt": s.caption} for s in scenes]
     else:
-        entries = _from_file(params.prompts)[: params.count]
-    return pd.DataFrame([{"prompt_index": i} | e | {"seed": s} for i, e in enumerate(entries) for s in params.seeds])
+        entries = _from_file(params.prompts)
+    last = params.skip + params.count if params.count else None
+    chosen = list(enumerate(entries))[params.skip : last]
+    return pd.DataFrame([{"prompt_index": i} | e | {"seed": s} for i, e in chosen for s in params.seeds])
 
 
 def _from_file(path: Path) -> list[dict[str, Any]]:
