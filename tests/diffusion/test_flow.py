@@ -3,10 +3,13 @@
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanVideoToVideoPipeline
+from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
 
 from vibe_pipeline.diffusion.flow import (
     add_noise,
     bell_weight,
+    draw_sigma,
+    loss_weight,
     sample_sigma,
     seeded_noise,
     shift_sigma,
@@ -77,6 +80,28 @@ def test_training_sigmas_come_from_the_grid_and_repeat_with_the_seed() -> None:
     assert bool(torch.isin(draws[0], training_grid(5.0)).all())
     # Uniform before the shift: the median u is 1/2, so the median sigma is 5/6.
     assert float(draws[0].median()) == pytest.approx(5 / 6, abs=0.02)
+
+
+@pytest.mark.parametrize(("mean", "std", "shift"), [(0.0, 1.0, 1.0), (0.5, 0.7, 5.0)])
+def test_logit_normal_sigmas_are_those_of_diffusers_then_shifted(mean: float, std: float, shift: float) -> None:
+    ours = draw_sigma("logit_normal", 1000, shift, torch.Generator().manual_seed(4), mean, std)
+    theirs = compute_density_for_timestep_sampling(
+        "logit_normal", 1000, mean, std, generator=torch.Generator().manual_seed(4)
+    )
+    torch.testing.assert_close(ours, shift * theirs / (1 + (shift - 1) * theirs))
+    assert 0 < float(ours.min()) < float(ours.max()) <= 1
+
+
+def test_sigmas_and_weights_by_name() -> None:
+    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+    sigma = draw_sigma("uniform_shifted", 50, 5.0, generators[0])
+    assert torch.equal(sigma, sample_sigma(50, 5.0, generators[1]))
+    assert torch.equal(loss_weight("bell", sigma, 5.0), bell_weight(sigma, 5.0))
+    assert torch.equal(loss_weight("uniform", sigma, 5.0), torch.ones(50))
+    torch.testing.assert_close(loss_weight("cosmap", sigma, 5.0), compute_loss_weighting_for_sd3("cosmap", sigma))
+    for draw in (lambda: draw_sigma("lognormal", 1, 1.0), lambda: loss_weight("snr", sigma, 1.0)):
+        with pytest.raises(ValueError, match=r"unknown .* '(lognormal|snr)': use"):
+            draw()
 
 
 def test_noise_is_mixed_in_by_each_samples_sigma() -> None:

@@ -18,7 +18,7 @@ from vibe_pipeline.images import BadImage, check_images, find_images, load_rgb, 
 from vibe_pipeline.images.check import _map_images
 
 Folder = Callable[..., Path]
-LIMITS = {"min_height": 32, "min_width": 40, "max_caption_words": 5}
+LIMITS = {"sizes": [(32, 40)], "max_caption_words": 5}
 
 
 def noise(seed: int = 0, height: int = 48, width: int = 64) -> np.ndarray:
@@ -96,6 +96,16 @@ def test_bad_file_is_quarantined(folder: Folder, name: str, content: bytes, reas
         require_usable(usable, quarantine, 0.0)
     message = str(caught.value)
     assert f"1 {reason} ({name}: " in message and value in message and "\n" not in message
+
+
+def test_an_image_must_cover_the_size_of_its_own_proportions(folder: Folder) -> None:
+    sizes = {"wide": (40, 80), "wide, low": (39, 80), "tall": (80, 40), "tall, narrow": (80, 39), "square": (56, 60)}
+    files = {f"{name}.png": png(i, *size) for i, (name, size) in enumerate(sizes.items())}
+    found = find_images(folder(files | {f"{name}.txt": "a ball" for name in sizes}))
+    usable, quarantine = check_images(found, [(40, 80), (56, 56), (80, 40)], 5)
+    assert usable["file_name"].tolist() == ["square.png", "tall.png", "wide.png"]
+    assert quarantine["reason"].tolist() == ["too_small", "too_small"]
+    assert [value.split(";")[0].split("needs ")[1] for value in quarantine["value"]] == ["80x40", "40x80"]
 
 
 BAD_CAPTIONS = {
@@ -271,11 +281,13 @@ def test_nothing_to_check_keeps_the_columns(folder: Folder) -> None:
         require_usable(usable, quarantine, 0.5)
 
 
-@pytest.mark.parametrize("name", ["min_height", "min_width", "max_caption_words", "workers", "max_pixels"])
+@pytest.mark.parametrize("name", ["sizes", "max_caption_words", "workers", "max_pixels"])
 def test_bad_limits_and_columns(folder: Folder, name: str) -> None:
     found = find_images(folder({"a.png": png()}))
     with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
-        check_images(found, **{**LIMITS, name: 0})
+        check_images(found, **{**LIMITS, name: [(32, 0)] if name == "sizes" else 0})
+    with pytest.raises(ValueError, match="without a size"):
+        check_images(found, **{**LIMITS, "sizes": []})
     with pytest.raises(ValueError, match=r"lack the columns \['path', 'caption', 'caption_source'\]"):
         check_images(pd.DataFrame({"file_name": ["a.png"]}), **LIMITS)
 

@@ -1,21 +1,32 @@
 """The training loop: resuming, its records, its errors."""
 
+import io
 import math
+import shutil
+import sys
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from vibe_pipeline.config import Stage1Params
+from vibe_pipeline.config import AdapterParams, OptimiserParams, Stage1Params
 from vibe_pipeline.diffusion import adapters as lora
 from vibe_pipeline.images.cache import LatentCache
-from vibe_pipeline.training import loop
-from vibe_pipeline.training.loop import Job, learning_rate_factor, train_adapter
-from vibe_pipeline.training.relay import stage1_loss
+from vibe_pipeline.training import loop, optimiser
+from vibe_pipeline.training.checkpoint import load_checkpoint
+from vibe_pipeline.training.group import Group
+from vibe_pipeline.training.job import Job
+from vibe_pipeline.training.loop import train_adapter
+from vibe_pipeline.training.optimiser import learning_rate_factor
+from vibe_pipeline.training.relay import stage1_loss, train_stage2
+from vibe_pipeline.training.validation import held_out_loss
 
 ROW = Stage1Params(
     lora={"rank": 2, "alpha": 3},
@@ -26,7 +37,7 @@ ROW = Stage1Params(
     log_every=3,
     seed=5,
 )
-SPEEDS = ["images_per_second", "tokens_per_second"]
+SPEEDS = ["images_per_second", "tokens_per_second", "teraflops_per_second", "peak_memory_gb", "seconds"]
 
 
 class Killed(Exception):
@@ -36,14 +47,17 @@ class Killed(Exception):
 @pytest.fixture
 def job(wan21, make_cache, tmp_path: Path) -> Callable[..., Job]:
     """A job with a fresh transformer, in a folder of tmp_path."""
-    cache = LatentCache(make_cache())
+    manifest = make_cache()
+    cache, held_out = LatentCache(manifest), LatentCache(manifest, held_out=True)
 
     def build(folder: str, **changes: object) -> Job:
         transformer, row = wan21.transformer(), ROW.model_copy(update=changes)
         lora.add_adapter(transformer, "d1", row.lora.rank, row.lora.alpha, row.lora.targets, row.seed)
         home = tmp_path / folder
         home.mkdir(exist_ok=True)
-        return Job("d1", transformer, cache, "low", stage1_loss, row, False, torch.device("cpu"), torch.float32, home)
+        cpu = torch.device("cpu")
+        one = Job("d1", transformer, cache, "low", stage1_loss, row, False, cpu, torch.float32, home)
+        return replace(one, held_out=held_out)
 
     return build
 
@@ -60,24 +74,40 @@ def failing(job: Job, step: int, error: Callable[[dict[str, Tensor]], dict[str, 
     return replace(job, loss=loss)
 
 
+def calls_before(job: Job, step: int) -> int:
+    """How often the loss is called before a step: in chunks, and in validations of one chunk at four sigmas."""
+    chunks = -(-job.params.batch_size // job.chunk)
+    validations = step // job.params.validate_every if job.params.validate_every else 0
+    return step * chunks + validations * 4
+
+
 def kill(losses: dict[str, Tensor]) -> dict[str, Tensor]:
     raise Killed
 
 
-@pytest.mark.parametrize(("autocast", "killed_at"), [(False, 5), (True, 4), (False, 1)])
-def test_a_resumed_run_equals_a_straight_one_bit_for_bit(job, autocast: bool, killed_at: int) -> None:
-    straight = job("straight", autocast=autocast)
+VARIANTS = {
+    "plain": {"autocast": False},
+    "bfloat16": {"autocast": True},
+    "average and micro-batches": {"ema_decay": 0.7, "micro_batch": 1, "autocast": False},
+    "checkpointing": {"gradient_checkpointing": True, "autocast": True, "sigma_sampling": "logit_normal"},
+    "validation": {"validate_every": 2, "ema_decay": 0.7, "loss_weighting": "uniform"},
+}
+
+
+@pytest.mark.parametrize(("variant", "killed_at"), [*((v, 5) for v in VARIANTS), ("plain", 1), ("bfloat16", 4)])
+def test_a_resumed_run_equals_a_straight_one_bit_for_bit(job, variant: str, killed_at: int) -> None:
+    changes = VARIANTS[variant]
+    straight = job("straight", **changes)
     expected = train_adapter(straight)
     with pytest.raises(Killed):
-        train_adapter(failing(job("killed", autocast=autocast), killed_at, kill))
+        train_adapter(failing(job("killed", **changes), calls_before(straight, killed_at), kill))
     assert (straight.folder.parent / "killed" / "checkpoint.pt").exists() == (killed_at >= 2)
     again: list[dict] = []
-    resumed = replace(job("killed", autocast=autocast), on_log=again.extend)
+    resumed = replace(job("killed", **changes), on_log=again.extend)
     records = train_adapter(resumed)
     pd.testing.assert_frame_equal(records.drop(columns=SPEEDS), expected.drop(columns=SPEEDS), check_exact=True)
-    assert (
-        [r["step"] for r in again] == expected["step"].tolist() == [3, 6, 7]
-    )  # the new MLflow run has the whole curve
+    assert [r["step"] for r in again] == expected["step"].tolist()  # the new MLflow run has the whole curve
+    assert expected["step"].tolist() == ([2, 3, 4, 6, 7] if variant == "validation" else [3, 6, 7])
     ours, theirs = (lora.adapter_state(j.transformer, "d1") for j in (resumed, straight))
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
     assert max(float(v.abs().max()) for k, v in ours.items() if "lora_B" in k) > 0
@@ -121,7 +151,7 @@ def test_a_loss_that_is_not_finite_names_step_and_images_and_keeps_the_checkpoin
     one = job("nan", optimiser=ROW.optimiser.model_copy(update={"clip_norm": clip}))
     with pytest.raises(FloatingPointError, match=rf"d1: {what}.* at step 3, images \['\d\d', '\d\d'\]"):
         train_adapter(failing(one, 3, error))
-    state = torch.load(one.folder / "checkpoint.pt", weights_only=True)
+    state = load_checkpoint(one.folder)
     assert state["step"] == 2
     assert all(torch.isfinite(v).all() for v in state["adapter"].values())
 
@@ -131,6 +161,11 @@ def test_a_damaged_checkpoint_is_named(job) -> None:
     (one.folder / "checkpoint.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
     with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged.*delete it"):
         train_adapter(one)
+
+
+def test_more_processes_than_images_a_step_are_refused(job) -> None:
+    with pytest.raises(ValueError, match="batch_size 2 leaves some of 3 processes"):
+        train_adapter(replace(job("group"), group=Group(rank=0, size=3)))
 
 
 @pytest.mark.parametrize(
@@ -155,3 +190,110 @@ def test_the_optimiser_follows_the_schedule(job, monkeypatch: pytest.MonkeyPatch
     train_adapter(one)
     assert rates == pytest.approx([1e-2 * learning_rate_factor(i, one.params) for i in range(4)])
     assert rates[0] == pytest.approx(0.5e-2)
+
+
+def test_validation_does_not_change_the_training(job) -> None:
+    """Nor does a hook that draws random numbers and runs the transformer; it sees the averaged adapter."""
+    plain, watched, seen = job("plain", ema_decay=0.5), job("watched", ema_decay=0.5, validate_every=2), []
+
+    def look(transformer, step: int) -> None:
+        assert not transformer.training
+        torch.manual_seed(99)
+        latent, text = torch.randn(1, 16, 1, 4, 6), torch.randn(1, 12, 64)
+        assert not transformer(latent, torch.ones(1), text, return_dict=False)[0].requires_grad
+        seen.append((step, deepcopy(lora.adapter_state(transformer, "d1"))))
+
+    train_adapter(plain)
+    records = train_adapter(replace(watched, on_validate=look))
+    ours, theirs = (lora.adapter_state(j.transformer, "d1") for j in (watched, plain))
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    assert [s for s, _ in seen] == [2, 4, 6, 7] == records.dropna()["step"].tolist()
+    assert all(torch.equal(seen[-1][1][k], v) for k, v in ours.items())
+    expected = held_out_loss(replace(watched, cache=watched.held_out))
+    assert records["validation_loss"].iloc[-1] == expected
+
+
+def test_the_average_is_what_is_kept_and_the_raw_weights_are_what_resumes(job) -> None:
+    decay, states = 0.6, []
+    one = job("ema", ema_decay=decay, checkpoint_every=1)
+    save = loop.save_checkpoint
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            loop, "save_checkpoint", lambda state, folder: states.append(deepcopy(state)) or save(state, folder)
+        )
+        train_adapter(one)
+    raw = job("raw")
+    train_adapter(raw)
+    final = lora.adapter_state(raw.transformer, "d1")
+    average = {k: v.clone() for k, v in states[0]["adapter"].items()}
+    for n, weights in enumerate([*(s["adapter"] for s in states[1:]), final], start=1):
+        share = min(decay, (1 + n) / (10 + n))
+        average = {k: share * average[k] + (1 - share) * v for k, v in weights.items()}
+    kept = lora.adapter_state(one.transformer, "d1")
+    for key, value in average.items():
+        torch.testing.assert_close(kept[key], value)
+    assert any(not torch.allclose(kept[k], final[k], atol=1e-4) for k in kept)
+
+
+@pytest.mark.parametrize("style", ["wan21", "wan22"])
+def test_gradient_checkpointing_changes_nothing(request, make_cache, tmp_path, style: str) -> None:
+    states = [
+        trained(request.getfixturevalue(style), make_cache, tmp_path, {"gradient_checkpointing": on}) for on in (0, 1)
+    ]
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs g++")
+def test_compiled_blocks_train_to_the_same_adapter(job) -> None:
+    few = ROW.lora.model_copy(update={"targets": ("to_q", "ffn.net.2")})
+    jobs = [job(str(on), steps=2, autocast=False, lora=few, compile=on) for on in (False, True)]
+    for one in jobs:
+        del one.transformer.blocks[1]  # compiling takes half as long
+        train_adapter(one)
+    plain, compiled = (lora.adapter_state(one.transformer, "d1") for one in jobs)
+    assert jobs[1].transformer.blocks[0]._compiled_call_impl is not None
+    for key, value in plain.items():
+        torch.testing.assert_close(compiled[key], value, rtol=1e-3, atol=1e-4)
+
+
+def trained(tiny, make_cache, tmp_path: Path, changes: dict[str, Any]) -> dict[str, Tensor]:
+    """A stage-2 adapter with GCLF attention, in 32 bit."""
+    cache = make_cache(16 if tiny.token == 16 else 48)
+    row = {"lora": {"rank": 2, "alpha": 3}, "optimiser": {"learning_rate": 1e-2}, "steps": 3, "batch_size": 2}
+    row |= {"label": "full", "autocast": False} | changes
+    folder = tmp_path / str(sorted(changes.items()))
+    manifest = train_stage2("d2", cache, None, tiny.model(threads=1), AdapterParams(**row), folder, lambda r: None)
+    state = load_file(manifest["path"])
+    assert max(float(v.abs().max()) for k, v in state.items() if "lora_B" in k) > 1e-3
+    return state
+
+
+def test_8_bit_adamw_without_bitsandbytes_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setattr(optimiser.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'vibe_pipeline\[bitsandbytes\]'"):
+        optimiser.make_optimiser([], OptimiserParams(kind="adamw_8bit"))
+
+
+def test_8_bit_adamw_follows_adamw_and_resumes_bit_for_bit() -> None:
+    pytest.importorskip("bitsandbytes")
+
+    def stepped(kind: str, resumed_at: int | None = None) -> Tensor:
+        weight = torch.nn.Parameter(torch.zeros(128, 64))
+        one = optimiser.make_optimiser([weight], OptimiserParams(kind=kind, learning_rate=1e-2))
+        for i in range(6):
+            if i == resumed_at:
+                saved = io.BytesIO()
+                torch.save(one.state_dict(), saved)
+                saved.seek(0)
+                one = optimiser.make_optimiser([weight], OptimiserParams(kind=kind, learning_rate=1e-2))
+                one.load_state_dict(torch.load(saved, weights_only=True))
+            weight.grad = torch.randn(128, 64, generator=torch.Generator().manual_seed(i))
+            one.step()
+        assert kind == "adamw" or one.state[weight]["state1"].dtype == torch.uint8
+        return weight.detach()
+
+    straight = stepped("adamw_8bit")
+    torch.testing.assert_close(straight, stepped("adamw"), rtol=0, atol=5e-3)
+    assert torch.equal(straight, stepped("adamw_8bit", 3))

@@ -12,7 +12,7 @@ from vibe_pipeline.config import AdapterParams, Stage1Params
 from vibe_pipeline.diffusion import adapters as lora
 from vibe_pipeline.diffusion.attention import GclfAttnProcessor
 from vibe_pipeline.training import relay
-from vibe_pipeline.training.loop import Job
+from vibe_pipeline.training.job import Job
 
 SHAPE = {"lora": {"rank": 2, "alpha": 4}, "steps": 2, "batch_size": 2, "optimiser": {"learning_rate": 1e-2}}
 STAGE1 = Stage1Params(**SHAPE)
@@ -40,7 +40,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
         job.transformer.seen = frozen
         job.transformer.gclf = isinstance(job.transformer.blocks[0].attn1.processor, GclfAttnProcessor)
         seen.append(job)
-        return pd.DataFrame([{"step": 2, "loss": 1.0, "images_per_second": 1.0, "tokens_per_second": 1.0}])
+        return pd.DataFrame([{"step": 2, "loss": 1.0, "seconds": 1.0}])
 
     monkeypatch.setattr(relay, "train_adapter", spy)
     return seen

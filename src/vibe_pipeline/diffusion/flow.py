@@ -4,6 +4,8 @@ Sources: the authors' published training code (sampling and weighting of sigma);
 """
 
 import hashlib
+import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -35,6 +37,51 @@ def bell_weight(sigma: Tensor, shift: float) -> Tensor:
 
     grid = bell(training_grid(shift).to(sigma.device))
     return (bell(sigma) - grid.min()) / (grid - grid.min()).mean()
+
+
+def draw_sigma(
+    kind: Literal["uniform_shifted", "logit_normal"],
+    count: int,
+    shift: float,
+    generator: torch.Generator | None = None,
+    mean: float = 0.0,
+    std: float = 1.0,
+) -> Tensor:
+    """Training sigmas by name, [count], in (0, 1].
+
+    Args:
+        kind: `uniform_shifted` is :func:`sample_sigma`; `logit_normal` is the sigmoid of N(mean, std), then shifted
+            (Esser et al., arXiv 2403.03206, section 3.1).
+        count: One a sample.
+        shift: The flow shift s.
+        generator: Of the draws.
+        mean: Of the normal draw.
+        std: Likewise.
+
+    Raises:
+        ValueError: An unknown kind.
+    """
+    if kind == "uniform_shifted":
+        return sample_sigma(count, shift, generator)
+    if kind == "logit_normal":
+        normal = torch.randn(count, generator=generator)
+        return shift_sigma(torch.sigmoid(mean + std * normal), shift)
+    raise ValueError(f"unknown sampling of sigma {kind!r}: use uniform_shifted or logit_normal")
+
+
+def loss_weight(kind: Literal["bell", "uniform", "cosmap"], sigma: Tensor, shift: float) -> Tensor:
+    """w(sigma) by name, [B]: the paper's `bell`, `uniform` (1), or `cosmap` (arXiv 2403.03206, section 3.1).
+
+    Raises:
+        ValueError: An unknown kind.
+    """
+    if kind == "bell":
+        return bell_weight(sigma, shift)
+    if kind == "uniform":
+        return torch.ones_like(sigma)
+    if kind == "cosmap":
+        return 2 / (math.pi * (1 - 2 * sigma + 2 * sigma.square()))
+    raise ValueError(f"unknown loss weighting {kind!r}: use bell, uniform or cosmap")
 
 
 def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:

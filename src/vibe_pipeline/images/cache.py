@@ -1,30 +1,29 @@
-"""Latents and text embeddings, computed once: sharded safetensors named by what determines them.
+"""The cached training set: what determines it, what it holds, and the order in which it is trained on.
 
-Text encoder and VAE are gone from memory before training starts. A killed run loses at most one shard.
+Latents and text embeddings are computed once, in sharded safetensors named by what determines them.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import AutoencoderKLWan
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from tqdm import tqdm
 
 from vibe_pipeline.config import DataParams, ModelParams
-from vibe_pipeline.diffusion.models import WanFolder, encode_texts, encode_video, load_vae, pick_device
-from vibe_pipeline.identity import content_key, folder_fingerprint, write_atomic, write_json
-from vibe_pipeline.images.camera import enlarge, shrink
-from vibe_pipeline.images.check import load_rgb
-from vibe_pipeline.images.sizing import resize_and_crop
+from vibe_pipeline.diffusion.models import WanFolder
+from vibe_pipeline.identity import content_key, folder_fingerprint, write_json
+from vibe_pipeline.images.buckets import Bucket, make_buckets
+from vibe_pipeline.images.encode import Row, Shard, encode_shards
+from vibe_pipeline.images.sizing import nearest_bucket
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +33,14 @@ PARTS = ("low", "high", "pixel", "text")
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One image in the cache."""
+    """One image in the cache; its text embedding lies in a shard of its own."""
 
     sha256: str
     caption: str
     shard: Path
     held_out: bool
+    bucket: int
+    text_shard: Path
 
 
 def build_cache(
@@ -48,118 +49,191 @@ def build_cache(
     """Encode every usable image (low, high, high after pixel degradation) and its caption.
 
     Args:
-        usable: Columns path, caption, sha256, in a fixed order.
+        usable: Columns path, caption, sha256, in a fixed order; with aspect buckets also height and width, pixels.
         model: The base model.
         params: Its native size, dtype and device.
-        data: Image sizes and the native camera's blur.
+        data: Image sizes, buckets and the native camera's blur.
         folder: Gets the shards.
 
     Returns:
-        A manifest: key, settings, and one record per image (sha256, caption, shard, held_out).
+        A manifest: key, settings (with the sizes of every bucket), and one record per image (sha256, caption, shard,
+        text_shard, held_out, bucket: its number).
+
+    Raises:
+        OSError: The shards would not fit on the disk.
+        ValueError: A size or a caption that does not fit the model.
     """
-    settings = {
-        "model": folder_fingerprint(model.path),
-        "native": params.native.model_dump(include={"height", "width"}),
-        "low": data.low.model_dump(include={"height", "width"}),
-        "high": data.high.model_dump(include={"height", "width"}),
-        "camera_blur": data.camera_blur,
-        "text_length": params.text_length,
-        "dtype": params.dtype,
-        "tile": params.tile,
-    }
-    rows = usable.to_dict("records")
-    groups = [rows[i : i + SHARD] for i in range(0, len(rows), SHARD)]
-    names = [folder / f"{content_key(settings, [(r['sha256'], r['caption']) for r in g])}.safetensors" for g in groups]
-    missing = [(g, n) for g, n in zip(groups, names, strict=True) if not _whole(n)]
-    if missing:
-        _encode(missing, model, params, data)
-    records = [
-        {"sha256": r["sha256"], "caption": r["caption"], "shard": str(n), "held_out": False}
-        for g, n in zip(groups, names, strict=True)
-        for r in g
-    ]
+    buckets = make_buckets(model, params.native, data)
+    rows, settings = usable.to_dict("records"), _settings(model, params, data)
+    numbers = _bucket_numbers(rows, buckets)
+    texts = [_text_shard(rows[i : i + SHARD], settings["text"], folder) for i in range(0, len(rows), SHARD)]
+    images = []
+    for number in sorted(set(numbers)):
+        members = [row for row, own in zip(rows, numbers, strict=True) if own == number]
+        groups = [members[i : i + SHARD] for i in range(0, len(members), SHARD)]
+        images += [_image_shard(group, buckets[number], settings["latents"], folder) for group in groups]
+    encode_shards(texts, images, model, params, data)
+    records = _records(rows, numbers, texts, images)
     for i in np.random.default_rng(data.seed).permutation(len(records))[: data.held_out]:
         records[i]["held_out"] = True
-    contents = [(r["sha256"], r["caption"], r["held_out"]) for r in records]
-    manifest = {"key": content_key(settings, contents), "settings": settings, "images": records}
+    contents = [
+        (r["sha256"], r["caption"], r["held_out"], asdict(buckets[n])) for r, n in zip(records, numbers, strict=True)
+    ]
+    settings |= {"buckets": [asdict(bucket) for bucket in buckets]}
+    key = content_key(settings["text"], settings["latents"], contents)
+    manifest = {"key": key, "settings": settings, "images": records}
     write_json(folder / "manifest.json", manifest)
     return manifest
 
 
-def _whole(path: Path) -> bool:
-    """A shard that is there was renamed into place when whole, but may have been damaged since."""
-    try:
-        return path.exists() and bool(load_file(path))
-    except SafetensorError:
-        log.warning("%s is damaged and will be made anew", path)
-        return False
+def _settings(model: WanFolder, params: ModelParams, data: DataParams) -> dict[str, Any]:
+    """What determines embeddings and latents beside captions, pixels and sizes."""
+    encoder = [folder_fingerprint(model.path / part) for part in ("tokenizer", "text_encoder")]
+    return {
+        "text": {"encoder": encoder, "length": params.text_length, "dtype": params.dtype},
+        "latents": {
+            "vae": folder_fingerprint(model.path / "vae"),
+            "camera_blur": data.camera_blur,
+            "tile": params.tile,
+        },
+    }
 
 
-def _encode(
-    missing: Sequence[tuple[list[dict], Path]], model: WanFolder, params: ModelParams, data: DataParams
-) -> None:
-    device = pick_device(params.device)
-    captions = [r["caption"] for g, _ in missing for r in g]
-    texts = iter(encode_texts(model, captions, params.text_length, device, getattr(torch, params.dtype)))
-    vae = load_vae(model, device, params.tile)
-    with tqdm(total=len(captions), desc="encoding images", unit="image", mininterval=5) as bar:
-        for group, path in missing:
-            tensors = {f"{row['sha256']}.text": next(texts).clone() for row in group}
-            for start in range(0, len(group), data.encode_batch):
-                batch = group[start : start + data.encode_batch]
-                for part, latents in encode_images(vae, [Path(r["path"]) for r in batch], params, data).items():
-                    named = zip(batch, latents.to(torch.float16), strict=True)
-                    tensors |= {f"{row['sha256']}.{part}": latent.contiguous() for row, latent in named}
-                bar.update(len(batch))
-            write_atomic(path, partial(save_file, tensors))
+def _bucket_numbers(rows: list[Row], buckets: list[Bucket]) -> list[int]:
+    if len(buckets) == 1:
+        return [0] * len(rows)
+    sizes = [bucket.high for bucket in buckets]
+    numbers = [sizes.index(nearest_bucket(row["height"], row["width"], sizes)) for row in rows]
+    listed = ", ".join(f"{n} of {sizes[i][0]}x{sizes[i][1]}" for i, n in sorted(Counter(numbers).items()))
+    log.info("images by bucket (height x width): %s", listed)
+    return numbers
 
 
-def encode_images(
-    vae: AutoencoderKLWan, paths: Sequence[Path], params: ModelParams, data: DataParams
-) -> dict[str, Tensor]:
-    """The latents of some images, [B, C, 1, h, w] each: low, high, and high after pixel degradation."""
-    images = np.stack([resize_and_crop(load_rgb(p), data.high.height, data.high.width) for p in paths])
-    high = torch.from_numpy(images).permute(0, 3, 1, 2)[:, :, None]
-    low = shrink(high, data.low.height, data.low.width, data.camera_blur)
-    native = low
-    if (data.low.height, data.low.width) != (params.native.height, params.native.width):
-        native = shrink(high, params.native.height, params.native.width, data.camera_blur)
-    pixel = enlarge(native, data.high.height, data.high.width)
-    return {"low": encode_video(vae, low), "high": encode_video(vae, high), "pixel": encode_video(vae, pixel)}
+def _text_shard(rows: list[Row], settings: dict[str, Any], folder: Path) -> Shard:
+    key = content_key(settings, [(r["sha256"], r["caption"]) for r in rows])
+    return Shard(folder / f"text-{key}.safetensors", rows)
+
+
+def _image_shard(rows: list[Row], bucket: Bucket, settings: dict[str, Any], folder: Path) -> Shard:
+    key = content_key(settings, asdict(bucket), [r["sha256"] for r in rows])
+    return Shard(folder / f"latents-{key}.safetensors", rows, bucket)
+
+
+def _records(rows: list[Row], numbers: list[int], texts: list[Shard], images: list[Shard]) -> list[dict[str, Any]]:
+    text_of, latents_of = (
+        {row["sha256"]: str(shard.path) for shard in shards for row in shard.rows} for shards in (texts, images)
+    )
+    return [
+        {
+            "sha256": row["sha256"],
+            "caption": row["caption"],
+            "shard": latents_of[row["sha256"]],
+            "text_shard": text_of[row["sha256"]],
+            "held_out": False,
+            "bucket": number,
+        }
+        for row, number in zip(rows, numbers, strict=True)
+    ]
 
 
 class LatentCache:
-    """The cached training set in memory, by part."""
+    """The cached training set on disk; tensors are read when asked for, so memory is that of one batch.
+
+    Shards are opened and closed for every batch: pages of a mapped file count as this process's memory for as
+    long as it stays open.
+    """
 
     def __init__(self, manifest: dict[str, Any], held_out: bool = False) -> None:
-        records = [CacheEntry(r["sha256"], r["caption"], Path(r["shard"]), r["held_out"]) for r in manifest["images"]]
+        records = [
+            CacheEntry(**r | {k: Path(r[k]) for k in ("shard", "text_shard") if k in r}) for r in manifest["images"]
+        ]
         self.entries = [r for r in records if r.held_out == held_out]
         if not self.entries:
             raise ValueError(
                 f"the latent cache {manifest['key']} holds no {'held-out' if held_out else 'training'} images"
             )
-        shards = {p: load_file(p) for p in {e.shard for e in self.entries}}
-        self.parts = {part: [shards[e.shard][f"{e.sha256}.{part}"] for e in self.entries] for part in PARTS}
+        self.buckets: dict[int, list[int]] = {}
+        for index, entry in enumerate(self.entries):
+            self.buckets.setdefault(entry.bucket, []).append(index)
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def batch(self, part: str, indices: Sequence[int]) -> Tensor:
-        """Stack one part of some images, 32 bit: [B, C, 1, h, w], or [B, L, width] for text."""
-        return torch.stack([self.parts[part][i] for i in indices]).float()
+        """Read and stack one part of some images of one bucket, 32 bit.
+
+        Args:
+            part: `low`, `high` or `pixel`, [B, C, 1, h, w]; or `text`, [B, L, width].
+            indices: Into `entries`.
+
+        Raises:
+            ValueError: Images of several buckets, an unknown part, no images, or a damaged shard.
+        """
+        buckets = {self.entries[i].bucket for i in indices}
+        if len(buckets) != 1:
+            raise ValueError(f"a batch holds images of one bucket; {list(indices)} are of {sorted(buckets)}")
+        tensors: dict[int, Tensor] = {}
+        for shard, members in self._by_shard(part, indices).items():
+            with _opened(shard) as file:
+                tensors |= {i: file.get_tensor(f"{self.entries[i].sha256}.{part}").float() for i in members}
+        return torch.stack([tensors[i] for i in indices])
+
+    def shape(self, part: str, index: int) -> tuple[int, ...]:
+        """Of one part of one image, from the header of its shard: (C, 1, h, w), or (L, width) for text."""
+        (shard,) = self._by_shard(part, [index])
+        with _opened(shard) as file:
+            return tuple(file.get_slice(f"{self.entries[index].sha256}.{part}").get_shape())
+
+    def _by_shard(self, part: str, indices: Sequence[int]) -> dict[Path, set[int]]:
+        if part not in PARTS:
+            raise ValueError(f"the latent cache has no part {part!r}; it has {', '.join(PARTS)}")
+        members: dict[Path, set[int]] = {}
+        for i in indices:
+            entry = self.entries[i]
+            members.setdefault(entry.text_shard if part == "text" else entry.shard, set()).add(i)
+        return members
 
 
-def epoch_batches(count: int, batch_size: int, seed: int) -> Iterator[list[int]]:
-    """Endless shuffled batches, every image once an epoch; a pure function of its arguments.
+def _entry(record: dict[str, Any]) -> CacheEntry:
+    return CacheEntry(**record | {name: Path(record[name]) for name in ("shard", "text_shard")})
 
-    Raises:
-        ValueError: Fewer images than one batch.
+
+@contextmanager
+def _opened(shard: Path) -> Iterator[Any]:
+    try:
+        with safe_open(shard, framework="pt") as file:
+            yield file
+    except (SafetensorError, FileNotFoundError) as error:
+        raise ValueError(f"{shard} is damaged or gone ({error}); run data_processing again: it is made anew") from error
+
+
+class Bucketed(Protocol):
+    """What batches are drawn from."""
+
+    @property
+    def buckets(self) -> dict[int, list[int]]:
+        """Bucket number to indices of images."""
+
+
+def epoch_batches(cache: Bucketed, batch_size: int, seed: int) -> Iterator[list[int]]:
+    """Endless shuffled batches of one bucket each; a pure function of (buckets, batch_size, seed).
+
+    Every image is used in every epoch. Where a bucket does not divide by the batch, its last batch is filled up
+    with images of the same bucket drawn again (a bucket smaller than a batch repeats); nothing is dropped.
+
+    Args:
+        cache: Whose `buckets` are drawn from.
+        batch_size: Images a batch.
+        seed: With the number of the epoch, of the order of images and of buckets.
     """
-    if count < batch_size:
-        raise ValueError(f"{count} training images do not fill a batch of {batch_size}: lower batch_size or add images")
-    epoch = 0
-    while True:
-        order = np.random.default_rng([seed, epoch]).permutation(count)
-        for start in range(0, count - batch_size + 1, batch_size):
-            yield order[start : start + batch_size].tolist()
-        epoch += 1
+    buckets = [np.asarray(indices) for _, indices in sorted(cache.buckets.items())]
+    counts = [-(-len(indices) // batch_size) for indices in buckets]
+    for epoch in count():
+        rng = np.random.default_rng([seed, epoch])
+        # A permutation repeated from its start: the fill is drawn at random too, and differs from what it fills up.
+        queues = [
+            iter(np.resize(rng.permutation(indices), (batches, batch_size)))
+            for indices, batches in zip(buckets, counts, strict=True)
+        ]
+        for bucket in rng.permutation(np.repeat(np.arange(len(buckets)), counts)):
+            yield next(queues[bucket]).tolist()

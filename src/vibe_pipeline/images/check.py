@@ -5,7 +5,7 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from tqdm import tqdm
 
+from vibe_pipeline.images.sizing import nearest_bucket
 from vibe_pipeline.images.source import FoundImage, brief
 
 log = logging.getLogger(__name__)
@@ -59,21 +60,19 @@ class Examined(NamedTuple):
 
 def check_images(
     found: pd.DataFrame,
-    min_height: int,
-    min_width: int,
+    sizes: Sequence[tuple[int, int]],
     max_caption_words: int,
     workers: int = 1,
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Decode every image and sort the usable from the rest; the result depends on neither workers nor order.
 
-    An image must cover `min_height` x `min_width`: then its aspect-preserving crop never enlarges it.
+    An image must cover that of the `sizes` whose proportions are nearest: then its crop never enlarges it.
     Of images with equal pixels the first by name is kept, among those that are usable otherwise.
 
     Args:
         found: What `find_images` returns; rows with a `reason` go to quarantine as they are.
-        min_height: Least height in pixels, once the image is upright.
-        min_width: Least width in pixels.
+        sizes: (height, width) in pixels that images are cut to; an image's own counts once it is upright.
         max_caption_words: Longest caption, in words between blanks.
         workers: Processes that decode; 1 decodes in this one. Each holds one image at a time. They are
             spawned, so a script that asks for more than 1 needs its `if __name__ == "__main__"`.
@@ -85,13 +84,16 @@ def check_images(
             was seen). Both sorted by file_name.
 
     Raises:
-        ValueError: A column is absent, or a limit is not positive.
+        ValueError: A column is absent, there are no sizes, or a limit is not positive.
         RuntimeError: A worker died, most likely for lack of memory.
     """
-    found = _validated(found, min_height, min_width, max_caption_words, workers, max_pixels)
+    if not sizes:
+        raise ValueError("images cannot be checked without a size that they are to be cut to")
+    least = min(min(size) for size in sizes)
+    found = _validated(found, sizes=least, max_caption_words=max_caption_words, workers=workers, max_pixels=max_pixels)
     faults = [_caption_fault(row, max_caption_words) for row in found.itertuples(index=False)]
     paths = [path for path, fault in zip(found["path"], faults, strict=True) if fault is None]
-    examine = partial(_examine, minimum=(min_height, min_width), max_pixels=max_pixels)
+    examine = partial(_examine, sizes=list(sizes), max_pixels=max_pixels)
     examined = iter(_map_images(examine, paths, workers))
     usable, quarantine = _sorted_out(found, [fault or next(examined) for fault in faults])
     log.info("%d images usable, %d in quarantine%s", len(usable), len(quarantine), _counts(quarantine))
@@ -135,12 +137,11 @@ def load_rgb(path: Path) -> NDArray[np.float32]:
     return rgb if rgb.ndim == 3 else np.repeat(rgb[..., None], 3, axis=2)
 
 
-def _validated(found: pd.DataFrame, *limits: int) -> pd.DataFrame:
+def _validated(found: pd.DataFrame, **limits: int) -> pd.DataFrame:
     """The columns the check needs, as text, sorted by name."""
     if absent := [name for name in COLUMNS if name not in found]:
         raise ValueError(f"images to check lack the columns {absent}; have {list(found.columns)}")
-    names = ("min_height", "min_width", "max_caption_words", "workers", "max_pixels")
-    for name, limit in zip(names, limits, strict=True):
+    for name, limit in limits.items():
         if limit < 1:
             raise ValueError(f"{name} is {limit}; it must be at least 1")
     # Frames that were saved as CSV come back with NaN for empty text.
@@ -198,16 +199,17 @@ def _map_images(examine: Callable[[str], Examined], paths: list[str], workers: i
     return results
 
 
-def _examine(path: str, minimum: tuple[int, int], max_pixels: int) -> Examined:
+def _examine(path: str, sizes: list[tuple[int, int]], max_pixels: int) -> Examined:
     """Decode one image; runs in a worker."""
     try:
         mode, pixels = _decode(Path(path), max_pixels)
     except BadImage as bad:
         return Examined(reason=bad.reason, value=bad.value)
     height, width = pixels.shape[:2]
-    if height < minimum[0] or width < minimum[1]:
-        sizes = f"{height}x{width} (height x width), needs {minimum[0]}x{minimum[1]}"
-        return Examined(reason="too_small", value=f"{sizes}; images are never enlarged")
+    needed = nearest_bucket(height, width, sizes)
+    if height < needed[0] or width < needed[1]:
+        short = f"{height}x{width} (height x width), needs {needed[0]}x{needed[1]}"
+        return Examined(reason="too_small", value=f"{short}; images are never enlarged")
     digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode())
     digest.update(np.ascontiguousarray(pixels))
     return Examined(width, height, mode, digest.hexdigest())

@@ -13,11 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-MAX_ASPECT = 2.0  # long side over short side
 
-
-def aspect_buckets(height: int, width: int, multiple: int) -> list[tuple[int, int]]:
-    """Sizes of about equal cost: all within the pixel budget height x width, aspects from 1:2 to 2:1.
+def aspect_buckets(height: int, width: int, multiple: int, max_aspect: float = 2.0) -> list[tuple[int, int]]:
+    """Sizes of about equal cost: all within the pixel budget height x width, none longer than `max_aspect`.
 
     Only sizes that no other one contains are kept, so each fills the budget as far as `multiple` lets it.
 
@@ -25,22 +23,23 @@ def aspect_buckets(height: int, width: int, multiple: int) -> list[tuple[int, in
         height: Of the stage, in pixels.
         width: Of the stage, in pixels.
         multiple: What both sides are divisible by: the VAE's reduction times the patch.
+        max_aspect: Longest long side over short side.
 
     Returns:
         (height, width) in pixels, lowest first; the stage's own size is among them.
 
     Raises:
-        ValueError: A size that is not positive, not divisible, or beyond 2:1.
+        ValueError: A size that is not positive, not divisible, or beyond `max_aspect`.
     """
     if min(height, width, multiple) < 1 or height % multiple or width % multiple:
         raise ValueError(f"size {height}x{width} (height x width): both sides must be multiples of {multiple}")
-    if max(height, width) > MAX_ASPECT * min(height, width):
-        raise ValueError(f"size {height}x{width} (height x width): its aspect is beyond {MAX_ASPECT:g}:1")
+    if max(height, width) > max_aspect * min(height, width):
+        raise ValueError(f"size {height}x{width} (height x width): its aspect is beyond {max_aspect:g}:1")
     budget = height * width
     buckets: dict[int, int] = {}  # width -> height: of equal widths the highest stays
-    for h in range(multiple, math.isqrt(int(MAX_ASPECT * budget)) + 1, multiple):
-        w = min(budget // h, int(MAX_ASPECT * h)) // multiple * multiple
-        if w and MAX_ASPECT * w >= h:
+    for h in range(multiple, math.isqrt(int(max_aspect * budget)) + 1, multiple):
+        w = min(budget // h, int(max_aspect * h)) // multiple * multiple
+        if w and max_aspect * w >= h:
             buckets[w] = h
     # Where the aspect, not the budget, bounds the width, a size may lie inside of another.
     sizes = [(h, w) for w, h in buckets.items() if not any(v > w and g >= h for v, g in buckets.items())]

@@ -1,180 +1,249 @@
 """Training one adapter: a plain loop whose every random draw is a function of (seed, step).
 
 A resumed run therefore equals a straight one without saving any random state: the checkpoint holds the adapter,
-the optimiser and the step.
+its average, the optimiser and the step. The same holds for how a batch is divided among processes and
+micro-batches, up to the order of sums.
 """
 
 import json
 import logging
 import math
-import pickle
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm import tqdm
 
-from vibe_pipeline.config import TrainParams
 from vibe_pipeline.diffusion import adapters as lora
-from vibe_pipeline.diffusion.flow import bell_weight, sample_sigma
+from vibe_pipeline.diffusion.flow import loss_weight
 from vibe_pipeline.diffusion.models import velocity_predictor
-from vibe_pipeline.diffusion.objectives import Predict
-from vibe_pipeline.identity import write_atomic
-from vibe_pipeline.images.cache import LatentCache, epoch_batches
+from vibe_pipeline.images.cache import epoch_batches
+from vibe_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
+from vibe_pipeline.training.ema import averaged, make_ema
+from vibe_pipeline.training.flops import count_flops
+from vibe_pipeline.training.job import Batch, Job, draw_batch
+from vibe_pipeline.training.optimiser import make_optimiser, set_learning_rate
+from vibe_pipeline.training.throughput import Window, device_peak, peak_memory
+from vibe_pipeline.training.validation import held_out_loss
 
 log = logging.getLogger(__name__)
 
-Loss = Callable[[Predict, dict[str, Tensor], Tensor, Tensor, Tensor], dict[str, Tensor]]
-"""(predict, batch of cached parts, noise, sigma, weight) to named losses, `loss` among them."""
 
+@dataclass
+class Run:
+    """A training run under way.
 
-@dataclass(frozen=True)
-class Job:
-    """What to train, where."""
+    Attributes:
+        step: The next one, counted from 0.
+        records: The log.
+        window: What came since its last line.
+        flops: Of one image, forward and backward, by token grid and text length.
+        peak: TFLOP/s of all devices together, where known.
+    """
 
-    name: str
-    transformer: WanTransformer3DModel
-    cache: LatentCache
-    part: str
-    loss: Loss
-    params: TrainParams
-    expand_timesteps: bool
-    device: torch.device
-    dtype: torch.dtype
-    folder: Path
-    on_log: Callable[[list[dict[str, float]]], None] = lambda records: None
+    job: Job
+    parameters: list[torch.nn.Parameter]
+    optimiser: torch.optim.Optimizer
+    ema: EMAModel | None
+    peak: float | None
+    step: int = 0
+    records: list[dict[str, float]] = field(default_factory=list)
+    window: Window = field(default_factory=Window)
+    flops: dict[tuple[int, ...], float] = field(default_factory=dict)
 
 
 def train_adapter(job: Job) -> pd.DataFrame:
     """Train the adapter `job.name`, which must be on the transformer already, resuming from its folder.
 
+    Afterwards the transformer holds the adapter that is kept: its average where `ema_decay` asks for one.
+
     Returns:
-        The log: step, loss and its parts, images_per_second, tokens_per_second; one row each `log_every` steps.
+        The log, one row each `log_every` steps and at each validation: step, loss and its parts, images_per_second,
+        tokens_per_second, teraflops_per_second, share_of_peak (on known GPUs), peak_memory_gb, seconds,
+        validation_loss (where asked for).
 
     Raises:
         FloatingPointError: The loss or its gradient is not finite; names the step and the images. The last
             checkpoint stays.
-        ValueError: The checkpoint is damaged.
+        ValueError: Every checkpoint is damaged, or the processes do not see the same one, or outnumber the images
+            of a step.
     """
-    parameters = list(lora.adapter_parameters(job.transformer, job.name).values())
-    optimiser = torch.optim.AdamW(
-        parameters, lr=job.params.optimiser.learning_rate, weight_decay=job.params.optimiser.weight_decay
-    )
-    first, records, window, elapsed = _resume(job, optimiser)
-    if records:
-        job.on_log(records)  # a resumed run is a new MLflow run: it gets the whole curve
-    batches = islice(epoch_batches(len(job.cache), job.params.batch_size, job.params.seed), first, None)
-    begun = time.monotonic() - elapsed
+    run = _start(job)
+    params = job.params
+    batches = islice(epoch_batches(job.cache, params.batch_size, params.seed), run.step, None)
+    batch = draw_batch(job, run.step, next(batches)) if run.step < params.steps else None
     job.transformer.train()
-    bar = tqdm(
-        range(first, job.params.steps), initial=first, total=job.params.steps, desc=job.folder.name, mininterval=2
-    )
-    for step in bar:
-        indices = next(batches)
-        window.append(_step(job, optimiser, parameters, step, indices))
-        if (step + 1) % job.params.log_every == 0 or step + 1 == job.params.steps:
-            records.append(_record(job, step, window, time.monotonic() - begun))
-            job.on_log(records[-1:])
-            bar.set_postfix(loss=f"{records[-1]['loss']:.4f}")
-            window, begun = [], time.monotonic()
-        if (step + 1) % job.params.checkpoint_every == 0 and step + 1 < job.params.steps:
-            _save(job, optimiser, step + 1, records, window, time.monotonic() - begun)
+    with _progress(run) as bar:
+        while run.step < params.steps:
+            values, forwards = _step(run, batch)
+            step, done, run.step = run.step, batch, run.step + 1
+            if run.step < params.steps:  # drawn while the device is at work
+                batch = draw_batch(job, run.step, next(batches))
+            losses = _finite(job, values, step, done)
+            run.window.add(losses, *_work_done(run, done, forwards))
+            _report(run, bar)
+            if run.step % params.checkpoint_every == 0 and run.step < params.steps and job.group.leads:
+                _save(run)
     job.transformer.eval()
-    return pd.DataFrame(records)
+    if run.ema is not None:
+        run.ema.copy_to(run.parameters)
+    return pd.DataFrame(run.records)
 
 
-def learning_rate_factor(step: int, params: TrainParams) -> float:
-    """Warm-up, then constant or cosine to zero."""
-    optimiser = params.optimiser
-    warm = min(1.0, (step + 1) / max(1, optimiser.warmup_steps))
-    if optimiser.schedule == "constant":
-        return warm
-    return warm * 0.5 * (1 + math.cos(math.pi * step / params.steps))
+def _start(job: Job) -> Run:
+    if job.group.size > job.params.batch_size:
+        raise ValueError(
+            f"batch_size {job.params.batch_size} leaves some of {job.group.size} processes without an image"
+        )
+    if job.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(job.device)
+    parameters = list(lora.adapter_parameters(job.transformer, job.name).values())
+    optimiser = make_optimiser(parameters, job.params.optimiser)
+    peak = device_peak(job.device) if job.params.autocast or job.dtype != torch.float32 else None
+    run = Run(job, parameters, optimiser, make_ema(parameters, job.params.ema_decay), peak and peak * job.group.size)
+    _resume(run)
+    if job.params.gradient_checkpointing:
+        job.transformer.enable_gradient_checkpointing()
+    if job.params.compile:
+        # Past its limit torch falls back to eager; each bucket needs whole and cut chunks, trained and measured.
+        limit = 8 * len(job.cache.buckets)
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, limit)
+        job.transformer.compile_repeated_blocks()
+    return run
 
 
-def _step(
-    job: Job, optimiser: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], step: int, indices: list[int]
-) -> dict[str, float]:
-    generator = torch.Generator().manual_seed(job.params.seed * 1_000_003 + step)
-    batch = {name: job.cache.batch(name, indices) for name in (job.part, "pixel", "text")}
-    noise = torch.randn(batch[job.part].shape, generator=generator).to(job.device)
-    sigma = sample_sigma(len(indices), job.params.sigma_shift, generator).to(job.device)
-    text = batch.pop("text")
-    predict = velocity_predictor(job.transformer, text, job.expand_timesteps, job.dtype)
-    on_device = {name: value.to(job.device) for name, value in batch.items()}
-    weight = bell_weight(sigma, job.params.sigma_shift)
-    for group in optimiser.param_groups:
-        group["lr"] = job.params.optimiser.learning_rate * learning_rate_factor(step, job.params)
+def _progress(run: Run) -> tqdm:
+    steps = run.job.params.steps
+    hidden = not run.job.group.leads
+    return tqdm(initial=run.step, total=steps, desc=run.job.folder.name, mininterval=2, disable=hidden)
+
+
+def _step(run: Run, batch: Batch) -> tuple[dict[str, Tensor], int]:
+    """One optimiser step.
+
+    Returns:
+        Losses and `gradient norm`, still on the device; and the forwards that each image took.
+    """
+    job, sums, forwards = run.job, {}, 0
+    set_learning_rate(run.optimiser, run.step, job.params)
+    for start in range(0, len(batch.sigma), job.chunk):
+        losses, share, forwards = _chunk_losses(job, batch, slice(start, start + job.chunk))
+        (losses["loss"] * share).backward()
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0) + value.detach().float() * share
+    job.group.sum_([*sums.values(), *(p.grad for p in run.parameters)])
+    sums["gradient norm"] = torch.nn.utils.clip_grad_norm_(run.parameters, job.params.optimiser.clip_norm or math.inf)
+    run.optimiser.step()
+    run.optimiser.zero_grad(set_to_none=True)
+    if run.ema is not None:
+        run.ema.step(run.parameters)
+    return sums, forwards
+
+
+def _chunk_losses(job: Job, batch: Batch, rows: slice) -> tuple[dict[str, Tensor], float, int]:
+    """Losses of some of the images, their share of the whole batch, and how often the model was called."""
+    parts = {name: value[rows].to(job.device) for name, value in batch.parts.items()}
+    noise, sigma = batch.noise[rows].to(job.device), batch.sigma[rows].to(job.device)
+    weight = loss_weight(job.params.loss_weighting, sigma, job.params.sigma_shift)
+    velocity = velocity_predictor(job.transformer, parts.pop("text"), job.expand_timesteps, job.dtype)
+    calls = []
+
+    def predict(x: Tensor, level: Tensor) -> Tensor:
+        calls.append(1)
+        return velocity(x, level)
+
     with torch.autocast(job.device.type, torch.bfloat16, enabled=job.params.autocast):
-        losses = job.loss(predict, on_device, noise, sigma, weight)
-    images = [job.cache.entries[i].sha256 for i in indices]
-    _require_finite(job, "loss", losses["loss"].detach(), step, images)
-    losses["loss"].backward()
-    norm = torch.nn.utils.clip_grad_norm_(parameters, job.params.optimiser.clip_norm or math.inf)
-    _require_finite(job, "gradient norm", norm, step, images)
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-    return {name: float(value.detach()) for name, value in losses.items()}
+        losses = job.loss(predict, parts, noise, sigma, weight)
+    return losses, len(sigma) / len(batch.indices), len(calls)
 
 
-def _require_finite(job: Job, what: str, value: Tensor, step: int, images: list[str]) -> None:
-    if not torch.isfinite(value):
-        raise FloatingPointError(f"{job.name}: {what} is {float(value)} at step {step}, images {images}")
+def _finite(job: Job, values: dict[str, Tensor], step: int, batch: Batch) -> dict[str, float]:
+    """The losses as numbers; one wait for the device.
+
+    Raises:
+        FloatingPointError: The loss or its gradient is not finite. All processes see the same and stop.
+    """
+    numbers = dict(zip(values, torch.stack([*values.values()]).tolist(), strict=True))
+    for what in ("loss", "gradient norm"):
+        if not math.isfinite(numbers[what]):
+            images = [job.cache.entries[i].sha256 for i in batch.indices]
+            raise FloatingPointError(f"{job.name}: {what} is {numbers[what]} at step {step}, images {images}")
+    numbers.pop("gradient norm")
+    return numbers
 
 
-def _record(job: Job, step: int, window: list[dict[str, float]], seconds: float) -> dict[str, float]:
-    images = len(window) * job.params.batch_size
+def _work_done(run: Run, batch: Batch, forwards: int) -> tuple[int, int, float]:
+    """Images, tokens and floating-point operations of a step, over all processes."""
+    job, count = run.job, len(batch.indices)
     patch = job.transformer.config.patch_size
-    shape = job.cache.parts[job.part][0].shape
-    tokens = math.prod(s // p for s, p in zip(shape[-3:], patch, strict=True))
-    mean = {k: sum(w[k] for w in window) / len(window) for k in window[0]}
-    return (
-        {"step": step + 1}
-        | mean
-        | {
-            "images_per_second": images / seconds,
-            "tokens_per_second": images * tokens / seconds,
-        }
-    )
+    grid = tuple(s // p for s, p in zip(batch.noise.shape[-3:], patch, strict=True))
+    key = (*grid, batch.parts["text"].shape[1])
+    if key not in run.flops:
+        run.flops[key] = count_flops(job.transformer, grid, key[-1], job.expand_timesteps).total
+    return count, count * math.prod(grid), count * forwards * run.flops[key]
 
 
-def _save(
-    job: Job,
-    optimiser: torch.optim.Optimizer,
-    step: int,
-    records: list[dict[str, float]],
-    window: list[dict[str, float]],
-    elapsed: float,
-) -> None:
+def _report(run: Run, bar: tqdm) -> None:
+    """Validate and log, if it is time."""
+    job, params, last = run.job, run.job.params, run.step == run.job.params.steps
+    validates = params.validate_every is not None and (last or run.step % params.validate_every == 0)
+    bar.update()
+    if not (validates or last or run.step % params.log_every == 0):
+        return
+    record = {"step": run.step} | run.window.record(run.peak, peak_memory(job.device))
+    if validates:
+        record |= _validate(run)
+    run.records.append(record)
+    run.window = Window()
+    if job.group.leads:
+        job.on_log([record])
+    bar.set_postfix(loss=f"{record['loss']:.4f}")
+
+
+def _validate(run: Run) -> dict[str, float]:
+    job, found = run.job, {}
+    job.transformer.eval()
+    with averaged(run.ema, run.parameters):
+        if job.held_out is not None:
+            found["validation_loss"] = held_out_loss(replace(job, cache=job.held_out))
+        if job.on_validate is not None and job.group.leads:
+            with torch.no_grad():
+                job.on_validate(job.transformer, run.step)
+        job.group.wait()
+    job.transformer.train()
+    return found
+
+
+def _save(run: Run) -> None:
     state: dict[str, Any] = {
-        "step": step,
-        "adapter": lora.adapter_state(job.transformer, job.name),
-        "optimiser": optimiser.state_dict(),
-        "progress": json.dumps([records, window, elapsed]),
+        "step": run.step,
+        "adapter": lora.adapter_state(run.job.transformer, run.job.name),
+        "ema": run.ema and run.ema.state_dict(),
+        "optimiser": run.optimiser.state_dict(),
+        "progress": json.dumps({"records": run.records, "window": run.window.state()}),
     }
-    write_atomic(job.folder / "checkpoint.pt", lambda p: torch.save(state, p))
+    save_checkpoint(state, run.job.folder)
 
 
-def _resume(
-    job: Job, optimiser: torch.optim.Optimizer
-) -> tuple[int, list[dict[str, float]], list[dict[str, float]], float]:
-    """The next step, the log, and the losses and seconds since its last line."""
-    path = job.folder / "checkpoint.pt"
-    if not path.exists():
-        return 0, [], [], 0.0
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it and run again: training starts over") from error
+def _resume(run: Run) -> None:
+    """Go on from the checkpoint, if there is one; a new MLflow run gets the whole curve."""
+    job, state = run.job, load_checkpoint(run.job.folder)
+    steps = job.group.gather(state["step"] if state else 0)
+    if len(set(steps)) > 1:
+        raise ValueError(f"processes see checkpoints of steps {steps}: {job.folder} must be a folder that all share")
+    if state is None:
+        return
     lora.set_adapter_state(job.transformer, job.name, state["adapter"])
-    optimiser.load_state_dict(state["optimiser"])
-    log.info("%s resumes at step %d from %s", job.name, state["step"], path)
-    records, window, elapsed = json.loads(state["progress"])
-    return int(state["step"]), records, window, elapsed
+    run.optimiser.load_state_dict(state["optimiser"])
+    if run.ema is not None:
+        run.ema.load_state_dict(state["ema"])
+        run.ema.to(job.device)
+    progress = json.loads(state["progress"])
+    run.step, run.records, run.window = int(state["step"]), progress["records"], Window(**progress["window"])
+    log.info("%s resumes at step %d from %s", job.name, run.step, job.folder)
+    if job.group.leads and run.records:
+        job.on_log(run.records)

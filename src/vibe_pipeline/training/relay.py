@@ -1,8 +1,7 @@
 """The two stages of Relay LoRA: what each trains, on what, with which loss."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,18 @@ from torch import Tensor
 from vibe_pipeline.config import AdapterParams, ModelParams, Stage1Params, TrainParams
 from vibe_pipeline.diffusion import adapters as lora
 from vibe_pipeline.diffusion.attention import install_gclf
-from vibe_pipeline.diffusion.models import (
-    WanFolder,
-    find_model,
-    limit_threads,
-    load_transformer,
-    pick_device,
-    token_grid,
-    velocity_predictor,
-)
+from vibe_pipeline.diffusion.models import find_model, limit_threads, load_transformer, pick_device, token_grid
 from vibe_pipeline.diffusion.objectives import Predict, mixed_loss, velocity_loss
 from vibe_pipeline.identity import content_key, folder_fingerprint, read_json, write_atomic, write_json
 from vibe_pipeline.images.cache import LatentCache
-from vibe_pipeline.training.loop import Job, train_adapter
+from vibe_pipeline.training.checkpoint import remove_checkpoints
+from vibe_pipeline.training.group import Group, join_group, launched_outside
+from vibe_pipeline.training.job import Job, Loss, OnLog, OnValidate, no_log
+from vibe_pipeline.training.launch import run_processes
+from vibe_pipeline.training.loop import train_adapter
+from vibe_pipeline.training.validation import held_out_loss
 
 log = logging.getLogger(__name__)
-
-OnLog = Callable[[list[dict[str, float]]], None]
 
 
 def stage1_loss(
@@ -59,14 +53,33 @@ def stage2_loss(
 
 
 def train_stage1(
-    name: str, cache: dict[str, Any], model: ModelParams, row: Stage1Params, root: Path, on_log: OnLog
+    name: str,
+    cache: dict[str, Any],
+    model: ModelParams,
+    row: Stage1Params,
+    root: Path,
+    on_log: OnLog,
+    on_validate: OnValidate | None = None,
 ) -> dict[str, Any]:
-    """Train D1 on low-resolution images with full attention, or return what an earlier run trained."""
-    found = find_model(model.path)
-    key = content_key("stage1", folder_fingerprint(found.path), cache["key"], _training_identity(row))
-    return _finished(root / f"{name}-{key}") or _train(
-        name, key, found, model, row, cache, "low", stage1_loss, root, on_log
-    )
+    """Train D1 on low-resolution images with full attention, or return what an earlier run trained.
+
+    Args:
+        name: The row's.
+        cache: The latent cache's manifest.
+        model: The base model.
+        row: How to train.
+        root: Gets a folder named by what determines the adapter.
+        on_log: Gets log lines as they come, in this process.
+        on_validate: Called every `validate_every` steps; must be picklable where there are several processes.
+
+    Returns:
+        A manifest: name, key, path, losses (a CSV file), parameters, final_loss, held_out_loss, seconds, reused.
+    """
+    fingerprint = folder_fingerprint(find_model(model.path).path)
+    key = content_key("stage1", fingerprint, cache["key"], _training_identity(row))
+    folder = root / f"{name}-{key}"
+    task = Task(name, key, model, row, cache, ("low",), stage1_loss, folder, None, on_validate)
+    return _finished(folder) or _train(task, on_log)
 
 
 def train_stage2(
@@ -77,25 +90,31 @@ def train_stage2(
     row: AdapterParams,
     root: Path,
     on_log: OnLog,
+    on_validate: OnValidate | None = None,
 ) -> dict[str, Any]:
-    """Fuse D1 (unless the row starts from the original base), freeze it, and train D2 on high resolution."""
-    found = find_model(model.path)
+    """Fuse D1 (unless the row starts from the original base), freeze it, and train D2 on high resolution.
+
+    `stage1` is the manifest of D1; the rest is as in :func:`train_stage1`.
+    """
     fused = Path(stage1["path"]) if stage1 is not None else None
     key = content_key(
         "stage2",
-        folder_fingerprint(found.path),
+        folder_fingerprint(find_model(model.path).path),
         cache["key"],
         _training_identity(row),
         stage1["key"] if stage1 else None,
     )
-    return _finished(root / f"{name}-{key}") or _train(
-        name, key, found, model, row, cache, "high", partial(stage2_loss, row=row), root, on_log, fused
-    )
+    folder = root / f"{name}-{key}"
+    parts = ("high", "pixel") if row.degradation.kind == "pixel" else ("high",)
+    task = Task(name, key, model, row, cache, parts, partial(stage2_loss, row=row), folder, fused, on_validate)
+    return _finished(folder) or _train(task, on_log)
 
 
 def _training_identity(row: TrainParams) -> dict[str, Any]:
-    """What changes the weights; how often to log or save, and what to call it, does not."""
-    return row.model_dump(mode="json", exclude={"label", "log_every", "checkpoint_every"})
+    """What changes the weights by more than the order of sums: neither its name, nor how it is divided or watched."""
+    watching = {"label", "log_every", "checkpoint_every", "validate_every"}
+    dividing = {"processes", "micro_batch", "gradient_checkpointing", "compile"}
+    return row.model_dump(mode="json", exclude=watching | dividing)
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
@@ -109,36 +128,81 @@ def _finished(folder: Path) -> dict[str, Any] | None:
     return content | {"reused": True}
 
 
-def _train(
-    name: str,
-    key: str,
-    found: WanFolder,
-    model: ModelParams,
-    row: TrainParams,
-    cache: dict[str, Any],
-    part: str,
-    loss: Any,
-    root: Path,
-    on_log: OnLog,
-    fused: Path | None = None,
-) -> dict[str, Any]:
-    limit_threads(model.threads)
-    device, dtype = pick_device(model.device), getattr(torch, model.dtype)
-    transformer = load_transformer(found, device, dtype)
-    if fused is not None:
-        lora.fuse_adapter(transformer, fused)
-    lora.add_adapter(transformer, name, row.lora.rank, row.lora.alpha, row.lora.targets, row.seed)
-    if isinstance(row, AdapterParams) and row.attention.kind != "full":
-        install_gclf(transformer, row.attention, token_grid(found, model.native.height, model.native.width))
-    folder = root / f"{name}-{key}"
-    job = Job(
-        name, transformer, LatentCache(cache), part, loss, row, found.expand_timesteps, device, dtype, folder, on_log
-    )
+@dataclass(frozen=True)
+class Task:
+    """One adapter to train: paths and parameters alone, so that it can be sent to other processes.
+
+    Attributes:
+        cache: The latent cache's manifest.
+        parts: Cached latents to train on, and those the loss needs beside them.
+        fused: A stage-1 adapter to merge into the base first.
+    """
+
+    name: str
+    key: str
+    model: ModelParams
+    row: TrainParams
+    cache: dict[str, Any]
+    parts: tuple[str, ...]
+    loss: Loss
+    folder: Path
+    fused: Path | None = None
+    on_validate: OnValidate | None = None
+
+
+def _train(task: Task, on_log: OnLog) -> dict[str, Any]:
+    """Train in this process, in new ones, or as one of those that torchrun or accelerate started."""
+    limit_threads(task.model.threads)
+    device = pick_device(task.model.device)
+    if launched_outside():
+        group, device = join_group(device)
+        work(group, device, on_log if group.leads else no_log, task)
+    elif task.row.processes > 1:
+        run_processes(work, (task,), task.row.processes, device, on_log)
+    else:
+        work(Group(), device, on_log, task)
+    return read_json(task.folder / "manifest.json") | {"reused": False}
+
+
+def work(group: Group, device: torch.device, on_log: OnLog, task: Task) -> None:
+    """Train and measure as one process of a group; the first writes the adapter and its manifest."""
+    limit_threads(task.model.threads)
+    job = _job(task, group, device, on_log)
     records = train_adapter(job)
-    return _publish(job, key, records, held_out_loss(replace(job, cache=LatentCache(cache, held_out=True))))
+    held_out = held_out_loss(replace(job, cache=job.held_out))
+    if group.leads:
+        _publish(job, task.key, records, held_out)
+    group.wait()
 
 
-def _publish(job: Job, key: str, records: pd.DataFrame, held_out: float) -> dict[str, Any]:
+def _job(task: Task, group: Group, device: torch.device, on_log: OnLog) -> Job:
+    found, dtype, row = find_model(task.model.path), getattr(torch, task.model.dtype), task.row
+    transformer = load_transformer(found, device, dtype)
+    if task.fused is not None:
+        lora.fuse_adapter(transformer, task.fused)
+    lora.add_adapter(transformer, task.name, row.lora.rank, row.lora.alpha, row.lora.targets, row.seed)
+    if isinstance(row, AdapterParams) and row.attention.kind != "full":
+        install_gclf(transformer, row.attention, token_grid(found, task.model.native.height, task.model.native.width))
+    return Job(
+        task.name,
+        transformer,
+        LatentCache(task.cache),
+        task.parts[0],
+        task.loss,
+        row,
+        found.expand_timesteps,
+        device,
+        dtype,
+        task.folder,
+        on_log,
+        LatentCache(task.cache, held_out=True),
+        task.on_validate,
+        group,
+        task.parts[1:],
+    )
+
+
+def _publish(job: Job, key: str, records: pd.DataFrame, held_out: float) -> None:
     path = lora.save_adapter(job.transformer, job.name, job.folder)
     write_atomic(job.folder / "losses.csv", lambda p: records.to_csv(p, index=False))
     manifest = {
@@ -149,20 +213,7 @@ def _publish(job: Job, key: str, records: pd.DataFrame, held_out: float) -> dict
         "parameters": job.params.model_dump(mode="json"),
         "final_loss": float(records["loss"].iloc[-1]),
         "held_out_loss": held_out,
-        "seconds": float((job.params.batch_size * job.params.log_every / records["images_per_second"]).sum()),
+        "seconds": float(records["seconds"].sum()),
     }
     write_json(job.folder / "manifest.json", manifest)
-    (job.folder / "checkpoint.pt").unlink(missing_ok=True)
-    return manifest | {"reused": False}
-
-
-@torch.no_grad()
-def held_out_loss(job: Job, sigmas: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)) -> float:
-    """The job's loss on its cache at fixed noise levels and fixed noise, unweighted; comparable between runs."""
-    indices = list(range(len(job.cache)))
-    batch = {name: job.cache.batch(name, indices).to(job.device) for name in (job.part, "pixel")}
-    predict = velocity_predictor(job.transformer, job.cache.batch("text", indices), job.expand_timesteps, job.dtype)
-    noise = torch.randn(batch[job.part].shape, generator=torch.Generator().manual_seed(0)).to(job.device)
-    ones = torch.ones(len(indices), device=job.device)
-    values = [float(job.loss(predict, batch, noise, ones * s, ones)["loss"]) for s in sigmas]
-    return sum(values) / len(values)
+    remove_checkpoints(job.folder)

@@ -1,5 +1,6 @@
 """Nodes of data_processing: thin calls into the images room."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +9,27 @@ import pandas as pd
 from vibe_pipeline.config import DataParams, ModelParams
 from vibe_pipeline.diffusion.models import find_model, limit_threads
 from vibe_pipeline.images import check_images, find_images, require_usable
+from vibe_pipeline.images.buckets import make_buckets
 from vibe_pipeline.images.cache import build_cache
+from vibe_pipeline.images.captions import check_captions
+from vibe_pipeline.images.huggingface import export_dataset
 from vibe_pipeline.images.quality import degradation_check
 from vibe_pipeline.miniature.images import render_images
 
 CACHE = Path("data/05_model_input/latents")
+DATASETS = Path("data/01_raw/huggingface")
 
 
 def find_training_images(data: DataParams) -> dict[str, Any]:
-    """Point at the training images; the miniature renders its own first.
+    """Point at the training images; the miniature renders its own first, a dataset is written out as a folder.
 
     Raises:
-        FileNotFoundError: The folder of images is not there.
+        FileNotFoundError: The folder of images, or the dataset, is not there.
     """
-    folder = render_images(data) if data.source == "miniature" else data.path
+    if data.source == "huggingface":
+        folder = export_dataset(data, DATASETS)
+    else:
+        folder = render_images(data) if data.source == "miniature" else data.path
     if not folder.is_dir():
         raise FileNotFoundError(f"data.path {folder} is no folder; put captioned images there or set data.path")
     return {"path": str(folder), "source": data.source}
@@ -32,9 +40,11 @@ def check_training_images(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Sort the images into usable ones and a quarantine list with reasons."""
     found = find_images(Path(training_images["path"]))
-    usable, quarantine = check_images(
-        found, data.high.height, data.high.width, data.max_caption_words, workers=model.threads or 1
-    )
+    wan = find_model(model.path)
+    sizes = [bucket.high for bucket in make_buckets(wan, model.native, data)]
+    workers = data.check_workers or model.threads or os.cpu_count() or 1
+    usable, quarantine = check_images(found, sizes, data.max_caption_words, workers)
+    usable, quarantine = check_captions(usable, quarantine, wan, model.text_length)
     require_usable(usable, quarantine, data.min_usable_share)
     return usable.head(data.count) if data.count else usable, quarantine
 

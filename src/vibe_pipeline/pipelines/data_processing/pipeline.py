@@ -3,6 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from vibe_pipeline.pipelines.data_processing import nodes
+from vibe_pipeline.pipelines.rows import resources
 
 
 def create_pipeline() -> Pipeline:
@@ -15,12 +16,14 @@ def create_pipeline() -> Pipeline:
                 ["training_images", "params:data", "params:model"],
                 ["usable_images", "image_quarantine"],
                 name="check_training_images",
+                tags=resources(cpus=4),
             ),
             Node(
                 nodes.cache_latents,
                 ["usable_images", "params:model", "params:data"],
                 "latent_cache",
                 name="cache_latents",
+                tags=resources(gpus=1),
             ),
             Node(nodes.check_degradations, "latent_cache", "degradation_checks", name="check_degradations"),
         ],

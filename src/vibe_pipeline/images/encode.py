@@ -1,0 +1,187 @@
+"""Encoding captions and images into shards: text encoder first, then the VAE, never both in memory.
+
+A shard is written under a temporary name and renamed, so a kill at any time costs the one in work. Held in memory:
+the tensors of one shard, and the pixels of the batches at work.
+"""
+
+import logging
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from vibe_pipeline.config import DataParams, ModelParams
+from vibe_pipeline.diffusion.models import (
+    WanFolder,
+    encode_video,
+    latent_shape,
+    load_vae,
+    pick_device,
+    text_embeddings,
+)
+from vibe_pipeline.identity import require_space, write_atomic
+from vibe_pipeline.images.buckets import Bucket, Size
+from vibe_pipeline.images.camera import enlarge, shrink
+from vibe_pipeline.images.check import load_rgb
+from vibe_pipeline.images.sizing import resize_and_crop
+
+log = logging.getLogger(__name__)
+
+AHEAD = 2  # batches of pixels prepared while the VAE works
+HEADROOM = 1.02  # headers, and what a file system rounds up
+Row = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Images, all of one bucket, and the file for their latents; or captions, with no bucket."""
+
+    path: Path
+    rows: list[Row]
+    bucket: Bucket | None = None
+
+
+def encode_shards(
+    texts: Sequence[Shard], images: Sequence[Shard], model: WanFolder, params: ModelParams, data: DataParams
+) -> None:
+    """Write the shards that are not there, or damaged.
+
+    Args:
+        texts: Rows with `sha256` and `caption`; get tensors `SHA256.text`, [L, width].
+        images: Rows with `sha256` and `path`; get `SHA256.low`, `.high` and `.pixel`, [C, 1, h, w], 16 bit.
+        model: The base model.
+        params: Its text length, dtype, device and tile.
+        data: The native camera's blur, and how many images go through the VAE together.
+
+    Raises:
+        OSError: They would not fit on the disk, or no longer do; finished shards stay.
+        ValueError: A caption is too long for the text encoder.
+    """
+    texts, images = [s for s in texts if not _whole(s.path)], [s for s in images if not _whole(s.path)]
+    for folder in {shard.path.parent for shard in (*texts, *images)}:
+        _sweep(folder)
+        require_space(folder, _needed(texts, images, model, params))
+    device = pick_device(params.device)
+    if texts:
+        _encode_texts(texts, model, params, device)
+    if images:
+        _encode_images(images, model, params, data, device)
+
+
+def prepare_pixels(paths: Sequence[Path], bucket: Bucket, blur: float) -> dict[str, Tensor]:
+    """Read some images and cut them to a bucket.
+
+    Returns:
+        `high`; `low`, its middle in the low size's own proportions, shrunk; `pixel`, high shrunk to native and
+        enlarged back: [B, 3, 1, H, W] in [0, 1].
+    """
+    images = np.stack([resize_and_crop(load_rgb(path), *bucket.high) for path in paths])
+    high = torch.from_numpy(images).permute(0, 3, 1, 2)[:, :, None]
+    low = shrink(_middle(high, bucket.low), *bucket.low, blur)
+    return {"low": low, "high": high, "pixel": enlarge(shrink(high, *bucket.native, blur), *bucket.high)}
+
+
+def _middle(pixels: Tensor, proportions: Size) -> Tensor:
+    """The largest cut from the middle that has these proportions; all of it where they are its own."""
+    height, width = pixels.shape[-2:]
+    scale = min(height / proportions[0], width / proportions[1])
+    rows, columns = round(proportions[0] * scale), round(proportions[1] * scale)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return pixels[..., top : top + rows, left : left + columns]
+
+
+def _encode_texts(shards: list[Shard], model: WanFolder, params: ModelParams, device: torch.device) -> None:
+    captions = (row["caption"] for shard in shards for row in shard.rows)
+    bar = tqdm(total=sum(len(s.rows) for s in shards), desc="encoding captions", unit="caption", mininterval=5)
+    embeddings = text_embeddings(model, captions, params.text_length, device, getattr(torch, params.dtype))
+    with bar, closing(embeddings):
+        for shard in shards:
+            _write(shard, {f"{row['sha256']}.text": next(embeddings) for row in shard.rows})
+            bar.update(len(shard.rows))
+
+
+def _encode_images(
+    shards: list[Shard], model: WanFolder, params: ModelParams, data: DataParams, device: torch.device
+) -> None:
+    vae = load_vae(model, device, params.tile)
+    with tqdm(total=sum(len(s.rows) for s in shards), desc="encoding images", unit="image", mininterval=5) as bar:
+        for shard in shards:
+            tensors: dict[str, Tensor] = {}
+            starts = range(0, len(shard.rows), data.encode_batch)
+            batches = [shard.rows[start : start + data.encode_batch] for start in starts]
+            paths = [[Path(row["path"]) for row in batch] for batch in batches]
+            prepare = partial(prepare_pixels, bucket=shard.bucket, blur=data.camera_blur)
+            for batch, pixels in zip(batches, _ahead(prepare, paths), strict=True):
+                for part, values in pixels.items():
+                    latents = encode_video(vae, values).to(torch.float16)
+                    tensors |= {f"{r['sha256']}.{part}": x.clone() for r, x in zip(batch, latents, strict=True)}
+                bar.update(len(batch))
+            _write(shard, tensors)
+
+
+def _ahead(prepare: Callable[[Any], T], items: Sequence[Any]) -> Iterator[T]:
+    """Prepare items in order in a thread, at most AHEAD of them before they are asked for."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[Future[T]] = deque()
+        for item in items:
+            waiting.append(pool.submit(prepare, item))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _write(shard: Shard, tensors: dict[str, Tensor]) -> None:
+    try:
+        write_atomic(shard.path, lambda path: save_file(tensors, path))
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"{shard.path} could not be written ({error}); finished shards are kept: free some space and run again"
+        ) from error
+
+
+def _whole(path: Path) -> bool:
+    """A shard that is there was renamed into place when whole, but may have been damaged since."""
+    try:
+        with suppress(FileNotFoundError), safe_open(path, framework="pt") as file:
+            return bool(file.keys())
+    except SafetensorError:
+        log.warning("%s is damaged and will be made anew", path)
+    return False
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs left half written."""
+    for path in folder.glob(".*.safetensors"):
+        try:
+            os.kill(int(path.name.split(".")[1]), 0)  # asks only whether the writer lives
+        except (ProcessLookupError, ValueError):
+            path.unlink(missing_ok=True)
+        except PermissionError:  # it lives, and is another user's
+            continue
+
+
+def _needed(texts: Sequence[Shard], images: Sequence[Shard], model: WanFolder, params: ModelParams) -> int:
+    """Bytes of the shards to be written."""
+    vae, width = model.config_of("vae"), model.config_of("text_encoder")["d_model"]
+    caption = params.text_length * width * getattr(torch, params.dtype).itemsize
+    total = sum(len(shard.rows) for shard in texts) * caption
+    for shard in images:
+        sizes = (shard.bucket.low, shard.bucket.high, shard.bucket.high)
+        values = sum(math.prod(latent_shape(vae, *size, 1)) for size in sizes)
+        total += len(shard.rows) * values * torch.float16.itemsize
+    return int(total * HEADROOM)

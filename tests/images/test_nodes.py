@@ -1,0 +1,64 @@
+"""The nodes of data_processing, from a folder or a dataset of photographs to the cache's manifest."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vibe_pipeline.config import DataParams
+from vibe_pipeline.images.cache import LatentCache
+from vibe_pipeline.pipelines.data_processing import nodes
+
+SHAPES = {"wide": (64, 130), "tall": (130, 64), "low": (60, 128), "long caption": (96, 96), "square": (96, 96)}
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Five images of three proportions; one too small for its own bucket, one with a caption of 13 tokens."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, (height, width) in SHAPES.items():
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text("red " * 12 if name == "long caption" else f"a {name} red circle")
+    return folder
+
+
+@pytest.mark.parametrize("source", ["folder", "huggingface"])
+def test_from_images_to_the_cache(
+    wan21, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = images if source == "folder" else as_dataset(images, tmp_path / "dataset")
+    sizes: dict[str, Any] = {"low": {"height": 32, "width": 64}, "high": {"height": 64, "width": 128}}
+    data, model = DataParams(source=source, path=path, held_out=1, bucket_tokens=1, **sizes), wan21.model()
+    found = nodes.find_training_images(data)
+    usable, quarantine = nodes.check_training_images(found, data, model)
+    assert sorted(quarantine["reason"]) == ["caption_too_long", "too_small"]
+    manifest = nodes.cache_latents(usable, model, data)
+    high = {r["caption"]: manifest["settings"]["buckets"][r["bucket"]]["high"] for r in manifest["images"]}
+    assert high == {
+        "a wide red circle": (64, 128),
+        "a tall red circle": (128, 64),
+        "a square red circle": (64, 128),
+    } | {"a square red circle": (96, 64)}
+    assert len(LatentCache(manifest)) == 2 and len(nodes.check_degradations(manifest)) == 2
+
+
+def as_dataset(images: Path, folder: Path) -> Path:
+    datasets = pytest.importorskip("datasets", reason="pip install -r requirements/huggingface.txt")
+    files = sorted(images.glob("*.png"))
+    stored = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    columns = {"image": stored, "text": [file.with_suffix(".txt").read_text() for file in files]}
+    rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    folder.mkdir()
+    rows.to_parquet(str(folder / "train.parquet"))
+    return folder
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    size = {"height": 32, "width": 32}
+    with pytest.raises(FileNotFoundError, match=r"data\.path .*absent is no folder"):
+        nodes.find_training_images(DataParams(path=tmp_path / "absent", low=size, high=size))

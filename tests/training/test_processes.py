@@ -1,0 +1,155 @@
+"""Several processes, micro-batches, buckets: the same training; a process that fails ends all."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vibe_pipeline.config import AdapterParams, Stage1Params
+from vibe_pipeline.training import relay
+from vibe_pipeline.training.group import Group
+from vibe_pipeline.training.launch import require_devices, run_processes
+
+CPU = torch.device("cpu")
+ROW = Stage1Params(
+    lora={"rank": 2, "alpha": 3},
+    optimiser={"learning_rate": 1e-2},
+    steps=4,
+    batch_size=5,
+    log_every=2,
+    ema_decay=0.9,
+    validate_every=3,
+    autocast=False,
+)
+WORK = """
+import os, signal
+import torch
+import torch.distributed as dist
+
+def work(group, device, on_log, how):
+    on_log([{"step": 1, "rank": group.rank}])
+    group.wait()
+    if group.rank == 1:
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ArithmeticError("this one is the cause")
+    group.sum_([torch.ones(3)])  # waits for a process that is gone
+"""
+
+NODE = """
+import json, sys
+from pathlib import Path
+import vibe_pipeline
+from vibe_pipeline.config import ModelParams, Stage1Params
+from vibe_pipeline.training.relay import train_stage1
+
+cache, model, row = (json.loads(Path(p).read_text()) for p in sys.argv[1:4])
+log = lambda records: print(*[r["step"] for r in records], flush=True)
+manifest = train_stage1("d1", cache, ModelParams(**model), Stage1Params(**row), Path(sys.argv[4]), log)
+print(manifest["path"])
+"""
+
+
+@pytest.fixture
+def train(wan21, make_cache, tmp_path: Path) -> Callable[..., tuple[dict[str, torch.Tensor], dict[str, Any], list]]:
+    """Train stage 1 on two buckets with changes of the row; the adapter, the manifest, the log."""
+
+    def run(folder: str, **changes: object) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[dict[str, float]]]:
+        logged: list[dict[str, float]] = []
+        row = Stage1Params(**(ROW.model_dump() | changes))
+        cache = make_cache(count=13, buckets=2)
+        manifest = relay.train_stage1("d1", cache, wan21.model(threads=1), row, tmp_path / folder, logged.extend)
+        return load_file(manifest["path"]), manifest, logged
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "divided", [{"micro_batch": 2}, {"micro_batch": 1}, {"processes": 2, "micro_batch": 2}], ids=str
+)
+def test_dividing_a_batch_changes_nothing_but_the_order_of_sums(train, divided: dict[str, int]) -> None:
+    """Five images over two processes or in chunks of two are unequal shares: a mean of means would differ."""
+    (one, manifest, log), (other, divided_manifest, divided_log) = train("one"), train("other", **divided)
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(other[key], value, rtol=1e-5, atol=1e-5)
+    assert max(float(v.abs().max()) for k, v in one.items() if "lora_B" in k) > 1e-3
+    assert manifest["key"] == divided_manifest["key"]
+    assert divided_manifest["held_out_loss"] == pytest.approx(manifest["held_out_loss"], rel=1e-5)
+    assert [r["step"] for r in divided_log] == [r["step"] for r in log] == [2, 3, 4]
+    assert ["validation_loss" in r for r in log] == [False, True, True]
+    names = ("step", "loss", "validation_loss")
+    for ours, theirs in zip(divided_log, log, strict=True):
+        expected = pytest.approx({k: theirs[k] for k in names if k in theirs}, rel=1e-5)
+        assert {k: ours[k] for k in names if k in ours} == expected
+
+
+def test_processes_that_torchrun_started_join_one_group(train, wan21, make_cache, tmp_path: Path) -> None:
+    """On one machine or several: each runs the node, the environment says who it is; only the first logs."""
+    alone, _, _ = train("alone")
+    row, cache = ROW.model_copy(update={"micro_batch": 2}), make_cache(count=13, buckets=2)
+    files = [tmp_path / f"{n}.json" for n in ("cache", "model", "row")]
+    contents = (cache, wan21.model(threads=1).model_dump(mode="json"), row.model_dump(mode="json"))
+    for file, content in zip(files, contents, strict=True):
+        file.write_text(json.dumps(content))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    command = [sys.executable, "-c", NODE, *map(str, files), str(tmp_path / "joined")]
+    nodes = [
+        subprocess.Popen(
+            command,
+            env=os.environ | place | {"RANK": str(r), "LOCAL_RANK": str(r), "LOCAL_WORLD_SIZE": "2"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for r in range(2)
+    ]
+    said = [node.communicate(timeout=120)[0].split() for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0]
+    assert [s[:-1] for s in said] == [["2", "3", "4"], []]
+    joined = load_file(said[1][-1])
+    for key, value in alone.items():
+        torch.testing.assert_close(joined[key], value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"), [("raises", "ArithmeticError: this one is the cause"), ("killed", "SIGKILL")]
+)
+def test_a_process_that_fails_ends_all_with_its_error(tmp_path, monkeypatch, how: str, message: str) -> None:
+    (tmp_path / "workers_that_fail.py").write_text(WORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    import workers_that_fail
+
+    logged: list[dict[str, float]] = []
+    with pytest.raises(RuntimeError, match=message) as caught:
+        run_processes(workers_that_fail.work, (how,), 2, CPU, logged.extend)
+    assert "process 1" in str(caught.value)
+    assert {r["rank"] for r in logged} <= {0, 1}
+
+
+def test_shares_cover_a_batch_once_and_differ_by_one_at_most() -> None:
+    for count in (1, 5, 8, 13):
+        for size in (1, 2, 3, 5):
+            bounds = [Group(r, size).bounds(count) for r in range(size)]
+            assert [b[0] for b in bounds[1:]] == [b[1] for b in bounds[:-1]]
+            assert (bounds[0][0], bounds[-1][1]) == (0, count)
+            widths = [b - a for a, b in bounds]
+            assert max(widths) - min(widths) <= 1
+
+
+def test_more_processes_than_images_or_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="batch_size 2 leaves some of 3 processes"):
+        AdapterParams(label="a", batch_size=2, processes=3)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="processes is 4, but torch sees 2 GPUs"):
+        require_devices(4, torch.device("cuda"))
