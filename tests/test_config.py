@@ -154,3 +154,12 @@ def test_every_environment_of_the_repository_is_valid(env: str) -> None:
         assert params(**loaded[name])
     rows = {name: loaded[name] for name in ("stage1", "adapters", "arms")}
     assert Tables(**rows, reference_arm=loaded["evaluation"]["reference_arm"]).arms
+
+
+def test_validation_clips_are_made_as_the_first_arm_of_the_adapter_does() -> None:
+    adapters = {"a": AdapterParams(label="a", start="base"), "b": AdapterParams(label="b", start="base")}
+    arms = {"x": ArmParams(label="x"), "y": ArmParams(label="y", adapter="a"), "z": ArmParams(label="z", adapter="a")}
+    tables = Tables(stage1={}, adapters=adapters, arms=arms, reference_arm="x")
+    assert tables.arm_of("a") == "y"
+    with pytest.raises(ValueError, match=r"adapters\.b\.validation_clips: no arm uses"):
+        tables.arm_of("b")

@@ -42,6 +42,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, wan21) -> Path:
     for table in ("stage1", "adapters"):
         for row in params[table].values():
             row |= {"steps": 2, "batch_size": 2, "log_every": 1}
+    params["adapters"]["full"] |= {"validate_every": 1, "validation_clips": 1}
     for arm in params["arms"].values():
         arm |= {"steps": 2} if arm.get("method") == "refine" else {}
     path.write_text(yaml.safe_dump(params))
@@ -85,6 +86,8 @@ def test_the_default_graph_runs_is_tracked_and_is_idempotent(project: Path, monk
     assert [a.path for a in client.list_artifacts(full.info.run_id, "adapter")] == [
         "adapter/pytorch_lora_weights.safetensors"
     ]
+
+    assert len(client.list_artifacts(full.info.run_id, "validation")) == 2
 
     made = {p: p.stat().st_mtime_ns for p in (project / "data/07_model_output").rglob("*.mp4")}
     made |= {p: p.stat().st_mtime_ns for p in (project / "data").rglob("pytorch_lora_weights.safetensors")}

@@ -274,6 +274,9 @@ class AdapterParams(Unfolded, TrainParams):
     objective: ObjectiveWeights = ObjectiveWeights(hfato=1.0)
     degradation: DegradationParams = DegradationParams()
     attention: AttentionParams = AttentionParams(kind="gclf")
+    validation_clips: Annotated[int, Field(ge=0)] = Field(
+        0, description="prompts rendered every validate_every steps, as the first arm of this adapter does"
+    )
 
 
 class ExtraAdapter(Params):
@@ -405,6 +408,7 @@ class TrackingParams(Params):
     uri: str = "sqlite:///mlflow.db"
     experiment: str = "vibe_pipeline"
     clips_per_arm: Annotated[int, Field(ge=0)] = 2
+    system_metrics: bool = Field(True, description="processor, memory, disk, network and GPU of the machine, over time")
 
 
 class Tables(Params):
@@ -435,6 +439,17 @@ class Tables(Params):
             known = ", ".join(self.arms)
             raise ValueError(f"evaluation.reference_arm: {self.reference_arm!r} is no row of arms ({known})")
         return self
+
+    def arm_of(self, adapter: str) -> str:
+        """The first arm that uses an adapter, without stage 1: how its validation clips are made.
+
+        Raises:
+            ValueError: No arm does.
+        """
+        for name, arm in self.arms.items():
+            if arm.adapter == adapter and not arm.keep_stage1:
+                return name
+        raise ValueError(f"adapters.{adapter}.validation_clips: no arm uses this adapter, so how they are made is open")
 
     @property
     def references(self) -> set[str]:

@@ -25,6 +25,11 @@ class RowFunction:
         return self.function(self.row, *args, **kwargs)
 
 
+def resources(gpus: int = 0, cpus: int = 1) -> list[str]:
+    """Tags that say what a node needs; :class:`vibe_pipeline.runner.RayRunner` reads them."""
+    return [f"gpu_{gpus}", f"cpu_{cpus}"]
+
+
 def for_row(function: Callable[..., Any], row: str) -> RowFunction:
     """Bind a row's name as the first argument of a node function."""
     return RowFunction(function, row)

@@ -1,13 +1,16 @@
 """Nodes of relay_stage2: one per row of `adapters`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vibe_pipeline.config import AdapterParams, ModelParams
-from vibe_pipeline.tracking import tracked_adapter
+from vibe_pipeline.config import AdapterParams, ArmParams, GenerationParams, ModelParams
+from vibe_pipeline.generation.validate import ValidationClips
+from vibe_pipeline.tracking import log_artifact, tracked_adapter
 from vibe_pipeline.training.relay import train_stage2
 
 ADAPTERS = Path("data/06_models/adapters")
+CLIPS = Path("data/07_model_output/clips")
 
 
 def train_resolution(
@@ -17,7 +20,16 @@ def train_resolution(
     model: ModelParams,
     row: AdapterParams,
     stage1: dict[str, Any] | None = None,
+    generation: GenerationParams | None = None,
+    arm: ArmParams | None = None,
 ) -> dict[str, Any]:
-    """Train D2 on high-resolution images; with `stage1` fused and frozen, or on the original base."""
+    """Train D2 on high-resolution images; with `stage1` fused and frozen, or on the original base.
+
+    With `generation` and `arm`, a few clips are made as that arm makes them, every `validate_every` steps.
+    """
     with tracked_adapter(name, "stage2", row, degradation_checks) as run:
-        return run.finish(train_stage2(name, latent_cache, stage1, model, row, ADAPTERS, run.log))
+        validate = None
+        if generation is not None and arm is not None:
+            publish = partial(log_artifact, run.run_id)
+            validate = ValidationClips(name, arm, model, generation, row.validation_clips, CLIPS, publish)
+        return run.finish(train_stage2(name, latent_cache, stage1, model, row, ADAPTERS, run.log, validate))

@@ -4,7 +4,7 @@ from kedro.pipeline import Node, Pipeline
 
 from vibe_pipeline.config import Tables
 from vibe_pipeline.pipelines.relay_stage2 import nodes
-from vibe_pipeline.pipelines.rows import for_row
+from vibe_pipeline.pipelines.rows import for_row, resources
 
 
 def create_pipeline(tables: Tables) -> Pipeline:
@@ -13,17 +13,29 @@ def create_pipeline(tables: Tables) -> Pipeline:
         [
             Node(
                 for_row(nodes.train_resolution, name),
-                [
-                    "latent_cache",
-                    "degradation_checks",
-                    "params:model",
-                    f"params:adapters.{name}",
-                    *([f"stage1-{row.start}"] if row.start != "base" else []),
-                ],
+                _inputs(name, tables),
                 f"adapter-{name}",
-                name=f"train_stage2_{name}",
+                name="train",
+                namespace=f"adapters.{name}",
+                tags=resources(gpus=row.processes, cpus=row.processes),
             )
             for name, row in tables.adapters.items()
         ],
         tags="relay_stage2",
     )
+
+
+def _inputs(name: str, tables: Tables) -> dict[str, str]:
+    row = tables.adapters[name]
+    inputs = {
+        "latent_cache": "latent_cache",
+        "degradation_checks": "degradation_checks",
+        "model": "params:model",
+        "row": f"params:adapters.{name}",
+    }
+    if row.start != "base":
+        inputs["stage1"] = f"stage1-{row.start}"
+    if row.validation_clips:
+        arm = tables.arm_of(name)
+        inputs |= {"generation": "params:generation", "arm": f"params:arms.{arm}"}
+    return inputs

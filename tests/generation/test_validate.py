@@ -1,0 +1,42 @@
+"""Clips while an adapter trains: made with the weights so far on the original base, and nothing is disturbed."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vibe_pipeline.config import ArmParams, GenerationParams
+from vibe_pipeline.diffusion import adapters as lora
+from vibe_pipeline.diffusion.attention import GclfSettings, install_gclf
+from vibe_pipeline.generation.clips import read_clip
+from vibe_pipeline.generation.prompts import load_prompts
+from vibe_pipeline.generation.render import arm_clips, native_clips
+from vibe_pipeline.generation.validate import ValidationClips
+
+GENERATION = GenerationParams(prompts="miniature", count=4, native_steps=1, native_guidance_scale=1.0)
+ARM = ArmParams(label="a", steps=1, guidance_scale=1.0, strength=0.5)
+
+
+def test_clips_are_the_arms_own_with_the_weights_so_far(wan21, velocity, tmp_path: Path) -> None:
+    transformer = wan21.transformer()
+    lora.add_adapter(transformer, "full", 4, 8.0, ("to_q", "to_v"), 0)
+    for parameter in lora.adapter_parameters(transformer, "full").values():
+        parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    install_gclf(transformer, GclfSettings(kind="window", half_window=(1, 1)))
+    before = velocity(transformer)
+    published: list[tuple[Path, str]] = []
+    model = wan21.model(text_length=16)
+    validate = ValidationClips("full", ARM, model, GENERATION, 2, tmp_path, lambda *a: published.append(a))
+    made = validate(transformer, 50)
+    assert torch.equal(velocity(transformer), before)
+    assert [folder for _, folder in published] == ["validation/step-000050"] * 2
+
+    saved = lora.save_adapter(transformer, "full", tmp_path / "saved")
+    native = native_clips(load_prompts(GENERATION).head(2), model, GENERATION, tmp_path)
+    manifest = {"name": "full", "key": "k", "path": str(saved)}
+    expected = arm_clips("b", ARM, native, manifest, None, model, GENERATION, tmp_path)
+    plain = arm_clips("c", ARM, native, None, None, model, GENERATION, tmp_path)
+    for one, two, three in zip(made["path"], expected["path"], plain["path"], strict=True):
+        clip = read_clip(Path(one))
+        assert np.array_equal(clip, read_clip(Path(two)))
+        assert not np.array_equal(clip, read_clip(Path(three)))
