@@ -13,6 +13,7 @@ from PIL import Image
 from vibe_pipeline.config import ClipSize, DataParams
 from vibe_pipeline.diffusion.models import encode_video, find_model, load_vae
 from vibe_pipeline.images import cache as cache_module
+from vibe_pipeline.images import check_images, find_images
 from vibe_pipeline.images.buckets import make_buckets
 from vibe_pipeline.images.cache import PARTS, LatentCache, build_cache
 from vibe_pipeline.images.captions import check_captions
@@ -68,6 +69,19 @@ def gradients(height: int, width: int) -> np.ndarray:
     """Red rises with the row, green with the column: where a cut was taken shows in its values."""
     rows, columns = np.mgrid[0:height, 0:width]
     return np.dstack([rows * 255 / height, columns * 255 / width, np.full((height, width), 90)]).astype(np.uint8)
+
+
+def test_an_image_must_cover_the_size_of_its_own_proportions(tmp_path: Path) -> None:
+    sizes = {"wide": (40, 80), "wide, low": (39, 80), "tall": (80, 40), "tall, narrow": (80, 39), "square": (56, 60)}
+    for name, (height, width) in sizes.items():
+        Image.fromarray(gradients(height, width)).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text("a ball")
+    good, bad = check_images(find_images(tmp_path), [(40, 80), (56, 56), (80, 40)], 5)
+    assert good["file_name"].tolist() == ["square.png", "tall.png", "wide.png"]
+    assert bad["reason"].tolist() == ["too_small", "too_small"]
+    assert [value.split(";")[0].split("needs ")[1] for value in bad["value"]] == ["80x40", "40x80"]
+    with pytest.raises(ValueError, match="without a size"):
+        check_images(find_images(tmp_path), [], 5)
 
 
 @pytest.fixture

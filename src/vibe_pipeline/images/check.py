@@ -67,15 +67,15 @@ def check_images(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Decode every image and sort the usable from the rest; the result depends on neither workers nor order.
 
-    An image must cover that of the `sizes` whose proportions are nearest: then its crop never enlarges it.
-    Of images with equal pixels the first by name is kept, among those that are usable otherwise.
+    An image must cover that of the `sizes` whose proportions are nearest: then its crop never enlarges it. Of images
+    with equal pixels the first by name is kept, among those that are usable otherwise.
 
     Args:
         found: What `find_images` returns; rows with a `reason` go to quarantine as they are.
         sizes: (height, width) in pixels that images are cut to; an image's own counts once it is upright.
         max_caption_words: Longest caption, in words between blanks.
-        workers: Processes that decode; 1 decodes in this one. Each holds one image at a time. They are
-            spawned, so a script that asks for more than 1 needs its `if __name__ == "__main__"`.
+        workers: Processes that decode, one image at a time each; 1 decodes in this one. They are spawned, so a
+            script that asks for more than 1 needs its `if __name__ == "__main__"`.
         max_pixels: Most pixels by the header, looked at before decoding; Pillow itself stops at 178 million.
 
     Returns:
@@ -89,8 +89,8 @@ def check_images(
     """
     if not sizes:
         raise ValueError("images cannot be checked without a size that they are to be cut to")
-    least = min(min(size) for size in sizes)
-    found = _validated(found, sizes=least, max_caption_words=max_caption_words, workers=workers, max_pixels=max_pixels)
+    limits = {"max_caption_words": max_caption_words, "workers": workers, "max_pixels": max_pixels}
+    found = _validated(found, sizes=min(map(min, sizes)), **limits)
     faults = [_caption_fault(row, max_caption_words) for row in found.itertuples(index=False)]
     paths = [path for path, fault in zip(found["path"], faults, strict=True) if fault is None]
     examine = partial(_examine, sizes=list(sizes), max_pixels=max_pixels)
@@ -296,5 +296,4 @@ def _counts(quarantine: pd.DataFrame) -> str:
     for name, reason, value in quarantine.itertuples(index=False):
         seen.setdefault(reason, []).append(f"{name}: {value}")
     ranked = sorted(seen.items(), key=lambda item: (-len(item[1]), item[0]))
-    listed = ", ".join(f"{len(rows)} {reason} ({brief(rows[0])})" for reason, rows in ranked)
-    return f": {listed}" if listed else ""
+    return f": {', '.join(f'{len(r)} {reason} ({brief(r[0])})' for reason, r in ranked)}" if ranked else ""
