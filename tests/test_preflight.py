@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vibe_pipeline.config import ArmParams, GenerationParams, Tables
-from vibe_pipeline.preflight import check_generation, check_parameters
+from vibe_pipeline.config import AdapterParams, ArmParams, DataParams, GenerationParams, Tables
+from vibe_pipeline.preflight import check_generation, check_parameters, check_training
 
 GENERATION = GenerationParams(prompts="miniature")
 
@@ -49,8 +49,20 @@ def test_prompts_that_are_not_there_are_named(wan21, tmp_path: Path) -> None:
         check_generation(wan21.model(), GenerationParams(prompts=tmp_path / "none.txt"), tables())
 
 
+def test_buckets_that_pooling_does_not_divide_are_refused(tmp_path: Path) -> None:
+    sizes = {"low": {"height": 32, "width": 48}, "high": {"height": 64, "width": 96}}
+    data = DataParams(path=tmp_path, buckets="aspect", bucket_tokens=2, **sizes)
+    row = {"a": AdapterParams(label="a", start="base", attention={"kind": "gclf", "pool": 4})}
+    rows = Tables(stage1={}, adapters=row, arms=tables().arms, reference_arm="a")
+    with pytest.raises(ValueError, match=r"adapters\.a\.attention\.pool 4 does not divide data\.bucket_tokens 2"):
+        check_training(data, rows)
+    check_training(data.model_copy(update={"bucket_tokens": 4}), rows)
+    check_training(data.model_copy(update={"buckets": "single"}), rows)
+
+
 def test_only_what_a_run_needs_is_checked() -> None:
-    nowhere = {"model": {"path": "somewhere/else"}}
+    sizes = {"low": {"height": 32, "width": 48}, "high": {"height": 64, "width": 96}}
+    nowhere = {"model": {"path": "somewhere/else"}, "data": {"path": "x"} | sizes}
     check_parameters(nowhere, tables(), {"base_model"})
     with pytest.raises(FileNotFoundError, match=r"somewhere/else.*hf download"):
         check_parameters(nowhere, tables(), {"relay_stage1"})

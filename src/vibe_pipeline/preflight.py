@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vibe_pipeline.config import RUNS_TRANSFORMER, GenerationParams, ModelParams, Tables
+from vibe_pipeline.config import RUNS_TRANSFORMER, DataParams, GenerationParams, ModelParams, Tables
 from vibe_pipeline.diffusion.models import find_model, require_fitting_size
 
 
@@ -30,8 +30,25 @@ def check_generation(model: ModelParams, generation: GenerationParams, tables: T
             raise FileNotFoundError(f"arms.{name}.path: {arm.path} is no folder")
 
 
+def check_training(data: DataParams, tables: Tables) -> None:
+    """Refuse buckets that an adapter's pooled attention could not divide.
+
+    Raises:
+        ValueError: Names the adapter and both numbers.
+    """
+    for name, row in tables.adapters.items():
+        pool = row.attention.pool
+        if data.buckets == "aspect" and row.attention.kind == "gclf" and data.bucket_tokens % pool:
+            raise ValueError(
+                f"adapters.{name}.attention.pool {pool} does not divide data.bucket_tokens {data.bucket_tokens}: some "
+                f"buckets would not fit; set bucket_tokens to a multiple of {pool}"
+            )
+
+
 def check_parameters(params: Mapping[str, Any], tables: Tables, tags: set[str]) -> None:
     """Check what the nodes of a run will need, by their tags."""
+    if tags & {"data_processing", "relay_stage2"}:
+        check_training(DataParams(**params["data"]), tables)
     if "generation" in tags:
         check_generation(ModelParams(**params["model"]), GenerationParams(**params["generation"]), tables)
     elif tags & {"data_processing", "relay_stage1", "relay_stage2"}:

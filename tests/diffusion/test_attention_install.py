@@ -204,3 +204,11 @@ def test_wrong_settings_are_refused_at_once(transformer, change, message):
     for name in ("backend", "order"):
         with pytest.raises(ValueError, match="'nonsense'"):
             install_gclf(transformer, SETTINGS, **{name: "nonsense"})
+
+
+def test_a_window_from_the_native_grid_turns_with_upright_images(transformer):
+    landscape = install_gclf(transformer, GclfSettings(kind="window"), native_grid=(4, 8), backend="dense")
+    assert landscape.prepare((1, 8, 16), "cpu").windows.half_window == (2, 4)
+    assert landscape.prepare((1, 16, 8), "cpu").windows.half_window == (4, 2)
+    given = install_gclf(transformer, GclfSettings(kind="window", half_window=(2, 4)), backend="dense")
+    assert given.prepare((1, 16, 8), "cpu").windows.half_window == (2, 4)

@@ -95,6 +95,7 @@ def _settings(model: WanFolder, params: ModelParams, data: DataParams) -> dict[s
             "vae": folder_fingerprint(model.path / "vae"),
             "camera_blur": data.camera_blur,
             "tile": params.tile,
+            "vae_dtype": params.vae_dtype,
         },
     }
 

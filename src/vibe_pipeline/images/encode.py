@@ -117,7 +117,7 @@ def _encode_texts(shards: list[Shard], model: WanFolder, params: ModelParams, de
 def _encode_images(
     shards: list[Shard], model: WanFolder, params: ModelParams, data: DataParams, device: torch.device
 ) -> None:
-    vae = load_vae(model, device, params.tile)
+    vae = load_vae(model, device, params.tile, getattr(torch, params.vae_dtype))
     with tqdm(total=sum(len(s.rows) for s in shards), desc="encoding images", unit="image", mininterval=5) as bar:
         for shard in shards:
             tensors: dict[str, Tensor] = {}

@@ -145,13 +145,19 @@ class GclfInstallation:
         full = self.settings.kind == "full"
         windows = Windows(
             grid,
-            half_window=grid[1:] if full else self._half_window,
+            half_window=grid[1:] if full else self._oriented(grid),
             pool=self.settings.pool if self.settings.kind == "gclf" else 0,
         )
         backend = choose_backend(windows, self._backend, device)
         order = self._order or ("hwt" if backend == "flex" else "thw")
         order = "thw" if grid[0] == 1 else order  # the same order, by its cheaper name
         return make_plan(Windows(grid, windows.half_window, windows.pool, order), backend, device)
+
+    def _oriented(self, grid: Grid) -> HalfWindow:
+        """Half the native grid lies as the grid does: the native size of an upright image is the native size turned."""
+        half = self._half_window
+        turned = (grid[1] - grid[2]) * (half[0] - half[1]) < 0
+        return half[::-1] if turned and self.settings.half_window is None else half
 
     def attach(self, order: Order | None) -> None:
         """Put the processors and hooks in place; `order` forces the token order (None: the backend's best)."""
