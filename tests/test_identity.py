@@ -1,5 +1,6 @@
 """Content keys, fingerprints, atomic files."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from vibe_pipeline.identity import (
     content_key,
     folder_fingerprint,
     read_json,
+    remove_abandoned,
     require_space,
     write_atomic,
     write_json,
@@ -93,3 +95,24 @@ def test_a_full_disk_is_told_beforehand(tmp_path: Path) -> None:
     assert (tmp_path / "new").is_dir()
     with pytest.raises(OSError, match="GB free"):
         require_space(tmp_path, 1 << 60)
+
+
+def test_only_half_written_files_of_dead_processes_of_this_machine_are_removed(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    seen: list[Path] = []
+
+    def write(temporary: Path) -> None:
+        seen.append(temporary)
+        remove_abandoned(tmp_path, ".bin")  # another run tidies up meanwhile
+        temporary.write_bytes(b"whole")
+        own = temporary.name.split(".")[1]
+        host = own.split("-")[1]
+        for name in (f".{dead.pid}-{host}-abcdef.a.bin", f".{dead.pid}-000000-abcdef.b.bin", ".hidden.bin"):
+            (tmp_path / name).touch()
+        remove_abandoned(tmp_path, ".bin")
+
+    write_atomic(tmp_path / "x.bin", write)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden.bin", f".{dead.pid}-000000-abcdef.b.bin", "x.bin"]
+    write_atomic(tmp_path / "x.bin", lambda p: seen.append(p) or p.touch())
+    assert seen[0] != seen[1]

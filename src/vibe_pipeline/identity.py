@@ -6,7 +6,9 @@ Files are written under a temporary name and renamed: a file that is there is wh
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,13 +60,36 @@ def file_sha256(path: Path) -> str:
 def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
     """Call `write` with a temporary path of the same suffix beside `path`, then rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    # Host and a random part too: on a shared file system two machines may write the same name at once.
+    temporary = path.with_name(f".{os.getpid()}-{_host()}-{secrets.token_hex(3)}.{path.name}")
     try:
         write(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def remove_abandoned(folder: Path, suffix: str) -> None:
+    """Remove what killed processes of this machine left half written by :func:`write_atomic`."""
+    for path in folder.glob(f".*{suffix}"):
+        writer = path.name.split(".")[1].split("-")
+        if len(writer) == 3 and writer[1] == _host() and not _lives(int(writer[0])):
+            path.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # asks only
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def write_json(path: Path, content: Any) -> Path:

@@ -6,7 +6,6 @@ the tensors of one shard, and the pixels of the batches at work.
 
 import logging
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,7 +31,7 @@ from vibe_pipeline.diffusion.models import (
     pick_device,
     text_embeddings,
 )
-from vibe_pipeline.identity import require_space, write_atomic
+from vibe_pipeline.identity import remove_abandoned, require_space, write_atomic
 from vibe_pipeline.images.buckets import Bucket, Size
 from vibe_pipeline.images.camera import enlarge, shrink
 from vibe_pipeline.images.check import load_rgb
@@ -73,7 +72,7 @@ def encode_shards(
     """
     texts, images = [s for s in texts if not _whole(s.path)], [s for s in images if not _whole(s.path)]
     for folder in {shard.path.parent for shard in (*texts, *images)}:
-        _sweep(folder)
+        remove_abandoned(folder, ".safetensors")
         require_space(folder, _needed(texts, images, model, params))
     device = pick_device(params.device)
     if texts:
@@ -162,17 +161,6 @@ def _whole(path: Path) -> bool:
     except SafetensorError:
         log.warning("%s is damaged and will be made anew", path)
     return False
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed runs left half written."""
-    for path in folder.glob(".*.safetensors"):
-        try:
-            os.kill(int(path.name.split(".")[1]), 0)  # asks only whether the writer lives
-        except (ProcessLookupError, ValueError):
-            path.unlink(missing_ok=True)
-        except PermissionError:  # it lives, and is another user's
-            continue
 
 
 def _needed(texts: Sequence[Shard], images: Sequence[Shard], model: WanFolder, params: ModelParams) -> int:

@@ -1,0 +1,44 @@
+"""Manifests that Kedro-Viz shows by what they name: a picture, a curve. Paths in them are relative to the project."""
+
+import base64
+from pathlib import Path
+
+import pandas as pd
+from kedro_datasets._typing import ImagePreview, PlotlyPreview
+from kedro_datasets.json import JSONDataset
+
+from vibe_pipeline.identity import read_json
+
+
+class PictureManifest(JSONDataset):
+    """JSON that names pictures, previewed as the first of them."""
+
+    def preview(self, pictures: str) -> ImagePreview:
+        """The first picture.
+
+        Args:
+            pictures: The key of their list; files are PNG.
+
+        Returns:
+            The file, base64.
+        """
+        path = Path(read_json(Path(self._filepath))[pictures][0])
+        return ImagePreview(base64.b64encode(path.read_bytes()).decode())
+
+
+class CurveManifest(JSONDataset):
+    """JSON that names a CSV table, previewed as a plot of one of its columns over another."""
+
+    def preview(self, table: str, x: str, y: str) -> PlotlyPreview:
+        """The curve, as Plotly's JSON.
+
+        Args:
+            table: The key of the table's path.
+            x: The column along the horizontal axis.
+            y: The column along the vertical axis.
+        """
+        manifest = read_json(Path(self._filepath))
+        rows = pd.read_csv(manifest[table])[[x, y]].dropna()
+        line = {"type": "scatter", "mode": "lines", "x": rows[x].tolist(), "y": rows[y].tolist()}
+        axes = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
+        return PlotlyPreview({"data": [line], "layout": {"title": {"text": manifest.get("name", "")}} | axes})
