@@ -43,7 +43,7 @@ lint: setup
 	$(BIN)/ruff format .
 
 viz: setup
-	$(BIN)/kedro viz run --no-browser
+	$(BIN)/kedro viz run --include-hooks --no-browser
 
 mlflow: setup
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db

@@ -5,7 +5,7 @@ the name of its field. Nothing in the code reads a parameter that is not declare
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -14,6 +14,8 @@ from pydantic import (
     JsonValue,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
+    field_serializer,
     field_validator,
     model_validator,
 )
@@ -254,11 +256,22 @@ class Origin(Params):
     )
     replicate: Replicate | None = Field(None, exclude=True, description="of an arm with swept training seeds")
 
+    def stated(self) -> dict[str, JsonValue]:
+        """What is set, as plain values: what a dump leaves out."""
+        found: dict[str, JsonValue] = {"family": self.family, "swept": self.swept}
+        found["replicate"] = self.replicate.model_dump() if self.replicate else None
+        return {name: value for name, value in found.items() if value}
+
 
 class Unfolded(Origin):
     """Where a row came from, if a sweep made it or another row collapsed into it."""
 
     stands_for: tuple[Origin, ...] = Field((), exclude=True, description="variants of other rows, of the same content")
+
+    def stated(self) -> dict[str, JsonValue]:
+        """As of its origin, with the variants that it stands for."""
+        others: list[JsonValue] = [origin.stated() for origin in self.stands_for]
+        return super().stated() | ({"stands_for": others} if others else {})
 
     @property
     def origins(self) -> tuple[Origin, ...]:
@@ -450,6 +463,11 @@ class Tables(Params):
             if arm.adapter == adapter and not arm.keep_stage1:
                 return name
         raise ValueError(f"adapters.{adapter}.validation_clips: no arm uses this adapter, so how they are made is open")
+
+    @field_serializer("adapters", "arms", mode="wrap")
+    def _with_origins(self, rows: dict[str, Unfolded], dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The tables as a whole say where rows came from; a row of its own does not, as that changes no result."""
+        return {name: dumped | rows[name].stated() for name, dumped in dump(rows).items()}
 
     @property
     def references(self) -> set[str]:

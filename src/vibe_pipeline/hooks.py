@@ -2,29 +2,33 @@
 
 import atexit
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.pipeline import Pipeline
+from kedro.framework.project import pipelines
+from kedro.pipeline import Node, Pipeline
 
 from vibe_pipeline import pipeline_registry
-from vibe_pipeline.budget import set_deadline
+from vibe_pipeline.budget import OutOfTimeError, set_deadline
 from vibe_pipeline.config import RunParams, TrackingParams
 from vibe_pipeline.identity import content_key
 from vibe_pipeline.preflight import check_parameters
 from vibe_pipeline.runlock import Locks, lock_project, unlock
+from vibe_pipeline.sweeps import unfold
 
 
 class GraphHooks:
     """Builds the graph from the parameters of the chosen environment."""
 
-    @hook_impl
+    @hook_impl(tryfirst=True)
     def after_context_created(self, context: KedroContext) -> None:
-        """Check the tables against each other and hand them to the registry."""
+        """Unfold the sweeps, check the tables against each other and hand them to the registry."""
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        self._params: dict[str, Any] = context.config_loader["parameters"]
+        self._params: dict[str, Any] = unfold(context.config_loader["parameters"])
+        context.config_loader["parameters"] = self._params
         self._tables = pipeline_registry.tables_of(self._params)
         pipeline_registry.use_tables(self._tables)
 
@@ -69,6 +73,11 @@ class RunHooks:
 class TrackingHooks:
     """Opens and closes the parent run."""
 
+    def __init__(self) -> None:
+        self._begun: dict[str, float] = {}
+        self._stages: dict[str, str] = {}
+        self._monitor: Any = None
+
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Keep what the parent run records."""
@@ -76,33 +85,52 @@ class TrackingHooks:
         self._params: dict[str, Any] = context.config_loader["parameters"]
 
     @hook_impl
-    def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
         """Open the run before anything expensive starts; an unreachable server fails here."""
-        from vibe_pipeline.tracking import end_parent, git_commit, start_parent
+        from vibe_pipeline.tracking import git_commit, start_monitor, start_parent
 
         names = ", ".join(run_params.get("pipeline_names") or ["__default__"])
         tags = {
             "git_commit": git_commit(self._project),
-            "config_hash": content_key(self._params),
+            # Neither where a run is tracked nor how long it may take changes what it makes.
+            "config_hash": content_key({k: v for k, v in self._params.items() if k not in ("tracking", "run")}),
             "env": self._env,
             "pipelines": names,
         }
         shown = {k: v for k, v in self._params.items() if k not in ("adapters", "arms", "stage1", "tracking")}
         tracking = TrackingParams(**self._params.get("tracking", {}))
+        self._stages = {node.name: stage for node in pipeline.nodes for stage in node.tags & set(pipelines)}
         start_parent(tracking, self._project, f"{self._env}: {names}", tags, shown)
         # Kedro reports an error but not an interruption (Ctrl-C), which would leave the run open for ever.
-        atexit.register(end_parent, "KILLED")
+        atexit.register(self._end, "KILLED")
+        self._monitor = start_monitor() if tracking.system_metrics else None
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        """Start its clock."""
+        self._begun[node.name] = time.monotonic()
+
+    @hook_impl
+    def after_node_run(self, node: Node) -> None:
+        """Its seconds, on the parent run; from the process that ran it."""
+        from vibe_pipeline.tracking import log_node_seconds
+
+        log_node_seconds(node.name, time.monotonic() - self._begun[node.name])
 
     @hook_impl
     def after_pipeline_run(self) -> None:
         """Close the run."""
-        from vibe_pipeline.tracking import end_parent
-
-        end_parent("FINISHED")
+        self._end("FINISHED")
 
     @hook_impl
-    def on_pipeline_error(self) -> None:
-        """Mark the run as failed."""
+    def on_pipeline_error(self, error: Exception) -> None:
+        """Mark the run as failed, or as interrupted if its hours were spent."""
+        self._end("KILLED" if isinstance(error, OutOfTimeError) else "FAILED")
+
+    def _end(self, status: str) -> None:
         from vibe_pipeline.tracking import end_parent
 
-        end_parent("FAILED")
+        if self._monitor is not None:
+            self._monitor.finish()
+            self._monitor = None
+        end_parent(status, self._stages)

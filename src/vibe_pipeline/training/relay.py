@@ -52,6 +52,25 @@ def stage2_loss(
     )
 
 
+def stage1_folder(name: str, cache: dict[str, Any], model: ModelParams, row: Stage1Params, root: Path) -> Path:
+    """Where D1 is trained and kept: named by what determines it."""
+    fingerprint = folder_fingerprint(find_model(model.path).path)
+    return root / f"{name}-{content_key('stage1', fingerprint, cache['key'], _training_identity(row))}"
+
+
+def stage2_folder(
+    name: str,
+    cache: dict[str, Any],
+    stage1: dict[str, Any] | None,
+    model: ModelParams,
+    row: AdapterParams,
+    root: Path,
+) -> Path:
+    """Where D2 is trained and kept: named by what determines it."""
+    fingerprint, before = folder_fingerprint(find_model(model.path).path), stage1["key"] if stage1 else None
+    return root / f"{name}-{content_key('stage2', fingerprint, cache['key'], _training_identity(row), before)}"
+
+
 def train_stage1(
     name: str,
     cache: dict[str, Any],
@@ -75,9 +94,8 @@ def train_stage1(
     Returns:
         A manifest: name, key, path, losses (a CSV file), parameters, final_loss, held_out_loss, seconds, reused.
     """
-    fingerprint = folder_fingerprint(find_model(model.path).path)
-    key = content_key("stage1", fingerprint, cache["key"], _training_identity(row))
-    folder = root / f"{name}-{key}"
+    folder = stage1_folder(name, cache, model, row, root)
+    key = folder.name.removeprefix(f"{name}-")
     task = Task(name, key, model, row, cache, ("low",), stage1_loss, folder, None, on_validate)
     return _finished(folder) or _train(task, on_log)
 
@@ -97,14 +115,8 @@ def train_stage2(
     `stage1` is the manifest of D1; the rest is as in :func:`train_stage1`.
     """
     fused = Path(stage1["path"]) if stage1 is not None else None
-    key = content_key(
-        "stage2",
-        folder_fingerprint(find_model(model.path).path),
-        cache["key"],
-        _training_identity(row),
-        stage1["key"] if stage1 else None,
-    )
-    folder = root / f"{name}-{key}"
+    folder = stage2_folder(name, cache, stage1, model, row, root)
+    key = folder.name.removeprefix(f"{name}-")
     parts = ("high", "pixel") if row.degradation.kind == "pixel" else ("high",)
     task = Task(name, key, model, row, cache, parts, partial(stage2_loss, row=row), folder, fused, on_validate)
     return _finished(folder) or _train(task, on_log)

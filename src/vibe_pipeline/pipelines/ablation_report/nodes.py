@@ -2,16 +2,19 @@
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from vibe_pipeline.config import EvaluationParams, ModelParams, ReportParams, Tables, TrackingParams
+from vibe_pipeline.config import ArmParams, EvaluationParams, ModelParams, ReportParams, Tables, TrackingParams
+from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.statistics import summarise
-from vibe_pipeline.identity import content_key, folder_fingerprint
-from vibe_pipeline.reporting.claims import Bootstrap, load_claims
+from vibe_pipeline.identity import content_key, folder_fingerprint, write_atomic
+from vibe_pipeline.reporting.claims import load_claims
 from vibe_pipeline.reporting.page import ReportInputs, load_published, write_report
+from vibe_pipeline.reporting.pooling import Pools, pools_of
 from vibe_pipeline.tracking import git_commit, parent_run, tracked_arm
 
 REPORT = Path("data/08_reporting/report")
@@ -19,11 +22,14 @@ PUBLISHED, CLAIMS = Path("conf/base/published.yml"), Path("conf/base/claims.yml"
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "kedro", "mlflow", "vbench")
 
 
-def make_table(scores: pd.DataFrame, evaluation: EvaluationParams) -> pd.DataFrame:
-    """Mean, interval and paired difference to the reference arm, per arm and metric."""
-    return summarise(
-        scores, evaluation.reference_arm, evaluation.confidence, evaluation.bootstrap_samples, evaluation.seed
-    )
+def make_table(tables: Tables, scores: pd.DataFrame, evaluation: EvaluationParams) -> pd.DataFrame:
+    """Mean, interval and paired difference to the reference arm, per arm and metric; replicates are pooled."""
+    pools = pools_of(tables)
+    return _summary(pools.pool(scores), pools.references, evaluation)
+
+
+def _summary(scores: pd.DataFrame, references: Mapping[str, str], evaluation: EvaluationParams) -> pd.DataFrame:
+    return summarise(scores, references, evaluation.confidence, evaluation.bootstrap_samples, evaluation.seed)
 
 
 def check_tables(
@@ -33,15 +39,24 @@ def check_tables(
     return Tables(stage1=stage1, adapters=adapters, arms=arms, reference_arm=evaluation.reference_arm)
 
 
-def log_arms(tables: Tables, tracking: TrackingParams, ablation_table: pd.DataFrame, *parts: Any) -> dict[str, Any]:
-    """One MLflow run per arm: its settings, every score with its interval, a few clips.
+def log_arms(
+    tables: Tables,
+    tracking: TrackingParams,
+    evaluation: EvaluationParams,
+    scores: pd.DataFrame,
+    ablation_table: pd.DataFrame,
+    *parts: Any,
+) -> dict[str, Any]:
+    """One MLflow run per arm, every replicate too: its settings, every score with its interval, a few clips.
 
     `parts` are the arms' clip tables in the order of the table, then the adapters' manifests likewise.
     """
     clips = dict(zip(tables.arms, parts, strict=False))
     adapters = dict(zip(tables.adapters, parts[len(clips) :], strict=True))
+    if any(arm.replicate for arm in tables.arms.values()):
+        ablation_table = _summary(scores, {name: name for name in tables.arms}, evaluation)
     for name, arm in tables.arms.items():
-        tags = {"arm": name, "adapter": arm.adapter or "none"}
+        tags = {"arm": name, "adapter": arm.adapter or "none"} | _origin_tags(arm)
         if arm.adapter is not None:
             tags |= {
                 "adapter_run_id": adapters[arm.adapter].get("run_id", ""),
@@ -49,11 +64,20 @@ def log_arms(tables: Tables, tracking: TrackingParams, ablation_table: pd.DataFr
             }
         rows = ablation_table[ablation_table["arm"] == name]
         with tracked_arm(name, arm, tags) as run:
+            run.params({"swept": arm.swept})
             run.log([_metrics(rows) | {"seconds_per_clip": float(clips[name]["seconds"].mean())}])
             run.tags({f"missing.{r.metric}": r.reason for r in rows.itertuples() if r.status != "scored"})
             for path in clips[name]["preview_path"].head(tracking.clips_per_arm):
                 run.artifact(Path(path), "clips")
     return {name: {"clips": len(table)} for name, table in clips.items()}
+
+
+def _origin_tags(arm: ArmParams) -> dict[str, str]:
+    """Of a sweep's variant, which row it comes from; of a replicate, which arm it is pooled into."""
+    tags = {"family": arm.family} if arm.family else {}
+    if arm.replicate:
+        tags |= {"replicate_of": arm.replicate.of, "training_seed": arm.replicate.seed}
+    return tags
 
 
 def _metrics(rows: pd.DataFrame) -> dict[str, float]:
@@ -76,31 +100,41 @@ def write_page(
 ) -> dict[str, Any]:
     """The self-contained page; `parts` are the arms' clips, the arms' spectra, the adapters', the stage-1 manifests."""
     arms, adapters = len(tables.arms), len(tables.adapters)
+    pools = pools_of(tables)
     clips = pd.concat(parts[:arms], ignore_index=True)
     manifests = {"stage2": parts[2 * arms : 2 * arms + adapters], "stage1": parts[2 * arms + adapters :]}
     bootstrap = Bootstrap(confidence=evaluation.confidence, samples=evaluation.bootstrap_samples, seed=evaluation.seed)
     inputs = ReportInputs(
         title=report.title,
-        arms=tables.arms,
+        arms=pools.arms,
         adapters=tables.adapters,
         reference=evaluation.reference_arm,
         table=ablation_table,
-        scores=scores,
-        clips=clips,
+        scores=pools.pool(scores),
+        clips=pools.pool(clips),
         losses=_losses(manifests),
         checks=_checks(degradation_checks, tables),
-        spectra=pd.concat(parts[arms : 2 * arms], ignore_index=True),
+        spectra=pools.mean_spectra(pd.concat(parts[arms : 2 * arms], ignore_index=True)),
         provenance=_provenance(tables, model, evaluation, clips, manifests, image_quarantine, vbench_manifest),
         published=load_published(PUBLISHED),
         claims=load_claims(CLAIMS),
         band=evaluation.fine_band,
         clips_shown=report.clips_shown,
         bootstrap=bootstrap,
+        references=pools.references,
     )
     page = write_report(inputs, REPORT)
     run = parent_run()
     run.artifact(page, "report")
+    run.artifact(_export(pools, scores, clips))
     return {"path": str(page), "bytes": page.stat().st_size}
+
+
+def _export(pools: Pools, scores: pd.DataFrame, clips: pd.DataFrame) -> Path:
+    """The scores with their prompts, which is what another run's can be compared with."""
+    prompts = clips.drop_duplicates("prompt_index").set_index("prompt_index")["prompt"]
+    table = pools.export(scores.assign(prompt=scores["prompt_index"].map(prompts)))
+    return write_atomic(REPORT / "scores.parquet", lambda path: table.to_parquet(path, index=False))
 
 
 def _losses(manifests: dict[str, tuple[dict[str, Any], ...]]) -> pd.DataFrame:

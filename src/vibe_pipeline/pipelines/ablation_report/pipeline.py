@@ -20,10 +20,10 @@ def create_pipeline(tables: Tables) -> Pipeline:
                 "tables",
                 name="check_tables",
             ),
-            Node(nodes.make_table, ["scores", "params:evaluation"], "ablation_table", name="make_table"),
+            Node(nodes.make_table, ["tables", "scores", "params:evaluation"], "ablation_table", name="make_table"),
             Node(
                 nodes.log_arms,
-                ["tables", "params:tracking", "ablation_table", *clips, *adapters],
+                ["tables", "params:tracking", "params:evaluation", "scores", "ablation_table", *clips, *adapters],
                 "tracked_arms",
                 name="log_arms",
             ),

@@ -4,16 +4,17 @@ from kedro.pipeline import Node, Pipeline
 
 from vibe_pipeline.config import Tables
 from vibe_pipeline.pipelines.generation import nodes
-from vibe_pipeline.pipelines.rows import for_row
+from vibe_pipeline.pipelines.rows import for_row, resources
 
 PARAMS = ["params:model", "params:generation"]
+GPU = resources(gpus=1)
 
 
 def create_pipeline(tables: Tables) -> Pipeline:
     """Prompts, native clips and their preview; then, unless the run stops there, true renders and arms."""
     first = [
         Node(nodes.list_prompts, "params:generation", "prompts", name="list_prompts"),
-        Node(nodes.render_native, ["prompts", *PARAMS], "native_clips", name="render_native"),
+        Node(nodes.render_native, ["prompts", *PARAMS], "native_clips", name="render_native", tags=GPU),
         Node(nodes.show_preview, ["native_clips", "params:tracking"], "preview", name="show_preview"),
     ]
     if tables.stop_after_preview:
@@ -29,4 +30,7 @@ def _arm(name: str, tables: Tables) -> Node:
         inputs.append(f"adapter-{arm.adapter}")
         if arm.keep_stage1:
             inputs.append(f"stage1-{tables.adapters[arm.adapter].start}")
-    return Node(for_row(nodes.render_arm, name), inputs, f"clips-{name}", name=f"generate_{name}")
+    tags = [] if arm.method in ("upsample", "external") else GPU
+    return Node(
+        for_row(nodes.render_arm, name), inputs, f"clips-{name}", name="generate", namespace=f"arms.{name}", tags=tags
+    )

@@ -4,7 +4,7 @@ from kedro.pipeline import Node, Pipeline
 
 from vibe_pipeline.config import Tables
 from vibe_pipeline.pipelines.relay_stage1 import nodes
-from vibe_pipeline.pipelines.rows import for_row
+from vibe_pipeline.pipelines.rows import for_row, resources
 
 
 def create_pipeline(tables: Tables) -> Pipeline:
@@ -16,7 +16,9 @@ def create_pipeline(tables: Tables) -> Pipeline:
                 for_row(nodes.train_modality, name),
                 ["latent_cache", "params:model", f"params:stage1.{name}"],
                 f"stage1-{name}",
-                name=f"train_stage1_{name}",
+                name="train",
+                namespace=f"stage1.{name}",
+                tags=resources(gpus=tables.stage1[name].processes, cpus=tables.stage1[name].processes),
             )
             for name in sorted(needed)
         ],

@@ -7,7 +7,7 @@ from typing import Any
 from vibe_pipeline.config import AdapterParams, ArmParams, GenerationParams, ModelParams
 from vibe_pipeline.generation.validate import ValidationClips
 from vibe_pipeline.tracking import log_artifact, tracked_adapter
-from vibe_pipeline.training.relay import train_stage2
+from vibe_pipeline.training.relay import stage2_folder, train_stage2
 
 ADAPTERS = Path("data/06_models/adapters")
 CLIPS = Path("data/07_model_output/clips")
@@ -27,7 +27,8 @@ def train_resolution(
 
     With `generation` and `arm`, a few clips are made as that arm makes them, every `validate_every` steps.
     """
-    with tracked_adapter(name, "stage2", row, degradation_checks) as run:
+    folder = stage2_folder(name, latent_cache, stage1, model, row, ADAPTERS)
+    with tracked_adapter(name, "stage2", row, degradation_checks, folder) as run:
         validate = None
         if generation is not None and arm is not None:
             publish = partial(log_artifact, run.run_id)

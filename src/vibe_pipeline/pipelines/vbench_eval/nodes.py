@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from vibe_pipeline.config import EvaluationParams, GenerationParams, ModelParams
 from vibe_pipeline.diffusion.models import limit_threads
-from vibe_pipeline.evaluation.dimensions import readiness
+from vibe_pipeline.evaluation.manifest import vbench_manifest
 from vibe_pipeline.evaluation.memory import MEASURES_VERSION, remembered
-from vibe_pipeline.evaluation.vbench import score_vbench, vbench_manifest
+from vibe_pipeline.evaluation.patches import score_patches
+from vibe_pipeline.evaluation.scoring import Scoring
+from vibe_pipeline.evaluation.vbench import score_vbench
 from vibe_pipeline.identity import content_key
 from vibe_pipeline.miniature.scores import measure_arm
 
@@ -18,20 +21,25 @@ MEMORY = Path("data/07_model_output/measured")
 
 
 def run_vbench(
-    evaluation: EvaluationParams, model: ModelParams, *arms: pd.DataFrame
+    evaluation: EvaluationParams, generation: GenerationParams, model: ModelParams, *arms: pd.DataFrame
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """VBench's own scores of every clip; a dimension that cannot run is a row with its reason."""
     limit_threads(model.threads)
     clips = pd.concat(arms, ignore_index=True)
-    manifest = vbench_manifest(clips, evaluation.vbench_dimensions)
-    ready = [str(readiness(name, evaluation.vbench_cache)) for name in evaluation.vbench_dimensions]
-    key = content_key("vbench", MEASURES_VERSION, list(clips["arm"] + clips["key"]), manifest, ready)
-
-    def compute() -> dict[str, pd.DataFrame]:
-        device = "cpu" if model.device == "cpu" else "cuda"
-        return {"scores": score_vbench(clips, evaluation.vbench_dimensions, evaluation.vbench_cache, WORK, device)}
-
-    return remembered(MEMORY, key, compute)["scores"], manifest
+    protocol = str(generation.prompts) if str(generation.prompts).startswith("vbench_") else "custom"
+    manifest = vbench_manifest(
+        clips, evaluation.vbench_dimensions, protocol, evaluation.prompt_rewriting, evaluation.flow_side
+    )
+    scoring = Scoring(
+        evaluation.vbench_cache,
+        WORK,
+        _device(model),
+        evaluation.flow_side,
+        evaluation.workers,
+        model.threads,
+        evaluation.vbench_env,
+    )
+    return score_vbench(clips, evaluation.vbench_dimensions, scoring), manifest
 
 
 def measure(
@@ -52,7 +60,12 @@ def measure(
         return {"scores": scores, "spectrum": spectrum}
 
     tables = remembered(MEMORY, key, compute)
-    return tables["scores"], tables["spectrum"]
+    patches = score_patches(name, clips, evaluation.vbench_cache, _device(model), MEMORY)
+    return pd.concat([tables["scores"], patches], ignore_index=True), tables["spectrum"]
+
+
+def _device(model: ModelParams) -> str:
+    return "cuda" if model.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def collect_scores(vbench_scores: pd.DataFrame, *arms: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from vibe_pipeline.config import Tables
-from vibe_pipeline.pipelines.rows import for_row
+from vibe_pipeline.pipelines.rows import for_row, resources
 from vibe_pipeline.pipelines.vbench_eval import nodes
 
 
@@ -13,16 +13,18 @@ def create_pipeline(tables: Tables) -> Pipeline:
         [
             Node(
                 nodes.run_vbench,
-                ["params:evaluation", "params:model", *[f"clips-{arm}" for arm in tables.arms]],
+                ["params:evaluation", "params:generation", "params:model", *[f"clips-{arm}" for arm in tables.arms]],
                 ["vbench_scores", "vbench_manifest"],
                 name="run_vbench",
+                tags=resources(gpus=1),
             ),
             *[
                 Node(
                     for_row(nodes.measure, arm),
                     [f"clips-{arm}", "native_clips", "params:evaluation", "params:generation", "params:model"],
                     [f"scores-{arm}", f"spectrum-{arm}"],
-                    name=f"measure_{arm}",
+                    name="measure",
+                    namespace=f"arms.{arm}",
                 )
                 for arm in tables.arms
             ],

@@ -1,0 +1,205 @@
+"""The child runs: one per adapter and per arm."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from pydantic import BaseModel
+
+from vibe_pipeline.budget import OutOfTimeError
+from vibe_pipeline.config import AdapterParams, Stage1Params
+from vibe_pipeline.identity import write_atomic
+from vibe_pipeline.tracking.masking import mask
+from vibe_pipeline.tracking.runs import LONGEST_PARAM, PARENT, Curve, Tracked, connected, flatten
+
+HOLDER, OPEN = "mlflow_run_id", "mlflow_open_run"
+"""Files in an adapter's folder: the run that holds its upload; the run of a training that has not ended."""
+
+BATCH_SECONDS = 5.0
+SHARED = (
+    "generation.seeds",
+    "generation.prompts",
+    "generation.count",
+    "generation.native_source",
+    "model.path",
+    "model.target.height",
+    "model.target.width",
+)
+"""Parameters of the parent that an arm repeats, so that arms of different runs can be set side by side."""
+
+
+class TrackedAdapter(Tracked):
+    """The run of one adapter.
+
+    Args:
+        client: None tracks nothing.
+        run_id: An open run.
+        known: Steps that its curve has already.
+        pause: Seconds between two batches of the curve; the first goes at once.
+    """
+
+    def __init__(
+        self,
+        client: MlflowClient | None,
+        run_id: str = "",
+        known: Iterable[int] = (),
+        pause: float = BATCH_SECONDS,
+    ) -> None:
+        super().__init__(client, run_id)
+        self._curve = Curve(self, set(known), pause)
+
+    def log(self, records: list[dict[str, float]]) -> None:
+        """Take log lines; they reach the store in batches, while training runs, and each step once."""
+        if self.client is not None:
+            self._curve.add(records)
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if self.client is not None:
+            self._curve.send()
+
+    def finish(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Record the outcome; the adapter is uploaded once to a store, by the run that trained it.
+
+        Returns:
+            The manifest, with the id of the run that holds the artifact.
+        """
+        folder = Path(manifest["path"]).parent
+        home = folder / HOLDER
+        if manifest["reused"]:
+            self.log(pd.read_csv(manifest["losses"]).to_dict("records"))
+        if self.client is not None and not (home.exists() and _active(self.client, home.read_text())):
+            self.artifact(Path(manifest["path"]), "adapter")
+            self.artifact(Path(manifest["losses"]))
+            write_atomic(home, lambda p: p.write_text(self.run_id))
+        (folder / OPEN).unlink(missing_ok=True)
+        holder = home.read_text() if home.exists() else ""
+        self.tags({"adapter_key": manifest["key"], "adapter_run_id": holder, "reused": manifest["reused"]})
+        outcome = {k: manifest[k] for k in ("final_loss", "held_out_loss") if k in manifest}
+        super().log([outcome | ({"training_seconds": manifest["seconds"]} if "seconds" in manifest else {})])
+        return manifest | {"run_id": holder}
+
+
+def _active(client: MlflowClient, run_id: str) -> Run | None:
+    """The run, unless it is of another store or was deleted."""
+    try:
+        run = client.get_run(run_id)
+    except MlflowException:
+        return None
+    return run if run.info.lifecycle_stage == "active" else None
+
+
+def _new_child(client: MlflowClient, name: str, tags: Mapping[str, str]) -> str:
+    parent = os.environ[PARENT]
+    experiment = client.get_run(parent).info.experiment_id
+    tags = {k: mask(v) for k, v in tags.items()} | {"mlflow.parentRunId": parent}
+    run = client.create_run(experiment, run_name=name, tags=tags)
+    return run.info.run_id
+
+
+def _settings(row: BaseModel) -> dict[str, Any]:
+    """The row, and its objective in words: a column to compare by."""
+    if isinstance(row, AdapterParams):
+        weights = {k: v for k, v in row.objective.model_dump().items() if v}
+        words = " + ".join(k if v == 1 else f"{v:g} {k}" for k, v in weights.items())
+    else:
+        words = "velocity" if isinstance(row, Stage1Params) else ""
+    return row.model_dump(mode="json") | ({"objective_name": words} if words else {})
+
+
+@contextlib.contextmanager
+def _ending(run: Tracked) -> Iterator[None]:
+    """Close a child as its work ended."""
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except (KeyboardInterrupt, OutOfTimeError):
+        status = "KILLED"
+        raise
+    finally:
+        if isinstance(run, TrackedAdapter):
+            run.flush()
+        if run.client is not None:
+            run.client.set_terminated(run.run_id, status)
+
+
+@contextlib.contextmanager
+def tracked_adapter(
+    name: str, stage: str, row: BaseModel, checks: pd.DataFrame | None = None, folder: Path | None = None
+) -> Iterator[TrackedAdapter]:
+    """The child run of an adapter, with the degradation check that preceded stage 2.
+
+    Args:
+        name: The row's.
+        stage: `stage1` or `stage2`.
+        row: How it is trained.
+        checks: One row per kind of degradation.
+        folder: Where the training keeps its checkpoints. The run's id is kept there until the training ends, so that
+            one that was interrupted goes on in the same run, under its new parent.
+    """
+    found = connected()
+    if found is None:
+        run = TrackedAdapter(None)
+    else:
+        run = _interrupted(found[0], folder, row) or _fresh(found[0], name, stage, row, checks)
+        if folder is not None:
+            write_atomic(folder / OPEN, lambda p: p.write_text(run.run_id))
+    with _ending(run):
+        yield run
+
+
+def _fresh(client: MlflowClient, name: str, stage: str, row: BaseModel, checks: pd.DataFrame | None) -> TrackedAdapter:
+    run = TrackedAdapter(client, _new_child(client, name, {"kind": "adapter", "stage": stage}))
+    run.params(_settings(row))
+    for check in checks.itertuples() if checks is not None else ():
+        figures = {f"check.{check.kind}.{k}": getattr(check, k) for k in checks.columns if k.startswith("mse")}
+        Tracked.log(run, [figures])
+    return run
+
+
+def _interrupted(client: MlflowClient, folder: Path | None, row: BaseModel) -> TrackedAdapter | None:
+    """The run of a training that was interrupted in this folder, open again; None if there is none."""
+    if folder is None or not (folder / OPEN).exists():
+        return None
+    found = _active(client, (folder / OPEN).read_text())
+    if found is None or found.info.status == "FINISHED":
+        return None
+    run_id, tags = found.info.run_id, found.data.tags
+    steps = {m.step for m in client.get_metric_history(run_id, "loss")}
+    run = TrackedAdapter(client, run_id, steps)
+    client.update_run(run_id, status="RUNNING")
+    began = tags.get("began_in") or tags["mlflow.parentRunId"]
+    run.tags({"mlflow.parentRunId": os.environ[PARENT], "began_in": began, "resumed_after_step": max(steps, default=0)})
+    # Parameters of a run cannot be changed; what changed does not determine the adapter, such as `log_every`.
+    now = {k: v[:LONGEST_PARAM] for k, v in flatten(_settings(row)).items()}
+    run.tags({f"on_resuming.{k}": v for k, v in now.items() if found.data.params.get(k, v) != v})
+    return run
+
+
+@contextlib.contextmanager
+def tracked_arm(name: str, row: BaseModel, tags: Mapping[str, str]) -> Iterator[Tracked]:
+    """The child run of an arm: its settings, those of its adapter's training, and what the whole run shares.
+
+    `tags` may hold `adapter_run_id`, the run that the adapter's settings are taken from.
+    """
+    client, parent = connected() or (None, "")
+    run = Tracked(client, _new_child(client, name, {"kind": "arm"} | dict(tags)) if client is not None else "")
+    with _ending(run):
+        run.params(row)
+        if client is not None:
+            shared = client.get_run(parent).data.params
+            run.params({k: shared[k] for k in SHARED if k in shared})
+            run.params(_training_settings(client, tags.get("adapter_run_id", "")))
+        yield run
+
+
+def _training_settings(client: MlflowClient, adapter_run: str) -> dict[str, str]:
+    found = _active(client, adapter_run) if adapter_run else None
+    return {f"training.{k}": v for k, v in found.data.params.items()} if found else {}

@@ -1,0 +1,130 @@
+"""One MLflow run: parameters, tags, metrics and artifacts of it."""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from pydantic import BaseModel
+
+from vibe_pipeline.tracking.masking import mask
+
+log = logging.getLogger(__name__)
+
+PARENT, URI = "VIBE_MLFLOW_PARENT", "VIBE_MLFLOW_URI"
+LONGEST_PARAM = 500
+NODE = "node_seconds/"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested parameters as dotted names and strings."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = str(value)
+    return flat
+
+
+class Tracked:
+    """One run; does nothing when there is no client."""
+
+    def __init__(self, client: MlflowClient | None, run_id: str = "") -> None:
+        self.client, self.run_id = client, run_id
+
+    def params(self, params: Mapping[str, Any] | BaseModel) -> None:
+        """Record parameters, flattened; passwords in addresses are masked."""
+        if self.client is not None:
+            values = params.model_dump(mode="json") if isinstance(params, BaseModel) else params
+            entries = [Param(k, mask(v)[:LONGEST_PARAM]) for k, v in flatten(values).items()]
+            for start in range(0, len(entries), 100):
+                self.client.log_batch(self.run_id, params=entries[start : start + 100])
+
+    def tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags; passwords in addresses are masked."""
+        if self.client is not None:
+            self.client.log_batch(self.run_id, tags=[RunTag(k, mask(str(v))) for k, v in tags.items()])
+
+    def log(self, records: list[dict[str, float]]) -> None:
+        """Record metrics in one batch; `step` names the step. Values that are not finite are left out."""
+        if self.client is None:
+            return
+        now = int(1000 * time.time())
+        metrics = [
+            Metric(k, float(v), now, int(r.get("step", 0)))
+            for r in records
+            for k, v in r.items()
+            if k != "step" and math.isfinite(v)
+        ]
+        for start in range(0, len(metrics), 1000):
+            self.client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Upload a file."""
+        if self.client is not None:
+            self.client.log_artifact(self.run_id, str(path), folder)
+
+
+class Curve:
+    """The curve of one run: each step once, in batches; a server that is away for a while stops no training.
+
+    Args:
+        run: What it belongs to.
+        known: Steps that the run has already.
+        pause: Seconds between batches; the first goes at once.
+    """
+
+    def __init__(self, run: Tracked, known: set[int], pause: float) -> None:
+        self._run, self._known, self._pause = run, known, pause
+        self._waiting: list[dict[str, float]] = []
+        self._sent = -math.inf
+
+    def add(self, records: list[dict[str, float]]) -> None:
+        """Take records; those of steps that are there already are left out."""
+        new = [r for r in records if int(r.get("step", 0)) not in self._known]
+        self._known |= {int(r.get("step", 0)) for r in new}
+        self._waiting += new
+        if time.monotonic() - self._sent >= self._pause:
+            self.send()
+
+    def send(self) -> None:
+        """Send what waits; if that fails it goes on waiting."""
+        self._sent = time.monotonic()
+        try:
+            Tracked.log(self._run, self._waiting)  # a TrackedAdapter's own `log` leads here
+            self._waiting = []
+        except MlflowException as error:
+            log.warning("%d lines of the curve wait for the tracking server: %s", len(self._waiting), mask(str(error)))
+
+
+def log_artifact(run_id: str, path: Path, folder: str) -> None:
+    """Upload a file to a run from any process of this `kedro run`; without a parent nothing is done."""
+    if (found := connected()) is not None:
+        Tracked(found[0], run_id).artifact(path, folder)
+
+
+def log_node_seconds(name: str, seconds: float) -> None:
+    """How long a node took, on the parent run; a server that is away for a while costs a warning, not the node."""
+    if (found := connected()) is None:
+        return
+    try:
+        Tracked(*found).log([{NODE + name: seconds}])
+    except MlflowException as error:
+        log.warning("the seconds of node %s are not tracked: %s", name, mask(str(error)))
+
+
+def connected() -> tuple[MlflowClient, str] | None:
+    """A client and the id of this `kedro run`'s own run; None if nothing is tracked."""
+    return (MlflowClient(os.environ[URI]), os.environ[PARENT]) if PARENT in os.environ else None
+
+
+def parent_run() -> Tracked:
+    """The run of this `kedro run`, or one that does nothing."""
+    return Tracked(*(connected() or (None, "")))

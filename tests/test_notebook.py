@@ -1,0 +1,69 @@
+"""The notebook runs from top to bottom on a store with one parent, an adapter of the shipped base and an arm."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from nbclient import NotebookClient
+
+from vibe_pipeline.config import AdapterParams, ArmParams, TrackingParams
+from vibe_pipeline.diffusion.adapters import adapter_state, add_adapter, save_adapter, set_adapter_state
+from vibe_pipeline.diffusion.models import find_model, load_transformer
+from vibe_pipeline.generation.clips import write_preview
+from vibe_pipeline.tracking import PARENT, URI, end_parent, start_parent, tracked_adapter, tracked_arm
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "notebooks/explore_runs.ipynb"
+SIZE = {"height": 64, "width": 64, "frames": 9}
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A store as a run on the miniature leaves it, with an adapter whose weights are random."""
+    for name in (PARENT, URI):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    target = SIZE | {"height": 128, "width": 128}
+    model = {"path": "data/06_models/base", "native": SIZE, "target": target, "text_length": 16, "flow_shift": 3.0}
+    start_parent(TrackingParams(uri=uri), tmp_path, "base: all", {}, {"model": model})
+    transformer = load_transformer(find_model(str(ROOT / model["path"])), torch.device("cpu"), torch.float32)
+    add_adapter(transformer, "full", 4, 4, ("to_q", "to_v"), 0)
+    state = {k: torch.full_like(v, 0.1) for k, v in adapter_state(transformer, "full").items()}
+    set_adapter_state(transformer, "full", state)
+    path = save_adapter(transformer, "full", tmp_path / "adapter")
+    (tmp_path / "losses.csv").write_text("step,loss\n1,2.0\n2,1.0\n")
+    outcome = {"key": "k", "path": str(path), "losses": str(tmp_path / "losses.csv"), "reused": True}
+    with tracked_adapter("full", "stage2", AdapterParams(label="Full")) as run:
+        trained = run.finish(outcome | {"final_loss": 1.0, "held_out_loss": 1.0})
+    row = ArmParams(label="Full", adapter="full", steps=2, strength=0.15)
+    clip = write_preview(tmp_path / "0000-0.mp4", np.zeros((9, 128, 128, 3), np.float32), 8.0)
+    with tracked_arm("full", row, {"adapter": "full", "adapter_run_id": trained["run_id"]}) as arm:
+        arm.log([{"flicker": 0.2, "flicker.ci_low": 0.1, "flicker.ci_high": 0.3, "seconds_per_clip": 1.0}])
+        arm.artifact(clip, "clips")
+    end_parent("FINISHED")
+    assert MlflowClient(uri).get_run(arm.run_id).info.status == "FINISHED"
+    return uri
+
+
+def test_the_notebook_runs(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"VIBE_TRACKING_URI": store, "VIBE_STEPS": "2", "OMP_NUM_THREADS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
+    shown = {cell.id: json.dumps(cell.outputs) for cell in notebook.cells if cell.cell_type == "code"}
+    assert "hfato" in shown["runs"]
+    for cell in ("loss", "scores", "shown"):
+        assert "image/png" in shown[cell], cell
+    assert "data:video/mp4" in shown["clips"]
+    change = float(shown["shown"].split("changes a pixel by ")[1].split(" ")[0])
+    assert change > 0.001
+
+
+def test_the_notebook_is_kept_without_outputs() -> None:
+    cells = [c for c in nbformat.read(NOTEBOOK, as_version=4).cells if c.cell_type == "code"]
+    assert cells and not any(c.outputs or c.execution_count for c in cells)

@@ -1,0 +1,115 @@
+"""What Kedro-Viz is told: namespaces that collapse, layers, previews of tables, curves and sheets."""
+
+import base64
+import json
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kedro.framework.project import configure_project
+from kedro_viz.api.rest.responses.nodes import get_node_metadata_response
+from kedro_viz.api.rest.responses.pipelines import get_pipeline_response
+from kedro_viz.server import load_and_populate_data
+from PIL import Image
+
+from vibe_pipeline.datasets import CurveManifest, PictureManifest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = {
+    "training_images": "raw",
+    "usable_images": "primary",
+    "latent_cache": "model_input",
+    "adapter-full": "models",
+    "clips-full": "model_output",
+    "ablation_table": "reporting",
+}
+Graph = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def graph() -> Iterator[Graph]:
+    """The default graph, as Kedro-Viz sends it to the browser."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        load_and_populate_data(ROOT, include_hooks=True)
+        yield get_pipeline_response("__default__").model_dump()
+    configure_project("vibe_pipeline")
+
+
+@pytest.fixture(scope="module")
+def parameters() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "conf/base/parameters.yml").read_text())
+
+
+def nodes_of(graph: Graph, kind: str) -> dict[str, dict[str, Any]]:
+    return {n.get("full_name") or n["name"]: n for n in graph["nodes"] if n["type"] == kind}
+
+
+def test_every_adapter_and_arm_is_a_box_that_collapses(graph: Graph, parameters: dict[str, Any]) -> None:
+    boxes = {
+        table: {c["id"] for c in graph["modular_pipelines"][table]["children"] if c["type"] == "modularPipeline"}
+        for table in ("stage1", "adapters", "arms")
+    }
+    assert boxes == {table: {f"{table}.{row}" for row in parameters[table]} for table in boxes}
+    tasks = nodes_of(graph, "task")
+    assert "arms.full" in tasks["arms.full.generate"]["modular_pipelines"]
+    assert "arms.full" in tasks["arms.full.measure"]["modular_pipelines"]
+    assert "adapters.full" in tasks["adapters.full.train"]["modular_pipelines"]
+
+
+def test_collapsed_boxes_make_no_cycle(graph: Graph) -> None:
+    """A box is drawn as one node: a way out of it and back in could not be."""
+    box = {n["id"]: name.split(".")[0] for name, n in nodes_of(graph, "task").items()}
+    edges = [(e["source"], e["target"]) for e in graph["edges"]]
+    before: dict[str, set[str]] = {}
+    for source, dataset in edges:
+        for target in (t for s, t in edges if s == dataset and source in box):
+            if box.get(target, box[source]) != box[source]:
+                before.setdefault(box[target], set()).add(box[source])
+    order = list(TopologicalSorter(before).static_order())
+    assert order.index("stage1") < order.index("adapters") < order.index("arms") < order.index("write_page")
+
+
+def test_layers_are_in_order_and_every_dataset_has_one(graph: Graph) -> None:
+    data = nodes_of(graph, "data")
+    assert graph["layers"] == ["raw", "primary", "model_input", "models", "model_output", "reporting"]
+    assert {name: data[name]["layer"] for name in LAYERS} == LAYERS
+    assert [name for name, node in data.items() if node["layer"] is None] == []
+
+
+def test_an_arms_parameters_can_be_read_at_its_node(graph: Graph, parameters: dict[str, Any]) -> None:
+    shown = nodes_of(graph, "task")["arms.full.generate"]["parameters"]["arms.full"]
+    assert {k: shown[k] for k in parameters["arms"]["full"]} == parameters["arms"]["full"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "kind"),
+    [
+        ("ablation_table", "TablePreview"),
+        ("clips-full", "TablePreview"),
+        ("adapter-full", "PlotlyPreview"),
+        ("stage1-stage1", "PlotlyPreview"),
+        ("preview", "ImagePreview"),
+    ],
+)
+def test_the_browser_is_told_how_to_show_a_dataset(graph: Graph, dataset: str, kind: str) -> None:
+    assert get_node_metadata_response(nodes_of(graph, "data")[dataset]["id"]).preview_type == kind
+
+
+def test_an_adapter_is_previewed_as_its_curve(tmp_path: Path) -> None:
+    (tmp_path / "losses.csv").write_text("step,loss,validation_loss\n1,2.0,\n2,1.5,3.0\n3,,\n")
+    (tmp_path / "full.json").write_text(json.dumps({"name": "full", "losses": str(tmp_path / "losses.csv")}))
+    figure = CurveManifest(filepath=str(tmp_path / "full.json")).preview(table="losses", x="step", y="loss")
+    assert (figure["data"][0]["x"], figure["data"][0]["y"]) == ([1, 2], [2.0, 1.5])
+    assert figure["layout"]["title"]["text"] == "full"
+    json.dumps(figure)
+
+
+def test_a_preview_is_shown_as_its_first_sheet(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 3), "red").save(tmp_path / "sheet_1.png")
+    (tmp_path / "preview.json").write_text(json.dumps({"sheets": [str(tmp_path / "sheet_1.png"), "not there"]}))
+    shown = PictureManifest(filepath=str(tmp_path / "preview.json")).preview(pictures="sheets")
+    assert base64.b64decode(shown) == (tmp_path / "sheet_1.png").read_bytes()
