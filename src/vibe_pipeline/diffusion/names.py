@@ -1,0 +1,57 @@
+"""Names of a Wan transformer's linear layers: in diffusers, and in Wan's own code, which most tools follow.
+
+Source: diffusers scripts/convert_wan_to_diffusers.py.
+"""
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+_IN_BLOCKS = MappingProxyType(
+    {f"{a}.{n}": f"{d}.{m}" for a, d in (("self_attn", "attn1"), ("cross_attn", "attn2"))
+     for n, m in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("o", "to_out.0"))}
+    | {"cross_attn.k_img": "attn2.add_k_proj", "cross_attn.v_img": "attn2.add_v_proj"}
+    | {"ffn.0": "ffn.net.0.proj", "ffn.2": "ffn.net.2"}
+)  # fmt: skip
+_OUTSIDE = MappingProxyType(
+    {
+        "text_embedding.0": "condition_embedder.text_embedder.linear_1",
+        "text_embedding.2": "condition_embedder.text_embedder.linear_2",
+        "time_embedding.0": "condition_embedder.time_embedder.linear_1",
+        "time_embedding.2": "condition_embedder.time_embedder.linear_2",
+        "time_projection.1": "condition_embedder.time_proj",
+        "img_emb.proj.1": "condition_embedder.image_embedder.ff.net.0.proj",
+        "img_emb.proj.3": "condition_embedder.image_embedder.ff.net.2",
+        "head.head": "proj_out",
+    }
+)
+
+
+def native_name(module: str) -> str:
+    """A module's name in Wan's own code, from diffusers' name.
+
+    Raises:
+        ValueError: It has no counterpart there.
+    """
+    return _translate(module, {v: k for k, v in _IN_BLOCKS.items()}, {v: k for k, v in _OUTSIDE.items()})
+
+
+def diffusers_name(native: str) -> str:
+    """A module's name in diffusers, from the name in Wan's own code; dots may be underscores, as kohya has them.
+
+    Raises:
+        ValueError: No such module.
+    """
+    flat = {k.replace(".", "_"): v for k, v in _IN_BLOCKS.items()}
+    return _translate(
+        native, {**_IN_BLOCKS, **flat}, {**_OUTSIDE, **{k.replace(".", "_"): v for k, v in _OUTSIDE.items()}}
+    )
+
+
+def _translate(module: str, in_blocks: Mapping[str, str], outside: Mapping[str, str]) -> str:
+    if module in outside:
+        return outside[module]
+    block = re.fullmatch(r"blocks[._](\d+)[._](.+)", module)
+    if block is None or block[2] not in in_blocks:
+        raise ValueError(f"{module} is no linear layer of a Wan transformer")
+    return f"blocks.{block[1]}.{in_blocks[block[2]]}"

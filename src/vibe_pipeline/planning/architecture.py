@@ -1,0 +1,103 @@
+"""The parts of a Wan model without their weights: from its folder, or from configurations kept here.
+
+Source of those kept: the models' own config.json files, as diffusers' conversion script writes them.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from torch import nn
+from transformers import UMT5Config, UMT5EncoderModel
+
+from vibe_pipeline.config import ClipSize
+from vibe_pipeline.diffusion.models import WanFolder, find_model, latent_shape
+
+Grid = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Configurations of a model's parts, and where they were read."""
+
+    name: str
+    source: str
+    expand_timesteps: bool
+    transformer: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    text_encoder: Mapping[str, Any]
+
+    def latent(self, size: ClipSize) -> tuple[int, int, int, int]:
+        """(C, t, h, w) of a clip's latent."""
+        return latent_shape(dict(self.vae), size.height, size.width, size.frames)
+
+    def grid(self, size: ClipSize) -> Grid:
+        """(T, H, W) of a clip in tokens."""
+        patch = self.transformer["patch_size"]
+        return tuple(n // p for n, p in zip(self.latent(size)[1:], patch, strict=True))
+
+    def build_transformer(self, layers: int | None = None) -> WanTransformer3DModel:
+        """The transformer on the meta device, frozen; with `layers` blocks instead of its own number."""
+        changed = {} if layers is None else {"num_layers": layers}
+        return _on_meta(WanTransformer3DModel, dict(self.transformer) | changed)
+
+    def build_vae(self) -> AutoencoderKLWan:
+        """The VAE on the meta device, frozen."""
+        return _on_meta(AutoencoderKLWan, dict(self.vae))
+
+    def build_text_encoder(self) -> UMT5EncoderModel:
+        """The text encoder on the meta device, frozen."""
+        with torch.device("meta"):
+            return UMT5EncoderModel(UMT5Config(**self.text_encoder)).requires_grad_(False).eval()
+
+    @cached_property
+    def parameters(self) -> dict[str, int]:
+        """Parameters of each part."""
+        parts = {
+            "transformer": self.build_transformer(),
+            "vae": self.build_vae(),
+            "text_encoder": self.build_text_encoder(),
+        }
+        return {name: count_parameters(module) for name, module in parts.items()}
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Numbers in a module's weights."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def _on_meta(cls: type, config: Mapping[str, Any]) -> Any:
+    known = {k: v for k, v in config.items() if not k.startswith("_")}
+    with torch.device("meta"):
+        return cls.from_config(known).requires_grad_(False).eval()
+
+
+def load_architecture(path_or_id: str) -> Architecture:
+    """The architecture of a model on disk, or of one that is known here by its hub id or name.
+
+    Raises:
+        FileNotFoundError: Neither; the message lists what is known.
+    """
+    try:
+        return _from_folder(find_model(path_or_id))
+    except FileNotFoundError:
+        pass
+    known = {}
+    for file in files("vibe_pipeline.planning").joinpath("architectures").iterdir():
+        content = json.loads(file.read_text())
+        names = {content["id"].lower(), content["id"].split("/")[-1].lower(), file.name.removesuffix(".json")}
+        if {path_or_id.lower(), path_or_id.rstrip("/").split("/")[-1].lower()} & names:
+            parts = {k: content[k] for k in ("expand_timesteps", "transformer", "vae", "text_encoder")}
+            return Architecture(content["id"], "configuration kept in this package; the weights are not here", **parts)
+        known[content["id"]] = file.name.removesuffix(".json")
+    raise FileNotFoundError(f"model.path {path_or_id!r}: neither on disk nor one of {', '.join(sorted(known))}")
+
+
+def _from_folder(model: WanFolder) -> Architecture:
+    parts = {part: model.config_of(part) for part in ("transformer", "vae", "text_encoder")}
+    return Architecture(model.name, f"configuration in {model.path}", model.expand_timesteps, **parts)

@@ -1,0 +1,215 @@
+"""What an environment lacks before it can run, each with the command that fixes it; no network, nothing is loaded."""
+
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from packaging.requirements import Requirement
+
+from vibe_pipeline.config import DataParams, EvaluationParams, GenerationParams, ModelParams, Tables
+from vibe_pipeline.diffusion.models import WanFolder, find_model
+from vibe_pipeline.evaluation.readiness import Skipped, readiness
+from vibe_pipeline.generation.prompts import load_prompts
+from vibe_pipeline.images.huggingface import find_dataset
+from vibe_pipeline.images.source import find_images
+from vibe_pipeline.planning.plan import Plan, make_plan, read_tables
+
+State = Literal["ok", "missing", "optional"]
+PARTS = ("transformer", "vae", "text_encoder")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        item: What.
+        state: `missing` stops a run; `optional` only leaves something out.
+        found: What is there.
+        fix: The command or the setting that mends it.
+    """
+
+    item: str
+    state: State
+    found: str
+    fix: str = ""
+
+
+def examine(params: Mapping[str, Any], images: int | None = None) -> list[Finding]:
+    """Look at everything a run of this environment needs.
+
+    Args:
+        params: The environment's parameters.
+        images: How many there will be, where the folder is not here yet (for the disk).
+    """
+    model, data = ModelParams(**params["model"]), DataParams(**params["data"])
+    generation, tables = GenerationParams(**params["generation"]), read_tables(params)
+    plan = _plan(params, images)
+    findings = [*_packages(data, tables), *_weights(model), *_images(data), *_prompts(generation), *_files(tables)]
+    if isinstance(plan, Plan):
+        findings += [_disk(plan), _memory(model, plan)]
+    else:
+        findings.append(Finding("plan", "missing", plan, "mend what it names, or set model.path to a known model"))
+    return [*findings, *_vbench(EvaluationParams(**params["evaluation"]), generation)]
+
+
+def _plan(params: Mapping[str, Any], images: int | None) -> Plan | str:
+    try:
+        return make_plan(params, images=images)
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+
+
+def _packages(data: DataParams, tables: Tables) -> Iterator[Finding]:
+    try:
+        required = [Requirement(r) for r in importlib.metadata.requires("vibe_pipeline") or []]
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("packages", "missing", "vibe_pipeline itself is not installed", "pip install --no-deps -e .")
+        return
+    wrong = [said for r in required if r.marker is None and (said := _unmet(r))]
+    fix = "pip install -r requirements/torch.txt -r requirements/core.txt"
+    yield Finding("packages", "missing" if wrong else "ok", "; ".join(wrong) or "all as pyproject.toml wants", fix)
+    rows = (*tables.stage1.values(), *tables.adapters.values())
+    if any(row.optimiser.kind == "adamw_8bit" for row in rows):
+        yield _extra("bitsandbytes", "optimiser.kind adamw_8bit", "pip install bitsandbytes")
+    if data.source == "huggingface":
+        yield _extra("datasets", "data.source huggingface", "pip install -r requirements/huggingface.txt")
+
+
+def _unmet(requirement: Requirement) -> str:
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{requirement.name} is not installed"
+    fits = requirement.specifier.contains(version, prereleases=True)
+    return "" if fits else f"{requirement.name} {version} is not {requirement.specifier}"
+
+
+def _extra(package: str, why: str, fix: str) -> Finding:
+    there = importlib.util.find_spec(package) is not None
+    return Finding(package, "ok" if there else "missing", f"{'installed' if there else 'absent'}; {why} needs it", fix)
+
+
+def _weights(model: ModelParams) -> Iterator[Finding]:
+    try:
+        found = find_model(model.path)
+    except FileNotFoundError as error:
+        yield Finding("weights", "missing", str(error), f"hf download {model.path}")
+        return
+    absent = [name for part in PARTS for name in _absent_files(found, part)]
+    if not (found.path / "tokenizer").is_dir():
+        absent.append("tokenizer")
+    fix = f"hf download {model.path}" if not Path(model.path).is_dir() else f"copy the rest into {found.path}"
+    said = f"{found.path} lacks {', '.join(absent)}" if absent else str(found.path)
+    yield Finding("weights", "missing" if absent else "ok", said, fix)
+
+
+def _absent_files(model: WanFolder, part: str) -> list[str]:
+    """Files of a part that are not there: an interrupted download leaves some out."""
+    folder = model.path / part
+    if not (folder / "config.json").is_file():
+        return [f"{part}/config.json"]
+    indexes = list(folder.glob("*.safetensors.index.json"))
+    if not indexes:
+        return [] if list(folder.glob("*.safetensors")) else [f"{part}/*.safetensors"]
+    wanted = set(json.loads(indexes[0].read_text())["weight_map"].values())
+    return [f"{part}/{name}" for name in sorted(wanted) if not (folder / name).is_file()]
+
+
+def _images(data: DataParams) -> Iterator[Finding]:
+    if data.source == "miniature":
+        yield Finding("images", "ok", "the run renders them")
+        return
+    if data.source == "huggingface":
+        try:
+            yield Finding("images", "ok", str(find_dataset(str(data.path))))
+        except FileNotFoundError as error:
+            yield Finding("images", "missing", str(error), f"hf download --repo-type dataset {data.path}")
+        return
+    size = f"at least {data.high.width}x{data.high.height}, with captions (.txt beside each, or metadata.csv)"
+    fix = f"put images of {size} into {data.path}, or set data.path"
+    try:
+        found = find_images(data.path)
+    except (FileNotFoundError, ValueError) as error:
+        yield Finding("images", "missing", str(error), fix)
+        return
+    captioned = int((found["caption"] != "").sum())
+    said = f"{len(found)} in {data.path}, {captioned} with captions"
+    yield Finding("images", "ok" if captioned > data.held_out else "missing", said, fix)
+
+
+def _prompts(generation: GenerationParams) -> Iterator[Finding]:
+    try:
+        yield Finding("prompts", "ok", f"{len(load_prompts(generation))} (prompt, seed) pairs")
+    except ImportError as error:
+        fix = (
+            "pip install -r requirements/evaluation.txt && pip install --no-deps -r requirements/evaluation-nodeps.txt"
+        )
+        yield Finding("prompts", "missing", str(error), fix)
+    except (FileNotFoundError, ValueError) as error:
+        yield Finding("prompts", "missing", str(error), "set generation.prompts to vbench_subset or a file of prompts")
+
+
+def _files(tables: Tables) -> Iterator[Finding]:
+    for name, arm in tables.arms.items():
+        for extra in arm.extra_adapters:
+            if not extra.path.is_file():
+                fix = "kedro vibe import-adapter FILE --output DIR, or mend the path"
+                yield Finding(f"arms.{name}.extra_adapters", "missing", f"{extra.path} is no file", fix)
+        if arm.path is not None and not arm.path.is_dir():
+            yield Finding(
+                f"arms.{name}.path", "missing", f"{arm.path} is no folder", "put the other system's clips there"
+            )
+
+
+def _disk(plan: Plan) -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    said = f"{free:.0f} GB free, the run writes at most {plan.disk_gb:.0f} GB"
+    fix = "free some, make data/ a link to a larger disk, or lower generation.count"
+    return Finding("disk", "ok" if free >= plan.disk_gb else "missing", said, fix)
+
+
+def _memory(model: ModelParams, plan: Plan) -> Finding:
+    needed = f"the plan needs {plan.peak_memory_gb:.0f} GB"
+    if model.device == "cpu":
+        return Finding("device", "ok", f"model.device is cpu; {needed} of main memory")
+    if not torch.cuda.is_available():
+        small = plan.peak_memory_gb < 4
+        fix = "install torch's CUDA build on a machine with an NVIDIA GPU: pip install -r requirements/torch.txt"
+        return Finding("device", "optional" if small else "missing", f"torch sees no GPU; {needed}", fix)
+    there = torch.cuda.get_device_properties(0).total_memory / 1e9
+    said = f"{torch.cuda.get_device_name(0)}, {there:.0f} GB; {needed}"
+    fix = (
+        "set gradient_checkpointing, a smaller micro_batch, model.offload or model.tile (`kedro vibe plan` shows each)"
+    )
+    return Finding("device", "ok" if there >= plan.peak_memory_gb else "missing", said, fix)
+
+
+def _vbench(evaluation: EvaluationParams, generation: GenerationParams) -> Iterator[Finding]:
+    """Absent dimensions are reported as skipped and stop nothing."""
+    labelled = generation.prompts in ("vbench_standard", "vbench_subset")
+    for name in evaluation.vbench_dimensions:
+        state = readiness(name, evaluation.vbench_cache, labelled, evaluation.vbench_env)
+        if isinstance(state, Skipped):
+            first, *others = state.reason.split(";")
+            said = f"{first} (and {len(others)} more)" if others else first
+            yield Finding(f"vbench {name}", "optional", said, f"kedro vibe fetch-weights --dimensions {name}")
+        else:
+            yield Finding(f"vbench {name}", "ok", "can be scored")
+
+
+def format_findings(findings: list[Finding]) -> str:
+    """One line a thing, the fix below it where one is needed."""
+    marks = {"ok": "ok      ", "missing": "MISSING ", "optional": "optional"}
+    lines = []
+    for finding in findings:
+        lines.append(f"{marks[finding.state]}  {finding.item}: {finding.found}")
+        if finding.state != "ok":
+            lines.append(f"            fix: {finding.fix}")
+    return "\n".join(lines)

@@ -1,0 +1,187 @@
+"""Peak memory without a device: the real modules run on fake tensors, and the bytes alive at once are counted.
+
+Two blocks of the transformer are run; each further one adds what the second added (up to a tenth too much). Attention is counted as a flash kernel
+keeps it (queries, keys, values, output). Not counted: what the allocator rounds up, workspaces of cuDNN and cuBLAS,
+the CUDA context (about 1 GB), and the copies that a reordering of tokens makes for a moment.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from vibe_pipeline.config import LoraParams
+from vibe_pipeline.planning.architecture import Architecture, Grid
+
+CONTEXT_BYTES = 1.0e9
+STEADY_FRAMES = 4  # latent frames after which the VAE's caches of earlier frames no longer grow
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that operations make and that are alive, without those given.
+
+    Attributes:
+        peak: The most so far.
+    """
+
+    def __init__(self, given: list[Tensor]) -> None:
+        super().__init__()
+        self._alive: Any = WeakIdKeyDictionary()
+        self.peak = 0
+        for tensor in given:
+            self._alive[tensor.untyped_storage()] = 0
+
+    @property
+    def now(self) -> int:
+        """Bytes alive."""
+        return sum(self._alive.values())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """Run an operation and count what it made; a view has the storage of its base and counts once."""
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage not in self._alive:
+                    self._alive[storage] = storage.nbytes()
+                    self.peak = max(self.peak, self.now)
+        return out
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes of a training step beside weights: kept from forward to backward, and at most."""
+
+    kept: int
+    peak: int
+
+
+def training_activations(
+    architecture: Architecture,
+    grid: Grid,
+    batch: int,
+    text_length: int,
+    lora: LoraParams,
+    dtype: torch.dtype,
+    autocast: bool,
+    checkpointing: bool,
+) -> int:
+    """Peak bytes of a LoRA step beside weights, gradients and optimiser."""
+    settings = (grid, batch, text_length, lora, dtype, autocast, checkpointing)
+    one, two = (_training_trial(architecture, layers, *settings) for layers in (1, 2))
+    return two.peak + (architecture.transformer["num_layers"] - 2) * (two.kept - one.kept)
+
+
+def inference_activations(
+    architecture: Architecture, grid: Grid, batch: int, text_length: int, dtype: torch.dtype
+) -> int:
+    """Peak bytes of one forward beside weights; the same for any number of blocks."""
+    transformer = architecture.build_transformer(2)
+    with _fake(transformer, dtype), torch.no_grad():
+        inputs = _transformer_inputs(architecture, grid, batch, text_length, dtype)
+        with LiveBytes([*_tensors(transformer), *inputs]) as live:
+            transformer(*inputs, return_dict=False)
+    return live.peak
+
+
+def vae_activations(
+    architecture: Architecture, latent: tuple[int, int, int, int], tile: int | None, dtype: torch.dtype, decode: bool
+) -> int:
+    """Peak bytes of a VAE call beside weights: one tile at work, and the copies of the clip around it."""
+    channels, frames, height, width = latent
+    space, time = architecture.vae["scale_factor_spatial"], architecture.vae["scale_factor_temporal"]
+    clip = 3 * ((frames - 1) * time + 1) * height * width * space**2 * dtype.itemsize
+    side = math.inf if tile is None else tile // space
+    if max(height, width) > side:
+        # diffusers cuts after patchifying when it encodes, so those tiles are larger.
+        side *= 1 if decode else architecture.vae.get("patch_size") or 1
+        height, width = min(height, side), min(width, side)
+        copies = 4.8 if decode else 2  # tiles with their overlap (1.8), joined, cut, clamped | pixels, patchified
+    else:
+        copies = 3 if decode else 2  # joined frame by frame (2), clamped | pixels, patchified
+    worked = min(frames, STEADY_FRAMES)
+    vae = architecture.build_vae()
+    with _fake(vae, dtype), torch.no_grad():
+        pixels = (1, 3, (worked - 1) * time + 1, height * space, width * space)
+        x = torch.empty((1, channels, worked, height, width) if decode else pixels, dtype=dtype)
+        with LiveBytes([*_tensors(vae), x]) as live:
+            vae.decode(x) if decode else vae.encode(x)
+    return live.peak + int(copies * clip)
+
+
+def text_activations(architecture: Architecture, text_length: int, dtype: torch.dtype) -> int:
+    """Peak bytes of encoding one prompt beside weights."""
+    encoder = architecture.build_text_encoder().encoder
+    with _fake(encoder, dtype), torch.no_grad():
+        tokens = torch.zeros(1, text_length, dtype=torch.long)
+        with LiveBytes([*_tensors(encoder), tokens]) as live:
+            encoder(tokens)
+    return live.peak
+
+
+def _training_trial(
+    architecture: Architecture,
+    layers: int,
+    grid: Grid,
+    batch: int,
+    text_length: int,
+    lora: LoraParams,
+    dtype: torch.dtype,
+    autocast: bool,
+    checkpointing: bool,
+) -> Activations:
+    transformer = architecture.build_transformer(layers).train()
+    if checkpointing:
+        transformer.enable_gradient_checkpointing()
+    with torch.device("meta"):
+        transformer.add_adapter(LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets)))
+    with _fake(transformer, dtype):
+        inputs = _transformer_inputs(architecture, grid, batch, text_length, dtype)
+        with (
+            LiveBytes([*_tensors(transformer), *inputs]) as live,
+            torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+        ):
+            out = transformer(*inputs, return_dict=False)[0]
+            kept = live.now
+            out.float().square().mean().backward()
+            gradients = sum(p.grad.nbytes for p in transformer.parameters() if p.grad is not None)
+    return Activations(kept, live.peak - gradients)
+
+
+def _transformer_inputs(
+    architecture: Architecture, grid: Grid, batch: int, text_length: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    config = architecture.transformer
+    latent = (batch, config["in_channels"], *(n * p for n, p in zip(grid, config["patch_size"], strict=True)))
+    timestep = (batch, math.prod(grid)) if architecture.expand_timesteps else (batch,)
+    text = torch.empty(batch, text_length, config["text_dim"], dtype=dtype)
+    return torch.empty(latent, dtype=dtype), torch.empty(timestep), text
+
+
+@contextmanager
+def _fake(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Give a module on the meta device fake tensors: `dtype` for what is frozen, 32 bit for what is trained."""
+    with FakeTensorMode():
+        for part in module.modules():
+            for name, value in part._parameters.items():
+                if value is not None:
+                    kind = torch.float32 if value.requires_grad else dtype
+                    fake = torch.empty(value.shape, dtype=kind, device="cpu")
+                    part._parameters[name] = nn.Parameter(fake, requires_grad=value.requires_grad)
+            for name, value in part._buffers.items():
+                if value is not None:
+                    part._buffers[name] = torch.empty(value.shape, dtype=value.dtype, device="cpu")
+        yield
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]

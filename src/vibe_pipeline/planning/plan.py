@@ -1,0 +1,282 @@
+"""What a run will cost, from its parameters alone: work, time, memory and disk of every stage, adapter and arm.
+
+Time is operations over an assumed share of the device's dense peak; a window or pooled attention is counted at the
+keys that each query sees, which block-sparse kernels exceed a little. Not counted: reading and writing files, held-out
+losses, VBench.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vibe_pipeline.config import (
+    RUNS_TRANSFORMER,
+    AdapterParams,
+    ArmParams,
+    AttentionParams,
+    ClipSize,
+    DataParams,
+    GenerationParams,
+    ModelParams,
+    Tables,
+    TrainParams,
+)
+from vibe_pipeline.diffusion.flow import sigma_schedule
+from vibe_pipeline.generation.prompts import load_prompts
+from vibe_pipeline.images.source import find_images
+from vibe_pipeline.planning.architecture import load_architecture
+from vibe_pipeline.planning.costs import Costs, Work
+from vibe_pipeline.planning.devices import find_device
+from vibe_pipeline.planning.memory import CONTEXT_BYTES
+
+FULL = AttentionParams(kind="full")
+STAGE1 = "Velocity loss on low-resolution images"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One job of a run.
+
+    Attributes:
+        group: `data`, `stage1`, `stage2`, `native` or `arm`.
+        count: How often: images, optimiser steps or clips.
+        tokens: Of one sample; None where no transformer runs.
+        keys_per_query: Of self-attention.
+        teraflops: Of one.
+        seconds: Of one.
+        memory_gb: Peak on the device.
+        disk_gb: Of all.
+    """
+
+    group: str
+    name: str
+    label: str
+    unit: str
+    count: int
+    tokens: int | None
+    keys_per_query: int | None
+    teraflops: float
+    seconds: float
+    memory_gb: float
+    disk_gb: float
+
+    @property
+    def hours(self) -> float:
+        """Of all."""
+        return self.count * self.seconds / 3600
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs, and what they were computed for."""
+
+    model: str
+    architecture: str
+    parameters: dict[str, int]
+    weights_gb: float
+    device: str
+    device_memory_gb: float
+    share_of_peak: float
+    notes: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def hours(self) -> float:
+        """All jobs one after another."""
+        return sum(row.hours for row in self.rows)
+
+    @property
+    def peak_memory_gb(self) -> float:
+        """Of the largest job."""
+        return max(row.memory_gb for row in self.rows)
+
+    @property
+    def disk_gb(self) -> float:
+        """Written by the run; weights not included."""
+        return sum(row.disk_gb for row in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        totals = {"hours": self.hours, "peak_memory_gb": self.peak_memory_gb, "disk_gb": self.disk_gb}
+        rows = [asdict(row) | {"hours": row.hours} for row in self.rows]
+        return asdict(self) | {"rows": rows, "totals": totals}
+
+
+def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.5, images: int | None = None) -> Plan:
+    """Plan a run.
+
+    Args:
+        params: The parameters of an environment.
+        device: A name in `planning.devices`.
+        share: Of the device's peak that is assumed.
+        images: How many there will be, where the folder is not here yet.
+
+    Raises:
+        ValueError: An unknown device, a share outside (0, 1], a size that does not fit the attention's pooling.
+        FileNotFoundError: The model's architecture is not known.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"the share of peak must be in (0, 1], got {share}")
+    model, data = ModelParams(**params["model"]), DataParams(**params["data"])
+    generation, tables = GenerationParams(**params["generation"]), read_tables(params)
+    architecture, found = load_architecture(model.path), find_device(device)
+    costs = Costs(architecture, model, found, share)
+    image_count, image_note = _count_images(data, images)
+    clips, clip_note = _count_clips(generation)
+    rows = [_data_row(costs, data, image_count)]
+    rows += [_training_row(costs, "stage1", n, STAGE1, r, data.low, FULL) for n, r in tables.stage1.items()]
+    rows += [_training_row(costs, "stage2", n, r.label, r, data.high, r.attention) for n, r in tables.adapters.items()]
+    rows += [_native_row(costs, generation, clips)]
+    rows += [_arm_row(costs, n, arm, tables, generation, clips) for n, arm in tables.arms.items()]
+    numbers = architecture.parameters
+    # Weights as published: 16 bit but for the VAE.
+    weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"]
+    notes = (image_note, clip_note)
+    return Plan(
+        architecture.name, architecture.source, numbers, weights / 1e9, device.lower(), found.memory_gb, share, notes,
+        tuple(rows),
+    )  # fmt: skip
+
+
+def read_tables(params: Mapping[str, Any]) -> Tables:
+    """The tables that the graph is built from."""
+    reference = params["evaluation"]["reference_arm"]
+    return Tables(stage1=params["stage1"], adapters=params["adapters"], arms=params["arms"], reference_arm=reference)
+
+
+def _count_images(data: DataParams, images: int | None) -> tuple[int, str]:
+    if images is not None:
+        return images, f"images: {images}, as given"
+    if data.source == "folder":
+        try:
+            there = len(find_images(data.path))
+        except FileNotFoundError:
+            there = 0
+        count = min(there, data.count or there)
+        if count:
+            return count, f"images: {count} of {there} in {data.path}"
+    if data.count is not None:
+        return data.count, f"images: data.count, {data.count}"
+    return 1, f"images: counted as 1, {data.path} holds none yet; give --images"
+
+
+def _count_clips(generation: GenerationParams) -> tuple[int, str]:
+    try:
+        count = len(load_prompts(generation))
+    except (FileNotFoundError, ValueError, ImportError) as error:
+        count = (generation.count or 1) * len(generation.seeds)
+        return count, f"clips an arm: {count}; the prompts themselves are not here: {error}"
+    return count, f"clips an arm: {count}, (prompt, seed) pairs of {generation.prompts}"
+
+
+def _data_row(costs: Costs, data: DataParams, count: int) -> Row:
+    """Captions and three latents of every image: low, high, and high after the pixel degradation."""
+    work = costs.text() + costs.encode(data.low) + costs.encode(data.high) * 2
+    encoding = costs.weights("vae") + data.encode_batch * costs.vae_memory(data.high, decode=False)
+    numbers = sum(_numbers(costs, size) for size in (data.low, data.high, data.high))
+    text = costs.model.text_length * costs.architecture.transformer["text_dim"]
+    size = 2 * numbers + costs.dtype.itemsize * text
+    peak = max(costs.text_memory(), CONTEXT_BYTES + encoding)
+    return _row("data", "cache", "Latents and text embeddings", "image", count, None, None, work, peak, count * size)
+
+
+def _numbers(costs: Costs, size: ClipSize) -> int:
+    channels, frames, height, width = costs.architecture.latent(size)
+    return channels * frames * height * width
+
+
+def _training_row(
+    costs: Costs, group: str, name: str, label: str, row: TrainParams, size: ClipSize, attention: AttentionParams
+) -> Row:
+    tokens, keys = costs.keys(size, FULL), costs.keys(size, attention)
+    work, peak = costs.step(size, attention, row), costs.step_memory(size, row)
+    disk = 4.0 * costs.adapter_parameters(row.lora)
+    return _row(group, name, label, "step", row.steps, tokens, keys, work, peak, disk)
+
+
+def _native_row(costs: Costs, generation: GenerationParams, clips: int) -> Row:
+    size = costs.model.native
+    disk = clips * _clip_bytes(size)
+    if generation.native_source == "truth":
+        return _row("native", "native", "True renders", "clip", clips, None, None, Work(), 0.0, disk)
+    passes = generation.native_steps * _passes(generation.native_guidance_scale)
+    work = costs.text() + costs.forward(size, FULL) * passes + costs.decode(size)
+    peak = _rendering_memory(costs, size, generation.batch_size, 0.0, False)
+    tokens = costs.keys(size, FULL)
+    return _row("native", "native", "Native clips, shared by all arms", "clip", clips, tokens, tokens, work, peak, disk)
+
+
+def _arm_row(costs: Costs, name: str, arm: ArmParams, tables: Tables, generation: GenerationParams, clips: int) -> Row:
+    size = costs.model.target
+    disk = clips * _clip_bytes(size)
+    if arm.method not in RUNS_TRANSFORMER:
+        through_vae = arm.method == "truth"
+        work = costs.encode(size) + costs.decode(size) if through_vae else Work()
+        peak = _vae_peak(costs, size) + CONTEXT_BYTES if through_vae else 0.0
+        return _row("arm", name, arm.label, "clip", clips, None, None, work, peak, disk)
+    adapter = tables.adapters[arm.adapter] if arm.adapter else None
+    work = _denoising(costs, size, arm, adapter) + costs.decode(size)
+    if arm.method != "direct":
+        work += costs.encode(size)
+    tokens, keys = costs.keys(size, FULL), costs.keys(size, arm.attention)
+    extra = 4.0 * costs.adapter_parameters(adapter.lora) if adapter else 0.0
+    doubled = arm.method == "freeswim"
+    if doubled and arm.refresh_every and not costs.model.offload:
+        config = costs.architecture.transformer
+        width = config["num_attention_heads"] * config["attention_head_dim"]
+        extra += config["num_layers"] * tokens * width * costs.dtype.itemsize
+    peak = _rendering_memory(costs, size, generation.batch_size * (2 if doubled else 1), extra, arm.method != "direct")
+    return _row("arm", name, arm.label, "clip", clips, tokens, keys, work, peak, disk)
+
+
+def _denoising(costs: Costs, size: ClipSize, arm: ArmParams, adapter: AdapterParams | None) -> Work:
+    shift = arm.flow_shift or costs.model.flow_shift
+    steps = len(sigma_schedule(arm.steps, shift, arm.start, arm.steps_are)) - 1
+    lora = adapter.lora if adapter else None
+    bound, passes = costs.forward(size, arm.attention, lora), _passes(arm.guidance_scale)
+    work = bound * (steps * passes)
+    if arm.method == "freeswim":  # the full path: in every pass, or in the conditional one of each k-th step
+        full = steps * passes if arm.refresh_every is None else -(-steps // arm.refresh_every)
+        work += costs.forward(size, FULL, lora) * full
+    return work
+
+
+def _passes(guidance_scale: float) -> int:
+    return 1 if guidance_scale == 1 else 2
+
+
+def _rendering_memory(costs: Costs, size: ClipSize, batch: int, extra: float, encodes: bool) -> float:
+    """Text encoder alone; then transformer and VAE together, or in turns."""
+    denoising = costs.weights("transformer") + extra + costs.forward_memory(size, batch)
+    # Clips are decoded one at a time.
+    working = max(costs.vae_memory(size, True), costs.vae_memory(size, False) if encodes else 0.0)
+    if costs.model.offload:
+        together = max(denoising, costs.weights("vae") + working)
+    else:
+        both = costs.weights("transformer") + extra + costs.weights("vae")
+        together = both + max(costs.forward_memory(size, batch), working)
+    return max(costs.text_memory(), CONTEXT_BYTES + together)
+
+
+def _vae_peak(costs: Costs, size: ClipSize) -> float:
+    return costs.weights("vae") + max(costs.vae_memory(size, True), costs.vae_memory(size, False))
+
+
+def _clip_bytes(size: ClipSize) -> float:
+    """8-bit RGB as it is; lossless H.264 is smaller, by how much depends on the content."""
+    return 3.0 * size.frames * size.height * size.width
+
+
+def _row(
+    group: str,
+    name: str,
+    label: str,
+    unit: str,
+    count: int,
+    tokens: int | None,
+    keys: int | None,
+    work: Work,
+    peak: float,
+    disk: float,
+) -> Row:
+    return Row(group, name, label, unit, count, tokens, keys, work.teraflops, work.seconds, peak / 1e9, disk / 1e9)

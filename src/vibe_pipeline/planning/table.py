@@ -1,0 +1,67 @@
+"""A plan as text that a person reads."""
+
+from vibe_pipeline.planning.plan import Plan, Row
+
+COLUMNS = ("", "what", "each", "tokens", "keys/query", "TFLOP each", "time each", "time all", "memory", "disk")
+
+
+def format_plan(plan: Plan) -> str:
+    """The rows as a table, and what they rest on."""
+    table = [COLUMNS, *(_cells(row) for row in plan.rows)]
+    widths = [max(len(cells[i]) for cells in table) for i in range(len(COLUMNS))]
+    lines = [
+        "  ".join(
+            c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
+        ).rstrip()
+        for cells in table
+    ]
+    lines.insert(1, "-" * len(lines[0]))
+    return "\n".join([*_header(plan), "", *lines, "", *_footer(plan)])
+
+
+def _header(plan: Plan) -> list[str]:
+    numbers = ", ".join(f"{part} {count / 1e9:.2f}" for part, count in plan.parameters.items())
+    return [
+        f"{plan.model}: {plan.architecture}",
+        f"parameters, billions: {numbers}; weights as published about {plan.weights_gb:.0f} GB",
+        f"device {plan.device}, {plan.device_memory_gb:.0f} GB, at {plan.share_of_peak:.0%} of dense peak, assumed",
+        *plan.notes,
+    ]
+
+
+def _footer(plan: Plan) -> list[str]:
+    fits = plan.peak_memory_gb <= plan.device_memory_gb
+    largest = max(plan.rows, key=lambda row: row.memory_gb)
+    verdict = "fits" if fits else "DOES NOT FIT: see gradient_checkpointing, micro_batch, model.offload, model.tile"
+    return [
+        f"all of it, one after another: {duration(plan.hours * 3600)}; disk {plan.disk_gb:.1f} GB at most",
+        f"peak memory {plan.peak_memory_gb:.1f} GB ({largest.group} {largest.name}) on {plan.device_memory_gb:.0f} GB: "
+        f"{verdict}",
+        "clips are counted as raw 8-bit frames; lossless files are smaller. Not counted: VBench, held-out losses, "
+        "reading and writing",
+    ]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    tokens, keys = (f"{n:,}" if n is not None else "-" for n in (row.tokens, row.keys_per_query))
+    work = f"{row.teraflops:,.1f}" if row.teraflops else "-"
+    return (
+        f"{row.group} {row.name}",
+        row.label,
+        f"{row.count:,} x {row.unit}",
+        tokens,
+        keys,
+        work,
+        duration(row.seconds),
+        duration(row.hours * 3600),
+        f"{row.memory_gb:.1f} GB",
+        f"{row.disk_gb:.1f} GB",
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    for limit, divisor, unit in ((1, 1e-3, "ms"), (120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / divisor:.3g} {unit}" if seconds else "-"
+    return f"{seconds / 86_400:.1f} d"

@@ -1,0 +1,88 @@
+"""`kedro vibe`: commands parse, say what they did, and end with the right exit code."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner, Result
+from kedro.framework.project import configure_project
+from safetensors.torch import load_file
+
+from vibe_pipeline.cli import cli
+from vibe_pipeline.config import LoraParams
+from vibe_pipeline.diffusion import adapters as lora
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def project(tmp_path: Path, wan21, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder with the tiny checkpoint as its model, and one trained adapter."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    path = tmp_path / "conf/base/parameters.yml"
+    params = yaml.safe_load(path.read_text())
+    params["model"]["path"] = str(wan21.path)
+    path.write_text(yaml.safe_dump(params))
+    transformer = wan21.transformer()
+    lora.add_adapter(transformer, "full", 4, 6.0, LoraParams().targets, 0)
+    saved = lora.save_adapter(transformer, "full", tmp_path / "data/06_models/adapters/full-1")
+    (tmp_path / "data/06_models/adapters/full.json").write_text(json.dumps({"path": str(saved)}))
+    monkeypatch.chdir(tmp_path)
+    configure_project("vibe_pipeline")
+    return tmp_path
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["vibe", *arguments])
+
+
+def test_an_adapter_goes_out_by_name_and_comes_back(project: Path, wan21) -> None:
+    out = call("export-adapter", "full", "--to", "comfyui", "--output", "x.safetensors")
+    assert out.exit_code == 0, out.output
+    assert "diffusion_model.blocks.0.self_attn.q.lora_down.weight" in load_file(project / "x.safetensors")
+    back = call("import-adapter", "x.safetensors", "--output", "back", "--base", str(wan21.path))
+    assert back.exit_code == 0, back.output
+    assert "20 layers" in back.output and "6.0" in back.output and "it fits" in back.output
+    ours = load_file(project / "data/06_models/adapters/full-1/pytorch_lora_weights.safetensors")
+    again = load_file(project / "back/pytorch_lora_weights.safetensors")
+    assert ours.keys() == again.keys() and all(torch.equal(ours[k], again[k]) for k in ours)
+
+
+def test_a_missing_alpha_is_asked_for_or_its_convention_is_stated(project: Path) -> None:
+    call("export-adapter", "full", "--to", "diffsynth", "--fold", "--output", "folded.safetensors")
+    back = call("import-adapter", "folded.safetensors", "--output", "back")
+    assert back.exit_code == 0 and "alpha = rank" in back.output and "not checked against a base" in back.output
+
+
+def test_adapters_that_do_not_fit_end_with_a_message_and_no_traceback(project: Path) -> None:
+    unknown = call("export-adapter", "nothing", "--to", "comfyui", "--output", "x.safetensors")
+    assert unknown.exit_code == 1 and "trained: full" in unknown.output
+    call("export-adapter", "full", "--to", "comfyui", "--output", "x.safetensors")
+    other = call("import-adapter", "x.safetensors", "--output", "back", "--base", "wan21_t2v_1_3b")
+    assert other.exit_code == 1 and "another base" in other.output and "blocks." in other.output
+    pickle = call("import-adapter", "x.bin", "--output", "back")
+    assert pickle.exit_code == 1 and "pickle" in pickle.output
+    assert not (project / "back").exists()
+
+
+def test_plan_prints_a_table_or_json(project: Path) -> None:
+    table = call("plan")
+    assert table.exit_code == 0 and "arm full_pixel" in table.output, table.output
+    content = json.loads(call("plan", "--json", "--device", "4090").output)
+    assert content["device"] == "4090" and content["totals"]["peak_memory_gb"] > 0
+    wrong = call("plan", "--device", "abacus")
+    assert wrong.exit_code == 1 and "abacus" in wrong.output
+    assert "environments: base" in call("plan", "--env", "nowhere").output
+
+
+def test_doctor_fails_if_something_needed_is_missing(project: Path) -> None:
+    well = call("doctor")
+    assert well.exit_code == 0, well.output
+    path = project / "conf/base/parameters.yml"
+    path.write_text(path.read_text().replace("prompts: miniature", "prompts: nowhere.txt"))
+    ill = call("doctor")
+    assert ill.exit_code == 1 and "MISSING   prompts" in ill.output and "fix:" in ill.output
