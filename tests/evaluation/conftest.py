@@ -1,7 +1,9 @@
 """Tiny lossless clips, generated."""
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import imageio_ffmpeg
 import numpy as np
@@ -68,3 +70,63 @@ def with_row() -> Callable[..., pd.DataFrame]:
 def write_clip() -> Callable[..., Path]:
     """The writer of lossless clips."""
     return write
+
+
+@pytest.fixture(scope="session")
+def standins() -> ModuleType:
+    """The makers of stand-in weights, tests/evaluation/standins.py."""
+    spec = importlib.util.spec_from_file_location("standins", Path(__file__).with_name("standins.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def weights(standins: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder with a stand-in for every weight that VBench wants without detectron2 and Tag2Text."""
+    if importlib.util.find_spec("vbench") is None:
+        pytest.skip("vbench is not installed")
+    from vibe_pipeline.evaluation.sandbox import offline, point_to_cache, quiet
+
+    cache = tmp_path_factory.mktemp("vbench_cache")
+    with offline(cache, tmp_path_factory.mktemp("making")), quiet():
+        standins.put_vocabulary(cache)
+        import vbench.utils  # noqa: F401
+
+        point_to_cache(cache)
+        return standins.write_all(cache)
+
+
+@pytest.fixture(scope="session")
+def moving_clips(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """Three clips of a pattern that moves: lossless, lossless and long-sided, and in the usual lossy form."""
+    folder = tmp_path_factory.mktemp("moving")
+    rows = []
+    for number, (frames, height, width, lossy) in enumerate(
+        [(3, 128, 128, False), (3, 64, 544, False), (5, 128, 128, True)]
+    ):
+        pixels = moving(frames, height, width, number)
+        path = write(folder / f"clip{number}.mp4", pixels) if not lossy else write_lossy(folder / "lossy.mp4", pixels)
+        prompt = ("a red circle", "a person is riding, a bike", "waves at dusk")[number]
+        rows.append(("full", number, prompt, 0, str(path), FPS, frames, height, width))
+    names = ["arm", "prompt_index", "prompt", "seed", "path", "fps", "frames", "height", "width"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def moving(frames: int, height: int, width: int, seed: int) -> NDArray[np.uint8]:
+    """A smooth random picture, rolled by three pixels a frame, with a little noise."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(20, 235, (height // 16, width // 16, 3)).repeat(16, 0).repeat(16, 1)
+    clip = np.stack([np.roll(coarse, 3 * i, 1) for i in range(frames)]) + rng.normal(0, 2, (frames, height, width, 3))
+    return clip.clip(0, 255).round().astype(np.uint8)
+
+
+def write_lossy(path: Path, frames: NDArray[np.uint8]) -> Path:
+    """Write H.264 in yuv420p, as clips are shared."""
+    height, width = frames.shape[1:3]
+    writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=FPS, quality=6, macro_block_size=1)
+    writer.send(None)
+    for frame in frames:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
+    return path

@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 
 CLIP_COLUMNS = ("arm", "prompt_index", "prompt", "seed", "path", "fps", "frames", "height", "width")
 CLIP_KEY = ["arm", "prompt_index", "seed"]
-SCORE_COLUMNS = ("arm", "prompt_index", "seed", "metric", "value", "direction", "family", "status", "reason")
+SCORE_COLUMNS = ("arm", "prompt_index", "seed", "metric", "value", "direction", "family", "status", "reason", "seen")
 WHOLE_ARM = -1  # prompt_index and seed of a row that speaks for an arm rather than a clip
 
 
@@ -36,44 +36,11 @@ def check_clip_table(clips: pd.DataFrame) -> None:
         )
 
 
-def unreadable(clips: pd.DataFrame) -> dict[int, str]:
-    """Which clips VBench's readers could not take whole, by position in the table, each with its reason.
-
-    VBench drops a clip that it cannot open, and scores a truncated one on the frames it finds; so every clip
-    is decoded once beforehand and held against its row.
-    """
-    reasons = ((position, _reason(row)) for position, row in enumerate(clips.itertuples(index=False)))
-    return {position: reason for position, reason in reasons if reason}
-
-
-def _reason(row: tuple) -> str:
-    """Why this clip cannot be scored, or an empty string."""
-    path = Path(row.path)
+def unusable(path: Path) -> str:
+    """Why VBench's readers would refuse a file, told without opening it; or an empty string."""
     if path.suffix.lower() != ".mp4":
         return f"{path} is not an mp4, the only kind of video that every VBench dimension reads"
-    if not path.is_file():
-        return f"{path} does not exist"
-    frames, height, width = _decoded(path)
-    if frames == 0:
-        return f"{path} cannot be read as a video"
-    if (frames, height, width) != (row.frames, row.height, row.width):
-        stated = f"{row.frames} frames of {row.height}x{row.width}"
-        return f"{path} holds {frames} frames of {height}x{width}, and its row says {stated}"
-    return ""
-
-
-def _decoded(path: Path) -> tuple[int, int, int]:
-    """Frames that decode, height and width in pixels; zeros if the file is not a video."""
-    import cv2
-
-    video = cv2.VideoCapture(str(path))
-    try:
-        frames = 0
-        while video.isOpened() and video.grab():
-            frames += 1
-        return frames, int(video.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(video.get(cv2.CAP_PROP_FRAME_WIDTH))
-    finally:
-        video.release()
+    return "" if path.is_file() else f"{path} does not exist"
 
 
 def score_table(rows: Iterable[dict[str, object]]) -> pd.DataFrame:

@@ -1,19 +1,9 @@
-"""What each VBench dimension needs before it can be scored, decided from files on disk alone.
+"""What each VBench dimension needs (weights and their addresses, packages, versions), and what it sees of a clip."""
 
-VBench fetches what it lacks in the middle of an evaluation, and on some dimensions while being imported.
-So nothing of it is imported here: a dimension is declared ready only when every file is where it will look.
-"""
-
-import importlib.metadata
-import importlib.util
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
-
-from packaging.requirements import Requirement
 
 from vibe_pipeline.evaluation.aggregate import canonical_name
 
@@ -23,11 +13,32 @@ _DINO = "https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain"
 
 
 @dataclass(frozen=True)
+class Archive:
+    """A zip file that a weight comes in: its address, the folder it is unpacked to, and whether its own top folder
+    is dropped."""
+
+    url: str
+    folder: str
+    drop_top: bool = False
+
+
+@dataclass(frozen=True)
 class Weight:
-    """A file VBench wants: its place under the cache folder, and where VBench itself gets it."""
+    """A file VBench wants.
+
+    Attributes:
+        path: Its place under the cache folder.
+        source: Where VBench itself gets it.
+        sha256: Its hash, if the package that loads it states one.
+        archive: What it is unpacked from, if it is no file by itself.
+        shipped: "package:file" of an installed package that holds the same file.
+    """
 
     path: str
     source: str
+    sha256: str = ""
+    archive: Archive | None = None
+    shipped: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,8 +51,9 @@ class Dimension:
         sees: What the metric sees of a clip.
         weights: Files it wants under the cache folder.
         packages: Import names that it needs beside the ones every dimension needs.
-        versions: Version limits of VBench's own pins that its code really depends on.
-        hub_model: A model it takes from the Hugging Face cache, if any.
+        versions: Version limits of VBench's own pins that its code really depends on; where they are not met, it runs
+            in the second environment.
+        hub_model: A model it takes from a Hugging Face cache, if any.
         standard_prompts: It compares with labels of VBench's own prompts, so it cannot score other prompts.
         clip_scale: Factor from the per-clip figure in VBench's result file to the scale of its total.
     """
@@ -57,31 +69,19 @@ class Dimension:
     clip_scale: float = 1.0
 
 
-@dataclass(frozen=True)
-class Ready:
-    """The dimension can be scored."""
-
-    dimension: str
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """The dimension cannot be scored; `reason` says why and what would change that."""
-
-    dimension: str
-    reason: str
-
-
 COMMON_PACKAGES = ("vbench", "torch", "torchvision", "decord", "cv2", "tqdm")
+FLOW_DIMENSIONS = ("motion_smoothness", "dynamic_degree")
 DINO_CHECKPOINT = "dino_model/dino_vitbase16_pretrain.pth"
-_VIT_B = Weight(
-    "clip_model/ViT-B-32.pt",
-    f"{_CLIP}/40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
-)
-_VIT_L = Weight(
-    "clip_model/ViT-L-14.pt",
-    f"{_CLIP}/b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/ViT-L-14.pt",
-)
+HUB_FOLDER = "huggingface"  # under the cache folder, laid out as Hugging Face's own cache
+
+
+def _clip(name: str, sha256: str) -> Weight:
+    """A CLIP model; openai-clip itself takes the hash from the address."""
+    return Weight(f"clip_model/{name}.pt", f"{_CLIP}/{sha256}/{name}.pt", sha256)
+
+
+_VIT_B = _clip("ViT-B-32", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af")
+_VIT_L = _clip("ViT-L-14", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836")
 _VICLIP = (
     Weight(
         "ViCLIP/ViClip-InternVid-10M-FLT.pth",
@@ -89,8 +89,8 @@ _VICLIP = (
     ),
     Weight(
         "ViCLIP/bpe_simple_vocab_16e6.txt.gz",
-        "https://raw.githubusercontent.com/openai/CLIP/main/clip/bpe_simple_vocab_16e6.txt.gz, or the copy inside "
-        "the installed openai-clip package",
+        "https://raw.githubusercontent.com/openai/CLIP/main/clip/bpe_simple_vocab_16e6.txt.gz",
+        shipped="clip:bpe_simple_vocab_16e6.txt.gz",
     ),
 )
 _GRIT = (
@@ -99,6 +99,9 @@ _GRIT = (
         "https://datarelease.blob.core.windows.net/grit/models/grit_b_densecap_objectdet.pth",
     ),
 )
+_DINO_CODE = "dino_model/facebookresearch_dino_main"
+_DINO_REPOSITORY = "https://github.com/facebookresearch/dino"
+_RAFT = "https://dl.dropboxusercontent.com/s/4j4z58wuv8o0mfz/models.zip"
 
 
 def _detected(name: str) -> Dimension:
@@ -122,8 +125,9 @@ _ENTRIES = (
         "every frame, short side shrunk to 224 pixels (DINO)",
         (
             Weight(
-                "dino_model/facebookresearch_dino_main/hubconf.py",
-                "a clone of https://github.com/facebookresearch/dino",
+                f"{_DINO_CODE}/hubconf.py",
+                _DINO_REPOSITORY,
+                archive=Archive(f"{_DINO_REPOSITORY}/archive/refs/heads/main.zip", _DINO_CODE, drop_top=True),
             ),
             Weight(DINO_CHECKPOINT, f"{_DINO}/dino_vitbase16_pretrain.pth"),
         ),
@@ -169,12 +173,7 @@ _ENTRIES = (
         "dynamic_degree",
         "quality",
         "about 8 frames a second at full size (RAFT)",
-        (
-            Weight(
-                "raft_model/models/raft-things.pth",
-                "the archive https://dl.dropboxusercontent.com/s/4j4z58wuv8o0mfz/models.zip, unpacked in raft_model",
-            ),
-        ),
+        (Weight("raft_model/models/raft-things.pth", _RAFT, archive=Archive(_RAFT, "raft_model")),),
         ("easydict",),
     ),
     _detected("object_class"),
@@ -190,7 +189,6 @@ _ENTRIES = (
             ),
         ),
         ("clip", "timm"),
-        ("numpy<2", "timm<=1.0.12"),
         standard_prompts=True,
     ),
     _detected("color"),
@@ -235,56 +233,3 @@ def dimension_of(name: str) -> Dimension:
         ValueError: It is not one of the 16 dimensions; the message lists them.
     """
     return REGISTRY[canonical_name(name)]
-
-
-def readiness(dimension: str, cache_dir: Path) -> Ready | Skipped:
-    """Whether a dimension can be scored on clips of any prompts, from what is on disk; takes milliseconds.
-
-    Args:
-        dimension: One of the 16.
-        cache_dir: VBench's folder of weights.
-
-    Raises:
-        ValueError: It is not one of the 16; the message lists them.
-    """
-    entry = dimension_of(dimension)
-    reasons = [*_prompt_reasons(entry), *_package_reasons(entry), *_weight_reasons(entry, Path(cache_dir))]
-    return Skipped(entry.name, "skipped, because " + "; and ".join(reasons)) if reasons else Ready(entry.name)
-
-
-def _prompt_reasons(entry: Dimension) -> list[str]:
-    if not entry.standard_prompts:
-        return []
-    return ["it compares with the labels of VBench's own prompts, which clips of other prompts do not have"]
-
-
-def _package_reasons(entry: Dimension) -> list[str]:
-    names = (*COMMON_PACKAGES, *entry.packages)
-    reasons = [f"the package {name} is not installed" for name in names if importlib.util.find_spec(name) is None]
-    for requirement in map(Requirement, entry.versions):
-        try:
-            found = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # already reported as not installed
-        if not requirement.specifier.contains(found, prereleases=True):
-            reasons.append(f"VBench's code for it needs {requirement}, and {requirement.name} {found} is installed")
-    return reasons
-
-
-def _weight_reasons(entry: Dimension, cache_dir: Path) -> list[str]:
-    reasons = []
-    for weight in entry.weights:
-        file = cache_dir / weight.path
-        if not file.is_file():
-            reasons.append(f"{weight.path} is not at {cache_dir}; put it there from {weight.source}")
-        elif file.stat().st_size == 0:
-            reasons.append(f"{file} is empty; put {file.name} (from {weight.source}) there")
-    if entry.hub_model and not (_hub_cache() / f"models--{entry.hub_model}").is_dir():
-        reasons.append(f"the model {entry.hub_model} is not in the Hugging Face cache at {_hub_cache()}")
-    return reasons
-
-
-def _hub_cache() -> Path:
-    """Where huggingface_hub looks, without importing it."""
-    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")

@@ -52,7 +52,8 @@ def measure_arm(
         pixels = read_clip(Path(clip.path))
         bins = min(SPECTRUM_BINS, pixels.shape[1] // 2)
         values = detail_scores(pixels, evaluation.fine_band)
-        values["native_psnr"] = _native_psnr(pixels, read_clip(Path(native_path[clip.prompt_index, clip.seed])))
+        if clip.method != "external":  # another system's clips have no native clip of ours
+            values["native_psnr"] = _native_psnr(pixels, read_clip(Path(native_path[clip.prompt_index, clip.seed])))
         if known_truth:
             truth = read_clip(Path(clip.reference_path))
             values |= attribute_scores(pixels, clip.prompt)
