@@ -1,7 +1,10 @@
 """`kedro vibe …`: what to know before a run, and what to do beside one. Commands only parse; the rooms do the work."""
 
+import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +42,142 @@ def parameters_of(env: str) -> dict[str, Any]:
         known = ", ".join(sorted(p.name for p in source.iterdir() if p.is_dir())) if source.is_dir() else "none"
         raise click.UsageError(f"{source / env} does not exist; environments: {known}")
     return OmegaConfigLoader(str(source), env=env, base_env="base", default_run_env="local")["parameters"]
+
+
+@contextmanager
+def said_plainly() -> Iterator[None]:
+    """Show an expected error as its message, without a traceback."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@vibe.command()
+@env_option
+@click.option("--device", default="h100", show_default=True, help="a100, h100, h200, l40s, 4090 or 5090.")
+@click.option("--share", default=0.5, show_default=True, help="Assumed share of the device's peak.")
+@click.option("--images", type=click.IntRange(1), help="How many, where they are not here yet.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+def plan(env: str, device: str, share: float, images: int | None, as_json: bool) -> None:
+    """Tokens, FLOPs, time, memory and disk of every stage, adapter and arm; no weights are needed."""
+    from vibe_pipeline.planning.plan import make_plan
+    from vibe_pipeline.planning.table import format_plan
+
+    with said_plainly():
+        made = make_plan(parameters_of(env), device, share, images)
+    click.echo(json.dumps(made.to_dict(), indent=1) if as_json else format_plan(made))
+
+
+@vibe.command()
+@env_option
+@click.option("--images", type=click.IntRange(1), help="How many there will be, where they are not here yet.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of lines.")
+def doctor(env: str, images: int | None, as_json: bool) -> None:
+    """What is missing before a run, each with the command that fixes it; exit code 1 if anything needed is."""
+    from vibe_pipeline.planning.doctor import examine, format_findings
+
+    with said_plainly():
+        findings = examine(parameters_of(env), images)
+    click.echo(json.dumps([vars(f) for f in findings], indent=1) if as_json else format_findings(findings))
+    sys.exit(any(f.state == "missing" for f in findings))
+
+
+@vibe.command()
+@click.argument("adapter")
+@click.option("--to", "layout", required=True, type=click.Choice(["diffusers", "comfyui", "kohya", "diffsynth"]))
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The new .safetensors file.")
+@click.option("--fold", is_flag=True, help="Multiply alpha / rank into the weights, for readers that know no alpha.")
+def export_adapter(adapter: str, layout: Any, output: Path, fold: bool) -> None:
+    """Write ADAPTER, a file or a trained row's name, in another program's key layout."""
+    from vibe_pipeline.diffusion import layouts
+
+    with said_plainly():
+        source = _adapter_file(adapter)
+        written = layouts.export_adapter(source, layout, output, fold)
+    click.echo(f"{written} ({layout}), from {source}")
+    if layout == "diffsynth" and not fold:
+        click.echo(
+            "where alpha differs from the rank it stands in .alpha keys, which early DiffSynth-Studio ignores: --fold"
+        )
+
+
+def _adapter_file(adapter: str) -> Path:
+    """A file, or the file of a trained adapter by the name of its row."""
+    if Path(adapter).suffix:
+        return Path(adapter)
+    manifest = Path("data/06_models/adapters") / f"{adapter}.json"
+    if not manifest.is_file():
+        known = ", ".join(sorted(p.stem for p in manifest.parent.glob("*.json"))) or "none yet"
+        raise FileNotFoundError(f"{adapter!r} is neither a file nor a trained adapter; trained: {known}")
+    return Path(json.loads(manifest.read_text())["path"])
+
+
+@vibe.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the adapter in our format.")
+@click.option("--alpha", type=click.FloatRange(0, min_open=True), help="For a file that does not state its own.")
+@click.option("--base", help="Model that it must fit: a folder, a hub id, or wan22_ti2v_5b, wan21_t2v_1_3b.")
+def import_adapter(file: Path, output: Path, alpha: float | None, base: str | None) -> None:
+    """Read FILE, an adapter in diffusers, ComfyUI, kohya or DiffSynth layout, into our format."""
+    from vibe_pipeline.diffusion import layouts
+    from vibe_pipeline.planning.architecture import load_architecture
+
+    with said_plainly():
+        model = load_architecture(base).build_transformer() if base else None
+        found = layouts.import_adapter(file, output, alpha, model)
+    click.echo(f"{found.path}: {found.modules} layers, rank {found.ranks}, alpha {found.alphas}, from {found.layout}")
+    click.echo(f"the scale is from {found.scale_from}")
+    click.echo(f"it fits {base}" if base else "not checked against a base: give --base")
+
+
+@vibe.command()
+@env_option
+@click.option("--dimensions", multiple=True, help="Names with commas; without it, those of the parameters.")
+def fetch_weights(env: str, dimensions: tuple[str, ...]) -> None:
+    """Bring VBench's weights, verified, into evaluation.vbench_cache; run again, it goes on where it stopped."""
+    from vibe_pipeline.evaluation.weights import fetch_weights as fetch
+    from vibe_pipeline.evaluation.weights import listed
+
+    evaluation = parameters_of(env)["evaluation"]
+    with said_plainly():
+        names = listed(dimensions or evaluation["vbench_dimensions"])
+        errors = fetch(names, Path(evaluation["vbench_cache"]), click.echo)
+    sys.exit(bool(errors))
+
+
+@vibe.command()
+@env_option
+def vbench_env(env: str) -> None:
+    """Make the second environment, with VBench's own versions, for dimensions that cannot run in this one."""
+    from vibe_pipeline.config import EvaluationParams
+    from vibe_pipeline.evaluation.second_env import make_second_env
+
+    with said_plainly():
+        folder = EvaluationParams(**parameters_of(env)["evaluation"]).vbench_env
+        make_second_env(folder, Path("requirements"), click.echo)
+
+
+@vibe.command()
+@click.argument("run_a", metavar="RUN_A[:ARM]")
+@click.argument("run_b", metavar="RUN_B[:ARM]")
+@click.option("--metric", "metrics", multiple=True, help="Only this one; may be given several times.")
+@env_option
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def compare(run_a: str, run_b: str, metrics: tuple[str, ...], env: str, as_json: bool) -> None:
+    """Compare two arms of any two runs, clip by clip, by the report's statistics.
+
+    RUN is the id of an MLflow run, or its unique start, or a report's scores.parquet. Differences are A − B over
+    the prompts and seeds that both have.
+    """
+    from vibe_pipeline.config import EvaluationParams, TrackingParams
+    from vibe_pipeline.evaluation.bootstrap import Bootstrap
+    from vibe_pipeline.reporting import compare as room
+
+    params = parameters_of(env)
+    tracking, settings_ = TrackingParams(**params.get("tracking", {})), EvaluationParams(**params["evaluation"])
+    with said_plainly():
+        sides = room.find_side(run_a, run_b, tracking), room.find_side(run_b, run_a, tracking)
+        bootstrap = Bootstrap(settings_.bootstrap_samples, settings_.confidence, settings_.seed)
+        found = room.compare(*sides, metrics, bootstrap)
+    click.echo(json.dumps(found.as_dict(), indent=1) if as_json else room.as_text(found))

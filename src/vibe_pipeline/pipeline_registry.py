@@ -19,6 +19,7 @@ from vibe_pipeline.pipelines import (
     relay_stage2,
     vbench_eval,
 )
+from vibe_pipeline.sweeps import unfold
 
 _chosen: list[Tables] = []
 
@@ -29,7 +30,8 @@ def use_tables(tables: Tables) -> None:
 
 
 def tables_of(params: Mapping[str, Any]) -> Tables:
-    """The tables of a parameters dictionary, checked against each other."""
+    """The tables of a parameters dictionary, their sweeps unfolded, checked against each other."""
+    params = unfold(params)
     return Tables(
         stage1=params["stage1"],
         adapters=params["adapters"],

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vibe_pipeline.reporting.claims import ABSENT, FAILS, HOLDS, OPEN, Bootstrap, Claim, judge, load_claims, weigh
+from vibe_pipeline.evaluation.bootstrap import Bootstrap
+from vibe_pipeline.reporting.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, Claim, judge, load_claims, weigh
 
 CLAIM = Claim(name="c", statement="a beats b", arm="a", other="b", metrics={"noise": "lower", "detail": "higher"})
 
@@ -33,10 +34,11 @@ def test_verdict_follows_from_all_metrics(noise: list[float], detail: list[float
     assert judge(CLAIM, scores(noise=noise, detail=detail)).verdict == verdict
 
 
-def test_absent_arm_is_not_measured() -> None:
+def test_an_absent_arm_is_not_run_and_no_scores_are_not_a_verdict() -> None:
     judgement = judge(CLAIM.model_copy(update={"other": "z"}), scores(noise=DOWN, detail=UP))
-    assert (judgement.verdict, judgement.reason) == (ABSENT, "not in this run: z")
-    assert judge(CLAIM, pd.DataFrame()).verdict == ABSENT
+    assert (judgement.verdict, judgement.reason) == (NOT_RUN, "not in this run: z")
+    assert judge(CLAIM, pd.DataFrame()).verdict == NOT_RUN
+    assert judge(CLAIM, scores(other=UP)).verdict == ABSENT
 
 
 def test_a_claim_does_not_hold_on_half_its_metrics() -> None:

@@ -16,7 +16,7 @@ def test_spectra_draw_the_power_of_every_arm(inputs: ReportInputs) -> None:
 def test_metric_figure_names_all_arms_and_what_is_missing(inputs: ReportInputs) -> None:
     table = inputs.table.copy()
     table.loc[(table["arm"] == "no_relay") & (table["metric"] == "psnr"), ["mean", "status"]] = [np.nan, "failed"]
-    axes = figures.metric_figure(table, "psnr", inputs.arms, "full").axes[0]
+    axes = figures.metric_figure(table, "psnr", inputs.arms, {"full"}).axes[0]
     assert {t.get_text() for t in axes.get_yticklabels()} == {a.label for a in inputs.arms.values()}
     assert [t.get_text() for t in axes.texts] == ["failed"]
 

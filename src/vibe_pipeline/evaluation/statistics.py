@@ -4,16 +4,19 @@ The prompt is the unit that is resampled: clips of one prompt share its difficul
 first (Efron and Tibshirani, An Introduction to the Bootstrap, chapters 8 and 13). Every interval over the same
 number of prompts uses the same resamples, so arms are compared on the same draws and the order of rows, arms
 or metrics changes nothing.
+
+Where an arm was trained with several seeds, these are a level of their own: see :mod:`.bootstrap`.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vibe_pipeline.evaluation.clips import SCORE_COLUMNS
+from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, Matrix
 
 SUMMARY_COLUMNS = (
     "arm",
@@ -30,38 +33,63 @@ SUMMARY_COLUMNS = (
     "n_pairs",
     "status",
     "reason",
+    "training_seeds",
+    "effect_size",
 )
+NEEDED = ("arm", "prompt_index", "seed", "metric", "value", "direction", "family", "status", "reason")
+TRAINING = "training_seed"
 _PAIR = ["prompt_index", "seed"]
+_CLIP = [*_PAIR, TRAINING]
 _REASONS_KEPT = 3
 
 
 @dataclass(frozen=True)
-class _Bootstrap:
-    """How intervals are drawn."""
+class Difference:
+    """The mean paired difference of two arms on one metric.
 
-    confidence: float
-    samples: int
-    seed: int
+    Attributes:
+        mean: Over prompts; NaN without a common clip.
+        low: Of its interval; NaN with fewer than two prompts.
+        high: Likewise.
+        clips: How many differences of clips went in.
+        prompts: Of how many prompts.
+        effect_size: Mean over the standard deviation over prompts (Cohen's d_z); NaN where that is 0 or not defined.
+        training_seeds: The most that either arm was trained with.
+    """
 
-    def interval(self, prompt_means: NDArray[np.float64]) -> tuple[float, float]:
-        """Percentile interval of the mean over prompts; NaN for fewer than two, where nothing can be resampled."""
-        prompts = len(prompt_means)
-        if prompts < 2:
-            return math.nan, math.nan
-        drawn = np.random.default_rng(self.seed).integers(0, prompts, (self.samples, prompts))
-        tail = (1 - self.confidence) / 2
-        low, high = np.quantile(prompt_means[drawn].mean(axis=1), [tail, 1 - tail])
-        return float(low), float(high)
+    mean: float
+    low: float
+    high: float
+    clips: int
+    prompts: int
+    effect_size: float
+    training_seeds: int
+
+
+def paired_difference(
+    scores: pd.DataFrame, arm: str, other: str, metric: str, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
+) -> Difference:
+    """The difference arm − other on one metric, over the clips of the same prompt and seed that both have.
+
+    `scores` is as for :func:`summarise`. Training seeds are paired where both arms have the same ones; where one arm
+    has a single one, it stands against each of the other's; else they are drawn independently.
+    """
+    rows = scores[scores["metric"] == metric]
+    return _difference(_values(rows[rows["arm"] == arm]), _values(rows[rows["arm"] == other]), bootstrap)
 
 
 def summarise(
-    scores: pd.DataFrame, reference_arm: str, confidence: float = 0.95, samples: int = 2000, seed: int = 0
+    scores: pd.DataFrame,
+    reference_arm: str | Mapping[str, str],
+    confidence: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """One row per arm and metric: mean, interval, and the paired difference to the reference arm.
 
     Args:
-        scores: Columns arm, prompt_index, seed, metric, value, direction, family, status, reason; any families.
-        reference_arm: The arm that differences are taken to.
+        scores: Columns :data:`NEEDED`; any families. A column `training_seed` tells replicates of an arm apart.
+        reference_arm: The arm that differences are taken to; or each arm's own.
         confidence: Of the percentile intervals, between 0 and 1.
         samples: Bootstrap resamples.
         seed: Of the resamples.
@@ -71,45 +99,51 @@ def summarise(
         the mean over seeds; `n` counts clips with a score; `diff` is arm minus reference over the `n_pairs`
         (prompt_index, seed) that both have. Without any score the mean is NaN, the status is that of the rows
         ("missing" if there are none) and the reason says why; a partly scored row keeps status "scored", and its
-        reason says what is left out. Intervals are NaN with fewer than two prompts.
+        reason says what is left out. Intervals are NaN with fewer than two prompts. `training_seeds` counts
+        replicates; `effect_size` is that of :class:`Difference`.
 
     Raises:
         ValueError: A column is absent, the reference arm is unknown, a clip is scored twice on a metric, a metric has
             two directions or families, or the bootstrap's settings are out of range.
     """
-    _check(scores, reference_arm, confidence, samples)
-    bootstrap = _Bootstrap(confidence, samples, seed)
+    arms = list(dict.fromkeys(scores["arm"])) if "arm" in scores else []
+    references = {arm: reference_arm if isinstance(reference_arm, str) else reference_arm.get(arm) for arm in arms}
+    _check(scores, references, confidence, samples)
+    bootstrap = Bootstrap(samples, confidence, seed)
     groups = dict(list(scores.groupby(["arm", "metric"], sort=False)))
-    arms = list(dict.fromkeys(scores["arm"]))
     rows = []
     for metric, of_metric in scores.groupby("metric", sort=False):
         described = {"direction": of_metric["direction"].iloc[0], "family": of_metric["family"].iloc[0]}
-        reference = _values(groups.get((reference_arm, metric), scores.head(0)))
+        values = {arm: _values(groups.get((arm, metric), scores.head(0))) for arm in arms}
         for arm in arms:
             group = groups.get((arm, metric), scores.head(0))
-            row = {"arm": arm, "metric": metric} | described | _level(group, bootstrap)
-            row |= _difference(_values(group), reference, bootstrap)
+            row = {"arm": arm, "metric": metric} | described | _level(group, values[arm], bootstrap)
+            found = _difference(values[arm], values[references[arm]], bootstrap)
+            row |= {"diff": found.mean, "diff_low": found.low, "diff_high": found.high, "n_pairs": found.clips}
+            row["effect_size"] = found.effect_size
             if row["n"] and not row["n_pairs"]:
-                row["reason"] = "; ".join(filter(None, [row["reason"], f"no clip in common with {reference_arm!r}"]))
+                row["reason"] = "; ".join(filter(None, [row["reason"], f"no clip in common with {references[arm]!r}"]))
             rows.append(row)
     table = pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
     table["arm"] = pd.Categorical(table["arm"], arms)
     table = table.sort_values("arm", kind="stable", ignore_index=True)
-    return table.astype({"arm": scores["arm"].dtype, "n": "int64", "n_pairs": "int64"})
+    counts = dict.fromkeys(("n", "n_pairs", "training_seeds"), "int64")
+    return table.astype({"arm": scores["arm"].dtype} | counts)
 
 
-def _check(scores: pd.DataFrame, reference_arm: str, confidence: float, samples: int) -> None:
-    absent = [name for name in SCORE_COLUMNS if name not in scores.columns]
+def _check(scores: pd.DataFrame, references: Mapping[str, str | None], confidence: float, samples: int) -> None:
+    absent = [name for name in NEEDED if name not in scores.columns]
     if absent:
         raise ValueError(f"the score table lacks the columns {', '.join(absent)}")
-    arms = list(dict.fromkeys(scores["arm"]))
-    if reference_arm not in arms:
-        raise ValueError(f"reference arm {reference_arm!r} has no scores; the arms are: {', '.join(map(repr, arms))}")
+    for reference in references.values():
+        if reference not in references:
+            known = ", ".join(map(repr, references))
+            raise ValueError(f"reference arm {reference!r} has no scores; the arms are: {known}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence = {confidence}: it lies between 0 and 1, 0.95 for example")
     if samples < 1:
         raise ValueError(f"samples = {samples}: at least 1 resample is needed")
-    twice = scores[scores.duplicated(["arm", "metric", *_PAIR])]
+    twice = scores[scores.duplicated(["arm", "metric", *[name for name in _CLIP if name in scores]])]
     if len(twice):
         row = twice.iloc[0]
         where = f"arm {row['arm']!r}, prompt {row['prompt_index']}, seed {row['seed']}"
@@ -126,18 +160,28 @@ def _scored(group: pd.DataFrame) -> pd.Series:
 
 
 def _values(group: pd.DataFrame) -> pd.Series:
-    """The usable scores, by (prompt_index, seed)."""
-    return group[_scored(group)].set_index(_PAIR)["value"].astype(float)
+    """The usable scores, by (prompt_index, seed, training_seed)."""
+    usable = group[_scored(group)]
+    if TRAINING not in usable:
+        usable = usable.assign(**{TRAINING: ""})
+    return usable.set_index(_CLIP)["value"].astype(float)
 
 
-def _prompt_means(values: pd.Series) -> NDArray[np.float64]:
-    """Mean over seeds per prompt, in order of prompt, so that the order of rows does not matter."""
-    return values.groupby(level="prompt_index", sort=True).mean().to_numpy()
+def _matrix(values: pd.Series) -> Matrix:
+    """Means over seeds, in order of prompt and training seed, so that the order of rows does not matter."""
+    if values.empty:
+        return np.empty((0, 1))
+    means = values.groupby(level=["prompt_index", TRAINING], sort=True).mean()
+    return means.unstack(TRAINING).to_numpy()
 
 
-def _level(group: pd.DataFrame, bootstrap: _Bootstrap) -> dict[str, object]:
+def _prompt_means(matrix: Matrix) -> NDArray[np.float64]:
+    return matrix[:, 0] if matrix.shape[1] == 1 else np.nanmean(matrix, axis=1)
+
+
+def _level(group: pd.DataFrame, values: pd.Series, bootstrap: Bootstrap) -> dict[str, object]:
     """Mean, interval, count, status and reason of one arm on one metric."""
-    values, left_out = _values(group), group[~_scored(group)]
+    left_out = group[~_scored(group)]
     if group.empty:
         status, reason = "missing", "no row for this arm and metric"
     elif values.empty:
@@ -145,10 +189,12 @@ def _level(group: pd.DataFrame, bootstrap: _Bootstrap) -> dict[str, object]:
     else:
         status = "scored"
         reason = f"{len(left_out)} of {len(group)} left out: {_reasons(left_out)}" if len(left_out) else ""
-    means = _prompt_means(values)
-    low, high = bootstrap.interval(means)
-    mean = float(means.mean()) if len(means) else math.nan
-    return {"mean": mean, "ci_low": low, "ci_high": high, "n": len(values), "status": status, "reason": reason}
+    matrix = _matrix(values)
+    low, high = bootstrap.interval(matrix)
+    mean = float(_prompt_means(matrix).mean()) if len(matrix) else math.nan
+    seeds = group[TRAINING].nunique() if TRAINING in group and len(group) else 1
+    found = {"mean": mean, "ci_low": low, "ci_high": high, "n": len(values), "training_seeds": seeds}
+    return found | {"status": status, "reason": reason}
 
 
 def _missing_status(left_out: pd.DataFrame) -> str:
@@ -167,11 +213,36 @@ def _reasons(left_out: pd.DataFrame) -> str:
     return "; ".join(different[:_REASONS_KEPT] + more)
 
 
-def _difference(values: pd.Series, reference: pd.Series, bootstrap: _Bootstrap) -> dict[str, object]:
+def _difference(values: pd.Series, reference: pd.Series, bootstrap: Bootstrap) -> Difference:
     """Mean paired difference and its interval, over the clips that both have."""
-    pairs = pd.concat([values, reference], axis=1, join="inner")
-    differences = (pairs.iloc[:, 0] - pairs.iloc[:, 1]) if len(pairs) else values.head(0)
-    means = _prompt_means(differences)
-    low, high = bootstrap.interval(means)
-    diff = float(means.mean()) if len(means) else math.nan
-    return {"diff": diff, "diff_low": low, "diff_high": high, "n_pairs": len(pairs)}
+    mine, theirs = (set(v.index.get_level_values(TRAINING)) for v in (values, reference))
+    less: Matrix | None = None
+    if len(mine) > 1 and len(theirs) > 1 and mine != theirs:
+        common = values.index.droplevel(TRAINING).intersection(reference.index.droplevel(TRAINING)).unique()
+        pairs = values[values.index.droplevel(TRAINING).isin(common)]
+        matrix, less = _matrix(pairs), _matrix(reference[reference.index.droplevel(TRAINING).isin(common)])
+        by_prompt = _prompt_means(matrix) - _prompt_means(less)
+    else:
+        pairs = _paired(values, reference, same=mine == theirs)
+        matrix = _matrix(pairs)
+        by_prompt = _prompt_means(matrix)
+    low, high = bootstrap.interval(matrix, less)
+    mean = float(by_prompt.mean()) if len(by_prompt) else math.nan
+    spread = float(by_prompt.std(ddof=1)) if len(by_prompt) > 1 else 0.0
+    # Differences that are all alike spread by rounding alone.
+    effect = mean / spread if spread > 1e-12 * float(np.abs(by_prompt).max(initial=0)) else math.nan
+    return Difference(mean, low, high, len(pairs), len(by_prompt), effect, max(len(mine), len(theirs), 1))
+
+
+def _paired(values: pd.Series, reference: pd.Series, same: bool) -> pd.Series:
+    """Differences of clips, by (prompt_index, seed, training_seed); a lone training seed meets each of the other's."""
+    if values.empty or reference.empty:
+        return values.head(0)
+    on = _CLIP if same else _PAIR
+    left, right = (v.rename(name).reset_index() for v, name in ((values, "a"), (reference, "b")))
+    if not same and right[TRAINING].nunique() > 1:
+        left = left.drop(columns=TRAINING)
+    elif not same:
+        right = right.drop(columns=TRAINING)
+    both = left.merge(right, on=on)
+    return (both["a"] - both["b"]).set_axis(pd.MultiIndex.from_frame(both[_CLIP]))

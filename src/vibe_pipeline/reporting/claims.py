@@ -2,7 +2,7 @@
 
 A claim is that one arm is better than another on every metric it names. Both arms share prompts and
 seeds, so the difference is taken clip by clip, averaged over a prompt's seeds, and its interval comes
-from a bootstrap over prompts.
+from a bootstrap over prompts, and over training seeds where an arm was trained with several.
 """
 
 import math
@@ -10,16 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-Verdict = Literal["holds", "does not hold", "cannot be told from this data", "not measured"]
+from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
+from vibe_pipeline.evaluation.statistics import paired_difference
+
+Verdict = Literal["holds", "does not hold", "cannot be told from this data", "not measured", "not run"]
 HOLDS: Verdict = "holds"
 FAILS: Verdict = "does not hold"
 OPEN: Verdict = "cannot be told from this data"
 ABSENT: Verdict = "not measured"
+NOT_RUN: Verdict = "not run"
 
 
 class Claim(BaseModel):
@@ -62,23 +65,6 @@ class Judgement:
     evidence: tuple[Evidence, ...]
 
 
-@dataclass(frozen=True)
-class Bootstrap:
-    """How intervals are drawn."""
-
-    samples: int = 2000
-    confidence: float = 0.95
-    seed: int = 0
-
-    @property
-    def fewest_pairs(self) -> int:
-        """Fewest prompts at which agreement of all signs is rarer than 1 − confidence by chance."""
-        return math.ceil(1 - math.log2(1 - self.confidence))
-
-
-DEFAULT_BOOTSTRAP = Bootstrap()
-
-
 def load_claims(path: Path) -> tuple[Claim, ...]:
     """Read the claims of a yml file.
 
@@ -95,28 +81,6 @@ def load_claims(path: Path) -> tuple[Claim, ...]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def paired_values(scores: pd.DataFrame, arm: str, other: str, metric: str) -> pd.Series:
-    """Differences arm − other, one a prompt (seeds averaged), of the clips that both arms were scored on."""
-    if scores.empty:
-        return pd.Series(dtype=float)
-    rows = scores[(scores["metric"] == metric) & scores["arm"].isin([arm, other])]
-    rows = rows.assign(value=pd.to_numeric(rows["value"], errors="coerce"))
-    rows = rows[np.isfinite(rows["value"])]
-    wide = rows.pivot_table(index=["prompt_index", "seed"], columns="arm", values="value", aggfunc="mean")
-    if arm not in wide or other not in wide:
-        return pd.Series(dtype=float)
-    return (wide[arm] - wide[other]).dropna().groupby(level="prompt_index").mean()
-
-
-def interval(differences: np.ndarray, bootstrap: Bootstrap) -> tuple[float, float]:
-    """Percentile interval of the mean of [n] values, resampled over the n prompts."""
-    rng = np.random.default_rng(bootstrap.seed)
-    picks = rng.integers(len(differences), size=(bootstrap.samples, len(differences)))
-    tail = 50 * (1 - bootstrap.confidence)
-    low, high = np.percentile(differences[picks].mean(1), [tail, 100 - tail])
-    return float(low), float(high)
-
-
 def weigh(
     scores: pd.DataFrame,
     arm: str,
@@ -126,12 +90,12 @@ def weigh(
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> Evidence:
     """What one metric says about `arm` being better than `other`."""
-    pairs = paired_values(scores, arm, other, metric)
-    if pairs.empty:
+    if scores.empty:
         return Evidence(metric, better, ABSENT, why_missing(scores, (arm, other), metric))
-    values = pairs.to_numpy(float)
-    low, high = interval(values, bootstrap)
-    mean, n = float(values.mean()), len(values)
+    found = paired_difference(scores, arm, other, metric, bootstrap)
+    low, high, n = found.low, found.high, found.prompts
+    if not n:
+        return Evidence(metric, better, ABSENT, why_missing(scores, (arm, other), metric))
     towards = (low, high) if better == "higher" else (-high, -low)
     if n < bootstrap.fewest_pairs:
         verdict, reason = OPEN, f"only {n} prompt{'s' * (n != 1)}; an interval needs {bootstrap.fewest_pairs}"
@@ -141,7 +105,7 @@ def weigh(
         verdict, reason = FAILS, ""
     else:
         verdict, reason = OPEN, "the interval of the difference contains 0"
-    return Evidence(metric, better, verdict, reason, mean, low, high, n)
+    return Evidence(metric, better, verdict, reason, found.mean, low, high, n)
 
 
 def why_missing(scores: pd.DataFrame, arms: tuple[str, ...], metric: str) -> str:
@@ -164,12 +128,13 @@ def judge(claim: Claim, scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT_BOO
     """Judge a claim.
 
     It holds if every named metric was measured and its interval lies on the claimed side of 0; it does not hold
-    if any lies on the other side; else it cannot be told. Without a measured metric it is not measured.
+    if any lies on the other side; else it cannot be told. Without a measured metric it is not measured; without one of
+    its arms it was not run.
     """
     present = set(scores["arm"]) if "arm" in scores else set()
     lacking = [a for a in (claim.arm, claim.other) if a not in present]
     if lacking:
-        return Judgement(claim, ABSENT, f"not in this run: {', '.join(lacking)}", ())
+        return Judgement(claim, NOT_RUN, f"not in this run: {', '.join(lacking)}", ())
     evidence = tuple(weigh(scores, claim.arm, claim.other, m, better, bootstrap) for m, better in claim.metrics.items())
     evidence = tuple(_if_it_matters(e, claim.smallest.get(e.metric, 0.0)) for e in evidence)
     counts = {v: sum(e.verdict == v for e in evidence) for v in (HOLDS, FAILS, OPEN, ABSENT)}

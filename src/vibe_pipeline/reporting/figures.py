@@ -6,7 +6,7 @@ Figures are built without pyplot, so no global state and no display are involved
 import functools
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ParamSpec
 
 import matplotlib
@@ -51,7 +51,7 @@ _STYLE = (
 )
 
 
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Draw under the page's style; matplotlib's own settings stay as they were."""
 
     @functools.wraps(draw)
@@ -62,31 +62,33 @@ def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return wrapped
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 
-@_styled
-def metric_figure(table: pd.DataFrame, metric: str, arms: Mapping[str, ArmParams], reference: str) -> Figure:
-    """Dot and interval of one metric across arms; the dashed line marks the reference arm.
+@styled
+def metric_figure(
+    table: pd.DataFrame, metric: str, arms: Mapping[str, ArmParams], references: Collection[str]
+) -> Figure:
+    """Dot and interval of one metric across arms; the dashed line marks the reference arm, where there is one.
 
     Args:
         table: The ablation table.
         metric: Which metric.
         arms: Declared arms, for labels and order.
-        reference: The arm differences are taken to.
+        references: The arms differences are taken to.
     """
     rows = table[table["metric"] == metric]
     order = arm_order(rows["arm"].unique().tolist(), arms)[::-1]
     direction = str(rows["direction"].iloc[0]) if len(rows) else "none"
-    figure, axes = _axes(3.9, 0.75 + 0.235 * max(len(order), 1))
+    figure, axes = new_axes(3.9, 0.75 + 0.235 * max(len(order), 1))
     found = rows[is_scored(rows)].set_index("arm")
-    if reference in found.index:
-        axes.axvline(found.loc[reference, "mean"], color=RULE, linestyle="--", linewidth=1, zorder=0)
+    if len(references) == 1 and set(references) <= set(found.index):
+        axes.axvline(found.loc[next(iter(references)), "mean"], color=RULE, linestyle="--", linewidth=1, zorder=0)
     for height, arm in enumerate(order):
         if arm in found.index:
-            _dot(axes, found.loc[arm], height, arm == reference, arm in arms and arms[arm].method in BOUNDS)
+            _dot(axes, found.loc[arm], height, arm in references, arm in arms and arms[arm].method in BOUNDS)
         else:
             status = str(rows.loc[rows["arm"] == arm, "status"].iloc[0])
             at = axes.get_yaxis_transform()
@@ -112,10 +114,10 @@ def _dot(axes: Axes, row: pd.Series, height: int, is_reference: bool, is_bound: 
     axes.plot([row["mean"]], [height], marker, color=colour, markerfacecolor=face, markersize=size)
 
 
-@_styled
+@styled
 def loss_figure(losses: pd.DataFrame, stage: str, adapters: Mapping[str, AdapterParams]) -> Figure:
     """Loss over steps for each adapter of a stage: the raw values faint, a running mean over them."""
-    figure, axes = _axes(4.6, 3.2)
+    figure, axes = new_axes(4.6, 3.2)
     rows = losses[losses["stage"] == stage]
     for i, (name, group) in enumerate(rows.groupby("adapter", sort=False)):
         group = group.sort_values("step")
@@ -127,16 +129,16 @@ def loss_figure(losses: pd.DataFrame, stage: str, adapters: Mapping[str, Adapter
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.grid(axis="y")
-    _legend(figure, axes)
+    add_legend(figure, axes)
     return figure
 
 
-@_styled
+@styled
 def spectrum_figure(
     spectra: pd.DataFrame, arms: Mapping[str, ArmParams], band: tuple[float, float] | None = None
 ) -> Figure:
     """Mean radial power spectrum per arm, log scale, with the fine band marked."""
-    figure, axes = _axes(4.7, 3.9)
+    figure, axes = new_axes(4.7, 3.9)
     if band:
         axes.axvspan(*band, color=RULE, alpha=0.45, linewidth=0, zorder=0)
     coloured = 0
@@ -153,17 +155,17 @@ def spectrum_figure(
     axes.set_xlabel("cycles per frame height" + (" (shaded: the fine band)" if band else ""))
     axes.set_ylabel("power")
     axes.grid(axis="y")
-    _legend(figure, axes)
+    add_legend(figure, axes)
     return figure
 
 
-@_styled
+@styled
 def cost_figure(table: pd.DataFrame, clips: pd.DataFrame, metric: str, arms: Mapping[str, ArmParams]) -> Figure:
     """Quality against cost: one metric over the median wall time of a clip, a numbered dot per arm.
 
     Arms that run no model cost next to nothing; they are levels, not points.
     """
-    figure, axes = _axes(4.7, 3.9)
+    figure, axes = new_axes(4.7, 3.9)
     rows = table[(table["metric"] == metric) & is_scored(table)].set_index("arm")
     seconds = clips.groupby("arm")["seconds"].median()
     order = arm_order(rows.index.tolist(), arms)
@@ -181,7 +183,7 @@ def cost_figure(table: pd.DataFrame, clips: pd.DataFrame, metric: str, arms: Map
     direction = str(rows["direction"].iloc[0]) if len(rows) else "none"
     axes.set_ylabel(f"{words(metric).label}, {DIRECTION_WORDS.get(direction, direction)}")
     _seconds_axis(axes, [seconds[a] for a in points])
-    _legend(figure, axes)
+    add_legend(figure, axes)
     return figure
 
 
@@ -197,11 +199,11 @@ def _seconds_axis(axes: Axes, seconds: Sequence[float]) -> None:
     axes.grid(axis="y")
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def add_legend(figure: Figure, axes: Axes) -> None:
     """A legend under the plot, in as many columns as the figure is wide enough for."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        columns = max(1, int(figure.get_figwidth() * 17 // max(len(label) + 6 for label in labels)))
+        columns = max(1, int(figure.get_figwidth() * 17 // max(len(label) + 8 for label in labels)))
         look = {"fontsize": 8, "labelcolor": INK, "handlelength": 2.2}
         figure.legend(handles, labels, loc="outside lower left", ncols=columns, **look)
 

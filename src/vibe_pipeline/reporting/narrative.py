@@ -1,13 +1,14 @@
 """Plain language for the page: the summary, the degradation check, the published rows, the provenance."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from vibe_pipeline.config import AdapterParams, ArmParams
-from vibe_pipeline.reporting.claims import ABSENT, FAILS, HOLDS, OPEN, Judgement
+from vibe_pipeline.evaluation.statistics import TRAINING
+from vibe_pipeline.reporting.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, Judgement
 from vibe_pipeline.reporting.glossary import number
 from vibe_pipeline.reporting.tables import BOUNDS, arm_label, is_scored, tally
 
@@ -35,7 +36,10 @@ def _what_was_run(clips: pd.DataFrame, arms: Mapping[str, ArmParams]) -> str:
     beside = f" (of which {bounds} run no model and serve as bounds)" if bounds else ""
     prompts, seeds = count(clips["prompt_index"].nunique(), "prompt"), count(clips["seed"].nunique(), "seed")
     made = f"{count(len(names), 'arm')}{beside} made {count(len(clips), 'clip')} of {shape}"
-    return f"{made}, from {prompts} with {seeds} each."
+    trained = clips.groupby("arm")[TRAINING].nunique() if TRAINING in clips else pd.Series(dtype=int)
+    pooled = int((trained > 1).sum())
+    several = f" {pooled} of the arms {'was' if pooled == 1 else 'were'} trained with several seeds and pooled."
+    return f"{made}, from {prompts} with {seeds} each.{several if pooled else ''}"
 
 
 def _what_was_refined(clips: pd.DataFrame, arms: Mapping[str, ArmParams]) -> str:
@@ -58,7 +62,7 @@ def _outcome(judgements: Sequence[Judgement]) -> str:
         return "No claims were put to the test."
     counts = Counter(j.verdict for j in judgements)
     phrases = {HOLDS: "{} hold{s}", FAILS: "{} do{es} not hold", OPEN: "{} cannot be told from this data"}
-    phrases[ABSENT] = "{} {was} not measured"
+    phrases |= {ABSENT: "{} {was} not measured", NOT_RUN: "{} {was} not run"}
     parts = []
     for verdict, phrase in phrases.items():
         n = counts[verdict]
@@ -105,7 +109,7 @@ def check_rows(checks: pd.DataFrame, adapters: Mapping[str, AdapterParams]) -> l
 
 
 def published_tables(
-    published: Mapping[str, Any], table: pd.DataFrame, arms: Mapping[str, ArmParams], reference: str
+    published: Mapping[str, Any], table: pd.DataFrame, arms: Mapping[str, ArmParams], references: Collection[str]
 ) -> list[dict[str, Any]]:
     """The published rows with our arms beside them; only the direction of a difference can be compared."""
     shaped = []
@@ -113,7 +117,7 @@ def published_tables(
     for part in published.get("tables", []):
         columns = part.get("columns", list(known))
         heads = [known.get(c, {}).get("label", c) for c in columns]
-        rows = [_published_row(row, columns, known, table, arms, reference) for row in part.get("rows", [])]
+        rows = [_published_row(row, columns, known, table, arms, references) for row in part.get("rows", [])]
         given = [f"{r.get('source', 'no source')}; {r.get('reliability', '')}" for r in part.get("rows", [])]
         sources = list(dict.fromkeys(given))
         shaped.append({"title": part.get("title", ""), "heads": heads, "rows": rows, "sources": sources})
@@ -126,14 +130,14 @@ def _published_row(
     known: Mapping[str, Any],
     table: pd.DataFrame,
     arms: Mapping[str, ArmParams],
-    reference: str,
+    references: Collection[str],
 ) -> dict[str, Any]:
     values = row.get("values", {})
     cells = []
     for column in columns:
         ours = _our_score(table, row.get("arms", []), known.get(column, {}).get("metric"))
         cells.append({"value": "–" if values.get(column) is None else f"{values[column]:.1f}", "ours": ours})
-    beside = [{"label": arm_label(a, arms), "tally": tally(table, a, reference)} for a in row.get("arms", [])]
+    beside = [{"label": arm_label(a, arms), "tally": tally(table, a, references)} for a in row.get("arms", [])]
     return {
         "method": row.get("method", ""),
         "training_data": row.get("training_data", ""),

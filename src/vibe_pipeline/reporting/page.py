@@ -10,14 +10,15 @@ import pandas as pd
 import yaml
 
 from vibe_pipeline.config import AdapterParams, ArmParams
-from vibe_pipeline.reporting import figures, gallery, narrative, tables
+from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
+from vibe_pipeline.evaluation.statistics import TRAINING
+from vibe_pipeline.reporting import figures, gallery, narrative, sweep_figures, tables
 from vibe_pipeline.reporting.claims import (
     ABSENT,
-    DEFAULT_BOOTSTRAP,
     FAILS,
     HOLDS,
+    NOT_RUN,
     OPEN,
-    Bootstrap,
     Claim,
     Judgement,
     judge,
@@ -42,10 +43,12 @@ class ReportInputs:
         title: Heading of the page.
         arms: Declared arms, by name.
         adapters: Declared adapters, by name.
-        reference: The arm differences are taken to.
+        reference: The arm differences are taken to, or the swept row whose variants they are taken to.
+        references: For each arm its own reference, where it is a variant of `reference`.
         table: Ablation table: arm, metric, mean, ci_low, ci_high, n, direction, family, diff, diff_low,
-            diff_high, n_pairs, status, reason.
-        scores: Per-clip scores: arm, prompt_index, seed, metric, value, direction, family, status, reason.
+            diff_high, n_pairs, status, reason, training_seeds, effect_size.
+        scores: Per-clip scores: arm, prompt_index, seed, metric, value, direction, family, status, reason; and
+            training_seed, where replicates are pooled.
         clips: arm, prompt_index, prompt, seed, path, preview_path, height, width, frames, fps, seconds,
             native_source, reference_path.
         losses: adapter, stage, step, loss.
@@ -75,6 +78,19 @@ class ReportInputs:
     band: tuple[float, float] | None = None
     clips_shown: int = 4
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
+    references: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def reference_arms(self) -> frozenset[str]:
+        """Every arm that some difference is taken to."""
+        return frozenset(self.references.values()) or frozenset({self.reference})
+
+    @property
+    def reference_label(self) -> str:
+        """What the page calls the reference."""
+        if len(self.reference_arms) == 1:
+            return tables.arm_label(next(iter(self.reference_arms)), self.arms)
+        return f"the variant of “{self.reference}” with the same swept values"
 
 
 @dataclass(frozen=True)
@@ -132,18 +148,22 @@ def render(inputs: ReportInputs) -> str:
 def context(inputs: ReportInputs) -> dict[str, Any]:
     """What the template is given."""
     judgements = [judge(claim, inputs.scores, inputs.bootstrap) for claim in inputs.claims]
-    blocks = tables.ablation_blocks(inputs.table, inputs.scores, inputs.arms, inputs.reference, inputs.bootstrap)
+    blocks = tables.ablation_blocks(inputs.table, inputs.scores, inputs.arms, inputs.reference_arms, inputs.bootstrap)
     return {
         "title": inputs.title,
         "summary": narrative.summary(inputs.clips, inputs.arms, judgements),
         "claims": [_claim(j, inputs.arms) for j in judgements],
         "confidence": f"{100 * inputs.bootstrap.confidence:g} %",
-        "reference": tables.arm_label(inputs.reference, inputs.arms),
+        "reference": inputs.reference_label,
+        "replicated": TRAINING in inputs.scores,
         "blocks": blocks,
         "arms_run": tables.arms_run(inputs.table, inputs.arms),
         "upsampling_wins": tables.unbeaten_upsampling(inputs.table, inputs.arms),
         "published": inputs.published,
-        "published_tables": narrative.published_tables(inputs.published, inputs.table, inputs.arms, inputs.reference),
+        "published_tables": narrative.published_tables(
+            inputs.published, inputs.table, inputs.arms, inputs.reference_arms
+        ),
+        "sweep_plots": _sweep_plots(inputs),
         "metric_plots": _metric_plots(inputs),
         "overview_plots": _overview_plots(inputs),
         "loss_plots": _loss_plots(inputs),
@@ -158,6 +178,7 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
 def _claim(judgement: Judgement, arms: Mapping[str, ArmParams]) -> dict[str, Any]:
     claim = judgement.claim
     marks = {HOLDS: ("holds", "✓"), FAILS: ("fails", "✗"), OPEN: ("open", "?"), ABSENT: ("absent", "–")}
+    marks[NOT_RUN] = ("absent", "–")
     evidence = []
     for e in judgement.evidence:
         kind, mark = marks[e.verdict]
@@ -184,11 +205,25 @@ def _metric_plots(inputs: ReportInputs) -> list[Plot]:
         return plots
     scored = set(inputs.table.loc[tables.is_scored(inputs.table), "metric"])
     for i, metric in enumerate(m for m in tables.metric_order(inputs.table) if m in scored):
-        figure = figures.metric_figure(inputs.table, metric, inputs.arms, inputs.reference)
+        figure = figures.metric_figure(inputs.table, metric, inputs.arms, inputs.reference_arms)
         known = words(metric)
         description = f"{known.label} of each arm with its interval; the figures are in the table above."
         plots.append(Plot(figures.to_svg(figure, f"metric{i}", description), known.explanation))
     return plots
+
+
+def _sweep_plots(inputs: ReportInputs) -> list[tuple[str, list[Plot]]]:
+    """For every swept field a title and its panels: the claims' metrics, then cost."""
+    metrics = list(dict.fromkeys(metric for claim in inputs.claims for metric in claim.metrics))
+    groups = []
+    for i, sweep in enumerate(sweep_figures.sweeps_of(inputs.arms)):
+        plots = [
+            Plot(figures.to_svg(sweep_figures.panel_figure(panel), f"sweep{i}-{j}", panel.alt), panel.caption)
+            for j, panel in enumerate(sweep_figures.panels(sweep, inputs.table, inputs.clips, metrics))
+        ]
+        if plots:
+            groups.append((f"{sweep.title}", plots))
+    return groups
 
 
 def _overview_plots(inputs: ReportInputs) -> list[Plot]:

@@ -1,14 +1,15 @@
 """The ablation table shaped for people: blocks of metrics, rows of arms, cells that say what they lack."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from vibe_pipeline.config import ArmParams
-from vibe_pipeline.reporting.claims import DEFAULT_BOOTSTRAP, HOLDS, Bootstrap, weigh
+from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
+from vibe_pipeline.reporting.claims import HOLDS, weigh
 from vibe_pipeline.reporting.glossary import ARROWS, DIRECTION_WORDS, family_words, number, spread, words
 
 FAMILY_ORDER = ("detail", "miniature", "vbench")
@@ -49,6 +50,7 @@ class Row:
     cells: tuple[Cell, ...]
     is_reference: bool = False
     is_bound: bool = False
+    training_seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,17 @@ def arm_order(present: list[str], arms: Mapping[str, ArmParams]) -> list[str]:
 def arms_run(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[tuple[str, str]]:
     """Label and settings of each arm of the table."""
     present = [] if table.empty else table["arm"].unique().tolist()
-    return [(arm_label(a, arms), arm_settings(a, arms)) for a in arm_order(present, arms)]
+    lines = []
+    for arm in arm_order(present, arms):
+        seeds = training_seeds(table, arm)
+        trained = f" · the first of {seeds} trainings that are pooled" if seeds > 1 else ""
+        lines.append((arm_label(arm, arms), arm_settings(arm, arms) + trained))
+    return lines
+
+
+def training_seeds(table: pd.DataFrame, arm: str) -> int:
+    """With how many seeds an arm of the table was trained."""
+    return int(table.loc[table["arm"] == arm, "training_seeds"].max()) if "training_seeds" in table else 1
 
 
 def metric_order(table: pd.DataFrame) -> list[str]:
@@ -161,6 +173,8 @@ def _cell(row: pd.Series | None, best: bool, is_reference: bool) -> Cell:
     title = f"{number(row['mean'])}, interval {number(row['ci_low'])} to {number(row['ci_high'])}"
     if not is_reference and row.get("diff", math.nan) == row.get("diff", math.nan):
         title += f"; to the reference {number(row['diff'])} [{number(row['diff_low'])}, {number(row['diff_high'])}]"
+        effect = row.get("effect_size", math.nan)
+        title += f", effect size {number(effect)}" if effect == effect else ""
     return Cell(
         mean=number(row["mean"]),
         half_width=spread(half, row["mean"]) if half == half else "",
@@ -189,7 +203,7 @@ def ablation_blocks(
     table: pd.DataFrame,
     scores: pd.DataFrame,
     arms: Mapping[str, ArmParams],
-    reference: str,
+    references: Collection[str],
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> list[Block]:
     """The ablation table as one block a family; a metric no arm was scored on is listed with its reason."""
@@ -197,7 +211,7 @@ def ablation_blocks(
         return []
     best = best_arms(table, scores, arms, bootstrap)
     families = dict.fromkeys(_family(table, metric) for metric in metric_order(table))
-    return [_block(table[table["family"] == family], family, best, arms, reference) for family in families]
+    return [_block(table[table["family"] == family], family, best, arms, references) for family in families]
 
 
 def _family(table: pd.DataFrame, metric: str) -> str:
@@ -205,7 +219,11 @@ def _family(table: pd.DataFrame, metric: str) -> str:
 
 
 def _block(
-    table: pd.DataFrame, family: str, best: Mapping[str, str], arms: Mapping[str, ArmParams], reference: str
+    table: pd.DataFrame,
+    family: str,
+    best: Mapping[str, str],
+    arms: Mapping[str, ArmParams],
+    references: Collection[str],
 ) -> Block:
     scored = set(table.loc[is_scored(table), "metric"])
     metrics = metric_order(table)
@@ -217,9 +235,10 @@ def _block(
         Row(
             arm=arm,
             label=arm_label(arm, arms),
-            cells=tuple(_cell(lookup.get((arm, m)), best.get(m) == arm, arm == reference) for m in shown),
-            is_reference=arm == reference,
+            cells=tuple(_cell(lookup.get((arm, m)), best.get(m) == arm, arm in references) for m in shown),
+            is_reference=arm in references,
             is_bound=arm in arms and arms[arm].method in BOUNDS,
+            training_seeds=training_seeds(table, arm),
         )
         for arm in order
     )
@@ -254,11 +273,11 @@ def missing(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[dict[str
     return lines
 
 
-def tally(table: pd.DataFrame, arm: str, reference: str) -> str:
+def tally(table: pd.DataFrame, arm: str, references: Collection[str]) -> str:
     """On how many measures an arm is clearly better or worse than the reference, as a sentence part."""
     if table.empty or arm not in set(table["arm"]):
         return "not in this run"
-    if arm == reference:
+    if arm in references:
         return "our reference"
     rows = table[(table["arm"] == arm) & is_scored(table) & table["direction"].isin(["higher", "lower"])]
     if rows.empty:
