@@ -124,7 +124,7 @@ def store(tmp_path: Path, write: Write) -> tuple[TrackingParams, list[str]]:
 def test_runs_are_found_by_the_start_of_their_id(store: tuple[TrackingParams, list[str]]) -> None:
     tracking, (first, second, bare) = store
     assert find_side(f"{first[:12]}:full", second, tracking).scores["arm"].unique() == ["full"]
-    with pytest.raises(FileNotFoundError, match=f"run {bare} .* kept no scores.parquet"):
+    with pytest.raises(FileNotFoundError, match=f"run {bare} kept no scores.parquet"):
         find_side(f"{bare}:full", first, tracking)
     with pytest.raises(ValueError, match="3 runs start with ''"):
         find_side(":full", first, tracking)

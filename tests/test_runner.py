@@ -16,6 +16,7 @@ from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.pandas import CSVDataset
+from mlflow import MlflowClient
 
 from vibe_pipeline.config import ModelParams, Tables
 from vibe_pipeline.datasets import TablesDataset
@@ -205,8 +206,10 @@ def test_independent_nodes_run_at_the_same_time_on_two_machines(
     cluster: None, catalog: Callable[..., DataCatalog], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each with what its tags name, in the project folder, under the run's MLflow parent."""
-    monkeypatch.setenv(PARENT, "abc")
-    monkeypatch.setenv(URI, "sqlite:///x.db")
+    uri = f"sqlite:///{tmp_path / 'x.db'}"
+    parent = MlflowClient(uri).create_run("0").info.run_id
+    monkeypatch.setenv(PARENT, parent)
+    monkeypatch.setenv(URI, uri)
     nodes = [Node(for_row(meet, n), None, n, name=n, tags=resources(gpus=1)) for n in ("left", "right")]
     made = catalog("left", "right")
     RayRunner().run(Pipeline(nodes), made)
@@ -214,7 +217,7 @@ def test_independent_nodes_run_at_the_same_time_on_two_machines(
     assert left["machine"] != right["machine"]
     for found in (left, right):
         assert (found["GPU"], found["CPU"], found["folder"]) == (1, 1, str(tmp_path))
-        assert (found["parent"], found["uri"]) == ("abc", "sqlite:///x.db")
+        assert (found["parent"], found["uri"]) == (parent, uri)
 
 
 def test_results_equal_the_sequential_run(cluster: None, tmp_path: Path) -> None:

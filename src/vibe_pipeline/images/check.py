@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 from tqdm import tqdm
 
 from vibe_pipeline.images.sizing import nearest_bucket
@@ -217,6 +217,8 @@ def _examine(path: str, sizes: list[tuple[int, int]], max_pixels: int) -> Examin
 
 def _decode(path: Path, max_pixels: int) -> tuple[str, NDArray]:
     """Stored mode, and the upright pixels: uint8 [H, W, 3], or uint16 [H, W] for 16-bit grey."""
+    # VBench's AMT and pyiqa set it when they are imported, and half a file would pass.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         if not path.is_file():
             raise BadImage(str(path), "not_a_file", "absent, or a folder, pipe or device")

@@ -1,8 +1,9 @@
 """Peak memory without a device: the real modules run on fake tensors, and the bytes alive at once are counted.
 
-Two blocks of the transformer are run; each further one adds what the second added (up to a tenth too much). Attention is counted as a flash kernel
-keeps it (queries, keys, values, output). Not counted: what the allocator rounds up, workspaces of cuDNN and cuBLAS,
-the CUDA context (about 1 GB), and the copies that a reordering of tokens makes for a moment.
+Two blocks of the transformer are run; each further one adds what the second added (up to a tenth too much).
+Attention is counted as a flash kernel keeps it (queries, keys, values, output). Not counted: what the allocator rounds
+up, workspaces of cuDNN and cuBLAS, and the copies that a reordering of tokens makes for a moment. The CUDA context is
+taken as 1 GB.
 """
 
 import math

@@ -14,6 +14,7 @@ from vibe_pipeline.config import TrackingParams
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.statistics import NEEDED, TRAINING, paired_difference, summarise
 from vibe_pipeline.reporting.glossary import ARROWS, number, words
+from vibe_pipeline.reporting.narrative import count
 from vibe_pipeline.tracking.masking import mask, take_credentials
 
 SCORES = "scores.parquet"
@@ -104,17 +105,13 @@ def _of_run(prefix: str, tracking: TrackingParams) -> pd.DataFrame:
     client = MlflowClient(take_credentials(tracking.uri))
     try:
         run = _run_id(client, tracking.experiment, prefix)
+        if SCORES not in {artifact.path for artifact in client.list_artifacts(run)}:
+            raise FileNotFoundError(f"run {run} kept no {SCORES}; only a run that finished its report does")
+        with tempfile.TemporaryDirectory() as folder:
+            return pd.read_parquet(client.download_artifacts(run, SCORES, folder))
     except MlflowException as error:
         # Without its cause: the traceback would show the address whole.
         raise ConnectionError(f"tracking.uri {mask(tracking.uri)!r} cannot be used: {mask(str(error))}") from None
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            return pd.read_parquet(client.download_artifacts(run, SCORES, folder))
-        except (MlflowException, OSError) as error:
-            raise FileNotFoundError(
-                f"run {run} of {mask(tracking.uri)} kept no {SCORES}; only a run that finished its report does: "
-                f"{mask(str(error))}"
-            ) from None
 
 
 def _run_id(client: MlflowClient, experiment: str, prefix: str) -> str:
@@ -236,7 +233,7 @@ def as_text(comparison: Comparison) -> str:
     c = comparison
     lines = [f"first   {c.first}", f"second  {c.second}", ""]
     left_out = f" ({c.only_first} of the first and {c.only_second} of the second have no partner)"
-    lines.append(f"{c.pairs} pairs of clips in common{left_out if c.only_first or c.only_second else ''}")
+    lines.append(f"{count(c.pairs, 'pair')} of clips in common{left_out if c.only_first or c.only_second else ''}")
     lines += [f"difference: first − second, {100 * c.confidence:g} % interval; effect size: per prompt", ""]
     heads = ("metric", "first", "second", "difference", "interval", "effect", "prompts", "first is")
     cells = [heads, *map(_cells, c.metrics)]

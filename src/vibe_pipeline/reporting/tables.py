@@ -102,12 +102,9 @@ def arm_order(present: list[str], arms: Mapping[str, ArmParams]) -> list[str]:
 def arms_run(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[tuple[str, str]]:
     """Label and settings of each arm of the table."""
     present = [] if table.empty else table["arm"].unique().tolist()
-    lines = []
-    for arm in arm_order(present, arms):
-        seeds = training_seeds(table, arm)
-        trained = f" · the first of {seeds} trainings that are pooled" if seeds > 1 else ""
-        lines.append((arm_label(arm, arms), arm_settings(arm, arms) + trained))
-    return lines
+    trained = {a: n for a in present if (n := training_seeds(table, a)) > 1}
+    pooled = {a: f" · the first of {n} trainings that are pooled" for a, n in trained.items()}
+    return [(arm_label(a, arms), arm_settings(a, arms) + pooled.get(a, "")) for a in arm_order(present, arms)]
 
 
 def training_seeds(table: pd.DataFrame, arm: str) -> int:
