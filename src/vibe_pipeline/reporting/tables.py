@@ -289,8 +289,6 @@ def unbeaten_upsampling(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> l
     plain = [a for a, params in arms.items() if params.method == "upsample"]
     bounds = [a for a, params in arms.items() if params.method in BOUNDS]
     found = []
-    if table.empty:
-        return found
     for metric in metric_order(table):
         rows = table[(table["metric"] == metric) & is_scored(table)]
         rivals, ours = rows[~rows["arm"].isin(bounds)], rows[rows["arm"].isin(plain)]
