@@ -34,7 +34,7 @@ PIECES = {
 RESULTS = ("data/06_models/adapters/*/pytorch_lora_weights.safetensors", "data/07_model_output/clips/**/*.mp4")
 
 
-def make_project(folder: Path, arms: int) -> Path:
+def make_project(folder: Path, arms: int, images: int = 80, steps: int = 24) -> Path:
     """A copy of the project, small enough that one run takes a minute."""
     shutil.copytree(ROOT / "conf", folder / "conf")
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
@@ -43,11 +43,11 @@ def make_project(folder: Path, arms: int) -> Path:
     path = folder / "conf/base/parameters.yml"
     params = yaml.safe_load(path.read_text())
     params["model"]["path"] = str(ROOT / params["model"]["path"])
-    params["data"] |= {"count": 80, "held_out": 4}
+    params["data"] |= {"count": images, "held_out": 4}
     params["generation"] |= {"count": 4, "native_steps": 4, "batch_size": 1}
     params["evaluation"] |= {"bootstrap_samples": 200}
     for row in [*params["stage1"].values(), *params["adapters"].values()]:
-        row |= {"steps": 24, "batch_size": 4, "checkpoint_every": 4, "log_every": 4}
+        row |= {"steps": steps, "batch_size": 4, "checkpoint_every": 4, "log_every": 4}
     kept = dict(list(params["arms"].items())[:arms])
     params["arms"] = kept | {k: v for k, v in params["arms"].items() if v.get("method") == "upsample"}
     used = {arm["adapter"] for arm in params["arms"].values() if arm.get("adapter")}
@@ -102,7 +102,7 @@ def torture(project: Path, kills: int, longest: float, rng: random.Random) -> di
     done, redone, times, through = 0, Counter(), [], 0
     seen = finished(project)
     while done < kills:
-        seconds = rng.uniform(3, longest)
+        seconds = rng.uniform(3, max(4.0, longest))
         begun = time.monotonic()
         if attempt(project, seconds):
             through += 1

@@ -24,6 +24,7 @@ from vibe_pipeline.config import (
     Tables,
     TrackingParams,
 )
+from vibe_pipeline.sweeps import unfold
 
 SIZE = {"height": 64, "width": 64}
 MODEL = {"path": "x", "native": SIZE | {"frames": 9}, "target": SIZE | {"frames": 9}}
@@ -149,7 +150,7 @@ ENVIRONMENTS = sorted({p.parent.name for p in CONF.glob("*/parameters.yml")} - {
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_every_environment_of_the_repository_is_valid(env: str) -> None:
     loader = OmegaConfigLoader(str(CONF), env=env, base_env="base", default_run_env="base")
-    loaded = loader["parameters"]
+    loaded = unfold(loader["parameters"])
     for name, params in PARAMETERS.items():
         assert params(**loaded[name])
     rows = {name: loaded[name] for name in ("stage1", "adapters", "arms")}

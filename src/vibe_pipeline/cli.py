@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ import click
 from kedro.config import OmegaConfigLoader
 from kedro.framework.project import settings
 from kedro.utils import find_kedro_project
+
+from vibe_pipeline.identity import read_json
 
 
 @click.group(name="vibe_pipeline")
@@ -32,7 +35,7 @@ def env_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def parameters_of(env: str) -> dict[str, Any]:
-    """The parameters of an environment, as `kedro run --env` reads them.
+    """The parameters of an environment, as `kedro run --env` reads them, sweeps unfolded.
 
     Raises:
         click.UsageError: There is no such environment.
@@ -41,7 +44,12 @@ def parameters_of(env: str) -> dict[str, Any]:
     if not (source / env).is_dir():
         known = ", ".join(sorted(p.name for p in source.iterdir() if p.is_dir())) if source.is_dir() else "none"
         raise click.UsageError(f"{source / env} does not exist; environments: {known}")
-    return OmegaConfigLoader(str(source), env=env, base_env="base", default_run_env="local")["parameters"]
+    from vibe_pipeline.sweeps import unfold
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Kedro's own, about a function that OmegaConf renamed
+        loader = OmegaConfigLoader(str(source), env=env, base_env="base", default_run_env="local")
+        return unfold(loader["parameters"])
 
 
 @contextmanager
@@ -110,7 +118,10 @@ def _adapter_file(adapter: str) -> Path:
     if not manifest.is_file():
         known = ", ".join(sorted(p.stem for p in manifest.parent.glob("*.json"))) or "none yet"
         raise FileNotFoundError(f"{adapter!r} is neither a file nor a trained adapter; trained: {known}")
-    return Path(json.loads(manifest.read_text())["path"])
+    content = read_json(manifest)
+    if not isinstance(content, dict) or not isinstance(content.get("path"), str):
+        raise ValueError(f"{manifest} names no adapter file; run the row again")
+    return Path(content["path"])
 
 
 @vibe.command()

@@ -5,7 +5,7 @@ the name of its field. Nothing in the code reads a parameter that is not declare
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -15,6 +15,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
     field_serializer,
     field_validator,
     model_validator,
@@ -28,7 +29,16 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", description="lower 
 class Params(BaseModel):
     """Base of all parameter groups: unknown fields are errors, values are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads yes and no as truth values, which pydantic would take for 1 and 0."""
+        kind = cls.model_fields[info.field_name].annotation if info.field_name else bool
+        if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
+            raise ValueError(f"takes no truth value, not {value}")
+        return value
 
 
 class ClipSize(Params):

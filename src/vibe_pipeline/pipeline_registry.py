@@ -8,8 +8,11 @@ from typing import Any
 from kedro.config import OmegaConfigLoader
 from kedro.framework.project import settings
 from kedro.pipeline import Pipeline
+from pydantic import ValidationError
 
 from vibe_pipeline.config import Tables
+from vibe_pipeline.messages import refusal
+from vibe_pipeline.parameters import ParameterError
 from vibe_pipeline.pipelines import (
     ablation_report,
     base_model,
@@ -30,15 +33,22 @@ def use_tables(tables: Tables) -> None:
 
 
 def tables_of(params: Mapping[str, Any]) -> Tables:
-    """The tables of a parameters dictionary, their sweeps unfolded, checked against each other."""
+    """The tables of a parameters dictionary, their sweeps unfolded, checked against each other.
+
+    Raises:
+        ParameterError: A row is wrong, or contradicts another; names the field and the value.
+    """
     params = unfold(params)
-    return Tables(
-        stage1=params["stage1"],
-        adapters=params["adapters"],
-        arms=params["arms"],
-        reference_arm=params["evaluation"]["reference_arm"],
-        stop_after_preview=params["generation"].get("stop_after_preview", False),
-    )
+    try:
+        return Tables(
+            stage1=params["stage1"],
+            adapters=params["adapters"],
+            arms=params["arms"],
+            reference_arm=params["evaluation"]["reference_arm"],
+            stop_after_preview=params["generation"].get("stop_after_preview", False),
+        )
+    except ValidationError as error:
+        raise ParameterError(refusal(error)) from None
 
 
 def _tables_of_environment() -> Tables:

@@ -9,7 +9,7 @@ import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -111,8 +111,17 @@ def _sweeps(
             yield from _sweeps(item, inner, where, f"{prefix}{key}.")
         elif isinstance(item, list):
             takes = TypeAdapter(Annotated[info.annotation, info]).validate_python
-            if _error(takes, item):
+            if _error(takes, item) and (_is_sweep(item) or not _takes_lists(info.annotation)):
                 yield f"{prefix}{key}", _values(item, takes, f"{where}: {prefix}{key}")
+
+
+def _takes_lists(annotation: Any) -> bool:
+    return any(get_origin(a) in (tuple, list) for a in (annotation, *get_args(annotation)))
+
+
+def _is_sweep(values: list[Any]) -> bool:
+    """Whether a list that is no value of a field which takes lists can be one of its values each, or none (null)."""
+    return not values or any(value is None or isinstance(value, list) for value in values)
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

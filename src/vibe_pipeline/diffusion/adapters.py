@@ -6,6 +6,7 @@ metadata: without it, an alpha other than the rank is reloaded wrongly and in si
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from vibe_pipeline.messages import brief
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 PREFIX = "transformer."
@@ -71,7 +74,8 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights (keys without prefix) and configuration of an adapter file.
 
     Raises:
-        ValueError: Not a safetensors file, not an adapter of a Wan transformer, or without its scale.
+        ValueError: Not a safetensors file, not an adapter of a Wan transformer, values that are not finite, or
+            without its scale.
     """
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} is not .safetensors; other formats are pickles, which can run code, and are refused")
@@ -83,12 +87,30 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
     foreign = [k for k in state if not k.startswith(PREFIX) or "lora_" not in k]
     if foreign or not state:
-        found = f"its keys begin {foreign[:3]}" if foreign else "it is empty"
+        found = f"its keys begin {brief(foreign[:3])}" if foreign else "it is empty"
         raise ValueError(f"{path} is no adapter of a Wan transformer; {found}")
     if metadata is None:
         raise ValueError(f"{path} does not state its rank and alpha in the metadata key {LORA_ADAPTER_METADATA_KEY!r}")
-    config = {k.removeprefix(PREFIX): v for k, v in json.loads(metadata).items()}
+    if broken := [k for k, v in state.items() if not (v.is_floating_point() and bool(v.float().isfinite().all()))]:
+        raise ValueError(
+            f"{path}: {len(broken)} of its {len(state)} tensors hold NaN, infinity or whole numbers, so {broken[:3]}"
+        )
+    config = _config(metadata, path)
     return {k.removeprefix(PREFIX): v for k, v in state.items()}, config
+
+
+def _config(metadata: str, path: Path) -> dict[str, Any]:
+    """The stated LoRA configuration, without the prefix."""
+    try:
+        config = {k.removeprefix(PREFIX): v for k, v in json.loads(metadata).items()}
+        if not (config["r"] >= 1 and math.isfinite(config["lora_alpha"])):
+            raise ValueError(f"rank {config['r']}, alpha {config['lora_alpha']}")
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} states no usable rank and alpha in the metadata key {LORA_ADAPTER_METADATA_KEY!r} "
+            f"({type(error).__name__}: {brief(error)}): {brief(metadata, 80)!r}"
+        ) from error
+    return config
 
 
 def load_adapter(transformer: WanTransformer3DModel, path: Path, name: str, weight: float = 1.0) -> None:

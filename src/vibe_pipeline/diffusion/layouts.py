@@ -223,6 +223,8 @@ def _pairs(state: Mapping[str, Tensor], path: Path) -> dict[str, LowRank]:
         stated = state.get(f"{module}.alpha")
         if a.ndim != 2 or b.ndim != 2 or b.shape[1] != a.shape[0] or (stated is not None and stated.numel() != 1):
             raise ValueError(f"{path}: A {tuple(a.shape)} and B {tuple(b.shape)} of {module} make no low-rank update")
+        if not (a.float().isfinite().all() and b.float().isfinite().all()):
+            raise ValueError(f"{path}: A or B of {module} holds NaN or infinity; nothing was imported")
         pairs[module] = LowRank(a.float(), b.float(), None if stated is None else float(stated))
     return pairs
 

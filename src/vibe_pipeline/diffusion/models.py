@@ -9,6 +9,7 @@ import os
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -20,6 +21,7 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 from transformers.utils.logging import disable_progress_bar
 
 from vibe_pipeline.diffusion.objectives import Predict
+from vibe_pipeline.messages import brief
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class WanFolder:
 
     def config_of(self, part: str) -> dict:
         """The configuration of a part (`vae`, `transformer`, …), without loading it."""
-        return json.loads((self.path / part / "config.json").read_text())
+        return _read_config(self.path / part / "config.json")
 
 
 def find_model(path_or_id: str) -> WanFolder:
@@ -44,6 +46,7 @@ def find_model(path_or_id: str) -> WanFolder:
 
     Raises:
         FileNotFoundError: Neither is there; the message says how to get it.
+        ValueError: Its model_index.json is damaged.
     """
     folder = Path(path_or_id)
     if not folder.is_dir():
@@ -57,7 +60,17 @@ def find_model(path_or_id: str) -> WanFolder:
     index = folder / "model_index.json"
     if not index.exists():
         raise FileNotFoundError(f"{folder} is no diffusers model: it has no model_index.json")
-    return WanFolder(folder, bool(json.loads(index.read_text()).get("expand_timesteps", False)))
+    return WanFolder(folder, bool(_read_config(index).get("expand_timesteps", False)))
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not JSON: {brief(error)}; download the model again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds {brief(repr(content), 60)}, not names and values; download the model again")
+    return content
 
 
 def pick_device(name: str) -> torch.device:

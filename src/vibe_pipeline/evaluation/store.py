@@ -24,6 +24,8 @@ class ScoreStore:
             table = pd.read_parquet(self._path(clip))
         except (OSError, ValueError):
             return {}
+        if not set(COLUMNS) <= set(table):
+            return {}
         return {(row.dimension, row.key): float(row.value) for row in table.itertuples(index=False)}
 
     def add(self, clip: str, dimension: str, key: str, value: float, seconds: float) -> None:

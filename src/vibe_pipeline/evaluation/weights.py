@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import requests
 
@@ -123,9 +124,18 @@ def _explained(url: str, place: Path) -> Iterator[None]:
         ) from error
 
 
+def _noted(note: Path) -> dict[str, Any]:
+    """What an earlier call noted of a file begun; nothing if that is lost or damaged."""
+    try:
+        content = json.loads(note.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _transfer(url: str, part: Path, note: Path) -> None:
     """All bytes of the address into `part`."""
-    known = json.loads(note.read_text()) if note.is_file() and part.is_file() else {}
+    known = _noted(note) if part.is_file() else {}
     have = part.stat().st_size if known.get("url") == url and known.get("version") else 0
     if have and have == known.get("size"):
         return

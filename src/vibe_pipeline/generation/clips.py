@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vibe_pipeline.identity import write_atomic
+from vibe_pipeline.messages import brief
 
 PREVIEW_SIDE = 256
 
@@ -52,5 +53,5 @@ def read_clip(path: Path) -> NDArray[np.float32]:
         with imageio.get_reader(path, format="FFMPEG", pixelformat="rgb24") as reader:
             frames = np.stack(list(reader.iter_data()))
     except (OSError, ValueError, RuntimeError, IndexError) as error:
-        raise ValueError(f"{path} cannot be read as a video: {error}") from error
+        raise ValueError(f"{path} cannot be read as a video: {brief(error, 240)}") from error
     return frames.astype(np.float32) / 255

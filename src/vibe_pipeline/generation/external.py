@@ -14,6 +14,7 @@ from vibe_pipeline.config import ArmParams, ModelParams
 from vibe_pipeline.generation.clips import read_clip, write_preview
 from vibe_pipeline.generation.store import Scale
 from vibe_pipeline.identity import content_key, file_sha256
+from vibe_pipeline.messages import brief
 
 TABLE = "clips.csv"
 COLUMNS = ("file", "prompt", "seed")
@@ -58,15 +59,19 @@ def external_clips(name: str, arm: ArmParams, prompts: pd.DataFrame, model: Mode
 
 def _listed(folder: Path) -> dict[tuple[str, int], Path]:
     path = folder / TABLE
-    table = pd.read_csv(path, keep_default_na=False)
+    try:
+        table = pd.read_csv(path, keep_default_na=False, dtype=str)
+    except ValueError as error:  # pandas' own errors and bad UTF-8 are such
+        raise ValueError(f"{path} cannot be read as CSV: {brief(error)}") from error
     if lacking := [c for c in COLUMNS if c not in table]:
         raise ValueError(f"{path} has no column {', '.join(lacking)}; it needs {', '.join(COLUMNS)}")
     found: dict[tuple[str, int], Path] = {}
     for line, row in enumerate(table.to_dict("records"), 2):
-        clip = (folder / row["file"]).resolve()
-        if not clip.is_relative_to(folder.resolve()):
-            raise ValueError(f"{path}, line {line}: {row['file']!r} leaves the folder")
-        key = (str(row["prompt"]).strip(), int(row["seed"]))
+        if "\0" in row["file"] or not (clip := (folder / row["file"]).resolve()).is_relative_to(folder.resolve()):
+            raise ValueError(f"{path}, line {line}: {brief(repr(row['file']))} leaves the folder")
+        if not row["seed"].strip().lstrip("-").isdecimal():
+            raise ValueError(f"{path}, line {line}: seed {brief(repr(row['seed']), 60)} is no whole number")
+        key = (row["prompt"].strip(), int(row["seed"]))
         if key in found:
             raise ValueError(f"{path}, line {line}: {key[0][:60]!r} with seed {key[1]} is listed twice")
         if not clip.is_file():
@@ -105,7 +110,7 @@ def _measure(path: Path) -> Scale:
             width, height = reader.get_meta_data()["source_size"]
             return Scale(height, width, reader.count_frames(), float(reader.get_meta_data()["fps"]))
     except (OSError, ValueError, RuntimeError, IndexError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as a video: {error}") from error
+        raise ValueError(f"{path} cannot be read as a video: {brief(error, 240)}") from error
 
 
 def _problem(path: Path, actual: Scale, wanted: Scale) -> str:

@@ -1,6 +1,7 @@
 """The prompts of a run: VBench's own list, a file, or the miniature's held-out captions."""
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 
 from vibe_pipeline.config import GenerationParams
 from vibe_pipeline.identity import file_sha256
+from vibe_pipeline.messages import brief
 from vibe_pipeline.miniature.scene import sample_scenes
 
 HELD_OUT_SEED = 20_260
@@ -25,7 +27,8 @@ def load_prompts(params: GenerationParams) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: No such file of prompts, or an image that it names is not there.
-        ValueError: No prompts, the same one twice, or a bad entry; names the file and the line.
+        ValueError: No prompts, the same one twice, a bad entry, or a first frame outside of the file's folder; names
+            the file and the line.
     """
     table = _all_rows(params)
     if table.empty:
@@ -67,7 +70,7 @@ def _from_file(path: Path) -> list[dict[str, Any]]:
     try:
         entries = readers[path.suffix](path)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from error
+        raise ValueError(f"{path} is not UTF-8: {brief(error)}") from error
     _check_prompts(path, entries)
     framed = [line for line, entry in entries if "first_frame" in entry]
     if framed and len(framed) < len(entries):
@@ -76,23 +79,26 @@ def _from_file(path: Path) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    lines = enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1)
     return [(i, {"prompt": line.strip()}) for i, line in lines if line.strip()]
 
 
 def _csv(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    table = pd.read_csv(path, keep_default_na=False, dtype=str)
+    try:
+        table = pd.read_csv(path, keep_default_na=False, dtype=str)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ValueError(f"{path} cannot be read as CSV: {brief(error)}") from error
     return [(i, _known(path, i, row)) for i, row in enumerate(table.to_dict("records"), 2)]
 
 
 def _jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
     entries = []
-    for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for i, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"{path}, line {i} is not JSON: {error}") from error
         entries.append((i, _known(path, i, row)))
     return entries
@@ -110,12 +116,14 @@ def _check_prompts(path: Path, entries: list[tuple[int, dict[str, Any]]]) -> Non
     seen: dict[str, int] = {}
     for line, entry in entries:
         prompt = entry["prompt"]
-        if prompt in UNREADABLE:
-            raise ValueError(f"{path}, line {line}: {prompt!r} is no prompt")
+        if prompt in UNREADABLE or not any(letter.isalnum() for letter in prompt):
+            raise ValueError(f"{path}, line {line}: {brief(repr(prompt))} is no prompt")
+        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in prompt.replace("\t", " ")):
+            raise ValueError(f"{path}, line {line}: {brief(ascii(prompt))} holds control characters")
         if prompt in seen:
             raise ValueError(
-                f"{path}, line {line}: {prompt!r} stands twice, in line {seen[prompt]} too; scores are paired by "
-                "prompt, list each once"
+                f"{path}, line {line}: {brief(repr(prompt))} stands twice, in line {seen[prompt]} too; scores are "
+                "paired by prompt, list each once"
             )
         seen[prompt] = line
 
@@ -123,7 +131,9 @@ def _check_prompts(path: Path, entries: list[tuple[int, dict[str, Any]]]) -> Non
 def _first_frame(path: Path, line: int, entry: dict[str, Any]) -> dict[str, str]:
     if "first_frame" not in entry:
         return {}
-    image = (path.parent / str(entry["first_frame"])).resolve()
+    name, home = str(entry["first_frame"]), path.parent.resolve()
+    if "\0" in name or not (image := (home / name).resolve()).is_relative_to(home):
+        raise ValueError(f"{path}, line {line}: first_frame {brief(repr(name))} leaves the folder of the prompts")
     if not image.is_file():
-        raise FileNotFoundError(f"{path}, line {line}: there is no first_frame {str(entry['first_frame'])!r}")
+        raise FileNotFoundError(f"{path}, line {line}: there is no first_frame {brief(repr(name))}")
     return {"first_frame": str(image), "first_frame_sha256": file_sha256(image)}

@@ -4,6 +4,7 @@ A clip whose manifest carries the same key is not made again, so a killed run lo
 """
 
 import importlib.metadata
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,6 +19,8 @@ from vibe_pipeline.budget import require_time
 from vibe_pipeline.config import ClipSize
 from vibe_pipeline.generation.clips import write_lossless, write_preview
 from vibe_pipeline.identity import content_key, read_json, require_space, write_json
+
+log = logging.getLogger(__name__)
 
 Rows = list[dict[str, Any]]
 Make = Callable[[Rows], Tensor]
@@ -119,8 +122,15 @@ def _is_made(row: dict[str, Any]) -> bool:
     path = Path(row["path"])
     if not (manifest_path(row).exists() and path.exists() and Path(row["preview_path"]).exists()):
         return False
-    content = read_json(manifest_path(row))
-    return content["key"] == row["key"] and content["bytes"] == path.stat().st_size
+    try:
+        content = read_json(manifest_path(row))
+    except ValueError as error:
+        log.warning("%s", error)
+        return False
+    if not isinstance(content, dict) or not isinstance(content.get("seconds"), int | float):
+        log.warning("%s is no manifest of a clip; the clip is made anew", manifest_path(row))
+        return False
+    return content.get("key") == row["key"] and content.get("bytes") == path.stat().st_size
 
 
 def _keep(batch: Rows, pixels: Tensor, job: Job, seconds: float) -> None:

@@ -73,6 +73,7 @@ class TextStore:
     def _read(self, text: str) -> Tensor | None:
         """None if there is no file, or a damaged one, which is then made anew."""
         try:
-            return load_file(self._path(text))["embedding"]
-        except (FileNotFoundError, SafetensorError):
+            embedding = load_file(self._path(text))["embedding"]
+        except (FileNotFoundError, SafetensorError, KeyError):
             return None
+        return embedding if embedding.ndim == 2 and len(embedding) <= self._model.text_length else None

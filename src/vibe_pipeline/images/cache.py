@@ -24,6 +24,7 @@ from vibe_pipeline.identity import content_key, folder_fingerprint, write_json
 from vibe_pipeline.images.buckets import Bucket, make_buckets
 from vibe_pipeline.images.encode import Row, Shard, encode_shards
 from vibe_pipeline.images.sizing import nearest_bucket
+from vibe_pipeline.messages import brief
 
 log = logging.getLogger(__name__)
 
@@ -145,9 +146,13 @@ class LatentCache:
     """
 
     def __init__(self, manifest: dict[str, Any], held_out: bool = False) -> None:
-        records = [
-            CacheEntry(**r | {k: Path(r[k]) for k in ("shard", "text_shard") if k in r}) for r in manifest["images"]
-        ]
+        try:
+            records = [_entry(record) for record in manifest["images"]]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"the latent cache's manifest is damaged or of another version ({brief(repr(error))}); run "
+                "data_processing again"
+            ) from error
         self.entries = [r for r in records if r.held_out == held_out]
         if not self.entries:
             raise ValueError(
@@ -177,6 +182,12 @@ class LatentCache:
         for shard, members in self._by_shard(part, indices).items():
             with _opened(shard) as file:
                 tensors |= {i: file.get_tensor(f"{self.entries[i].sha256}.{part}").float() for i in members}
+        if len({tensor.shape for tensor in tensors.values()}) != 1:
+            odd = {self.entries[i].sha256[:12]: tuple(tensor.shape) for i, tensor in tensors.items()}
+            raise ValueError(
+                f"{self.entries[indices[0]].shard}: {part} of images of one bucket differs in shape, {brief(odd)}; "
+                "delete the file and run data_processing again"
+            )
         return torch.stack([tensors[i] for i in indices])
 
     def shape(self, part: str, index: int) -> tuple[int, ...]:

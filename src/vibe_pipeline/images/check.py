@@ -21,7 +21,8 @@ from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 from tqdm import tqdm
 
 from vibe_pipeline.images.sizing import nearest_bucket
-from vibe_pipeline.images.source import FoundImage, brief
+from vibe_pipeline.images.source import FoundImage
+from vibe_pipeline.messages import brief
 
 log = logging.getLogger(__name__)
 

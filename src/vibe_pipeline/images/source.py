@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from vibe_pipeline.messages import brief
+
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -80,12 +82,6 @@ def find_images(folder: Path) -> pd.DataFrame:
     found = pd.DataFrame([rows[name] for name in sorted(rows)], columns=list(FoundImage._fields), dtype="str")
     log.info("found %d images in %s, %d refused already", len(found), folder, int((found["reason"] != "").sum()))
     return found
-
-
-def brief(value: object, limit: int = 160) -> str:
-    """A value on one line, cut to `limit` characters, safe to write as UTF-8."""
-    text = " ".join(str(value).split()).encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
 def _walk(folder: Path) -> tuple[list[str], list[Path]]:

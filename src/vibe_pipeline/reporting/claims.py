@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
 from vibe_pipeline.evaluation.statistics import paired_difference
+from vibe_pipeline.messages import refusal
+from vibe_pipeline.reporting.sources import read_yaml
 
 Verdict = Literal["holds", "does not hold", "cannot be told from this data", "not measured", "not run"]
 HOLDS: Verdict = "holds"
@@ -71,14 +72,13 @@ def load_claims(path: Path) -> tuple[Claim, ...]:
     Raises:
         ValueError: The file is not a list of claims; the message names the file and the field.
     """
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    rows = content.get("claims") if isinstance(content, dict) else None
-    if not isinstance(rows, list):
-        raise ValueError(f"{path}: expected a key `claims` with a list of claims under it")
-    try:
-        return tuple(Claim.model_validate(row) for row in rows)
-    except ValidationError as error:
-        raise ValueError(f"{path}: {error}") from error
+    claims = []
+    for number, row in enumerate(read_yaml(path, "claims")):
+        try:
+            claims.append(Claim.model_validate(row))
+        except ValidationError as error:
+            raise ValueError(f"{path}: {refusal(error, f'claims.{number}')}") from error
+    return tuple(claims)
 
 
 def weigh(

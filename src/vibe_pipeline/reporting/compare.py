@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from vibe_pipeline.config import TrackingParams
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.statistics import NEEDED, TRAINING, paired_difference, summarise
+from vibe_pipeline.messages import brief
 from vibe_pipeline.reporting.glossary import ARROWS, number, words
 from vibe_pipeline.reporting.narrative import count
 from vibe_pipeline.tracking.masking import mask, take_credentials
@@ -87,7 +88,10 @@ def split(text: str) -> tuple[str, str]:
 
 def _scores(source: str, tracking: TrackingParams) -> pd.DataFrame:
     if Path(source).is_file():
-        scores = pd.read_parquet(source)
+        try:
+            scores = pd.read_parquet(source)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{source} cannot be read as parquet: {brief(error)}") from error
     elif source.endswith(".parquet"):
         raise FileNotFoundError(f"{source}: no such file")
     else:

@@ -7,11 +7,11 @@ from typing import Any
 
 import jinja2
 import pandas as pd
-import yaml
 
 from vibe_pipeline.config import AdapterParams, ArmParams
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
 from vibe_pipeline.evaluation.statistics import TRAINING
+from vibe_pipeline.messages import brief
 from vibe_pipeline.reporting import figures, gallery, narrative, sweep_figures, tables
 from vibe_pipeline.reporting.claims import (
     ABSENT,
@@ -24,6 +24,7 @@ from vibe_pipeline.reporting.claims import (
     judge,
 )
 from vibe_pipeline.reporting.glossary import ARROWS, number, words
+from vibe_pipeline.reporting.sources import read_mapping, read_yaml
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE_BYTES = 14_000_000
@@ -107,9 +108,12 @@ def load_published(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: A row lacks its source or reliability; the message names file and row.
     """
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    for part in content.get("tables", []):
-        for row in part.get("rows", []):
+    content = read_mapping(path)
+    for part in read_yaml(path, "tables") if "tables" in content else ():
+        rows = part.get("rows", [])
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise ValueError(f"{path}: `rows` of a table should be a list of rows, not {brief(repr(rows), 60)}")
+        for row in rows:
             if not (row.get("source") and row.get("reliability")):
                 raise ValueError(f"{path}: the row {row.get('method')!r} needs both `source` and `reliability`")
     return content

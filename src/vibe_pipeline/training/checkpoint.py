@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from vibe_pipeline.identity import write_atomic
+from vibe_pipeline.messages import brief
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         try:
             return _read(path)
         except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-            errors.append(f"{path} is damaged ({error})")
+            errors.append(f"{path} is damaged ({brief(error, 120)})")
             log.warning("%s; trying the checkpoint before it", errors[-1])
     if errors:
         raise ValueError(f"{'; '.join(errors)}; delete it and run again: training starts over")
@@ -65,4 +66,8 @@ def _read(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
         if (bad := archive.testzip()) is not None:
             raise ValueError(f"wrong checksum of {bad}")
-    return torch.load(path, weights_only=True, map_location="cpu")
+    # Refuses all but tensors and plain values: nothing in the file is run.
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+        raise ValueError("no checkpoint: it states no step")
+    return state

@@ -22,7 +22,7 @@ from vibe_pipeline.diffusion import adapters as lora
 from vibe_pipeline.diffusion.flow import loss_weight
 from vibe_pipeline.diffusion.models import velocity_predictor
 from vibe_pipeline.images.cache import epoch_batches
-from vibe_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
+from vibe_pipeline.training.checkpoint import NAME, load_checkpoint, save_checkpoint
 from vibe_pipeline.training.ema import averaged, make_ema
 from vibe_pipeline.training.flops import count_flops
 from vibe_pipeline.training.job import Batch, Job, draw_batch
@@ -229,6 +229,19 @@ def _save(run: Run) -> None:
     save_checkpoint(state, run.job.folder)
 
 
+def _require_own(run: Run, state: dict[str, Any]) -> None:
+    """Refuse a checkpoint that is another adapter's: peft would load what fits and leave out the rest in silence."""
+    job, place = run.job, run.job.folder / NAME
+    advice = "delete it and run again: training starts over"
+    if lacking := [name for name in ("adapter", "optimiser", "ema", "progress") if name not in state]:
+        raise ValueError(f"{place} lacks {', '.join(lacking)}; {advice}")
+    own = {name: tuple(value.shape) for name, value in lora.adapter_state(job.transformer, job.name).items()}
+    kept = {name: tuple(value.shape) for name, value in state["adapter"].items()}
+    if wrong := sorted(name for name in own.keys() | kept.keys() if own.get(name) != kept.get(name)):
+        first = f"{wrong[0]} is {kept.get(wrong[0])} there, {own.get(wrong[0])} here"
+        raise ValueError(f"{place} is of another adapter: {first}, {len(wrong)} differ; {advice}")
+
+
 def _resume(run: Run) -> None:
     """Go on from the checkpoint, if there is one; a new MLflow run gets the whole curve."""
     job, state = run.job, load_checkpoint(run.job.folder)
@@ -237,6 +250,7 @@ def _resume(run: Run) -> None:
         raise ValueError(f"processes see checkpoints of steps {steps}: {job.folder} must be a folder that all share")
     if state is None:
         return
+    _require_own(run, state)
     lora.set_adapter_state(job.transformer, job.name, state["adapter"])
     run.optimiser.load_state_dict(state["optimiser"])
     if run.ema is not None:

@@ -26,6 +26,8 @@ from vibe_pipeline.training.validation import held_out_loss
 
 log = logging.getLogger(__name__)
 
+NEEDED = frozenset({"name", "key", "path", "losses", "held_out_loss"})  # of a manifest that is read again
+
 
 def stage1_loss(
     predict: Predict, batch: dict[str, Tensor], noise: Tensor, sigma: Tensor, weight: Tensor
@@ -134,6 +136,9 @@ def _finished(folder: Path) -> dict[str, Any] | None:
     if not manifest.exists():
         return None
     content = read_json(manifest)
+    if not isinstance(content, dict) or not content.keys() >= NEEDED:
+        log.warning("%s is no manifest of an adapter; it is trained anew", manifest)
+        return None
     if not Path(content["path"]).exists():
         return None
     log.info("%s is trained already", folder.name)

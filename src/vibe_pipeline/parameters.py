@@ -1,0 +1,96 @@
+"""Reading the parameters of a project: whatever is wrong with them is one line that names file or field."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kedro.config import OmegaConfigLoader
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+from yaml import YAMLError
+
+from vibe_pipeline.config import (
+    DataParams,
+    EvaluationParams,
+    GenerationParams,
+    MiniatureParams,
+    ModelParams,
+    ReportParams,
+    RunParams,
+    TrackingParams,
+)
+from vibe_pipeline.messages import brief, refusal
+
+TABLES = ("stage1", "adapters", "arms")
+GROUPS: tuple[tuple[str, type[BaseModel], bool], ...] = (
+    ("model", ModelParams, True),
+    ("data", DataParams, True),
+    ("generation", GenerationParams, True),
+    ("evaluation", EvaluationParams, True),
+    ("miniature", MiniatureParams, False),
+    ("report", ReportParams, False),
+    ("run", RunParams, False),
+    ("tracking", TrackingParams, False),
+)
+
+
+class ParameterError(ValueError):
+    """Parameters that cannot be used; the message names the file or the field, and the value."""
+
+
+def read_parameters(loader: OmegaConfigLoader) -> dict[str, Any]:
+    """The parameters of the loader's environment.
+
+    Raises:
+        ParameterError: A file is no YAML, has a key twice, a tag that would make an object, or refers to nothing.
+    """
+    try:
+        return loader["parameters"]
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, AttributeError, ValueError) as error:
+        place = _culprit(loader)
+        raise ParameterError(f"{place} cannot be read as parameters: {brief(error, 240)}") from None
+
+
+def check_groups(params: Mapping[str, Any]) -> None:
+    """Check every group of parameters but the tables, which are checked against each other elsewhere.
+
+    Raises:
+        ParameterError: A group is missing or unknown, or a value is wrong; names the field and the value.
+    """
+    known = (*(name for name, _, _ in GROUPS), *TABLES)
+    # Kedro keeps names with an underscore in front for YAML anchors.
+    if unknown := [key for key in params if key not in known and not str(key).startswith("_")]:
+        raise ParameterError(f"parameters: {brief(unknown[0], 60)!r} is no group; there are {', '.join(known)}")
+    needed = (*(name for name, _, required in GROUPS if required), *TABLES)
+    if lacking := [name for name in needed if name not in params]:
+        raise ParameterError(f"parameters: the group {lacking[0]!r} is missing")
+    for name, model, _ in GROUPS:
+        if name in params:
+            _require(model, params[name], name)
+    for name in TABLES:
+        if not isinstance(params[name], Mapping):
+            raise ParameterError(f"{name}: should be a table of named rows, not {brief(repr(params[name]), 60)}")
+
+
+def _require(model: type[BaseModel], values: Any, name: str) -> None:
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        # Without its cause, which would show values whole, credentials among them.
+        raise ParameterError(refusal(error, name)) from None
+
+
+def _culprit(loader: OmegaConfigLoader) -> str:
+    """The first file of parameters that cannot be read alone; else the folder."""
+    source = Path(loader.conf_source)
+    folders = dict.fromkeys(name for name in (loader.base_env, loader.env or loader.default_run_env) if name)
+    for file in sorted(file for name in folders for file in (source / name).rglob("parameters*") if file.is_file()):
+        try:
+            content = OmegaConf.load(file)
+            OmegaConf.to_container(content, resolve=True)
+            if not OmegaConf.is_dict(content):
+                return str(file)
+        except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError, ValueError):
+            return str(file)
+    return str(source)
