@@ -8,6 +8,7 @@ import pytest
 from vibe_pipeline.evaluation import detail
 from vibe_pipeline.evaluation.detail import (
     band_correlation,
+    band_error,
     first_frame_jump,
     flicker,
     high_frequency_share,
@@ -93,6 +94,33 @@ def test_spectrum_distance():
     assert spectrum_distance(loud, soft, 8) == pytest.approx(1, abs=0.1)
     assert spectrum_distance(loud, soft) == spectrum_distance(soft, loud)
     assert spectrum_distance(loud[:2], loud) < spectrum_distance(loud[:2], soft)  # lengths may differ
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (wave(20), 0.0),
+        (wave(20, 0.1), 0.25),
+        (wave(20, phase=math.pi), 4.0),
+        (wave(20, phase=math.pi / 2), 2.0),
+        (wave(6), 1.0),
+        (np.full_like(wave(20), 0.5), 1.0),
+    ],
+)
+def test_band_error(other, expected):
+    assert band_error(other, wave(20), 14, 26) == pytest.approx(expected, abs=1e-3)
+
+
+def test_band_error_follows_from_correlation_and_strength():
+    truth, clip = noise(0.1, 1), 0.5 + 0.6 * (noise(0.1, 1) - 0.5) + 0.5 * (noise(0.1, 2) - 0.5)
+    strength = math.sqrt(high_frequency_share(clip, 10, 20) / high_frequency_share(truth, 10, 20))
+    strength *= float(np.std(clip) / np.std(truth))
+    expected = 1 + strength**2 - 2 * strength * band_correlation(clip, truth, 10, 20)
+    assert band_error(clip, truth, 10, 20) == pytest.approx(expected, rel=0.02)
+
+
+def test_band_error_needs_a_truth():
+    assert math.isnan(band_error(wave(20), np.full_like(wave(20), 0.5), 14, 26))
 
 
 @pytest.mark.parametrize(

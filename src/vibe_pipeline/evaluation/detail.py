@@ -13,7 +13,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-Clip = NDArray[np.floating]
+from vibe_pipeline.evaluation.pixels import Clip, checked, luminance, require_same_shape
+
 Mask = NDArray[np.floating]
 
 DIRECTIONS: Mapping[str, str] = MappingProxyType(
@@ -25,9 +26,9 @@ DIRECTIONS: Mapping[str, str] = MappingProxyType(
         "first_frame_jump": "lower",
         "psnr": "higher",
         "band_correlation": "higher",
+        "band_error": "lower",
     }
 )
-LUMA = (0.2126, 0.7152, 0.0722)
 # Power of 8-bit rounding noise: below it, two stored clips cannot be told apart.
 ROUNDING_POWER = (1 / 255) ** 2 / 12
 # Power under which a frame counts as flat: an amplitude of a ten-thousandth of the range.
@@ -53,7 +54,7 @@ def high_frequency_share(clip: Clip, low_cycles: float, high_cycles: float) -> f
 
     Source: own; radial power as in Field, JOSA A 4 (1987), 2379.
     """
-    luma = _luminance(clip)
+    luma = luminance(clip)
     radius = _radius(*luma.shape[1:])
     band = _band(radius, low_cycles, high_cycles)
     shares = []
@@ -74,7 +75,7 @@ def spectrum(clip: Clip, bins: int) -> NDArray[np.float64]:
     Raises:
         ValueError: The clip's shape or range is wrong, or `bins` is not between 1 and H // 2.
     """
-    luma = _luminance(clip)
+    luma = luminance(clip)
     height = luma.shape[1]
     if not 1 <= bins <= height // 2:
         raise ValueError(f"bins = {bins}: a frame {height} pixels high has between 1 and {height // 2} rings")
@@ -123,8 +124,8 @@ def band_correlation(a: Clip, b: Clip, low_cycles: float, high_cycles: float) ->
 
     Source: own; the correlation in a ring is the Fourier ring correlation (van Heel and Schatz, 2005).
     """
-    _same_shape(a, b)
-    luma_a, luma_b = _luminance(a), _luminance(b)
+    require_same_shape(a, b)
+    luma_a, luma_b = luminance(a), luminance(b)
     band = _band(_radius(*luma_a.shape[1:]), low_cycles, high_cycles)
     correlations = []
     for frame_a, frame_b in zip(luma_a, luma_b, strict=True):
@@ -137,6 +138,37 @@ def band_correlation(a: Clip, b: Clip, low_cycles: float, high_cycles: float) ->
     return float(np.mean(correlations)) if correlations else math.nan
 
 
+def band_error(a: Clip, b: Clip, low_cycles: float, high_cycles: float) -> float:
+    """Power of what differs from the truth in a band, over the truth's own power there; over all frames together.
+
+    Detail that is right and as strong as it should be gives 0, none at all 1, and detail in the wrong place more:
+    unlike `band_correlation` it counts the strength too, unlike `psnr` it is not drowned by the rest of the picture.
+
+    Args:
+        a: [T, H, W, 3] in [0, 1].
+        b: The truth, of the same shape.
+        low_cycles: Lower end of the band, cycles per frame height.
+        high_cycles: Upper end, excluded.
+
+    Returns:
+        At least 0; NaN if the truth has nothing in the band.
+
+    Raises:
+        ValueError: As :func:`band_correlation`.
+
+    Source: own; a normalised mean square error.
+    """
+    require_same_shape(a, b)
+    luma_a, luma_b = luminance(a), luminance(b)
+    band = _band(_radius(*luma_a.shape[1:]), low_cycles, high_cycles)
+    error = power = 0.0
+    for frame_a, frame_b in zip(luma_a, luma_b, strict=True):
+        truth = _windowed_transform(frame_b)[band]
+        error += float(np.sum(np.abs(_windowed_transform(frame_a)[band] - truth) ** 2))
+        power += float(np.sum(np.abs(truth) ** 2))
+    return error / power if power > FLAT_POWER * band.sum() * len(luma_b) else math.nan
+
+
 def psnr(a: Clip, b: Clip) -> float:
     """Peak signal-to-noise ratio over the whole clip, dB; infinite for identical clips.
 
@@ -145,8 +177,8 @@ def psnr(a: Clip, b: Clip) -> float:
     Raises:
         ValueError: The shapes differ, or a clip's range is wrong.
     """
-    _same_shape(a, b)
-    pairs = zip(_checked(a), _checked(b), strict=True)
+    require_same_shape(a, b)
+    pairs = zip(checked(a), checked(b), strict=True)
     error = float(np.mean([np.mean((x - y) ** 2, dtype=np.float64) for x, y in pairs]))
     return -10 * math.log10(error) if error > 0 else math.inf
 
@@ -218,7 +250,7 @@ def residual_noise(clip: Clip, mask: Mask | None = None) -> float:
 
     Source: Immerkaer, "Fast noise variance estimation", CVIU 64 (1996), 300, on frame differences, with the MAD.
     """
-    luma = _luminance(clip)
+    luma = luminance(clip)
     static = _static(mask, luma.shape, 2) >= 0.5
     # Second differences over both axes are Immerkaer's kernel.
     residual = np.diff(np.diff(np.diff(luma, axis=0), n=2, axis=1), n=2, axis=2)
@@ -229,30 +261,6 @@ def residual_noise(clip: Clip, mask: Mask | None = None) -> float:
         return math.nan
     values = residual[used]
     return float(MAD_TO_SIGMA * np.median(np.abs(values - np.median(values))) / (6 * math.sqrt(2)))
-
-
-def _checked(clip: Clip) -> Clip:
-    """The clip, after a look at its shape, type and range."""
-    array = np.asarray(clip)
-    if array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape:
-        raise ValueError(f"a clip is [frames, height, width, 3]; this one is {list(array.shape)}")
-    if not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"a clip holds floats in [0, 1]; this one holds {array.dtype}: divide bytes by 255")
-    low, high = float(array.min()), float(array.max())
-    if not (low >= -1e-3 and high <= 1 + 1e-3):  # NaN fails too
-        raise ValueError(f"a clip lies in [0, 1]; this one goes from {low:.4g} to {high:.4g}")
-    return array
-
-
-def _same_shape(a: Clip, b: Clip) -> None:
-    if np.shape(a) != np.shape(b):
-        raise ValueError(f"the clips differ in shape: {list(np.shape(a))} and {list(np.shape(b))}")
-
-
-def _luminance(clip: Clip) -> NDArray[np.floating]:
-    """Rec. 709 luminance, [T, H, W], in the clip's precision; frame by frame, as 4K clips are large."""
-    array = _checked(clip)
-    return np.stack([frame @ np.asarray(LUMA, array.dtype) for frame in array])
 
 
 def _radius(height: int, width: int) -> NDArray[np.float64]:
@@ -292,7 +300,7 @@ def _static(mask: Mask | None, shape: tuple[int, ...], fewest_frames: int) -> Ma
 
 def _changes(clip: Clip, mask: Mask | None, fewest_frames: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Absolute change of RGB per pixel and step, and its weight; both [T - 1, H, W]."""
-    array = _checked(clip)
+    array = checked(clip)
     static = _static(mask, array.shape[:3], fewest_frames)
     change = np.stack([np.abs(b - a).mean(axis=-1) for a, b in itertools.pairwise(array)])
     return change, static[1:] * static[:-1]

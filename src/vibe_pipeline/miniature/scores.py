@@ -61,10 +61,11 @@ def measure_arm(
             if paired:
                 values["psnr"] = detail.psnr(pixels, truth)
                 values["band_correlation"] = detail.band_correlation(pixels, truth, *evaluation.fine_band)
+                values["band_error"] = detail.band_error(pixels, truth, *evaluation.fine_band)
         spectra.append(detail.spectrum(pixels, bins))
         rows += [_row(arm, clip.prompt_index, clip.seed, k, v) for k, v in values.items()]
     if known_truth and not paired:
-        rows += [_unpaired(arm, metric) for metric in ("psnr", "band_correlation")]
+        rows += [_unpaired(arm, metric) for metric in ("psnr", "band_correlation", "band_error")]
     cycles = (np.arange(bins) + 0.5) * pixels.shape[1] / 2 / bins
     spectrum = pd.DataFrame({"arm": arm, "cycles": cycles, "power": np.power(10.0, np.mean(spectra, 0))})
     return score_table(rows), spectrum

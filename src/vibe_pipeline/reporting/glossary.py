@@ -37,6 +37,11 @@ _WORDS = MappingProxyType(
             "Band correlation",
             "Correlation with the true render in the fine band, which native clips cannot hold: detail that is right.",
         ),
+        "band_error": (
+            "Band error",
+            "What differs from the true render in the fine band, as a share of its power there: 0 all detail right, "
+            "1 none, more if it is wrong.",
+        ),
         "high_frequency_share": (
             "High-frequency share",
             "Share of the picture's power in the fine band. Noise raises it too: read it beside band correlation.",
