@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, UMT5EncoderModel
 from transformers.utils.logging import disable_progress_bar
 
+from vibe_pipeline.diffusion.convolutions import use_onednn
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.messages import brief
 
@@ -102,6 +103,8 @@ def load_vae(
     vae = AutoencoderKLWan.from_pretrained(model.path, subfolder="vae", torch_dtype=dtype)
     if tile is not None:
         vae.enable_tiling(tile, tile, tile * 3 // 4, tile * 3 // 4)
+    if device.type == "cpu":
+        use_onednn(vae)
     return vae.requires_grad_(False).eval().to(device)
 
 
