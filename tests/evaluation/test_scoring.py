@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from vibe_pipeline.budget import DEADLINE, OutOfTimeError
 from vibe_pipeline.evaluation import vbench
 from vibe_pipeline.evaluation.jobs import Job, Settings
 from vibe_pipeline.evaluation.manifest import vbench_manifest
@@ -54,6 +55,19 @@ def test_interrupted_and_resumed(clip_table, weights, computed, tmp_path):
     assert len(computed) == len(set(zip(clip_table["path"].index.repeat(2), computed, strict=True))) == 8
     straight = score_vbench(clip_table, [FLICKER, AESTHETIC], Scoring(weights, tmp_path / "straight"))
     pd.testing.assert_frame_equal(resumed, straight)
+
+
+def test_spent_hours_keep_every_score(clip_table, weights, computed, tmp_path, monkeypatch):
+    scoring = Scoring(weights, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setenv(DEADLINE, "0")
+        with pytest.raises(OutOfTimeError, match="kept: 1 VBench scores"):
+            score_vbench(clip_table, [FLICKER], scoring)
+        with pytest.raises(OutOfTimeError, match=r"kept: [123] VBench scores"):
+            score_vbench(clip_table, [FLICKER], Scoring(weights, tmp_path / "two", workers=2))
+    assert len(computed) == 1
+    table = score_vbench(clip_table, [FLICKER], scoring)
+    assert len(computed) == 4 and set(table["status"]) == {"scored"}
 
 
 def test_only_what_is_new_is_computed(clip_table, weights, computed, tmp_path):

@@ -129,6 +129,23 @@ from vibe_pipeline.images import cache, encode
 home, moment = Path(sys.argv[1]), int(sys.argv[2])
 cache.SHARD, saves, save = 2, [], encode.save_file
 
+def test_spent_hours_keep_the_shards_that_are_there(build, encoded, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = encode_module._write
+
+    def write_and_spend(*arguments: Any) -> None:
+        write(*arguments)
+        if set(encoded) - set(CAPTIONS):  # an image's shard is there
+            monkeypatch.setenv(DEADLINE, "0")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode_module, "_write", write_and_spend)
+        with pytest.raises(OutOfTimeError, match=r"kept: all encoded captions, [12] encoded images"):
+            build()
+    monkeypatch.delenv(DEADLINE)
+    build()
+    assert sorted(encoded) == sorted([*CAPTIONS, *map(str, range(COUNT))])  # nothing twice
+
+
 def save_and_die(tensors, path):
     saves.append(path)
     if len(saves) == moment:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vibe_pipeline.budget import DEADLINE, OutOfTimeError
 from vibe_pipeline.config import AdapterParams, OptimiserParams, Stage1Params
 from vibe_pipeline.diffusion import adapters as lora
 from vibe_pipeline.images.cache import LatentCache
@@ -111,6 +112,24 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(job, variant: str, kill
     ours, theirs = (lora.adapter_state(j.transformer, "d1") for j in (resumed, straight))
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
     assert max(float(v.abs().max()) for k, v in ours.items() if "lora_B" in k) > 0
+
+
+def test_spent_hours_keep_the_very_step(job, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight = job("straight", checkpoint_every=100)
+    expected = train_adapter(straight)
+
+    def spend(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        monkeypatch.setenv(DEADLINE, "0")
+        return losses
+
+    with pytest.raises(OutOfTimeError, match="kept: d1 up to step 4 of 7"):
+        train_adapter(failing(job("spent", checkpoint_every=100), calls_before(straight, 3), spend))
+    monkeypatch.delenv(DEADLINE)
+    resumed = job("spent", checkpoint_every=100)
+    records = train_adapter(resumed)
+    pd.testing.assert_frame_equal(records.drop(columns=SPEEDS), expected.drop(columns=SPEEDS), check_exact=True)
+    ours, theirs = (lora.adapter_state(j.transformer, "d1") for j in (resumed, straight))
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
 
 
 def test_only_the_adapter_learns_and_the_loss_falls(job) -> None:

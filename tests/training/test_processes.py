@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from vibe_pipeline.budget import OutOfTimeError
 from vibe_pipeline.config import AdapterParams, Stage1Params
 from vibe_pipeline.training import relay
 from vibe_pipeline.training.group import Group
@@ -33,6 +34,7 @@ WORK = """
 import os, signal
 import torch
 import torch.distributed as dist
+from vibe_pipeline.budget import require_time
 
 def work(group, device, on_log, how):
     on_log([{"step": 1, "rank": group.rank}])
@@ -40,6 +42,9 @@ def work(group, device, on_log, how):
     if group.rank == 1:
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if how == "out of time":
+            os.environ["VIBE_DEADLINE"] = "0"
+            require_time("step 1")
         raise ArithmeticError("this one is the cause")
     group.sum_([torch.ones(3)])  # waits for a process that is gone
 """
@@ -135,6 +140,15 @@ def test_a_process_that_fails_ends_all_with_its_error(tmp_path, monkeypatch, how
         run_processes(workers_that_fail.work, (how,), 2, CPU, logged.extend)
     assert "process 1" in str(caught.value)
     assert {r["rank"] for r in logged} <= {0, 1}
+
+
+def test_a_process_out_of_time_stops_all_as_a_run_that_goes_on(tmp_path, monkeypatch) -> None:
+    (tmp_path / "workers_out_of_time.py").write_text(WORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    import workers_out_of_time
+
+    with pytest.raises(OutOfTimeError, match=r"^run\.hours are spent; kept: step 1\. The same command goes on"):
+        run_processes(workers_out_of_time.work, ("out of time",), 2, CPU, lambda records: None)
 
 
 def test_shares_cover_a_batch_once_and_differ_by_one_at_most() -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vibe_pipeline.budget import out_of_time, require_time
 from vibe_pipeline.evaluation.dimensions import FLOW_DIMENSIONS, dimension_of
 from vibe_pipeline.evaluation.jobs import Job, Result, Settings
 from vibe_pipeline.evaluation.manifest import version
@@ -72,6 +73,7 @@ def run_jobs(jobs: Sequence[Job], ready: Mapping[str, Ready], scoring: Scoring) 
         here = [replace(job, dimensions=_run_by(python, job, ready)) for job in todo]
         for result in _results(python, [job for job in here if job.dimensions], scoring):
             _keep(result, keys, store, outcome)
+            require_time(f"{len(outcome.values)} VBench scores")
     return outcome
 
 
@@ -128,6 +130,9 @@ def _side_by_side(
             for result in score_elsewhere(python, own, shares[number], threads):
                 missing.discard((result.clip, result.dimension))
                 results.put(result)
+                if out_of_time():
+                    missing.clear()
+                    break
         except (WorkerError, OSError) as error:
             for clip, name in sorted(missing):
                 results.put(Result(clip, name, None, str(error)))

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from vibe_pipeline.budget import require_time
 from vibe_pipeline.config import DataParams, ModelParams
 from vibe_pipeline.diffusion.models import (
     WanFolder,
@@ -69,6 +70,7 @@ def encode_shards(
     Raises:
         OSError: They would not fit on the disk, or no longer do; finished shards stay.
         ValueError: A caption is too long for the text encoder.
+        OutOfTimeError: The run's hours are spent; finished shards stay.
     """
     texts, images = [s for s in texts if not _whole(s.path)], [s for s in images if not _whole(s.path)]
     for folder in {shard.path.parent for shard in (*texts, *images)}:
@@ -109,6 +111,7 @@ def _encode_texts(shards: list[Shard], model: WanFolder, params: ModelParams, de
     embeddings = text_embeddings(model, captions, params.text_length, device, getattr(torch, params.dtype))
     with bar, closing(embeddings):
         for shard in shards:
+            require_time(f"{bar.n} encoded captions")
             _write(shard, {f"{row['sha256']}.text": next(embeddings) for row in shard.rows})
             bar.update(len(shard.rows))
 
@@ -119,6 +122,7 @@ def _encode_images(
     vae = load_vae(model, device, params.tile, getattr(torch, params.vae_dtype))
     with tqdm(total=sum(len(s.rows) for s in shards), desc="encoding images", unit="image", mininterval=5) as bar:
         for shard in shards:
+            require_time(f"all encoded captions, {bar.n} encoded images")
             tensors: dict[str, Tensor] = {}
             starts = range(0, len(shard.rows), data.encode_batch)
             batches = [shard.rows[start : start + data.encode_batch] for start in starts]

@@ -17,6 +17,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from accelerate.utils import patch_environment
 
+from vibe_pipeline.budget import OutOfTimeError
 from vibe_pipeline.training.group import join_group
 
 Records = list[dict[str, float]]
@@ -52,6 +53,7 @@ def run_processes(
 
     Raises:
         ValueError: More processes than GPUs.
+        OutOfTimeError: The run's hours are spent.
         RuntimeError: One failed; carries the traceback of the first that did. The others are ended.
     """
     require_devices(processes, device)
@@ -75,11 +77,14 @@ def _drain(queue: SimpleQueue, on_log: Callable[[Records], None]) -> None:
     """Hand over what came in; the first error that a process reported is the cause of all later ones.
 
     Raises:
-        RuntimeError: That error.
+        OutOfTimeError: The run's hours are spent.
+        RuntimeError: Any other error.
     """
     while not queue.empty():
         rank, records, error = queue.get()
         if error is not None:
+            if OutOfTimeError.__name__ in error:
+                raise OutOfTimeError(error.strip().rpartition(f"{OutOfTimeError.__name__}: ")[2])
             raise RuntimeError(f"training process {rank} failed:\n{error}")
         on_log(records)
 

@@ -18,6 +18,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm import tqdm
 
+from vibe_pipeline.budget import out_of_time, require_time
 from vibe_pipeline.diffusion import adapters as lora
 from vibe_pipeline.diffusion.flow import loss_weight
 from vibe_pipeline.diffusion.models import velocity_predictor
@@ -71,6 +72,7 @@ def train_adapter(job: Job) -> pd.DataFrame:
             checkpoint stays.
         ValueError: Every checkpoint is damaged, or the processes do not see the same one, or outnumber the images
             of a step.
+        OutOfTimeError: The run's hours are spent; the step is kept in a checkpoint.
     """
     run = _start(job)
     params = job.params
@@ -86,8 +88,12 @@ def train_adapter(job: Job) -> pd.DataFrame:
             losses = _finite(job, values, step, done)
             run.window.add(losses, *_work_done(run, done, forwards))
             _report(run, bar)
-            if run.step % params.checkpoint_every == 0 and run.step < params.steps and job.group.leads:
-                _save(run)
+            if run.step < params.steps and job.group.leads:
+                spent = out_of_time()
+                if spent or run.step % params.checkpoint_every == 0:
+                    _save(run)
+                if spent:
+                    require_time(f"{job.name} up to step {run.step} of {params.steps}")
     job.transformer.eval()
     if run.ema is not None:
         run.ema.copy_to(run.parameters)

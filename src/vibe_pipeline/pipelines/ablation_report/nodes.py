@@ -18,7 +18,6 @@ from vibe_pipeline.reporting.pooling import Pools, pools_of
 from vibe_pipeline.tracking import git_commit, parent_run, tracked_arm
 
 REPORT = Path("data/08_reporting/report")
-PUBLISHED, CLAIMS = Path("conf/base/published.yml"), Path("conf/base/claims.yml")
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "kedro", "mlflow", "vbench")
 
 
@@ -116,8 +115,8 @@ def write_page(
         checks=_checks(degradation_checks, tables),
         spectra=pools.mean_spectra(pd.concat(parts[arms : 2 * arms], ignore_index=True)),
         provenance=_provenance(tables, model, evaluation, clips, manifests, image_quarantine, vbench_manifest),
-        published=load_published(PUBLISHED),
-        claims=load_claims(CLAIMS),
+        published=load_published(report.published),
+        claims=load_claims(report.claims),
         band=evaluation.fine_band,
         clips_shown=report.clips_shown,
         bootstrap=bootstrap,
