@@ -17,6 +17,7 @@ from vibe_pipeline.config import RunParams, TrackingParams
 from vibe_pipeline.identity import content_key
 from vibe_pipeline.parameters import check_groups, read_parameters
 from vibe_pipeline.preflight import check_parameters
+from vibe_pipeline.ranks import follows
 from vibe_pipeline.runlock import Locks, lock_project, unlock
 from vibe_pipeline.sweeps import unfold
 
@@ -59,7 +60,8 @@ class RunHooks:
         """Take the project; start the clock."""
         run = RunParams(**self._params.get("run", {}))
         folder = Path(run_params["project_path"]) / "data"
-        self._locks = lock_project(folder, self._params["generation"].get("shard"), run.wait)
+        if not follows():
+            self._locks = lock_project(folder, self._params["generation"].get("shard"), run.wait)
         set_deadline(run.hours)
 
     @hook_impl
@@ -90,6 +92,8 @@ class TrackingHooks:
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
         """Open the run before anything expensive starts; an unreachable server fails here."""
+        if follows():
+            return
         from vibe_pipeline.tracking import git_commit, start_monitor, start_parent
 
         names = ", ".join(run_params.get("pipeline_names") or ["__default__"])

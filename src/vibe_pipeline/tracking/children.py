@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from vibe_pipeline.budget import OutOfTimeError
 from vibe_pipeline.config import AdapterParams, Stage1Params
 from vibe_pipeline.identity import write_atomic
+from vibe_pipeline.ranks import follows
 from vibe_pipeline.tracking.masking import mask
 from vibe_pipeline.tracking.runs import LONGEST_PARAM, PARENT, Curve, Tracked, connected, flatten
 
@@ -22,6 +24,9 @@ HOLDER, OPEN = "mlflow_run_id", "mlflow_open_run"
 """Files in an adapter's folder: the run that holds its upload; the run of a training that has not ended."""
 
 BATCH_SECONDS = 5.0
+LEADER_SECONDS = 300.0
+"""How long the leading process may take to upload an adapter."""
+
 SHARED = (
     "generation.seeds",
     "generation.prompts",
@@ -72,6 +77,8 @@ class TrackedAdapter(Tracked):
         """
         folder = Path(manifest["path"]).parent
         home = folder / HOLDER
+        if follows():
+            _await(home)
         if manifest["reused"]:
             self.log(pd.read_csv(manifest["losses"]).to_dict("records"))
         if self.client is not None and not (home.exists() and _active(self.client, home.read_text())):
@@ -84,6 +91,13 @@ class TrackedAdapter(Tracked):
         outcome = {k: manifest[k] for k in ("final_loss", "held_out_loss") if k in manifest}
         super().log([outcome | ({"training_seconds": manifest["seconds"]} if "seconds" in manifest else {})])
         return manifest | {"run_id": holder}
+
+
+def _await(file: Path) -> None:
+    """Wait for what the leading process writes; all of them save the same manifest."""
+    end = time.monotonic() + LEADER_SECONDS
+    while not file.exists() and time.monotonic() < end:
+        time.sleep(0.2)
 
 
 def _active(client: MlflowClient, run_id: str) -> Run | None:

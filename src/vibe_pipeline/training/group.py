@@ -5,7 +5,6 @@ the images, so that the sum is the mean over the global batch even where shares 
 the adapter's gradient.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -65,11 +64,6 @@ class Group:
         """Return once every process got here."""
         if self.size > 1:
             dist.barrier()
-
-
-def launched_outside() -> bool:
-    """Whether torchrun or accelerate started this process as one of several, on one machine or more."""
-    return all(k in os.environ for k in ("RANK", "MASTER_ADDR")) and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def join_group(device: torch.device) -> tuple[Group, torch.device]:

@@ -17,8 +17,9 @@ from vibe_pipeline.diffusion.models import find_model, limit_threads, load_trans
 from vibe_pipeline.diffusion.objectives import Predict, mixed_loss, velocity_loss
 from vibe_pipeline.identity import content_key, folder_fingerprint, read_json, write_atomic, write_json
 from vibe_pipeline.images.cache import LatentCache
+from vibe_pipeline.ranks import launched_outside
 from vibe_pipeline.training.checkpoint import remove_checkpoints
-from vibe_pipeline.training.group import Group, join_group, launched_outside
+from vibe_pipeline.training.group import Group, join_group
 from vibe_pipeline.training.job import Job, Loss, OnLog, OnValidate, no_log
 from vibe_pipeline.training.launch import run_processes
 from vibe_pipeline.training.loop import train_adapter
