@@ -29,7 +29,7 @@ from vibe_pipeline.sweeps import unfold
 SIZE = {"height": 64, "width": 64}
 MODEL = {"path": "x", "native": SIZE | {"frames": 9}, "target": SIZE | {"frames": 9}}
 DATA = {"path": "x", "low": SIZE, "high": SIZE}
-EVALUATION = {"vbench_dimensions": [], "vbench_cache": "x", "fine_band": [1, 2], "reference_arm": "a"}
+EVALUATION = {"vbench_dimensions": ["temporal_flickering"], "vbench_cache": "x", "fine_band": [1, 2], "reference_arm": "a"}
 ARM = {"label": "x"}
 
 WRONG: list[tuple[type[BaseModel], dict[str, Any], str]] = [
@@ -69,6 +69,7 @@ WRONG: list[tuple[type[BaseModel], dict[str, Any], str]] = [
     (GenerationParams, {"prompts": "miniature", "seeds": []}, "seeds"),
     (GenerationParams, {"prompts": "miniature", "seeds": [1, 2, 1]}, "seeds.*\n.*stands twice"),
     (GenerationParams, {"prompts": "miniature", "count": 0}, "count"),
+    (EvaluationParams, EVALUATION | {"vbench_dimensions": []}, "vbench_dimensions"),
     (EvaluationParams, EVALUATION | {"fine_band": [20, 13]}, "fine_band.*\n.*must rise"),
     (EvaluationParams, EVALUATION | {"confidence": 95}, "confidence"),
     (TrackingParams, {"clips_per_arm": -1}, "clips_per_arm"),

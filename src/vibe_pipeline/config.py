@@ -391,7 +391,7 @@ class GenerationParams(Params):
 class EvaluationParams(Params):
     """What is scored, and how the figures are summarised."""
 
-    vbench_dimensions: tuple[str, ...]
+    vbench_dimensions: Annotated[tuple[str, ...], Field(min_length=1)]
     vbench_cache: Path = Field(description="folder of VBench's weights; `kedro vibe fetch-weights` fills it")
     vbench_env: Path = Field(
         Path("data/06_models/vbench_env"),
