@@ -29,7 +29,12 @@ from vibe_pipeline.sweeps import unfold
 SIZE = {"height": 64, "width": 64}
 MODEL = {"path": "x", "native": SIZE | {"frames": 9}, "target": SIZE | {"frames": 9}}
 DATA = {"path": "x", "low": SIZE, "high": SIZE}
-EVALUATION = {"vbench_dimensions": ["temporal_flickering"], "vbench_cache": "x", "fine_band": [1, 2], "reference_arm": "a"}
+EVALUATION = {
+    "vbench_dimensions": ["temporal_flickering"],
+    "vbench_cache": "x",
+    "fine_band": [1, 2],
+    "reference_arm": "a",
+}
 ARM = {"label": "x"}
 
 WRONG: list[tuple[type[BaseModel], dict[str, Any], str]] = [

@@ -62,3 +62,11 @@ def test_shards_run_side_by_side_but_not_the_same_one_nor_a_whole_run(tmp_path: 
     finally:
         first.kill()
         first.wait()
+
+
+def test_no_password_of_a_command_line_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["kedro", "run", "--params=tracking.uri=https://me:secret@host/x"])
+    unlock(lock_project(tmp_path))
+    written = (tmp_path / ".run.lock").read_text()
+    assert "tracking.uri=https://***@host/x" in written
+    assert "secret" not in written

@@ -39,17 +39,20 @@ def parameters_of(env: str) -> dict[str, Any]:
 
     Raises:
         click.UsageError: There is no such environment.
+        ValueError: Its parameters cannot be used; one line that names file or field.
     """
     source = Path.cwd() / settings.CONF_SOURCE
     if not (source / env).is_dir():
         known = ", ".join(sorted(p.name for p in source.iterdir() if p.is_dir())) if source.is_dir() else "none"
         raise click.UsageError(f"{source / env} does not exist; environments: {known}")
+    from vibe_pipeline.parameters import read_parameters
     from vibe_pipeline.sweeps import unfold
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Kedro's own, about a function that OmegaConf renamed
-        loader = OmegaConfigLoader(str(source), env=env, base_env="base", default_run_env="local")
-        return unfold(loader["parameters"])
+        return unfold(
+            read_parameters(OmegaConfigLoader(str(source), env=env, base_env="base", default_run_env="local"))
+        )
 
 
 @contextmanager
@@ -150,8 +153,8 @@ def fetch_weights(env: str, dimensions: tuple[str, ...]) -> None:
     from vibe_pipeline.evaluation.weights import fetch_weights as fetch
     from vibe_pipeline.evaluation.weights import listed
 
-    evaluation = parameters_of(env)["evaluation"]
     with said_plainly():
+        evaluation = parameters_of(env)["evaluation"]
         names = listed(dimensions or evaluation["vbench_dimensions"])
         errors = fetch(names, Path(evaluation["vbench_cache"]), click.echo)
     sys.exit(bool(errors))
@@ -185,9 +188,9 @@ def compare(run_a: str, run_b: str, metrics: tuple[str, ...], env: str, as_json:
     from vibe_pipeline.evaluation.bootstrap import Bootstrap
     from vibe_pipeline.reporting import compare as room
 
-    params = parameters_of(env)
-    tracking, settings_ = TrackingParams(**params.get("tracking", {})), EvaluationParams(**params["evaluation"])
     with said_plainly():
+        params = parameters_of(env)
+        tracking, settings_ = TrackingParams(**params.get("tracking", {})), EvaluationParams(**params["evaluation"])
         sides = room.find_side(run_a, run_b, tracking), room.find_side(run_b, run_a, tracking)
         bootstrap = Bootstrap(settings_.bootstrap_samples, settings_.confidence, settings_.seed)
         found = room.compare(*sides, metrics, bootstrap)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
+from vibe_pipeline.masking import mask
+
 SHOWN = 3
 _SECRET = re.compile(r"token|password|passwd|secret|credential|api_?key", re.IGNORECASE)
 
@@ -28,8 +30,6 @@ def refusal(error: ValidationError, prefix: str = "") -> str:
 
 
 def _fault(place: Sequence[object], kind: str, message: str, value: object) -> str:
-    from vibe_pipeline.tracking.masking import mask  # not at the top: it brings MLflow
-
     field = brief(".".join(str(part) for part in place if part != ""), 80)
     said = brief(mask(message.removeprefix("Value error, ")), 240)
     # A message of ours names its values; what is missing has none.

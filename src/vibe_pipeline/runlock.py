@@ -15,6 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
+from vibe_pipeline.masking import mask
+
 log = logging.getLogger(__name__)
 
 Locks = list[IO[str]]
@@ -80,7 +82,7 @@ def _identity() -> dict[str, Any]:
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "since": datetime.now().isoformat(" ", "seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": mask(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
 
 

@@ -83,6 +83,7 @@ def test_a_server_that_is_down_is_told_at_once(tmp_path: Path, caplog) -> None:
         ("https://h/a?token=abc&page=2", "https://h/a?token=***&page=2"),
         ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
         ("a@b.c, no address", "a@b.c, no address"),
+        ("--token hf_abcDEF0123456789 hf_short", "--token *** hf_short"),
     ],
 )
 def test_what_looks_like_a_password_is_masked(text: str, masked: str) -> None:

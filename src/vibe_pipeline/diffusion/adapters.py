@@ -16,6 +16,7 @@ from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -103,8 +104,10 @@ def _config(metadata: str, path: Path) -> dict[str, Any]:
     """The stated LoRA configuration, without the prefix."""
     try:
         config = {k.removeprefix(PREFIX): v for k, v in json.loads(metadata).items()}
-        if not (config["r"] >= 1 and math.isfinite(config["lora_alpha"])):
+        if not (isinstance(config["r"], int) and config["r"] >= 1 and math.isfinite(config["lora_alpha"])):
             raise ValueError(f"rank {config['r']}, alpha {config['lora_alpha']}")
+        get_pattern_key((config.get("rank_pattern") or {}).keys(), "")
+        LoraConfig(**config)  # as diffusers will do, which would not name the file
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} states no usable rank and alpha in the metadata key {LORA_ADAPTER_METADATA_KEY!r} "
@@ -120,6 +123,19 @@ def load_adapter(transformer: WanTransformer3DModel, path: Path, name: str, weig
         ValueError: The file is no adapter, or its modules are not this transformer's: never a silent no-op.
     """
     state, config = read_adapter(path)
+    _require_fit(transformer, path, state, config)
+    before = _loaded(transformer)
+    prefixed = {PREFIX + k: v for k, v in state.items()}
+    transformer.load_lora_adapter(prefixed, adapter_name=name, metadata={PREFIX + k: v for k, v in config.items()})
+    names = [*before, name]
+    weights = [*[_weight(transformer, n) for n in before], weight]
+    transformer.set_adapters(names, weights)
+
+
+def _require_fit(
+    transformer: WanTransformer3DModel, path: Path, state: dict[str, Tensor], config: dict[str, Any]
+) -> None:
+    """Refuse what would be loaded in part, or raise without the file's name, once the transformer has changed."""
     modules = {k for k, m in transformer.named_modules() if isinstance(m, torch.nn.Linear | BaseTunerLayer)}
     wanted = {k.split(".lora_")[0] for k in state}
     if strangers := sorted(wanted - modules):
@@ -129,20 +145,20 @@ def load_adapter(transformer: WanTransformer3DModel, path: Path, name: str, weig
         )
     if halves := sorted(m for m in wanted if not {f"{m}.lora_A.weight", f"{m}.lora_B.weight"} <= state.keys()):
         raise ValueError(f"{path} is incomplete: {len(halves)} of its modules lack lora_A or lora_B, so {halves[:3]}")
+    patterns = config.get("rank_pattern") or {}
     for module in wanted:
         a, b = state[f"{module}.lora_A.weight"], state[f"{module}.lora_B.weight"]
+        rank = patterns.get(get_pattern_key(patterns.keys(), module), config["r"])
+        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != rank or b.shape[1] != rank:
+            raise ValueError(
+                f"{path}: A {tuple(a.shape)} and B {tuple(b.shape)} of {module} are no update of the stated rank {rank}"
+            )
         weight_shape = transformer.get_submodule(module).weight.shape
         if (b.shape[0], a.shape[1]) != tuple(weight_shape):
             raise ValueError(
                 f"{path} was trained on another base: {module} is {tuple(weight_shape)} here, "
                 f"{(b.shape[0], a.shape[1])} there"
             )
-    before = _loaded(transformer)
-    prefixed = {PREFIX + k: v for k, v in state.items()}
-    transformer.load_lora_adapter(prefixed, adapter_name=name, metadata={PREFIX + k: v for k, v in config.items()})
-    names = [*before, name]
-    weights = [*[_weight(transformer, n) for n in before], weight]
-    transformer.set_adapters(names, weights)
 
 
 def fuse_adapter(transformer: WanTransformer3DModel, path: Path) -> None:

@@ -8,6 +8,7 @@ Sources: ComfyUI comfy/weight_adapter/lora.py, DiffSynth-Studio diffsynth/utils/
 missing alpha means: scale 1).
 """
 
+import math
 import re
 import shutil
 from collections import Counter
@@ -225,6 +226,8 @@ def _pairs(state: Mapping[str, Tensor], path: Path) -> dict[str, LowRank]:
             raise ValueError(f"{path}: A {tuple(a.shape)} and B {tuple(b.shape)} of {module} make no low-rank update")
         if not (a.float().isfinite().all() and b.float().isfinite().all()):
             raise ValueError(f"{path}: A or B of {module} holds NaN or infinity; nothing was imported")
+        if stated is not None and not math.isfinite(stated):
+            raise ValueError(f"{path}: alpha of {module} is {float(stated)}; nothing was imported")
         pairs[module] = LowRank(a.float(), b.float(), None if stated is None else float(stated))
     return pairs
 

@@ -4,18 +4,21 @@ The miniature is a folder of the same classes, so there is no second code path f
 separately because text encoder, transformer and VAE of the real models need not sit in memory together.
 """
 
+import inspect
 import json
 import os
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, UMT5EncoderModel
 from transformers.utils.logging import disable_progress_bar
@@ -23,6 +26,16 @@ from transformers.utils.logging import disable_progress_bar
 from vibe_pipeline.diffusion.convolutions import use_onednn
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.messages import brief
+
+T = TypeVar("T")
+PARTS = MappingProxyType({"vae": AutoencoderKLWan, "transformer": WanTransformer3DModel})
+SIZES = MappingProxyType(
+    {
+        "vae": ("z_dim", "scale_factor_spatial", "scale_factor_temporal"),
+        "transformer": ("patch_size", "in_channels", "num_layers"),
+        "text_encoder": ("d_model",),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -38,8 +51,25 @@ class WanFolder:
         return self.path.name
 
     def config_of(self, part: str) -> dict:
-        """The configuration of a part (`vae`, `transformer`, …), without loading it."""
-        return _read_config(self.path / part / "config.json")
+        """The configuration of a part (`vae`, `transformer`, …), without loading it.
+
+        Raises:
+            ValueError: It is damaged, or a size in it is none.
+        """
+        file = self.path / part / "config.json"
+        # A file states only what the diffusers of its day knew: Wan2.1's VAE says nothing of its scale.
+        content = _defaults(PARTS.get(part)) | _read_config(file)
+        for name in SIZES.get(part, ()):
+            values = content.get(name)
+            if not all(type(n) is int and n > 0 for n in (values if isinstance(values, list | tuple) else [values])):
+                raise ValueError(f"{file}: {name} is {brief(repr(values), 60)}; download the model again")
+        return content
+
+
+def _defaults(cls: type | None) -> dict[str, Any]:
+    """What a class takes where its configuration says nothing."""
+    signature = inspect.signature(cls.__init__).parameters.values() if cls else ()
+    return {p.name: p.default for p in signature if p.default is not p.empty}
 
 
 def find_model(path_or_id: str) -> WanFolder:
@@ -90,9 +120,23 @@ def limit_threads(threads: int | None) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
+def _load(cls: type[T], model: WanFolder, part: str, dtype: torch.dtype) -> T:
+    """A part of a model, from safetensors alone: older formats are pickles, which can run code.
+
+    Raises:
+        ValueError: It cannot be loaded; names the folder.
+    """
+    try:
+        return cls.from_pretrained(model.path, subfolder=part, torch_dtype=dtype, use_safetensors=True)
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise ValueError(f"{model.path / part} cannot be loaded: {brief(error, 240)}; download it again") from error
+
+
 def load_transformer(model: WanFolder, device: torch.device, dtype: torch.dtype) -> WanTransformer3DModel:
     """The transformer, frozen, ready for adapters."""
-    transformer = WanTransformer3DModel.from_pretrained(model.path, subfolder="transformer", torch_dtype=dtype)
+    transformer = _load(WanTransformer3DModel, model, "transformer", dtype)
     return transformer.requires_grad_(False).eval().to(device)
 
 
@@ -100,7 +144,7 @@ def load_vae(
     model: WanFolder, device: torch.device, tile: int | None = None, dtype: torch.dtype = torch.float32
 ) -> AutoencoderKLWan:
     """The VAE, in the 32 bit that diffusers recommends for Wan or another; `tile` pixels a side bound its memory."""
-    vae = AutoencoderKLWan.from_pretrained(model.path, subfolder="vae", torch_dtype=dtype)
+    vae = _load(AutoencoderKLWan, model, "vae", dtype)
     if tile is not None:
         vae.enable_tiling(tile, tile, tile * 3 // 4, tile * 3 // 4)
     if device.type == "cpu":
@@ -132,9 +176,7 @@ def text_embeddings(
     """
     disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(model.path, subfolder="tokenizer")
-    encoder = (
-        UMT5EncoderModel.from_pretrained(model.path, subfolder="text_encoder", torch_dtype=dtype).eval().to(device)
-    )
+    encoder = _load(UMT5EncoderModel, model, "text_encoder", dtype).eval().to(device)
     try:
         for text in texts:
             cleaned = prompt_clean(text)

@@ -25,7 +25,10 @@ def remembered(folder: Path, key: str, compute: Callable[[], dict[str, pd.DataFr
     names = folder / f"{key}.names"
     if names.exists():
         try:
-            return {n: pd.read_parquet(folder / f"{key}.{n}.parquet") for n in names.read_text().split()}
+            listed = names.read_text().split()
+            if not listed:
+                raise ValueError("it names no table")
+            return {name: pd.read_parquet(folder / f"{key}.{name}.parquet") for name in listed}
         except (OSError, ValueError) as error:
             log.warning("%s is damaged (%s) and will be computed anew", names, error)
     tables = compute()

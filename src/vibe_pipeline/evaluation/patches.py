@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vibe_pipeline.evaluation.clips import WHOLE_ARM, score_table
 from vibe_pipeline.evaluation.dimensions import dimension_of
 from vibe_pipeline.evaluation.store import ScoreStore, weights_fingerprint
+from vibe_pipeline.generation.clips import CONTAINERS
 from vibe_pipeline.identity import content_key
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def spaced_frames(path: Path, total: int) -> Iterator[NDArray[np.uint8]]:
     """
     chosen = set(np.linspace(0, total - 1, min(total, FRAMES)).round().astype(int).tolist())
     try:
-        with imageio.get_reader(path, format="FFMPEG", pixelformat="rgb24") as reader:
+        with imageio.get_reader(path, format="FFMPEG", pixelformat="rgb24", input_params=list(CONTAINERS)) as reader:
             yield from (frame for index, frame in enumerate(reader.iter_data()) if index in chosen)
     except (OSError, RuntimeError, IndexError) as error:
         raise ValueError(f"{path} cannot be read as a video: {error}") from error

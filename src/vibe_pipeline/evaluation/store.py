@@ -24,7 +24,7 @@ class ScoreStore:
             table = pd.read_parquet(self._path(clip))
         except (OSError, ValueError):
             return {}
-        if not set(COLUMNS) <= set(table):
+        if not set(COLUMNS) <= set(table) or not pd.api.types.is_numeric_dtype(table["value"]):
             return {}
         return {(row.dimension, row.key): float(row.value) for row in table.itertuples(index=False)}
 

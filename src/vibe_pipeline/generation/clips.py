@@ -10,6 +10,8 @@ from vibe_pipeline.identity import write_atomic
 from vibe_pipeline.messages import brief
 
 PREVIEW_SIDE = 256
+# Containers alone: under any name ffmpeg would follow a playlist to files elsewhere.
+CONTAINERS = ("-protocol_whitelist", "file", "-format_whitelist", "mp4,matroska,avi")
 
 
 def write_lossless(path: Path, clip: NDArray[np.float32], fps: float) -> Path:
@@ -50,7 +52,7 @@ def read_clip(path: Path) -> NDArray[np.float32]:
         ValueError: The file cannot be read as a video.
     """
     try:
-        with imageio.get_reader(path, format="FFMPEG", pixelformat="rgb24") as reader:
+        with imageio.get_reader(path, format="FFMPEG", pixelformat="rgb24", input_params=list(CONTAINERS)) as reader:
             frames = np.stack(list(reader.iter_data()))
     except (OSError, ValueError, RuntimeError, IndexError) as error:
         raise ValueError(f"{path} cannot be read as a video: {brief(error, 240)}") from error

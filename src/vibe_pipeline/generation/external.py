@@ -4,6 +4,7 @@ Two layouts are read. VBench's: `PROMPT-INDEX.mp4`, where INDEX counts the sampl
 `clips.csv` with the columns file, prompt and seed, files relative to it.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import imageio.v2 as imageio
 import pandas as pd
 
 from vibe_pipeline.config import ArmParams, ModelParams
-from vibe_pipeline.generation.clips import read_clip, write_preview
+from vibe_pipeline.generation.clips import CONTAINERS, read_clip, write_preview
+from vibe_pipeline.generation.prompts import read_table
 from vibe_pipeline.generation.store import Scale
 from vibe_pipeline.identity import content_key, file_sha256
 from vibe_pipeline.messages import brief
@@ -19,6 +21,7 @@ from vibe_pipeline.messages import brief
 TABLE = "clips.csv"
 COLUMNS = ("file", "prompt", "seed")
 SHOWN = 5
+_SEED = re.compile(r"-?[0-9]{1,18}")
 
 
 def external_clips(name: str, arm: ArmParams, prompts: pd.DataFrame, model: ModelParams, folder: Path) -> pd.DataFrame:
@@ -60,22 +63,29 @@ def external_clips(name: str, arm: ArmParams, prompts: pd.DataFrame, model: Mode
 def _listed(folder: Path) -> dict[tuple[str, int], Path]:
     path = folder / TABLE
     try:
-        table = pd.read_csv(path, keep_default_na=False, dtype=str)
-    except ValueError as error:  # pandas' own errors and bad UTF-8 are such
-        raise ValueError(f"{path} cannot be read as CSV: {brief(error)}") from error
+        table = read_table(path).fillna("")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {brief(error)}") from error
     if lacking := [c for c in COLUMNS if c not in table]:
         raise ValueError(f"{path} has no column {', '.join(lacking)}; it needs {', '.join(COLUMNS)}")
     found: dict[tuple[str, int], Path] = {}
     for line, row in enumerate(table.to_dict("records"), 2):
-        if "\0" in row["file"] or not (clip := (folder / row["file"]).resolve()).is_relative_to(folder.resolve()):
+        try:
+            clip = (folder / row["file"]).resolve()
+            there = clip.is_file()
+        except (OSError, ValueError) as error:  # null bytes, names too long
+            raise ValueError(
+                f"{path}, line {line}: {brief(repr(row['file']))} can be no file: {brief(error, 60)}"
+            ) from error
+        if not clip.is_relative_to(folder.resolve()):
             raise ValueError(f"{path}, line {line}: {brief(repr(row['file']))} leaves the folder")
-        if not row["seed"].strip().lstrip("-").isdecimal():
+        if not _SEED.fullmatch(row["seed"].strip()):
             raise ValueError(f"{path}, line {line}: seed {brief(repr(row['seed']), 60)} is no whole number")
         key = (row["prompt"].strip(), int(row["seed"]))
         if key in found:
             raise ValueError(f"{path}, line {line}: {key[0][:60]!r} with seed {key[1]} is listed twice")
-        if not clip.is_file():
-            raise FileNotFoundError(f"{path}, line {line}: there is no {row['file']!r} in {folder}")
+        if not there:
+            raise FileNotFoundError(f"{path}, line {line}: there is no {brief(repr(row['file']))} in {folder}")
         found[key] = clip
     return found
 
@@ -106,7 +116,7 @@ def _row(row: dict[str, Any], path: Path, size: Scale, folder: Path) -> dict[str
 def _measure(path: Path) -> Scale:
     """Size and rate as stored; frames are counted, since containers lie about durations."""
     try:
-        with imageio.get_reader(path, format="FFMPEG") as reader:
+        with imageio.get_reader(path, format="FFMPEG", input_params=list(CONTAINERS)) as reader:
             width, height = reader.get_meta_data()["source_size"]
             return Scale(height, width, reader.count_frames(), float(reader.get_meta_data()["fps"]))
     except (OSError, ValueError, RuntimeError, IndexError, KeyError) as error:

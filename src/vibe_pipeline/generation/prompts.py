@@ -10,6 +10,7 @@ import pandas as pd
 
 from vibe_pipeline.config import GenerationParams
 from vibe_pipeline.identity import file_sha256
+from vibe_pipeline.images.check import BadImage, load_rgb
 from vibe_pipeline.messages import brief
 from vibe_pipeline.miniature.scene import sample_scenes
 
@@ -27,8 +28,8 @@ def load_prompts(params: GenerationParams) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: No such file of prompts, or an image that it names is not there.
-        ValueError: No prompts, the same one twice, a bad entry, or a first frame outside of the file's folder; names
-            the file and the line.
+        ValueError: No prompts, the same one twice, a bad entry, or a first frame that is no image or outside of the
+            file's folder; names the file and the line.
     """
     table = _all_rows(params)
     if table.empty:
@@ -84,11 +85,24 @@ def _lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _csv(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    return [(i, _known(path, i, row)) for i, row in enumerate(read_table(path).to_dict("records"), 2)]
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV file as text, its columns named by the first row.
+
+    Raises:
+        ValueError: No CSV, a row with more values than there are columns, or two columns of one name.
+    """
     try:
-        table = pd.read_csv(path, keep_default_na=False, dtype=str)
+        # The names are taken below: pandas would make an index of a first row's surplus values, in silence.
+        table = pd.read_csv(path, keep_default_na=False, dtype=str, header=None)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(f"{path} cannot be read as CSV: {brief(error)}") from error
-    return [(i, _known(path, i, row)) for i, row in enumerate(table.to_dict("records"), 2)]
+    names = table.iloc[0]
+    if names.duplicated().any():
+        raise ValueError(f"{path}: the column {brief(repr(names[names.duplicated()].iloc[0]), 60)} stands twice")
+    return table.iloc[1:].set_axis(names.tolist(), axis=1)
 
 
 def _jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -132,8 +146,18 @@ def _first_frame(path: Path, line: int, entry: dict[str, Any]) -> dict[str, str]
     if "first_frame" not in entry:
         return {}
     name, home = str(entry["first_frame"]), path.parent.resolve()
-    if "\0" in name or not (image := (home / name).resolve()).is_relative_to(home):
-        raise ValueError(f"{path}, line {line}: first_frame {brief(repr(name))} leaves the folder of the prompts")
-    if not image.is_file():
-        raise FileNotFoundError(f"{path}, line {line}: there is no first_frame {brief(repr(name))}")
+    place, shown = f"{path}, line {line}", f"first_frame {brief(repr(name))}"
+    try:
+        image = (home / name).resolve()
+        there = image.is_file()
+    except (OSError, ValueError) as error:  # null bytes, names too long or not UTF-8
+        raise ValueError(f"{place}: {shown} can be no file: {brief(error, 60)}") from error
+    if not image.is_relative_to(home):
+        raise ValueError(f"{place}: {shown} leaves the folder of the prompts")
+    if not there:
+        raise FileNotFoundError(f"{place}: there is no {shown}")
+    try:
+        load_rgb(image)  # now, rather than when the model is loaded
+    except BadImage as bad:
+        raise ValueError(f"{place}: {shown} cannot be used: {bad.reason}: {bad.value}") from bad
     return {"first_frame": str(image), "first_frame_sha256": file_sha256(image)}

@@ -130,7 +130,13 @@ def _captioned(row: FoundImage, text: object, where: str) -> FoundImage:
         text.encode()
     except UnicodeEncodeError:  # JSON may spell half a surrogate pair, which no file can hold
         return row._replace(reason="caption_not_text", value=brief(f"{row.caption_source}, {where}: {text!r}"))
+    if "\0" in text:
+        return _with_nul(row, text)
     return row._replace(caption=" ".join(text.split()))
+
+
+def _with_nul(row: FoundImage, text: str) -> FoundImage:
+    return row._replace(reason="caption_not_text", value=brief(f"{row.caption_source}: {text!r}"))
 
 
 def _located(folder: Path, parent: Path, name: str) -> FoundImage:
@@ -173,7 +179,8 @@ def _with_sidecar(folder: Path, name: str) -> FoundImage:
             data = file.read(MAX_CAPTION_BYTES + 1)
         if len(data) > MAX_CAPTION_BYTES:
             return row._replace(reason="caption_too_long", value=f"{row.caption_source}: over {len(data) - 1} bytes")
-        return row._replace(caption=" ".join(data.decode("utf-8-sig").split()))
+        text = data.decode("utf-8-sig")
+        return _with_nul(row, text) if "\0" in text else row._replace(caption=" ".join(text.split()))
     except UnicodeDecodeError as error:
         return row._replace(reason="caption_not_utf8", value=f"{row.caption_source}: {_bad_byte(error)}")
     except OSError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
 from vibe_pipeline.evaluation.statistics import paired_difference
@@ -37,7 +37,7 @@ class Claim(BaseModel):
     arm: str
     other: str
     metrics: dict[str, Literal["higher", "lower"]] = Field(min_length=1)
-    smallest: dict[str, float] = Field(
+    smallest: dict[str, FiniteFloat] = Field(
         default_factory=dict, description="differences below these are too small to matter, however certain"
     )
 

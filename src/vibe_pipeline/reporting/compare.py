@@ -13,10 +13,10 @@ from mlflow.exceptions import MlflowException
 from vibe_pipeline.config import TrackingParams
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.statistics import NEEDED, TRAINING, paired_difference, summarise
+from vibe_pipeline.masking import mask, take_credentials
 from vibe_pipeline.messages import brief
 from vibe_pipeline.reporting.glossary import ARROWS, number, words
 from vibe_pipeline.reporting.narrative import count
-from vibe_pipeline.tracking.masking import mask, take_credentials
 
 SCORES = "scores.parquet"
 
@@ -102,6 +102,10 @@ def _scores(source: str, tracking: TrackingParams) -> pd.DataFrame:
             f"{source} lacks the columns {', '.join(absent)}; the file to give is data/08_reporting/report/{SCORES}, "
             "which holds the prompts too"
         )
+    if scores["prompt"].isna().all():
+        raise ValueError(f"{source} holds no score of a clip with a prompt")
+    if not pd.api.types.is_numeric_dtype(scores["value"]):
+        raise ValueError(f"{source}: the column value holds {brief(repr(scores['value'].iloc[0]), 60)}, not numbers")
     return scores
 
 

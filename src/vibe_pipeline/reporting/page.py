@@ -11,6 +11,7 @@ import pandas as pd
 from vibe_pipeline.config import AdapterParams, ArmParams
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
 from vibe_pipeline.evaluation.statistics import TRAINING
+from vibe_pipeline.masking import mask
 from vibe_pipeline.messages import brief
 from vibe_pipeline.reporting import figures, gallery, narrative, sweep_figures, tables
 from vibe_pipeline.reporting.claims import (
@@ -116,6 +117,12 @@ def load_published(path: Path) -> dict[str, Any]:
         for row in rows:
             if not (row.get("source") and row.get("reliability")):
                 raise ValueError(f"{path}: the row {row.get('method')!r} needs both `source` and `reliability`")
+            values = row.get("values", {})
+            if not isinstance(values, dict) or not all(isinstance(v, int | float | None) for v in values.values()):
+                raise ValueError(
+                    f"{path}: the row {row.get('method')!r} needs numbers by column as `values`, not "
+                    f"{brief(repr(values), 60)}"
+                )
     return content
 
 
@@ -175,7 +182,7 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
         "sheets": gallery.sheets(inputs.clips, inputs.arms, inputs.clips_shown, PAGE_BYTES // 2),
         "takes": gallery.takes(inputs.clips, inputs.arms, inputs.clips_shown, PAGE_BYTES // 2 - 1_000_000),
         "missing": tables.missing(inputs.table, inputs.arms),
-        "provenance": list(narrative.flat(inputs.provenance)),
+        "provenance": [(name, mask(value)) for name, value in narrative.flat(inputs.provenance)],
     }
 
 

@@ -16,8 +16,8 @@ from pydantic import BaseModel
 from vibe_pipeline.budget import OutOfTimeError
 from vibe_pipeline.config import AdapterParams, Stage1Params
 from vibe_pipeline.identity import write_atomic
+from vibe_pipeline.masking import mask
 from vibe_pipeline.ranks import follows
-from vibe_pipeline.tracking.masking import mask
 from vibe_pipeline.tracking.runs import LONGEST_PARAM, PARENT, Curve, Tracked, connected, flatten
 
 HOLDER, OPEN = "mlflow_run_id", "mlflow_open_run"

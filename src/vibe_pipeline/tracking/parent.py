@@ -16,8 +16,8 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from vibe_pipeline.config import TrackingParams
+from vibe_pipeline.masking import mask, take_credentials
 from vibe_pipeline.tracking.costs import cost_metrics
-from vibe_pipeline.tracking.masking import mask, take_credentials
 from vibe_pipeline.tracking.runs import PARENT, URI, Tracked
 
 log = logging.getLogger(__name__)

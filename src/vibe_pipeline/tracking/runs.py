@@ -13,7 +13,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
 
-from vibe_pipeline.tracking.masking import mask
+from vibe_pipeline.masking import mask
 
 log = logging.getLogger(__name__)
 

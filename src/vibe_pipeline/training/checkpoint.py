@@ -68,6 +68,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError(f"wrong checksum of {bad}")
     # Refuses all but tensors and plain values: nothing in the file is run.
     state = torch.load(path, weights_only=True, map_location="cpu")
-    if not isinstance(state, dict) or not isinstance(state.get("step"), int):
-        raise ValueError("no checkpoint: it states no step")
+    step = state.get("step") if isinstance(state, dict) else None
+    if type(step) is not int or step < 0:  # True is an int too
+        raise ValueError(f"no checkpoint: its step is {brief(repr(step), 60)}")
     return state

@@ -23,6 +23,7 @@ from vibe_pipeline.diffusion import adapters as lora
 from vibe_pipeline.diffusion.flow import loss_weight
 from vibe_pipeline.diffusion.models import velocity_predictor
 from vibe_pipeline.images.cache import epoch_batches
+from vibe_pipeline.messages import brief
 from vibe_pipeline.training.checkpoint import NAME, load_checkpoint, save_checkpoint
 from vibe_pipeline.training.ema import averaged, make_ema
 from vibe_pipeline.training.flops import count_flops
@@ -32,6 +33,8 @@ from vibe_pipeline.training.throughput import Window, device_peak, peak_memory
 from vibe_pipeline.training.validation import held_out_loss
 
 log = logging.getLogger(__name__)
+
+START_OVER = "delete it and run again: training starts over"
 
 
 @dataclass
@@ -238,14 +241,36 @@ def _save(run: Run) -> None:
 def _require_own(run: Run, state: dict[str, Any]) -> None:
     """Refuse a checkpoint that is another adapter's: peft would load what fits and leave out the rest in silence."""
     job, place = run.job, run.job.folder / NAME
-    advice = "delete it and run again: training starts over"
     if lacking := [name for name in ("adapter", "optimiser", "ema", "progress") if name not in state]:
-        raise ValueError(f"{place} lacks {', '.join(lacking)}; {advice}")
+        raise ValueError(f"{place} lacks {', '.join(lacking)}; {START_OVER}")
     own = {name: tuple(value.shape) for name, value in lora.adapter_state(job.transformer, job.name).items()}
-    kept = {name: tuple(value.shape) for name, value in state["adapter"].items()}
-    if wrong := sorted(name for name in own.keys() | kept.keys() if own.get(name) != kept.get(name)):
-        first = f"{wrong[0]} is {kept.get(wrong[0])} there, {own.get(wrong[0])} here"
-        raise ValueError(f"{place} is of another adapter: {first}, {len(wrong)} differ; {advice}")
+    adapter = state["adapter"] if isinstance(state["adapter"], dict) else {}
+    kept = {name: tuple(getattr(value, "shape", ())) for name, value in adapter.items()}
+    if wrong := sorted((name for name in own.keys() | kept.keys() if own.get(name) != kept.get(name)), key=str):
+        first = f"{brief(wrong[0])} is {kept.get(wrong[0])} there, {own.get(wrong[0])} here"
+        raise ValueError(f"{place} is of another adapter: {first}, {len(wrong)} differ; {START_OVER}")
+
+
+def _take_up(run: Run, state: dict[str, Any]) -> None:
+    """Put a checkpoint's content in place."""
+
+    def average(values: dict[str, Any]) -> None:
+        if run.ema is not None:
+            run.ema.load_state_dict(values)
+            run.ema.to(run.job.device)
+
+    def progress(text: str) -> None:
+        kept = json.loads(text)
+        run.records, run.window = kept["records"], Window(**kept["window"])
+
+    lora.set_adapter_state(run.job.transformer, run.job.name, state["adapter"])
+    for name, take in (("optimiser", run.optimiser.load_state_dict), ("ema", average), ("progress", progress)):
+        try:
+            take(state[name])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            said = f"{type(error).__name__}: {brief(error)}"
+            raise ValueError(f"{run.job.folder / NAME}: its {name} cannot be used ({said}); {START_OVER}") from error
+    run.step = state["step"]
 
 
 def _resume(run: Run) -> None:
@@ -257,13 +282,7 @@ def _resume(run: Run) -> None:
     if state is None:
         return
     _require_own(run, state)
-    lora.set_adapter_state(job.transformer, job.name, state["adapter"])
-    run.optimiser.load_state_dict(state["optimiser"])
-    if run.ema is not None:
-        run.ema.load_state_dict(state["ema"])
-        run.ema.to(job.device)
-    progress = json.loads(state["progress"])
-    run.step, run.records, run.window = int(state["step"]), progress["records"], Window(**progress["window"])
+    _take_up(run, state)
     log.info("%s resumes at step %d from %s", job.name, run.step, job.folder)
     if job.group.leads and run.records:
         job.on_log(run.records)

@@ -6,11 +6,12 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 _USERINFO = re.compile(r"(\w+://)[^/\s'\"]+@")
 _QUERY = re.compile(r"([?&][^=&\s]*(?:password|passwd|token|secret|key)[^=&\s]*=)[^&\s'\"]+", re.IGNORECASE)
+_HUB = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 
 def mask(text: str) -> str:
-    """The text with user names, passwords and tokens in any address replaced by `***`."""
-    return _QUERY.sub(r"\1***", _USERINFO.sub(r"\1***@", text))
+    """The text with user names, passwords and tokens in any address, and hub tokens anywhere, replaced by `***`."""
+    return _HUB.sub("***", _QUERY.sub(r"\1***", _USERINFO.sub(r"\1***@", text)))
 
 
 def take_credentials(uri: str) -> str:

@@ -1,0 +1,308 @@
+"""The study's results: what its runs left, kept as raw data, and docs/RESULTS.md out of that.
+
+kedro run --env=miniature_study --runner=ParallelRunner
+python benchmarks/study.py keep miniature_study     # its scores into docs/results/miniature_study
+python benchmarks/study.py write                    # docs/RESULTS.md and its figures, from docs/results alone
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vibe_pipeline.cli import parameters_of
+from vibe_pipeline.config import ArmParams, Tables
+from vibe_pipeline.evaluation.bootstrap import Bootstrap
+from vibe_pipeline.evaluation.detail import band_error
+from vibe_pipeline.evaluation.statistics import summarise
+from vibe_pipeline.generation.clips import read_clip
+from vibe_pipeline.pipeline_registry import tables_of
+from vibe_pipeline.reporting.claims import Judgement, judge, load_claims
+from vibe_pipeline.reporting.figures import (
+    SERIES,
+    add_legend,
+    cost_figure,
+    metric_figure,
+    new_axes,
+    spectrum_figure,
+    styled,
+)
+from vibe_pipeline.reporting.glossary import ARROWS, number, words
+from vibe_pipeline.reporting.pooling import Pools, pools_of
+from vibe_pipeline.reporting.sweep_figures import panel_figure, panels, sweeps_of
+
+DOCS = Path(__file__).parents[1] / "docs"
+RAW, TEMPLATE = DOCS / "results", "RESULTS.md.j2"
+TABLES = ("stage1", "adapters", "arms")
+METRICS = (
+    "band_error", "band_correlation", "spectrum_distance", "high_frequency_share", "psnr", "native_psnr", "flicker",
+    "first_frame_jump", "residual_noise", "temporal_flickering", "colours_right", "motion_right", "shape_right",
+    "one_object",
+)  # fmt: skip
+SWEPT = ("band_error", "band_correlation", "spectrum_distance", "flicker")
+FRAMES_OF = 64  # clips of an arm that the per-frame figures are taken from
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The raw results of one environment."""
+
+    name: str
+    params: dict[str, Any]
+    tables: Tables
+    pools: Pools
+    scores: pd.DataFrame
+    table: pd.DataFrame
+    cost: pd.DataFrame
+    spectra: pd.DataFrame
+    frames: pd.DataFrame
+    trainings: pd.DataFrame
+    checks: pd.DataFrame
+
+    @property
+    def bootstrap(self) -> Bootstrap:
+        """As the run's report draws its intervals."""
+        evaluation = self.params["evaluation"]
+        return Bootstrap(confidence=evaluation.get("confidence", 0.95), seed=evaluation.get("seed", 0))
+
+
+def keep(env: str, data: Path) -> None:
+    """Copy what a run of this environment left in its folder of data to docs/results, small enough for a repository."""
+    params = parameters_of(env)
+    tables, folder = tables_of(params), RAW / env
+    pools = pools_of(tables)
+    clips = {name: pd.read_csv(data / f"07_model_output/clips_{name}.csv") for name in tables.arms}
+    folder.mkdir(parents=True, exist_ok=True)
+    groups = ("model", "data", "generation", "evaluation", *TABLES)
+    (folder / "parameters.json").write_text(json.dumps({k: params[k] for k in groups}, indent=1, default=str) + "\n")
+    columns = ["arm", "prompt_index", "prompt", "seed", "metric", "value", "direction", "family", "status", "reason"]
+    scores = pd.read_parquet(data / "08_reporting/scores.parquet")
+    prompts = pd.concat(clips.values()).drop_duplicates("prompt_index").set_index("prompt_index")["prompt"]
+    scores = scores.assign(prompt=scores["prompt_index"].map(prompts))[columns]
+    scores.to_parquet(folder / "scores.parquet", index=False, compression="zstd")
+    cost = {name: [table["seconds"].median(), table["sigma_start"].iloc[0]] for name, table in clips.items()}
+    pd.DataFrame.from_dict(cost, "index", columns=["seconds", "sigma_start"]).rename_axis("arm").to_csv(
+        folder / "cost.csv"
+    )
+    spectra = [pd.read_csv(data / f"07_model_output/spectrum_{name}.csv") for name in tables.arms]
+    pd.concat(spectra).round(9).to_csv(folder / "spectra.csv", index=False)
+    _frames(clips, tuple(params["evaluation"]["fine_band"])).to_csv(folder / "frames.csv", index=False)
+    _trainings(tables, data).to_csv(folder / "trainings.csv", index=False)
+    shutil.copy(data / "08_reporting/degradation_checks.csv", folder)
+    print(f"{folder}: {len(scores)} scores of {len(pools.arms)} arms")
+
+
+def _frames(clips: dict[str, pd.DataFrame], band: tuple[float, float]) -> pd.DataFrame:
+    """Band error frame by frame, mean over the first clips of every arm."""
+    rows = []
+    for name, table in clips.items():
+        found: dict[int, list[float]] = {}
+        for clip in table.head(FRAMES_OF).itertuples():
+            ours, truth = read_clip(Path(clip.path)), read_clip(Path(clip.reference_path))
+            for i in range(len(ours)):
+                found.setdefault(i, []).append(band_error(ours[i : i + 1], truth[i : i + 1], *band))
+        rows += [{"arm": name, "frame": i, "band_error": round(sum(v) / len(v), 5)} for i, v in found.items()]
+    return pd.DataFrame(rows)
+
+
+def _trainings(tables: Tables, data: Path) -> pd.DataFrame:
+    names = [*tables.stage1, *tables.adapters]
+    manifests = [json.loads((data / f"06_models/adapters/{name}.json").read_text()) for name in names]
+    fields = ("name", "key", "final_loss", "held_out_loss", "seconds")
+    return pd.DataFrame([{field: manifest.get(field) for field in fields} for manifest in manifests])
+
+
+def load(env: str) -> Kept:
+    """Read the kept results of an environment, and summarise them as the report does."""
+    folder = RAW / env
+    params = json.loads((folder / "parameters.json").read_text())
+    tables = tables_of(params)
+    pools = pools_of(tables)
+    raw = pd.read_parquet(folder / "scores.parquet")
+    scores, evaluation = pools.pool(raw), params["evaluation"]
+    samples = evaluation.get("bootstrap_samples", 2000)
+    table = summarise(scores, pools.references, evaluation.get("confidence", 0.95), samples, evaluation.get("seed", 0))
+    spectra = pools.mean_spectra(pd.read_csv(folder / "spectra.csv"))
+    cost, frames = (pools.pool(pd.read_csv(folder / f"{name}.csv")) for name in ("cost", "frames"))
+    trainings, checks = (pd.read_csv(folder / f"{name}.csv") for name in ("trainings", "degradation_checks"))
+    return Kept(env, params, tables, pools, scores, table, cost, spectra, frames, trainings, checks)
+
+
+def means(kept: Kept) -> str:
+    """Means with intervals, an arm a row."""
+    present = [m for m in METRICS if m in set(kept.table["metric"])]
+    head = ["arm", *(f"{words(m).label} {_arrow(kept, m)}".strip() for m in present)]
+    rows = []
+    for arm, params in kept.pools.arms.items():
+        cells = [_level(kept.table, arm, metric) for metric in present]
+        rows.append([f"{params.label} (`{arm}`)", *cells])
+    return _markdown(head, rows)
+
+
+def differences(kept: Kept) -> str:
+    """Paired differences to the reference with intervals and effect sizes, an arm a row."""
+    present = [m for m in METRICS if m in set(kept.table["metric"])]
+    rows = []
+    for arm, params in kept.pools.arms.items():
+        if kept.pools.references[arm] != arm:
+            rows.append([f"{params.label} (`{arm}`)", *(_difference(kept.table, arm, metric) for metric in present)])
+    return _markdown(["arm", *(f"{words(m).label} {_arrow(kept, m)}".strip() for m in present)], rows)
+
+
+def verdicts(kept: Kept) -> list[Judgement]:
+    """Every claim of the environment, judged on the kept scores."""
+    claims = load_claims(Path(__file__).parents[1] / f"conf/{kept.name}/claims.yml")
+    return [judge(claim, kept.scores, kept.bootstrap) for claim in claims]
+
+
+def claims_table(kept: Kept) -> str:
+    """The claims, each measure's difference, and the verdict."""
+    rows = []
+    for found in verdicts(kept):
+        said = [
+            f"{words(e.metric).label}: {number(e.difference)} [{number(e.low)}, {number(e.high)}] {e.verdict}"
+            for e in found.evidence
+        ]
+        who = f"`{found.claim.arm}` against `{found.claim.other}`"
+        rows.append([found.claim.statement, who, "<br>".join(said) or found.reason, f"**{found.verdict}**"])
+    return _markdown(["claim", "arms", "difference, interval", "verdict"], rows)
+
+
+def settings(kept: Kept) -> str:
+    """Every row that was run, as run; replicates too."""
+    rows = []
+    for table in TABLES:
+        for name, row in kept.params[table].items():
+            hidden = ("label", "family", "swept", "replicate", "stands_for")
+            rows.append([table, f"`{name}`", f"`{json.dumps({k: v for k, v in row.items() if k not in hidden})}`"])
+    return _markdown(["table", "row", "settings"], rows)
+
+
+def trainings(kept: Kept) -> str:
+    """Losses of every adapter."""
+    rows = [
+        [f"`{r.name}`", number(r.final_loss), number(r.held_out_loss), f"{r.seconds:.0f}"]
+        for r in kept.trainings.itertuples(index=False)
+    ]
+    return _markdown(["adapter", "last loss", "held-out loss", "seconds"], rows)
+
+
+def value(kept: Kept, arm: str, metric: str) -> str:
+    """One arm's mean on a metric, for the text."""
+    return number(float(_row(kept.table, arm, metric)["mean"]))
+
+
+def gap(kept: Kept, arm: str, metric: str) -> str:
+    """One arm's difference to the reference with its interval, for the text."""
+    return _difference(kept.table, arm, metric).partition(" d ")[0]
+
+
+def _row(table: pd.DataFrame, arm: str, metric: str) -> pd.Series:
+    found = table[(table["arm"] == arm) & (table["metric"] == metric)]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} rows of {arm!r} and {metric!r} in the table")
+    return found.iloc[0]
+
+
+def _level(table: pd.DataFrame, arm: str, metric: str) -> str:
+    row = _row(table, arm, metric)
+    if row["status"] != "scored":
+        return str(row["status"])
+    return f"{number(row['mean'])} [{number(row['ci_low'])}, {number(row['ci_high'])}]"
+
+
+def _difference(table: pd.DataFrame, arm: str, metric: str) -> str:
+    row = _row(table, arm, metric)
+    if not row["n_pairs"]:
+        return str(row["status"]) if row["status"] != "scored" else "no pair"
+    effect = "" if pd.isna(row["effect_size"]) else f" d {row['effect_size']:.1f}"
+    return f"{number(row['diff'])} [{number(row['diff_low'])}, {number(row['diff_high'])}]{effect}"
+
+
+def _arrow(kept: Kept, metric: str) -> str:
+    return ARROWS.get(str(kept.table.loc[kept.table["metric"] == metric, "direction"].iloc[0]), "")
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def figure(kept: Kept, name: str) -> str:
+    """Save a figure beside the raw data; its line of Markdown."""
+    drawings = dict(_drawings(kept))
+    if name not in drawings:
+        raise ValueError(f"{kept.name} has no figure {name!r}; it has: {', '.join(drawings)}")
+    drawn, said = drawings[name]()
+    place = RAW / kept.name / f"{name}.png"
+    drawn.savefig(place, dpi=130, facecolor="white", metadata={"Software": None})
+    return f"![{said}]({place.relative_to(DOCS)})"
+
+
+def _drawings(kept: Kept) -> Iterator[tuple[str, Callable[[], tuple[Figure, str]]]]:
+    """What can be drawn of an environment, by name: each gives a figure and its words."""
+    arms, band = kept.pools.arms, tuple(kept.params["evaluation"]["fine_band"])
+    yield "spectra", lambda: (spectrum_figure(kept.spectra, arms, band), "Power spectra of the arms; see spectra.csv")
+    yield "frames", lambda: (frame_figure(kept.frames, arms), "Band error over the frames; see frames.csv")
+    cost = partial(cost_figure, kept.table, kept.cost, "band_error", arms)
+    yield "cost", lambda: (cost(), "Band error against seconds a clip; see cost.csv")
+    for metric in METRICS:
+        words_ = f"{words(metric).label} of every arm with its interval; the figures are in the table"
+        drawn = partial(metric_figure, kept.table, metric, arms, set(kept.pools.references.values()))
+        yield metric, lambda drawn=drawn, words_=words_: (drawn(), words_)
+    for sweep in sweeps_of(arms):
+        family = next(o.family for arm in sweep.lines[0][1].values() for o in arms[arm].origins)
+        for panel in panels(sweep, kept.table, kept.cost.iloc[:0], SWEPT):
+            metric = next(m for m in SWEPT if panel.title.startswith(words(m).label))
+            yield f"{family}_{metric}", lambda panel=panel: (panel_figure(panel), panel.alt)
+
+
+@styled
+def frame_figure(frames: pd.DataFrame, arms: dict[str, ArmParams]) -> Figure:
+    """Band error over the frames of a clip, a line an arm."""
+    figure, axes = new_axes(4.7, 3.9)
+    mean = frames.groupby(["arm", "frame"], sort=False)["band_error"].mean()
+    for i, arm in enumerate(name for name in arms if name in mean.index.get_level_values(0)):
+        line = "-" if i < len(SERIES) else "--"
+        axes.plot(mean[arm].index, mean[arm].to_numpy(), line, color=SERIES[i % len(SERIES)], label=arms[arm].label)
+    axes.set_xlabel("frame")
+    axes.set_ylabel("band error, lower is better")
+    axes.grid(axis="y")
+    add_legend(figure, axes)
+    return figure
+
+
+def write() -> None:
+    """Write docs/RESULTS.md and the figures it shows, from docs/results alone."""
+    environments = {path.parent.name: load(path.parent.name) for path in sorted(RAW.glob("*/parameters.json"))}
+    engine = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(RAW), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    tools = (means, differences, claims_table, settings, trainings, value, gap, figure)
+    page = engine.get_template(TEMPLATE).render(**environments, **{f.__name__: f for f in tools})
+    (DOCS / "RESULTS.md").write_text(page.rstrip() + "\n")
+    print(f"{DOCS / 'RESULTS.md'}: {', '.join(environments)}")
+
+
+def main() -> None:
+    """Keep or write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    keeping = commands.add_parser("keep")
+    keeping.add_argument("env")
+    keeping.add_argument("--data", type=Path, default=Path("data"))
+    commands.add_parser("write")
+    options = parser.parse_args()
+    keep(options.env, options.data) if options.command == "keep" else write()
+
+
+if __name__ == "__main__":
+    main()

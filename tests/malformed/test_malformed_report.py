@@ -1,0 +1,68 @@
+"""claims.yml and published.yml: read safely, refused with file and place."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vibe_pipeline.reporting.claims import load_claims
+from vibe_pipeline.reporting.page import load_published
+
+CLAIM = "{name: n, statement: s, arm: a, other: b, metrics: {flicker: lower}"
+ROW = "{method: X, source: here, reliability: high}"
+# Content, and what the message names beside the file.
+BOTH: dict[str, tuple[bytes | str, str]] = {
+    "object": ("claims: !!python/object/apply:os.mkdir ['MARKER']\n", "os.mkdir"),
+    "new object": ("claims: [!!python/object/new:os.mkdir ['MARKER']]\n", "os.mkdir"),
+    "own tag": ("claims: !mine 3\n", "!mine"),
+    "tab": ("claims:\n\t- name: n\n", "line 2"),
+    "bracket open": ("claims: [", "YAML"),
+    "unknown alias": ("claims: *nowhere\n", "nowhere"),
+    "key twice": ("claims: []\nclaims: []\n", "'claims' stands twice"),
+    "key a list": ("? [a, b]\n: 3\n", "YAML"),
+    "list": ("- a\n- b\n", "['a', 'b']"),
+    "words": ("claims\n", "'claims'"),
+    "number": ("7\n", "7"),
+    "two documents": ("a: 1\n---\nb: 2\n", "YAML"),
+    "latin-1": (b"title: caf\xe9\n", "0xe9"),
+    "NUL": (b"title: \0\n", "x00"),
+    "nested": ("[" * 1200, "YAML"),
+}
+CLAIMS: dict[str, tuple[str, str]] = {
+    "0 bytes": ("", "claims"),
+    "no list": ("claims: {name: n}\n", "name"),
+    "list of words": ("claims: [relay]\n", "['relay']"),
+    "field missing": ("claims: [{name: n}]\n", "claims.0.statement"),
+    "field unknown": (f"claims: [{CLAIM}, weight: 3}}]\n", "claims.0.weight"),
+    "no metric": (f"claims: [{CLAIM.replace('flicker: lower', '')}}}]\n", "claims.0.metrics"),
+    "neither side": (f"claims: [{CLAIM.replace('lower', 'up')}}}]\n", "'up'"),
+    "smallest in words": (f"claims: [{CLAIM}, smallest: {{flicker: tiny}}}}]\n", "'tiny'"),
+    "smallest NaN": (f"claims: [{CLAIM}, smallest: {{flicker: .nan}}}}]\n", "smallest"),
+    "the second": (f"claims:\n- {CLAIM}}}\n- {{name: m}}\n", "claims.1"),
+}
+PUBLISHED: dict[str, tuple[str, str]] = {
+    "tables no list": ("tables: {title: t}\n", "title"),
+    "tables of words": ("tables: [a]\n", "['a']"),
+    "rows no list": ("tables: [{title: t, rows: {method: X}}]\n", "rows"),
+    "rows of words": ("tables: [{title: t, rows: [X]}]\n", "['X']"),
+    "no source": ("tables: [{title: t, rows: [{method: X, reliability: high}]}]\n", "'X'"),
+    "no reliability": ("tables: [{title: t, rows: [{method: X, source: here}]}]\n", "'X'"),
+    "value in words": (f"tables: [{{title: t, rows: [{ROW[:-1]}, values: {{a: high}}}}]}}]\n", "'high'"),
+    "values a list": (f"tables: [{{title: t, rows: [{ROW[:-1]}, values: [1]}}]}}]\n", "[1]"),
+}
+READERS = {load_claims: BOTH | CLAIMS, load_published: BOTH | PUBLISHED}
+CASES = [(f"{read.__name__}, {name}", read, *case) for read, table in READERS.items() for name, case in table.items()]
+
+
+@pytest.mark.parametrize(("reader", "content", "named"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_a_file(
+    tmp_path: Path, marker: Path, refused: Callable, reader: Callable, content: bytes | str, named: str
+) -> None:
+    path = tmp_path / "given.yml"
+    path.write_bytes(content.replace("MARKER", str(marker)).encode() if isinstance(content, str) else content)
+    refused(lambda: reader(path), str(path), named)
+
+
+@pytest.mark.parametrize("reader", [load_claims, load_published])
+def test_a_file_that_is_not_there(tmp_path: Path, refused: Callable, reader: Callable) -> None:
+    refused(lambda: reader(tmp_path / "gone.yml"), "gone.yml")

@@ -1,0 +1,116 @@
+"""Whole commands: a refusal is the last line of standard error, and the exit code says so; no secret is told."""
+
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from kedro.framework.project import configure_project
+
+from vibe_pipeline.cli import cli
+from vibe_pipeline.config import ArmParams
+from vibe_pipeline.reporting.page import ReportInputs, write_report
+
+ROOT = Path(__file__).parents[2]
+TOKEN, PASSWORD = "hf_QWERTYuiopASDFghjklZXCVbnm123456", "hunter2secret"
+
+
+@pytest.fixture
+def project(wan21, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder with a tiny model."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("local"))
+    for folder in ("conf/local", "src", "data/06_models/adapters"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("pyproject.toml", ".telemetry"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(wan21.path, tmp_path / "model")
+    path = tmp_path / "conf/base/parameters.yml"
+    params = yaml.safe_load(path.read_text())
+    params["model"]["path"] = "model"
+    path.write_text(yaml.safe_dump(params))
+    monkeypatch.chdir(tmp_path)
+    configure_project("vibe_pipeline")
+    return tmp_path
+
+
+def pickled(project: Path, bomb: object) -> tuple[list[str], str]:
+    (project / "theirs.safetensors").write_bytes(pickle.dumps(bomb))
+    return ["import-adapter", "theirs.safetensors", "--output", "new"], "theirs.safetensors"
+
+
+def no_manifest(project: Path, bomb: object) -> tuple[list[str], str]:
+    (project / "data/06_models/adapters/full.json").write_text("{")
+    return ["export-adapter", "full", "--to", "comfyui", "--output", "new"], "full.json"
+
+
+def no_scores(project: Path, bomb: object) -> tuple[list[str], str]:
+    (project / "a.parquet").write_bytes(b"PAR1PAR1")
+    return ["compare", "a.parquet", "a.parquet"], "a.parquet"
+
+
+def no_model(project: Path, bomb: object) -> tuple[list[str], str]:
+    (project / "model/vae/config.json").write_text("{")
+    return ["plan"], "vae/config.json"
+
+
+@pytest.mark.parametrize("damage", [pickled, no_manifest, no_scores, no_model])
+def test_a_command(project: Path, marker: Path, bomb: object, damage: Callable) -> None:
+    arguments, named = damage(project, bomb)
+    done = CliRunner().invoke(cli, ["vibe", *arguments])
+    assert done.exit_code == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: ") and named in last, done.output
+    assert "Traceback" not in done.output
+    assert not (project / "new").exists() and not marker.exists()
+
+
+def kedro_run(project: Path) -> tuple[int, str]:
+    """Exit code and all that was said."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_TOKEN": TOKEN, "MLFLOW_TRACKING_PASSWORD": PASSWORD}
+    command = [sys.executable, "-m", "kedro", "run"]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=500)
+    return done.returncode, f"{done.stdout}\n{done.stderr}"
+
+
+def test_a_run_with_a_broken_parameter(project: Path) -> None:
+    (project / "conf/local/parameters.yml").write_text("generation: {seeds: [1, one]}\n")
+    code, said = kedro_run(project)
+    last = said.strip().splitlines()[-1]
+    assert code == 1
+    assert "generation" in last and "seeds" in last and "'one'" in last, said[-2000:]
+    assert sorted(path.name for path in (project / "data").rglob("*")) == ["06_models", "adapters"]
+
+
+def test_a_run_tells_no_secret(project: Path) -> None:
+    """Neither in the log and the error, of a server that is not there, nor in any file that it leaves."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    secret = project / "conf/local/parameters.yml"
+    secret.write_text(yaml.safe_dump({"tracking": {"uri": f"http://me:{PASSWORD}@{address}"}}))
+    code, said = kedro_run(project)
+    assert code == 1
+    assert f"http://***@{address}" in said.strip().splitlines()[-1], said[-2000:]
+    left = [path.read_bytes() for path in project.rglob("*") if path.is_file() and path != secret]
+    for word in (TOKEN, PASSWORD):
+        assert word not in said
+        assert not any(word.encode() in content for content in left)
+
+
+def test_the_report_tells_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Addresses in what made the figures lose user and password; variables are not shown at all."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    sources = {"base model": f"https://me:{TOKEN}@hub/model", "vbench": {"weights": f"https://host/w?token={TOKEN}"}}
+    made = {"tracking": f"postgresql://me:{PASSWORD}@host/mlflow", "seeds": [0]} | sources
+    inputs = ReportInputs("Report", {"full": ArmParams(label="Full")}, {}, "full", provenance=made)
+    page = write_report(inputs, tmp_path).read_text()
+    assert "https://***@hub/model" in page and "postgresql://***@host/mlflow" in page
+    assert TOKEN not in page and PASSWORD not in page
