@@ -113,7 +113,8 @@ def test_kept_scores_of_another_shape(tmp_path: Path, columns: list[str]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "case"), [("k.names", "text"), ("k.names", "bytes"), *(("k.scores.parquet", case) for case in OWN)]
+    ("name", "case"),
+    [("k.names", "0 bytes"), ("k.names", "text"), ("k.names", "bytes"), *(("k.scores.parquet", case) for case in OWN)],
 )
 def test_kept_tables_are_computed_anew(tmp_path: Path, unchanged: Callable, name: str, case: str) -> None:
     made: list[int] = []
