@@ -7,6 +7,7 @@ metadata: without it, an alpha other than the rank is reloaded wrongly and in si
 
 import json
 import math
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,10 @@ def set_adapter_state(transformer: WanTransformer3DModel, name: str, state: dict
 
 
 def save_adapter(transformer: WanTransformer3DModel, name: str, folder: Path) -> Path:
-    """Write the adapter as `pytorch_lora_weights.safetensors`, its configuration in the metadata."""
+    """Write the adapter as `pytorch_lora_weights.safetensors`, its configuration in the metadata.
+
+    Equal adapters give equal files, so that two machines can compare theirs by hash.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = transformer.peft_config[name].to_dict()
     config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
@@ -68,7 +72,19 @@ def save_adapter(transformer: WanTransformer3DModel, name: str, folder: Path) ->
         transformer_lora_layers=adapter_state(transformer, name),
         transformer_lora_adapter_metadata=config,
     )
+    _sort_metadata(folder / WEIGHTS_NAME)
     return folder / WEIGHTS_NAME
+
+
+def _sort_metadata(path: Path) -> None:
+    """safetensors writes metadata in an order drawn anew in every process; sorted, it takes the same room."""
+    with path.open("r+b") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        file.seek(8)
+        file.write(content.ljust(size))
 
 
 def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
