@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from transformers import UMT5EncoderModel
 
+from vibe_pipeline.budget import DEADLINE, OutOfTimeError
 from vibe_pipeline.config import DataParams
 from vibe_pipeline.diffusion.models import encode_texts, encode_video, find_model, load_vae
 from vibe_pipeline.images import cache as cache_module
@@ -129,23 +130,6 @@ from vibe_pipeline.images import cache, encode
 home, moment = Path(sys.argv[1]), int(sys.argv[2])
 cache.SHARD, saves, save = 2, [], encode.save_file
 
-def test_spent_hours_keep_the_shards_that_are_there(build, encoded, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = encode_module._write
-
-    def write_and_spend(*arguments: Any) -> None:
-        write(*arguments)
-        if set(encoded) - set(CAPTIONS):  # an image's shard is there
-            monkeypatch.setenv(DEADLINE, "0")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(encode_module, "_write", write_and_spend)
-        with pytest.raises(OutOfTimeError, match=r"kept: all encoded captions, [12] encoded images"):
-            build()
-    monkeypatch.delenv(DEADLINE)
-    build()
-    assert sorted(encoded) == sorted([*CAPTIONS, *map(str, range(COUNT))])  # nothing twice
-
-
 def save_and_die(tensors, path):
     saves.append(path)
     if len(saves) == moment:
@@ -184,6 +168,23 @@ def test_a_killed_process_loses_the_shard_in_work(
         torch.testing.assert_close(
             *(LatentCache(m).batch(part, range(3)) for m in (manifest, straight)), rtol=0, atol=0
         )
+
+
+def test_spent_hours_keep_the_shards_that_are_there(build, encoded, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = encode_module._write
+
+    def write_and_spend(*arguments: Any) -> None:
+        write(*arguments)
+        if set(encoded) - set(CAPTIONS):  # an image's shard is there
+            monkeypatch.setenv(DEADLINE, "0")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode_module, "_write", write_and_spend)
+        with pytest.raises(OutOfTimeError, match=r"kept: all encoded captions, [12] encoded images"):
+            build()
+    monkeypatch.delenv(DEADLINE)
+    build()
+    assert sorted(encoded) == sorted([*CAPTIONS, *map(str, range(COUNT))])  # nothing twice
 
 
 def test_a_disk_too_small_is_refused_before_and_told_during(
