@@ -310,7 +310,8 @@ class ExtraAdapter(Params):
 
 
 Method = Literal["refine", "freeswim", "direct", "upsample", "truth", "external"]
-RUNS_TRANSFORMER = ("refine", "freeswim", "direct")
+SECOND_PASSES = ("refine", "freeswim")
+RUNS_TRANSFORMER = (*SECOND_PASSES, "direct")
 
 
 class ArmParams(Unfolded):
@@ -331,6 +332,9 @@ class ArmParams(Unfolded):
     refresh_every: PositiveInt | None = Field(
         None, description="freeswim's cached form: steps between full-attention passes; None: both paths, always"
     )
+    detail_transfer: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="share of the second pass's change that is added to the enlarged clip; None: its own pixels"
+    )
     path: Path | None = Field(None, description="external: the folder of another system's clips")
 
     @model_validator(mode="after")
@@ -343,6 +347,8 @@ class ArmParams(Unfolded):
             raise ValueError(f"freeswim is window attention beside full: attention.kind is {self.attention.kind!r}")
         if self.refresh_every is not None and self.method != "freeswim":
             raise ValueError(f"refresh_every belongs to freeswim, not to method {self.method!r}")
+        if self.detail_transfer is not None and self.method not in SECOND_PASSES:
+            raise ValueError(f"detail_transfer adds what a second pass changed; method {self.method!r} is none")
         if (self.path is not None) != (self.method == "external"):
             raise ValueError("method external needs `path`, a folder of clips; no other method takes one")
         return self
@@ -350,7 +356,7 @@ class ArmParams(Unfolded):
     @property
     def start(self) -> float:
         """The strength that counts: only a second pass starts from a clip."""
-        return self.strength if self.method in ("refine", "freeswim") else 1.0
+        return self.strength if self.method in SECOND_PASSES else 1.0
 
 
 class GenerationParams(Params):

@@ -1,5 +1,6 @@
 """Coarse to fine: against WanPipeline, the same seed again, nothing made twice."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,38 @@ def test_adapters_stage_1_and_attention_each_change_the_clip(wan21, native, adap
     different = [clips[n] for n in ("none", "d2", "kept", "gclf")]
     for i, one in enumerate(different):
         assert not any(np.array_equal(one, other) for other in different[i + 1 :])
+
+
+def test_detail_transfer_adds_the_second_passs_change_to_the_enlarged_clip(
+    wan21, native, adapter, tmp_path: Path
+) -> None:
+    model, trained = wan21.model(), adapter("d2", 2)
+
+    def made(name: str, **fields: Any) -> np.ndarray:
+        arm = REFINE.model_copy(update={"adapter": "d2"} | fields)
+        second = trained if arm.adapter else None
+        table = arm_clips(name, arm, native, second, None, model, GENERATION, tmp_path / "clips")
+        return np.stack([read_clip(Path(path)) for path in table["path"]])
+
+    refined, half = made("refined"), made("half", detail_transfer=0.5)
+    enlarged = made("enlarged", method="upsample", adapter=None)
+    # One step from hardly any noise changes nothing: the VAE alone.
+    nothing = {"strength": 1e-6, "steps": 1}
+    through_vae = made("vae", **nothing)
+    np.testing.assert_allclose(half, np.clip(enlarged + 0.5 * (refined - through_vae), 0, 1), atol=2.5 / 255)
+    assert np.abs(half - enlarged).max() > 0.05
+    assert np.abs(through_vae - enlarged).max() > 0.05  # this VAE keeps nothing,
+    np.testing.assert_allclose(made("kept", detail_transfer=1.0, **nothing), enlarged, atol=1.5 / 255)  # and yet
+
+
+def test_clips_of_before_detail_transfer_came_still_count(wan21, native, tmp_path: Path) -> None:
+    made = arm_clips("a", REFINE, native[:1], None, None, wan21.model(), GENERATION, tmp_path / "clips")
+    manifest = read_json(Path(made["path"][0]).with_suffix(".json"))
+    assert "detail_transfer" not in json.dumps(manifest["settings"])
+    other = REFINE.model_copy(update={"detail_transfer": 1.0})
+    assert other.detail_transfer == 1.0
+    again = arm_clips("a", other, native[:1], None, None, wan21.model(), GENERATION, tmp_path / "clips")
+    assert again["key"][0] != made["key"][0]
 
 
 def test_finished_clips_are_not_made_again_and_broken_ones_are(wan21, native, tmp_path: Path, batches) -> None:

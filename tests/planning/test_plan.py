@@ -57,6 +57,7 @@ def test_cost_follows_the_settings(params) -> None:
         "window": arm | window,
         "swim": swim,
         "cached": swim | {"refresh_every": 3},
+        "transfer": arm | {"detail_transfer": 1.0},
     }
     twice = adapter | {"batch_size": 16}
     params["adapters"] = {"full": adapter, "twice": twice, "split": twice | {"micro_batch": 8}}
@@ -68,6 +69,8 @@ def test_cost_follows_the_settings(params) -> None:
     assert 0 < per_pass < row["full"].teraflops / 6
     assert row["window"].keys_per_query == 2 * 3 * 3 < row["full"].keys_per_query == 2 * 4 * 6
     assert row["swim"].teraflops > row["cached"].teraflops > 0.9 * row["window"].teraflops
+    decoding = row["transfer"].teraflops - row["full"].teraflops
+    assert 0 < decoding < row["full"].teraflops - 6 * per_pass  # what is no pass is an encode and a decode
     assert step["twice"].teraflops == pytest.approx(2 * step["full"].teraflops)
     assert step["twice"].memory_gb > step["full"].memory_gb == pytest.approx(step["split"].memory_gb)
     assert next(r.count for r in plan.rows if r.group == "data") == 10

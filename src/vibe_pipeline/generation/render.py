@@ -100,7 +100,7 @@ def arm_clips(
     size, kept = Scale.of(model.target), stage1 if arm.keep_stage1 else None
     sampling = arm_sampling(arm, model)
     settings = _base_settings(model, params) | {
-        "arm": arm.model_dump(mode="json", exclude={"label"}),
+        "arm": _arm_settings(arm),
         "adapter": adapter["key"] if adapter else None,
         "extra_adapters": [file_sha256(extra.path) for extra in arm.extra_adapters],
         "stage1": kept["key"] if kept else None,
@@ -123,6 +123,12 @@ def arm_clips(
     made.insert(0, "arm", name)
     sigma_start = float(sampling.sigmas[0])
     return made.assign(method=arm.method, sigma_start=sigma_start, native_source=params.native_source, **vars(size))
+
+
+def _arm_settings(arm: ArmParams) -> dict[str, Any]:
+    """What of the row determines its clips; without a field that came later and is off, so that older clips count."""
+    off = {"detail_transfer"} if arm.detail_transfer is None else set()
+    return arm.model_dump(mode="json", exclude={"label"} | off)
 
 
 def arm_sampling(arm: ArmParams, model: ModelParams) -> Sampling:

@@ -215,7 +215,7 @@ def _arm_row(costs: Costs, name: str, arm: ArmParams, tables: Tables, generation
         peak = _vae_peak(costs, size) + CONTEXT_BYTES if through_vae else 0.0
         return _row("arm", name, arm.label, "clip", clips, None, None, work, peak, disk)
     adapter = tables.adapters[arm.adapter] if arm.adapter else None
-    work = _denoising(costs, size, arm, adapter) + costs.decode(size)
+    work = _denoising(costs, size, arm, adapter) + costs.decode(size) * (1 if arm.detail_transfer is None else 2)
     if arm.method != "direct":
         work += costs.encode(size)
     tokens, keys = costs.keys(size, FULL), costs.keys(size, arm.attention)
