@@ -200,10 +200,12 @@ def _seconds_axis(axes: Axes, seconds: Sequence[float]) -> None:
 
 
 def add_legend(figure: Figure, axes: Axes) -> None:
-    """A legend under the plot, in as many columns as the figure is wide enough for."""
+    """A legend under the plot, in as many columns as the figure is wide enough for; a long one makes it higher."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         columns = max(1, int(figure.get_figwidth() * 17 // max(len(label) + 8 for label in labels)))
+        lines = -(-len(labels) // columns)
+        figure.set_figheight(figure.get_figheight() + 0.19 * max(0, lines - 4))
         look = {"fontsize": 8, "labelcolor": INK, "handlelength": 2.2}
         figure.legend(handles, labels, loc="outside lower left", ncols=columns, **look)
 
