@@ -8,6 +8,7 @@ python benchmarks/study.py write                    # docs/RESULTS.md and its fi
 import argparse
 import json
 import shutil
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +50,11 @@ METRICS = (
 )  # fmt: skip
 SWEPT = ("band_error", "band_correlation", "spectrum_distance", "flicker")
 FRAMES_OF = 64  # clips of an arm that the per-frame figures are taken from
+LOOKS = (
+    "upsample", "through_vae", "no_hfato", "full", "full_pixel", "full_pixel_transfer", "full_attention", "gclf",
+    "window", "truth",
+)  # fmt: skip
+LOOKED_AT = (1, 9, 15)  # of the environment's clips
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ def keep(env: str, data: Path) -> None:
     spectra = [pd.read_csv(data / f"07_model_output/spectrum_{name}.csv") for name in tables.arms]
     pd.concat(spectra).round(9).to_csv(folder / "spectra.csv", index=False)
     _frames(clips, tuple(params["evaluation"]["fine_band"])).to_csv(folder / "frames.csv", index=False)
+    _looks(clips, tables.arms).savefig(folder / "looks.png", dpi=90, facecolor="white", metadata={"Software": None})
     _trainings(tables, data).to_csv(folder / "trainings.csv", index=False)
     shutil.copy(data / "08_reporting/degradation_checks.csv", folder)
     print(f"{folder}: {len(scores)} scores of {len(pools.arms)} arms")
@@ -111,6 +118,24 @@ def _frames(clips: dict[str, pd.DataFrame], band: tuple[float, float]) -> pd.Dat
                 found.setdefault(i, []).append(band_error(ours[i : i + 1], truth[i : i + 1], *band))
         rows += [{"arm": name, "frame": i, "band_error": round(sum(v) / len(v), 5)} for i, v in found.items()]
     return pd.DataFrame(rows)
+
+
+@styled
+def _looks(clips: dict[str, pd.DataFrame], arms: dict[str, ArmParams]) -> Figure:
+    """The middle frame of some prompts, an arm a column; last the truth."""
+    shown = [name for wanted in LOOKS for name in (wanted, f"{wanted}_seed_0") if name in clips]
+    figure = Figure(figsize=(1.2 * (len(shown) + 1), 1.3 * len(LOOKED_AT) + 0.5), layout="constrained")
+    grid = figure.subplots(len(LOOKED_AT), len(shown) + 1)
+    for line, number_ in zip(grid, LOOKED_AT, strict=True):
+        rows = [clips[name].iloc[number_] for name in shown]
+        paths = [*(row["path"] for row in rows), rows[0]["reference_path"]]
+        for axes, path in zip(line, paths, strict=True):
+            pixels = read_clip(Path(path))
+            axes.imshow(pixels[len(pixels) // 2])
+            axes.set_axis_off()
+    for axes, label in zip(grid[0], [*(arms[name].label for name in shown), "True render"], strict=True):
+        axes.set_title(textwrap.fill(label.removesuffix(" (seed 0)"), 18), fontsize=6)
+    return figure
 
 
 def _trainings(tables: Tables, data: Path) -> pd.DataFrame:
@@ -200,9 +225,10 @@ def value(kept: Kept, arm: str, metric: str) -> str:
     return number(float(_row(kept.table, arm, metric)["mean"]))
 
 
-def gap(kept: Kept, arm: str, metric: str) -> str:
-    """One arm's difference to the reference with its interval, for the text."""
-    return _difference(kept.table, arm, metric).partition(" d ")[0]
+def gap_between(kept: Kept, arm: str, other: str, metric: str) -> str:
+    """How much higher one arm's mean is than another's, for the text."""
+    means_ = [float(_row(kept.table, name, metric)["mean"]) for name in (arm, other)]
+    return number(means_[0] - means_[1])
 
 
 def _row(table: pd.DataFrame, arm: str, metric: str) -> pd.Series:
@@ -286,7 +312,7 @@ def write() -> None:
     engine = jinja2.Environment(
         loader=jinja2.FileSystemLoader(RAW), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    tools = (means, differences, claims_table, settings, trainings, value, gap, figure)
+    tools = (means, differences, claims_table, settings, trainings, value, gap_between, figure, number)
     page = engine.get_template(TEMPLATE).render(**environments, **{f.__name__: f for f in tools})
     (DOCS / "RESULTS.md").write_text(page.rstrip() + "\n")
     print(f"{DOCS / 'RESULTS.md'}: {', '.join(environments)}")
