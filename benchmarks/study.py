@@ -1,8 +1,8 @@
 """The study's results: what its runs left, kept as raw data, and docs/RESULTS.md out of that.
 
 kedro run --env=miniature_study --runner=ParallelRunner
-python benchmarks/study.py keep miniature_study     # its scores into docs/results/miniature_study
-python benchmarks/study.py write                    # docs/RESULTS.md and its figures, from docs/results alone
+python benchmarks/study.py keep miniature_study --looks     # its scores and a picture of clips into docs/results
+python benchmarks/study.py write                            # docs/RESULTS.md and its figures, out of that alone
 """
 
 import argparse
@@ -80,8 +80,11 @@ class Kept:
         return Bootstrap(confidence=evaluation.get("confidence", 0.95), seed=evaluation.get("seed", 0))
 
 
-def keep(env: str, data: Path) -> None:
-    """Copy what a run of this environment left in its folder of data to docs/results, small enough for a repository."""
+def keep(env: str, data: Path, looks: bool = False) -> None:
+    """Copy what a run of this environment left in its folder of data to docs/results, small enough for a repository.
+
+    With `looks` also a picture of some clips.
+    """
     params = parameters_of(env)
     tables, folder = tables_of(params), RAW / env
     pools = pools_of(tables)
@@ -101,7 +104,8 @@ def keep(env: str, data: Path) -> None:
     spectra = [pd.read_csv(data / f"07_model_output/spectrum_{name}.csv") for name in tables.arms]
     pd.concat(spectra).round(9).to_csv(folder / "spectra.csv", index=False)
     _frames(clips, tuple(params["evaluation"]["fine_band"])).to_csv(folder / "frames.csv", index=False)
-    _looks(clips, tables.arms).savefig(folder / "looks.png", dpi=90, facecolor="white", metadata={"Software": None})
+    if looks:
+        _looks(clips, tables.arms).savefig(folder / "looks.png", dpi=90, facecolor="white", metadata={"Software": None})
     _trainings(tables, data).to_csv(folder / "trainings.csv", index=False)
     shutil.copy(data / "08_reporting/degradation_checks.csv", folder)
     print(f"{folder}: {len(scores)} scores of {len(pools.arms)} arms")
@@ -325,9 +329,10 @@ def main() -> None:
     keeping = commands.add_parser("keep")
     keeping.add_argument("env")
     keeping.add_argument("--data", type=Path, default=Path("data"))
+    keeping.add_argument("--looks", action="store_true", help="a picture of some clips too")
     commands.add_parser("write")
     options = parser.parse_args()
-    keep(options.env, options.data) if options.command == "keep" else write()
+    keep(options.env, options.data, options.looks) if options.command == "keep" else write()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,25 @@
+"""docs/RESULTS.md is what its raw results give."""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_results_page_follows_from_the_kept_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("study", ROOT / "benchmarks/study.py")
+    study = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "study", study)
+    spec.loader.exec_module(study)
+    shutil.copytree(ROOT / "docs/results", tmp_path / "results", ignore=shutil.ignore_patterns("*.png"))
+    monkeypatch.setattr(study, "DOCS", tmp_path)
+    monkeypatch.setattr(study, "RAW", tmp_path / "results")
+    study.write()
+    assert (tmp_path / "RESULTS.md").read_text() == (ROOT / "docs/RESULTS.md").read_text()
+    drawn = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.png")}
+    looks = {Path(f"results/{env}/looks.png") for env in ("miniature_study", "miniature_x4")}
+    assert drawn | looks == {path.relative_to(ROOT / "docs") for path in (ROOT / "docs/results").rglob("*.png")}
