@@ -1,7 +1,10 @@
 """The table says what is best, what is missing and what cannot be compared."""
 
+from pathlib import Path
+
 import pytest
 
+from vibe_pipeline.config import ArmParams, AttentionParams
 from vibe_pipeline.reporting import narrative, tables
 from vibe_pipeline.reporting.glossary import number, spread, words
 from vibe_pipeline.reporting.page import ReportInputs
@@ -83,3 +86,18 @@ def test_numbers_for_people() -> None:
     ]  # fmt: skip
     assert spread(0.377, 22.94) == "0.4"
     assert words("never_heard_of").label == "Never heard of"
+
+
+def test_an_arms_line_says_what_sets_it_apart() -> None:
+    plain = ArmParams(label="a", steps=4, strength=0.05, guidance_scale=1.0)
+    assert tables.arm_settings("a", {"a": plain}) == "no adapter · full attention · strength 0.05 · 4 steps"
+    changes = {
+        "0.5 of the change added": {"detail_transfer": 0.5},
+        "UniPC": {"scheduler": "unipc"},
+        "guidance 5": {"guidance_scale": 5.0},
+        "FreeSwim": {"method": "freeswim", "attention": AttentionParams(kind="window")},
+        "another system's clips, from theirs": {"method": "external", "path": Path("theirs")},
+    }
+    for said, change in changes.items():
+        line = tables.arm_settings("a", {"a": plain.model_copy(update=change)})
+        assert said in line

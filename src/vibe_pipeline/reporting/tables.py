@@ -81,11 +81,23 @@ def arm_settings(arm: str, arms: Mapping[str, ArmParams]) -> str:
         return "true render through the VAE: the ceiling"
     if params.method == "upsample":
         return "no model: the native clip, enlarged"
+    if params.method == "external":
+        return f"another system's clips, from {params.path}"
     start = "from noise" if params.method == "direct" else f"strength {params.strength:g}"
     attention = params.attention.kind + (f" ({params.attention.pool}×)" if params.attention.kind == "gclf" else "")
     adapter = f"adapter {params.adapter}" if params.adapter else "no adapter"
-    kept = ["stage 1 kept"] if params.keep_stage1 else []
-    return " · ".join([adapter, *kept, f"{attention} attention", start, f"{params.steps} steps"])
+    said = {
+        "FreeSwim": params.method == "freeswim",
+        "stage 1 kept": params.keep_stage1,
+        f"{len(params.extra_adapters)} extra adapters": params.extra_adapters,
+    }
+    how = {
+        "UniPC": params.scheduler == "unipc",
+        f"guidance {params.guidance_scale:g}": params.guidance_scale != 1,
+        f"{params.detail_transfer or 0:g} of the change added to the enlarged clip": params.detail_transfer,
+    }
+    parts = [adapter, *(k for k, v in said.items() if v), f"{attention} attention", start, f"{params.steps} steps"]
+    return " · ".join([*parts, *(k for k, v in how.items() if v)])
 
 
 def arm_order(present: list[str], arms: Mapping[str, ArmParams]) -> list[str]:
