@@ -88,7 +88,7 @@ def keep(env: str, data: Path, looks: bool = False) -> None:
     params = parameters_of(env)
     tables, folder = tables_of(params), RAW / env
     pools = pools_of(tables)
-    clips = {name: pd.read_csv(data / f"07_model_output/clips_{name}.csv") for name in tables.arms}
+    clips = {name: pd.read_parquet(data / f"07_model_output/clips_{name}.parquet") for name in tables.arms}
     folder.mkdir(parents=True, exist_ok=True)
     groups = ("model", "data", "generation", "evaluation", *TABLES)
     (folder / "parameters.json").write_text(json.dumps({k: params[k] for k in groups}, indent=1, default=str) + "\n")
@@ -101,7 +101,7 @@ def keep(env: str, data: Path, looks: bool = False) -> None:
     pd.DataFrame.from_dict(cost, "index", columns=["seconds", "sigma_start"]).rename_axis("arm").to_csv(
         folder / "cost.csv"
     )
-    spectra = [pd.read_csv(data / f"07_model_output/spectrum_{name}.csv") for name in tables.arms]
+    spectra = [pd.read_parquet(data / f"07_model_output/spectrum_{name}.parquet") for name in tables.arms]
     pd.concat(spectra).round(9).to_csv(folder / "spectra.csv", index=False)
     _frames(clips, tuple(params["evaluation"]["fine_band"])).to_csv(folder / "frames.csv", index=False)
     if looks:
