@@ -57,6 +57,20 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have, as one over 255 bytes, names none.
+
+    Raises:
+        PermissionError: The folder cannot be looked into.
+    """
+    try:
+        return path.is_file()
+    except PermissionError:
+        raise
+    except (OSError, ValueError):  # `Path.is_file` answers only for names that the file system takes
+        return False
+
+
 def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
     """Call `write` with a temporary path of the same suffix beside `path`, then rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,15 @@ def brief(value: object, limit: int = 160) -> str:
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
+def absent_columns(needed: Sequence[str], have: Sequence[str]) -> str:
+    """What a table lacks and what it has instead: `has no column text; it has caption`. Empty if it lacks none."""
+    lacking = [name for name in needed if name not in have]
+    if not lacking:
+        return ""
+    hint = " (columns are separated by commas)" if len(have) == 1 and set(have[0]) & set(";\t|") else ""
+    return f"has no column {', '.join(lacking)}; it has {brief(', '.join(have)) or 'none'}{hint}"
+
+
 def refusal(error: ValidationError, prefix: str = "") -> str:
     """A pydantic error on one line: dotted field, what is wrong, the value; credentials are never shown.
 

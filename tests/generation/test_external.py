@@ -88,7 +88,7 @@ def test_another_size_length_or_rate_is_refused(folder: Path, model, change: dic
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("file,prompt\nx.mp4,a cat\n", "has no column seed"),
+        ("file,prompt\nx.mp4,a cat\n", "has no column seed; it has file, prompt"),
         ("file,prompt,seed\n../../x.mp4,a cat,3\n", r"line 2: '../../x.mp4' leaves the folder"),
         ("file,prompt,seed\nno.mp4,a cat,3\n", r"line 2: there is no 'no.mp4'"),
         ("file,prompt,seed\na dog-0.mp4,a cat,3\na dog-0.mp4,a cat,3\n", "line 3: 'a cat' with seed 3 is listed twice"),
@@ -104,3 +104,25 @@ def test_a_file_that_is_no_video_is_named(folder: Path, model) -> None:
     (folder / FILES[0]).write_bytes(b"not a video")
     with pytest.raises(ValueError, match=r"a cat-0\.mp4 cannot be read as a video"):
         make(folder, model)
+
+
+def test_a_prompt_too_long_for_a_file_name_is_found_by_the_table_alone(folder: Path, model) -> None:
+    long = NATIVE.assign(prompt=["a cat " * 60, *NATIVE["prompt"][1:]])
+    arm = ArmParams(label="them", method="external", path=folder)
+
+    def run() -> pd.DataFrame:
+        return arm_clips("them", arm, long, None, None, model, GENERATION, folder.parent / "out")
+
+    with pytest.raises(FileNotFoundError, match=r"lacks 1 of 3 clips.* or list them in .*clips\.csv"):
+        run()
+    long[["prompt", "seed"]].assign(file=FILES).to_csv(folder / "clips.csv", index=False)
+    assert [Path(p).name for p in run()["path"]] == FILES
+
+
+def test_a_tables_prompts_are_text_and_their_white_space_is_as_in_a_file_of_prompts(folder: Path, model) -> None:
+    native = NATIVE.assign(prompt=["None", "1984", "a red cat"])
+    written = native.assign(file=FILES, prompt=["None", "1984", "a\n red  cat"])
+    written[["prompt", "seed", "file"]].to_csv(folder / "clips.csv", index=False)
+    arm = ArmParams(label="them", method="external", path=folder)
+    made = arm_clips("them", arm, native, None, None, model, GENERATION, folder.parent / "out")
+    assert [Path(p).name for p in made["path"]] == FILES

@@ -53,7 +53,7 @@ def test_passing_prompts_over_leaves_the_numbers_of_the_rest(tmp_path: Path) -> 
     assert (
         fresh["prompt"].tolist() == load_prompts(GenerationParams(prompts="miniature", count=7))["prompt"].tolist()[3:]
     )
-    with pytest.raises(ValueError, match="holds no prompts"):
+    with pytest.raises(ValueError, match=r"holds no prompts after generation\.skip 4, only 4 in all"):
         load_prompts(GenerationParams(prompts=tmp_path / "p.txt", skip=4))
 
 
@@ -86,8 +86,8 @@ def test_tables_may_name_a_first_frame_for_every_prompt(tmp_path: Path, suffix: 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("p.csv", "text\na cat\n", r"p\.csv, line 2: no text in the column `prompt`"),
-        ("p.csv", "prompt\na\nnull\n", r"p\.csv, line 3: 'null' is no prompt"),
+        ("p.csv", "text\na cat\n", r"p\.csv, line 2: no text in .* has no column prompt; it has text$"),
+        ("p.csv", "prompt;seed\na;1\n", r"it has prompt;seed \(columns are separated by commas\)"),
         ("p.csv", "prompt,first_frame\na,no.png\n", r"line 2: there is no first_frame 'no\.png'"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": ', r"p\.jsonl, line 2 is not JSON"),
         ("p.jsonl", '{"prompt": 3}', r"line 1: no text in the column"),
@@ -103,8 +103,48 @@ def test_a_bad_entry_is_named_by_file_and_line(tmp_path: Path, name: str, text: 
 
 
 def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.txt is no file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.txt is not a file"):
         load_prompts(GenerationParams(prompts=tmp_path / "none.txt"))
     (tmp_path / "p.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"p\.txt is not UTF-8"):
         load_prompts(GenerationParams(prompts=tmp_path / "p.txt"))
+
+
+# What a file of prompts holds, and the prompts that are in it.
+ENDS = {
+    "line separator": ("p.txt", "a\u2028cat\na dog\n", ["a cat", "a dog"]),
+    "next line": ("p.txt", "a\x85cat\r\na dog", ["a cat", "a dog"]),
+    "form feed": ("p.txt", "a\fcat\na dog\n\n", ["a cat", "a dog"]),
+    "mixed ends": ("p.txt", "\ufeffa cat\r\na dog\n", ["a cat", "a dog"]),
+    "old Mac": ("p.txt", "a cat\ra dog\r", ["a cat", "a dog"]),
+    "JSON": ("p.jsonl", '{"prompt": "a\u2028cat"}\n{"prompt": "a\x85dog"}\r\n\n', ["a cat", "a dog"]),
+    "CSV": ("p.csv", "\ufeffprompt\r\na\u2028cat\r\na\x85dog\r\n", ["a cat", "a dog"]),
+    "CSV over lines": ("p.csv", 'prompt\n"a\ncat"\na dog\n', ["a cat", "a dog"]),
+    "words that pandas guesses": ("p.csv", "prompt\nNone\nNA\nTrue\n007\n", ["None", "NA", "True", "007"]),
+    "the same as text": ("p.txt", "None\nnan\n1984\n", ["None", "nan", "1984"]),
+    "the same as JSON": ("p.jsonl", '{"prompt": "null"}\n{"prompt": "1984"}\n', ["null", "1984"]),
+    "formula": ("p.csv", 'prompt\n=1+1\n"says ""hi"", waves"\n', ["=1+1", 'says "hi", waves']),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_lines_end_where_the_file_says_and_text_stays_text(tmp_path: Path, case: str) -> None:
+    name, content, prompts = ENDS[case]
+    (tmp_path / name).write_bytes(content.encode())
+    assert load_prompts(GenerationParams(prompts=tmp_path / name))["prompt"].tolist() == prompts
+
+
+def test_fewer_prompts_than_asked_for_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "p.txt").write_text("a\nb\nc\n")
+    assert len(load_prompts(GenerationParams(prompts=tmp_path / "p.txt", skip=1, count=2))) == 2
+    assert not caplog.records
+    assert len(load_prompts(GenerationParams(prompts=tmp_path / "p.txt", skip=1, count=64))) == 2
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "count asks for 64 prompts after skip 1" in record.getMessage()
+
+
+def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    for name in ("n" * 300 + ".txt", "n/" * 3000 + "p.txt"):
+        with pytest.raises(FileNotFoundError, match=r"generation\.prompts: .*n.* is not a file") as caught:
+            load_prompts(GenerationParams(prompts=tmp_path / name))
+        assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)

@@ -15,8 +15,8 @@ from vibe_pipeline.config import ArmParams, ModelParams
 from vibe_pipeline.generation.clips import CONTAINERS, read_clip, write_preview
 from vibe_pipeline.generation.prompts import read_table
 from vibe_pipeline.generation.store import Scale
-from vibe_pipeline.identity import content_key, file_sha256
-from vibe_pipeline.messages import brief
+from vibe_pipeline.identity import content_key, file_sha256, is_file
+from vibe_pipeline.messages import absent_columns, brief
 
 TABLE = "clips.csv"
 COLUMNS = ("file", "prompt", "seed")
@@ -43,7 +43,8 @@ def external_clips(name: str, arm: ArmParams, prompts: pd.DataFrame, model: Mode
     """
     found = _listed(arm.path) if (arm.path / TABLE).is_file() else _named(arm.path, prompts)
     rows = prompts.to_dict("records")
-    missing = [r for r in rows if (r["prompt"], r["seed"]) not in found]
+    places = [found.get((r["prompt"], r["seed"])) or found.get((_normal(r["prompt"]), r["seed"])) for r in rows]
+    missing = [r for r, place in zip(rows, places, strict=True) if place is None]
     if missing:
         shown = "; ".join(f"{r['prompt'][:60]!r} seed {r['seed']}" for r in missing[:SHOWN])
         raise FileNotFoundError(
@@ -51,7 +52,7 @@ def external_clips(name: str, arm: ArmParams, prompts: pd.DataFrame, model: Mode
             f"PROMPT-INDEX.mp4 (the index counts a prompt's seeds from 0) or list them in {arm.path / TABLE}"
         )
     size = Scale.of(model.target)
-    clips = [_row(row, found[row["prompt"], row["seed"]], size, folder) for row in rows]
+    clips = [_row(row, place, size, folder) for row, place in zip(rows, places, strict=True) if place is not None]
     if wrong := [c["problem"] for c in clips if c["problem"]]:
         raise ValueError(
             f"arms.{name}: {len(wrong)} of {len(clips)} clips differ from model.target, so {'; '.join(wrong[:SHOWN])}. "
@@ -66,8 +67,8 @@ def _listed(folder: Path) -> dict[tuple[str, int], Path]:
         table = read_table(path).fillna("")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: {brief(error)}") from error
-    if lacking := [c for c in COLUMNS if c not in table]:
-        raise ValueError(f"{path} has no column {', '.join(lacking)}; it needs {', '.join(COLUMNS)}")
+    if absent := absent_columns(COLUMNS, [str(name) for name in table]):
+        raise ValueError(f"{path} {absent}; it needs {', '.join(COLUMNS)}")
     found: dict[tuple[str, int], Path] = {}
     for line, row in enumerate(table.to_dict("records"), 2):
         try:
@@ -87,7 +88,7 @@ def _listed(folder: Path) -> dict[tuple[str, int], Path]:
         if not there:
             raise FileNotFoundError(f"{path}, line {line}: there is no {brief(repr(row['file']))} in {folder}")
         found[key] = clip
-    return found
+    return {(_normal(prompt), seed): clip for (prompt, seed), clip in found.items()} | found
 
 
 def _named(folder: Path, prompts: pd.DataFrame) -> dict[tuple[str, int], Path]:
@@ -98,9 +99,14 @@ def _named(folder: Path, prompts: pd.DataFrame) -> dict[tuple[str, int], Path]:
         for index, seed in enumerate(sorted(rows["seed"])):
             # A slash cannot stand in a file's name; VBench's own prompts have none.
             path = folder / f"{prompt.replace('/', '_')}-{index}.mp4"
-            if path.is_file():
+            if is_file(path):
                 found[prompt, seed] = path
     return found
+
+
+def _normal(prompt: str) -> str:
+    """A prompt with its white space collapsed, as tables of prompts are read."""
+    return " ".join(prompt.split())
 
 
 def _row(row: dict[str, Any], path: Path, size: Scale, folder: Path) -> dict[str, Any]:

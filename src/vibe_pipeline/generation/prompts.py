@@ -1,7 +1,9 @@
 """The prompts of a run: VBench's own list, a file, or the miniature's held-out captions."""
 
 import json
+import logging
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,16 @@ import numpy as np
 import pandas as pd
 
 from vibe_pipeline.config import GenerationParams
-from vibe_pipeline.identity import file_sha256
+from vibe_pipeline.identity import file_sha256, is_file
 from vibe_pipeline.images.check import BadImage, load_rgb
-from vibe_pipeline.messages import brief
+from vibe_pipeline.messages import absent_columns, brief
 from vibe_pipeline.miniature.scene import sample_scenes
 
+log = logging.getLogger(__name__)
+
 HELD_OUT_SEED = 20_260
-# What pandas would read back from a table as a missing value.
-UNREADABLE = {"", "nan", "NaN", "null", "NULL", "None", "none", "N/A", "NA", "n/a", "<NA>"}
+# What Unicode counts among white space or the ends of lines, and a text file may hold within one.
+_WITHIN_A_LINE = str.maketrans(dict.fromkeys("\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\u2028\u2029", " "))
 
 
 def load_prompts(params: GenerationParams) -> pd.DataFrame:
@@ -32,8 +36,6 @@ def load_prompts(params: GenerationParams) -> pd.DataFrame:
             file's folder; names the file and the line.
     """
     table = _all_rows(params)
-    if table.empty:
-        raise ValueError(f"generation.prompts: {params.prompts} holds no prompts")
     if params.shard is None:
         return table
     index, count = (int(n) for n in params.shard.split("/"))
@@ -59,12 +61,31 @@ def _all_rows(params: GenerationParams) -> pd.DataFrame:
         entries = _from_file(params.prompts)
     last = params.skip + params.count if params.count else None
     chosen = list(enumerate(entries))[params.skip : last]
+    _require_some(params, len(entries), len(chosen))
     return pd.DataFrame([{"prompt_index": i} | e | {"seed": s} for i, e in chosen for s in params.seeds])
 
 
+def _require_some(params: GenerationParams, there: int, chosen: int) -> None:
+    """Say or refuse, before anything is rendered, that there are fewer prompts than asked for."""
+    if not there:
+        raise ValueError(f"generation.prompts: {brief(params.prompts)} holds no prompts")
+    if not chosen:
+        raise ValueError(
+            f"generation.prompts: {brief(params.prompts)} holds no prompts after generation.skip {params.skip}, only "
+            f"{there} in all"
+        )
+    if params.count and chosen < params.count:
+        log.warning(
+            "generation.count asks for %d prompts after skip %d; %s has only %d of them, so %d are used",
+            *(params.count, params.skip, brief(params.prompts), chosen, chosen),
+        )
+
+
 def _from_file(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"generation.prompts: {path} is no file; give a .txt, .csv or .jsonl of prompts")
+    if not is_file(path):
+        raise FileNotFoundError(
+            f"generation.prompts: {brief(path)} is not a file; give a .txt, .csv or .jsonl of prompts"
+        )
     readers = {".txt": _lines, ".csv": _csv, ".jsonl": _jsonl}
     if path.suffix not in readers:
         raise ValueError(f"generation.prompts: {path} is not .txt, .csv or .jsonl")
@@ -80,8 +101,19 @@ def _from_file(path: Path) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    lines = enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1)
-    return [(i, {"prompt": line.strip()}) for i, line in lines if line.strip()]
+    lines = ((i, line.translate(_WITHIN_A_LINE).strip()) for i, line in numbered_lines(path))
+    return [(i, {"prompt": line}) for i, line in lines if line]
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    r"""The lines of a UTF-8 text file and their numbers from 1.
+
+    They end at \n or \r\n alone: `str.splitlines` breaks prompts and JSON at U+2028, U+0085 and form feeds too. A
+    file that has only \r, as old Macs wrote them, ends its lines there.
+    """
+    text = path.read_bytes().decode("utf-8-sig")
+    text = text.replace("\r\n", "\n") if "\n" in text else text.replace("\r", "\n")
+    yield from enumerate(text.split("\n"), 1)
 
 
 def _csv(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -107,7 +139,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def _jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
     entries = []
-    for i, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for i, line in numbered_lines(path):
         if not line.strip():
             continue
         try:
@@ -120,8 +152,13 @@ def _jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 def _known(path: Path, line: int, row: Any) -> dict[str, Any]:
     """The columns that are read: prompt, and first_frame where the file has it."""
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-        raise ValueError(f"{path}, line {line}: no text in the column `prompt`")
+    lacking = f"{path}, line {line}: no text in the column `prompt`"
+    if not isinstance(row, dict):
+        raise ValueError(f"{lacking}: {brief(repr(row), 60)} is not an object")
+    if absent := absent_columns(["prompt"], [str(name) for name in row]):
+        raise ValueError(f"{lacking}: the table {absent}")
+    if not isinstance(row["prompt"], str):
+        raise ValueError(f"{lacking}, but {brief(repr(row['prompt']), 60)}")
     entry = {"prompt": " ".join(row["prompt"].split())}
     return entry | ({"first_frame": row["first_frame"]} if "first_frame" in row else {})
 
@@ -130,8 +167,8 @@ def _check_prompts(path: Path, entries: list[tuple[int, dict[str, Any]]]) -> Non
     seen: dict[str, int] = {}
     for line, entry in entries:
         prompt = entry["prompt"]
-        if prompt in UNREADABLE or not any(letter.isalnum() for letter in prompt):
-            raise ValueError(f"{path}, line {line}: {brief(repr(prompt))} is no prompt")
+        if not any(letter.isalnum() for letter in prompt):
+            raise ValueError(f"{path}, line {line}: {brief(repr(prompt))} is not a prompt: no letter or digit in it")
         if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in prompt.replace("\t", " ")):
             raise ValueError(f"{path}, line {line}: {brief(ascii(prompt))} holds control characters")
         if prompt in seen:
