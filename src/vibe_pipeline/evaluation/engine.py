@@ -175,4 +175,4 @@ def _same(frames: torch.Tensor) -> torch.Tensor:
 
 
 def _said(raised: Exception) -> str:
-    return ": ".join([type(raised).__name__, *str(raised).splitlines()[:1]])
+    return ": ".join([type(raised).__name__, *filter(None, str(raised).split("\n")[:1])])

@@ -119,5 +119,5 @@ def _reel(arm: str, row: pd.Series, arms: Mapping[str, ArmParams], limit: int) -
 
 def _short(error: Exception) -> str:
     """An error in one line, without the machine's folders."""
-    words = [Path(w).name if "/" in w else w for w in str(error).splitlines()[0].split()] if str(error) else []
+    words = [Path(w).name if "/" in w else w for w in str(error).split("\n")[0].split()]
     return " ".join(words) or type(error).__name__
