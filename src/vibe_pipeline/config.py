@@ -124,7 +124,12 @@ class DataParams(Params):
         None, description="processes that decode images in the check; None: model.threads, or else one a core"
     )
     encode_batch: PositiveInt = Field(1, description="images encoded together")
-    held_out: PositiveInt = Field(16, description="images kept from training, for the held-out loss and the check")
+    held_out: PositiveInt = Field(
+        16, description="images kept from training, for the held-out loss and the check; within held_out_share"
+    )
+    held_out_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.25, description="at most this share of the usable images is held out, and always one of them"
+    )
     seed: int = 0
 
     @model_validator(mode="after")

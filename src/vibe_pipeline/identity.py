@@ -63,11 +63,20 @@ def is_file(path: Path) -> bool:
     Raises:
         PermissionError: The folder cannot be looked into.
     """
+    return _answered(path.is_file)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; as :func:`is_file`."""
+    return _answered(path.is_dir)
+
+
+def _answered(ask: Callable[[], bool]) -> bool:
     try:
-        return path.is_file()
+        return ask()
     except PermissionError:
         raise
-    except (OSError, ValueError):  # `Path.is_file` answers only for names that the file system takes
+    except (OSError, ValueError):  # pathlib answers only for names that the file system takes
         return False
 
 

@@ -50,7 +50,9 @@ def build(wan21, usable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
 
     def run(images: pd.DataFrame = usable, model: dict | None = None, **changes: object) -> dict[str, Any]:
         sizes = {"low": {"height": 32, "width": 48}, "high": {"height": 64, "width": 96}}
-        data = DataParams(path=tmp_path, **(sizes | {"held_out": 2, "buckets": "single"} | changes))
+        data = DataParams(
+            path=tmp_path, **(sizes | {"held_out": 2, "held_out_share": 0.5, "buckets": "single"} | changes)
+        )
         return build_cache(images, find_model(str(wan21.path)), wan21.model(**(model or {})), data, tmp_path / "cache")
 
     return run
@@ -96,8 +98,15 @@ def test_held_out_images_are_never_trained_on(build) -> None:
     names = [{e.sha256 for e in c.entries} for c in (training, held_out)]
     assert (len(training), len(held_out)) == (3, 2)
     assert names[0].isdisjoint(names[1])
+    assert len(LatentCache(build(held_out=9))) == 3, "the share bounds it"
     with pytest.raises(ValueError, match="no training images"):
-        LatentCache(build(held_out=9))
+        LatentCache(manifest | {"images": [r | {"held_out": True} for r in manifest["images"]]})
+
+
+def test_too_few_images_are_refused_before_anything_is_encoded(build, encoded, usable) -> None:
+    with pytest.raises(ValueError, match=r"1 usable image.* at least 2 are needed"):
+        build(usable.head(1))
+    assert encoded == []
 
 
 def test_only_damaged_or_missing_shards_are_made_again(build, encoded) -> None:

@@ -65,8 +65,8 @@ BAD_FILES = {
     "empty_file": ("a.png", b"", "empty_file", "0 bytes"),
     "text": ("a.png", b"hello, world", "not_an_image", "hello"),
     "header cut": ("a.png", png()[:20], "corrupt", "Error"),
-    "signature alone": ("a.png", png()[:8], "not_an_image", "PNG"),
-    "bmp": ("a.png", encode(PICTURE, "BMP"), "not_an_image", "BM"),
+    "signature alone": ("a.png", png()[:8], "corrupt", "like PNG"),
+    "photoshop": ("a.png", b"8BPS" + bytes(40), "unsupported_format", "Photoshop"),
     "png half": ("a.png", png()[:3000], "corrupt", "runcated"),
     "png without end": ("a.png", png()[:-12], "corrupt", "runcated"),
     "png damaged": ("a.png", damaged(png(), 3000), "corrupt", "checksum"),
@@ -297,6 +297,6 @@ def test_require_usable_counts_reasons(share: float, enough: bool) -> None:
 
 def test_load_rgb_names_the_file_and_its_error_travels_between_processes(folder: Folder) -> None:
     path = folder({"a.png": b"hello"}) / "a.png"
-    with pytest.raises(BadImage, match=r"a\.png: not_an_image: no png") as caught:
+    with pytest.raises(BadImage, match=r"a\.png: not_an_image: none of PNG") as caught:
         load_rgb(path)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)

@@ -57,5 +57,5 @@ def as_dataset(images: Path, folder: Path) -> Path:
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     size = {"height": 32, "width": 32}
-    with pytest.raises(FileNotFoundError, match=r"data\.path .*absent is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"data\.path .*absent is not a folder"):
         nodes.find_training_images(DataParams(path=tmp_path / "absent", low=size, high=size))

@@ -38,7 +38,7 @@ def test_conventions(folder: Folder, files: dict) -> None:
 
 def test_recursive_sorted_and_hidden_left_out(folder: Folder) -> None:
     names = ["z.JPG", "b/c/d.webp", "b/a.jpeg", "été/日本.png"]
-    files = dict.fromkeys([*names, ".hidden.png", ".cache/x.png", "readme.md", "b/x.gif"], BYTES)
+    files = dict.fromkeys([*names, ".hidden.png", ".cache/x.png", "readme.md", "Thumbs.db"], BYTES)
     captions = {"été/日本.txt": "mont Fuji 富士", "b/metadata.csv": "file_name,text\na.jpeg,b's a"}
     found = find_images(folder(files | captions))
     assert found["file_name"].tolist() == sorted(names)
@@ -118,7 +118,7 @@ BAD_ROWS = {
 @pytest.mark.parametrize(("name", "text", "reason", "value"), BAD_ROWS.values(), ids=BAD_ROWS)
 def test_one_bad_row_is_refused_alone(folder: Folder, name: str, text: object, reason: str, value: str) -> None:
     records = lines({"file_name": name, "text": text}, {"file_name": "good.png", "text": "good"})
-    root = folder({"a.png": BYTES, "good.png": BYTES, "b/x.txt": "", "metadata.jsonl": records})
+    root = folder({"a.png": BYTES, "good.png": BYTES, "b/x.md": "", "metadata.jsonl": records})
     (root.parent / "secret.png").write_bytes(BYTES)
     (root / "link.png").symlink_to(root.parent / "secret.png")
     (root / "linked").symlink_to(root.parent)
@@ -165,4 +165,4 @@ def test_nothing_to_find(folder: Folder, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"absent: no such folder; set data\.path"):
         find_images(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match=r"images: no image; expected files ending in \.png"):
-        find_images(folder({"a.gif": BYTES}))
+        find_images(folder({"a.md": BYTES, "._a.png": BYTES}))

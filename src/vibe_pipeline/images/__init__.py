@@ -1,8 +1,10 @@
 """Training images: finding them with their captions, checking them all, and cutting them to size."""
 
-from vibe_pipeline.images.check import BadImage, check_images, load_rgb, require_usable
+from vibe_pipeline.images.account import require_usable
+from vibe_pipeline.images.check import BadImage, check_images, load_rgb
+from vibe_pipeline.images.folder import MetadataError
 from vibe_pipeline.images.sizing import aspect_buckets, nearest_bucket, resize_and_crop
-from vibe_pipeline.images.source import MetadataError, find_images
+from vibe_pipeline.images.source import find_images
 
 __all__ = [
     "BadImage",

@@ -21,6 +21,7 @@ from torch import Tensor
 from vibe_pipeline.config import DataParams, ModelParams
 from vibe_pipeline.diffusion.models import WanFolder
 from vibe_pipeline.identity import content_key, folder_fingerprint, write_json
+from vibe_pipeline.images.account import held_out_count
 from vibe_pipeline.images.buckets import Bucket, make_buckets
 from vibe_pipeline.images.encode import Row, Shard, encode_shards
 from vibe_pipeline.images.sizing import nearest_bucket
@@ -53,7 +54,7 @@ def build_cache(
         usable: Columns path, caption, sha256, in a fixed order; with aspect buckets also height and width, pixels.
         model: The base model.
         params: Its native size, dtype and device.
-        data: Image sizes, buckets and the native camera's blur.
+        data: Image sizes, buckets, the native camera's blur, and how many are held out.
         folder: Gets the shards.
 
     Returns:
@@ -62,9 +63,9 @@ def build_cache(
 
     Raises:
         OSError: The shards would not fit on the disk.
-        ValueError: A size or a caption that does not fit the model.
+        ValueError: A size or a caption that does not fit the model, or too few images to hold one out.
     """
-    buckets = make_buckets(model, params.native, data)
+    buckets, held_out = make_buckets(model, params.native, data), held_out_count(len(usable), data)
     rows, settings = usable.to_dict("records"), _settings(model, params, data)
     numbers = _bucket_numbers(rows, buckets)
     texts = [_text_shard(rows[i : i + SHARD], settings["text"], folder) for i in range(0, len(rows), SHARD)]
@@ -75,7 +76,7 @@ def build_cache(
         images += [_image_shard(group, buckets[number], settings["latents"], folder) for group in groups]
     encode_shards(texts, images, model, params, data)
     records = _records(rows, numbers, texts, images)
-    for i in np.random.default_rng(data.seed).permutation(len(records))[: data.held_out]:
+    for i in np.random.default_rng(data.seed).permutation(len(records))[:held_out]:
         records[i]["held_out"] = True
     contents = [
         (r["sha256"], r["caption"], r["held_out"], asdict(buckets[n])) for r, n in zip(records, numbers, strict=True)
@@ -240,6 +241,11 @@ def epoch_batches(cache: Bucketed, batch_size: int, seed: int) -> Iterator[list[
     """
     buckets = [np.asarray(indices) for _, indices in sorted(cache.buckets.items())]
     counts = [-(-len(indices) // batch_size) for indices in buckets]
+    if small := [str(len(indices)) for indices in buckets if len(indices) < batch_size]:
+        log.warning(
+            "%d of %d buckets hold fewer images than batch_size %d (%s): their batches hold images twice or more",
+            *(len(small), len(buckets), batch_size, brief(", ".join(small), 60)),
+        )
     for epoch in count():
         rng = np.random.default_rng([seed, epoch])
         # A permutation repeated from its start: the fill is drawn at random too, and differs from what it fills up.

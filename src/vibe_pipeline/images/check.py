@@ -17,16 +17,18 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin
 from tqdm import tqdm
 
+from vibe_pipeline.images.account import reasons
+from vibe_pipeline.images.folder import CAPTION_SUFFIX
+from vibe_pipeline.images.formats import FORMATS, MAX_TEXT, refusal_by_error
 from vibe_pipeline.images.sizing import nearest_bucket
 from vibe_pipeline.images.source import FoundImage
 from vibe_pipeline.messages import brief
 
 log = logging.getLogger(__name__)
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # by content; JPEG covers the multi-picture files of cameras
 MAX_PIXELS = 80_000_000  # 12000 x 6666: above any camera, and 240 MB decoded
 CHUNK = 8  # images a worker takes at a time
 COLUMNS = FoundImage._fields[:4]  # of an image in use
@@ -97,25 +99,8 @@ def check_images(
     examine = partial(_examine, sizes=list(sizes), max_pixels=max_pixels)
     examined = iter(_map_images(examine, paths, workers))
     usable, quarantine = _sorted_out(found, [fault or next(examined) for fault in faults])
-    log.info("%d images usable, %d in quarantine%s", len(usable), len(quarantine), _counts(quarantine))
+    log.info("%d images usable, %d in quarantine%s", len(usable), len(quarantine), reasons(quarantine))
     return usable, quarantine
-
-
-def require_usable(usable: pd.DataFrame, quarantine: pd.DataFrame, min_share: float) -> None:
-    """Stop where too few images are usable.
-
-    Args:
-        usable, quarantine: From `check_images`.
-        min_share: Least usable share of all images, 0 to 1. No usable image at all is always an error.
-
-    Raises:
-        ValueError: Too few; the message counts the reasons, each with an example.
-    """
-    total = len(usable) + len(quarantine)
-    if len(usable) and len(usable) >= min_share * total:
-        return
-    asked = f"data.min_usable_share asks for {min_share:.0%}"
-    raise ValueError(f"{len(usable)} of {total} images are usable; {asked}{_counts(quarantine)}")
 
 
 def load_rgb(path: Path) -> NDArray[np.float32]:
@@ -125,13 +110,13 @@ def load_rgb(path: Path) -> NDArray[np.float32]:
     16-bit grey keeps its 16 bits, as stored; of 16-bit colour Pillow keeps the upper 8: right within 1/257.
 
     Args:
-        path: A png, jpeg, webp or still gif file, whatever its extension.
+        path: A still image of one of `FORMATS`, whatever its extension.
 
     Returns:
         [H, W, 3] in [0, 1].
 
     Raises:
-        BadImage: Not such a file, or damaged, or animated; the message names file, reason and value.
+        BadImage: Not such a file, or damaged, animated, or of several pages; the message names file, reason and value.
     """
     _, pixels = _decode(Path(path), max_pixels=2 * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS))
     rgb = np.divide(pixels, np.iinfo(pixels.dtype).max, dtype=np.float32)
@@ -165,19 +150,27 @@ def _caption_fault(row: FoundImage, max_words: int) -> Examined | None:
 
 
 def _sorted_out(found: pd.DataFrame, examined: list[Examined]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The usable and the quarantine; duplicates are told among the otherwise usable."""
-    usable, quarantine, kept = [], [], {}
+    """The usable and the quarantine; duplicates and shared captions are told among the otherwise usable."""
+    usable, quarantine, kept, shared = [], [], {}, {}
     for row, facts in zip(found.itertuples(index=False), examined, strict=True):
         if facts.reason:
             quarantine.append((row.file_name, facts.reason, facts.value))
         elif facts.sha256 in kept:
             quarantine.append((row.file_name, "duplicate", f"same pixels as {kept[facts.sha256]}"))
+        elif row.caption_source in shared:
+            quarantine.append((row.file_name, "caption_shared", _sharing(row, shared[row.caption_source])))
         else:
             kept[facts.sha256] = row.file_name
+            if row.caption_source.lower().endswith(CAPTION_SUFFIX):  # metadata names every image by itself
+                shared[row.caption_source] = row.file_name
             usable.append((*row[:4], *facts[:4]))
     types = dict.fromkeys((*COLUMNS, "mode", "sha256"), "str") | {"width": "int64", "height": "int64"}
     good = pd.DataFrame(usable, columns=[*COLUMNS, *Examined._fields[:4]]).astype(types)
     return good, pd.DataFrame(quarantine, columns=["file_name", "reason", "value"], dtype="str")
+
+
+def _sharing(row: FoundImage, first: str) -> str:
+    return f"{row.caption_source} is the caption of {first} already; give each image a name of its own, or use metadata"
 
 
 def _map_images(examine: Callable[[str], Examined], paths: list[str], workers: int) -> list[Examined]:
@@ -220,6 +213,7 @@ def _decode(path: Path, max_pixels: int) -> tuple[str, NDArray]:
     """Stored mode, and the upright pixels: uint8 [H, W, 3], or uint16 [H, W] for 16-bit grey."""
     # VBench's AMT and pyiqa set it when they are imported, and half a file would pass.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
+    PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT
     try:
         if not path.is_file():
             raise BadImage(str(path), "not_a_file", "absent, or a folder, pipe or device")
@@ -233,16 +227,10 @@ def _decode(path: Path, max_pixels: int) -> tuple[str, NDArray]:
                 return image.mode, _pixels(_upright(image), path)
     except BadImage:
         raise
-    except Image.DecompressionBombError as error:
-        raise BadImage(str(path), "too_many_pixels", brief(error)) from None
-    except UnidentifiedImageError:
-        with path.open("rb") as file:
-            start = file.read(12)
-        raise BadImage(str(path), "not_an_image", f"no png, jpeg, webp or gif; starts with {start!r}") from None
     except MemoryError:  # says nothing of the image: no reason to lose it
         raise MemoryError(f"{path}: no memory to decode it; use fewer workers or a lower max_pixels") from None
     except Exception as error:  # decoders fail on damaged files in ways that Pillow does not list
-        raise BadImage(str(path), "corrupt", brief(f"{type(error).__name__}: {error}")) from None
+        raise BadImage(str(path), *refusal_by_error(path, error, max_pixels)) from None
 
 
 def _check_container(path: Path, max_pixels: int) -> None:
@@ -250,11 +238,15 @@ def _check_container(path: Path, max_pixels: int) -> None:
     with Image.open(path, formats=FORMATS) as image:
         width, height = image.size
         if width * height > max_pixels:
-            claim = f"{height}x{width} (height x width) by the header; at most {max_pixels} pixels"
+            claim = f"{height}x{width} (height x width) by the header; at most {max_pixels} pixels: save it smaller"
             raise BadImage(str(path), "too_many_pixels", claim)
         frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format == "TIFF":
+            raise BadImage(
+                str(path), "several_pages", f"{frames} pages; save the one that is meant as a file of its own"
+            )
         if frames > 1 and image.format != "MPO":  # a camera's second picture is a preview, not a motion
-            raise BadImage(str(path), "animated", f"{frames} frames")
+            raise BadImage(str(path), "animated", f"{frames} frames; save the one that is meant as a still image")
         if image.format == "PNG":
             image.verify()  # the checksums: decoding alone misses damage near the end
 
@@ -272,6 +264,8 @@ def _pixels(image: Image.Image, path: Path) -> NDArray:
         return np.asarray(image).astype(np.uint16)
     if image.mode in ("I", "F"):
         raise BadImage(str(path), "unknown_scale", f"mode {image.mode!r} has no largest value; save 8 or 16 bits")
+    if image.mode in ("LAB", "HSV"):
+        raise BadImage(str(path), "unsupported_colours", f"mode {image.mode!r}; save it as RGB")
     if image.has_transparency_data:
         image = _to_srgb(image.convert("RGBA"))
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -291,12 +285,3 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=mode)
     except (KeyError, OSError, TypeError, ValueError, ImageCms.PyCMSError):
         return image
-
-
-def _counts(quarantine: pd.DataFrame) -> str:
-    """`: 3 too_small (a.png: 8x8 …), 1 duplicate (…)`, most frequent first."""
-    seen: dict[str, list[str]] = {}
-    for name, reason, value in quarantine.itertuples(index=False):
-        seen.setdefault(reason, []).append(f"{name}: {value}")
-    ranked = sorted(seen.items(), key=lambda item: (-len(item[1]), item[0]))
-    return f": {', '.join(f'{len(r)} {reason} ({brief(r[0])})' for reason, r in ranked)}" if ranked else ""

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from vibe_pipeline.config import DataParams
 from vibe_pipeline.identity import content_key, require_space, write_atomic
-from vibe_pipeline.images.source import CAPTION_COLUMN, FILE_COLUMN, SUFFIXES
+from vibe_pipeline.images.formats import SUFFIXES
+from vibe_pipeline.images.source import CAPTION_COLUMN, FILE_COLUMN
 
 log = logging.getLogger(__name__)
 

@@ -14,25 +14,21 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from vibe_pipeline.messages import brief
+from vibe_pipeline.identity import is_folder
+from vibe_pipeline.images.folder import Contents, MetadataError, list_contents
+from vibe_pipeline.messages import absent_columns, brief
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 FILE_COLUMN, CAPTION_COLUMN = "file_name", "text"
 MAX_CAPTION_BYTES = 64 * 1024  # far above any caption; keeps a stray huge file out of memory
 
 Entry = tuple[int, Any, Any]  # line number, file name, caption, as the file gives them
-
-
-class MetadataError(ValueError):
-    """A metadata file that cannot be trusted as a whole; the message names file, line and value."""
 
 
 class FoundImage(NamedTuple):
@@ -47,60 +43,52 @@ class FoundImage(NamedTuple):
 
 
 def find_images(folder: Path) -> pd.DataFrame:
-    """List the images of a folder and of all below it, with their captions.
+    """List the images of a folder and of all below it, with their captions, and all that only looks like one.
 
-    Names beginning with a dot are passed over, and so are linked folders, unless metadata lists them.
-    White space in captions is collapsed to single blanks. Nothing is decoded here.
+    Hidden files and those of operating systems are passed over. White space in captions is collapsed to single blanks.
+    Nothing is decoded here.
 
     Args:
-        folder: Holds png, jpg, jpeg or webp images, with metadata or text files as captions.
+        folder: Holds images, with metadata or text files as captions.
 
     Returns:
         One row an image, sorted by name, all columns text: file_name (relative to the folder, with /), path,
         caption, caption_source (the file that gave it; empty: none did), and reason and value, empty unless
-        the image is refused already: a path that leaves the folder, an absent file, an unreadable caption.
+        the row is refused already: an image in a format that is not read, a video, a caption without an image, a
+        linked or unreadable folder, a path that leaves the folder, an absent file, an unreadable caption.
 
     Raises:
-        FileNotFoundError: No such folder, or no image in it.
+        FileNotFoundError: No such folder, or nothing in it.
         MetadataError: Bad JSON, missing column, not UTF-8, a file listed twice, or two metadata files.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; set data.path to the folder of training images")
-    names, tables = _walk(folder)
-    rows = {}
-    for table in tables:
+    if not is_folder(folder):
+        raise FileNotFoundError(f"{brief(folder)}: no such folder; set data.path to the folder of training images")
+    contents, rows = list_contents(folder), {}
+    for table in contents.tables:
         _add_listed(rows, folder, table)
-    both = [name for name in names if name in rows and _sidecar(folder / name).is_file()]
-    if both:
-        log.info("%d images have both metadata and a text file, such as %s: the metadata wins", len(both), both[0])
-    for name in names:
-        if name not in rows:
-            rows[name] = _with_sidecar(folder, name)
+    _add_beside(rows, folder, contents)
+    passed_over = f"; passed over: {contents.passed_over()}" if contents.passed_over() else ""
     if not rows:
-        raise FileNotFoundError(f"{folder}: no image; expected files ending in {', '.join(SUFFIXES)}")
+        expected = "expected files ending in .png, .jpg, .webp, .avif, .tiff and the like"
+        raise FileNotFoundError(f"{brief(folder)}: no image; {expected}{passed_over}")
     found = pd.DataFrame([rows[name] for name in sorted(rows)], columns=list(FoundImage._fields), dtype="str")
-    log.info("found %d images in %s, %d refused already", len(found), folder, int((found["reason"] != "").sum()))
+    refused = int((found["reason"] != "").sum())
+    log.info("found %d images in %s, %d of them refused already%s", len(found), folder, refused, passed_over)
     return found
 
 
-def _walk(folder: Path) -> tuple[list[str], list[Path]]:
-    """Names of images relative to the folder, and metadata files; hidden names left out."""
-
-    def refuse(error: OSError) -> None:
-        raise error  # os.walk would skip an unreadable folder, and its images, in silence
-
-    names, tables = [], []
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        here = Path(parent)
-        metadata = [here / name for name in METADATA_FILES if name in files]
-        if len(metadata) > 1:
-            raise MetadataError(f"{metadata[0]} and {metadata[1]}: two metadata files in one folder; keep one")
-        tables += metadata
-        images = [name for name in files if not name.startswith(".") and name.lower().endswith(SUFFIXES)]
-        names += [(here / name).relative_to(folder).as_posix() for name in images]
-    return names, tables
+def _add_beside(rows: dict[str, FoundImage], folder: Path, contents: Contents) -> None:
+    """Add to `rows` the images that no metadata lists, with their text files, and what is refused."""
+    both = [name for name in contents.images if name in rows and name in contents.captions]
+    if both:
+        log.info("%d images have both metadata and a text file, such as %s: the metadata wins", len(both), both[0])
+    for name in contents.images:
+        if name not in rows:
+            rows[name] = _with_sidecar(folder, name, contents.captions.get(name))
+    for name, (reason, value) in contents.refused.items():
+        row = rows.get(name, FoundImage(brief(name), brief(folder / name)))
+        rows[name] = row if row.reason else row._replace(reason=reason, value=value)
 
 
 def _add_listed(rows: dict[str, FoundImage], folder: Path, table: Path) -> None:
@@ -142,9 +130,11 @@ def _with_nul(row: FoundImage, text: str) -> FoundImage:
 def _located(folder: Path, parent: Path, name: str) -> FoundImage:
     """The row of a file that is named relative to `parent`; refused where it is outside of `folder` or absent."""
     refused = FoundImage(brief(name), brief(parent / name))
-    if Path(name).is_absolute():
+    if Path(name).is_absolute() or PureWindowsPath(name).is_absolute():
         return refused._replace(reason="outside_folder", value="an absolute path; give it relative to the metadata")
     try:
+        if "\\" in name and not (parent / name).exists():  # written on Windows
+            name = PureWindowsPath(name).as_posix()
         relative = Path(os.path.normpath((parent / name).relative_to(folder)))
         target, root = (folder / relative).resolve(), folder.resolve()
         if ".." in relative.parts or not target.is_relative_to(root):
@@ -161,17 +151,13 @@ def _located(folder: Path, parent: Path, name: str) -> FoundImage:
     return row
 
 
-def _sidecar(image: Path) -> Path:
-    return image.with_suffix(".txt")
-
-
-def _with_sidecar(folder: Path, name: str) -> FoundImage:
+def _with_sidecar(folder: Path, name: str, text_file: str | None) -> FoundImage:
     """The row of an image with the caption of its text file, if it has one."""
     row = _located(folder, folder, name)
-    sidecar = _sidecar(folder / name)
-    if row.reason or not sidecar.is_file():
+    if row.reason or text_file is None or not (folder / text_file).is_file():
         return row
-    row = row._replace(caption_source=sidecar.relative_to(folder).as_posix())
+    sidecar = folder / text_file
+    row = row._replace(caption_source=text_file)
     if not sidecar.resolve().is_relative_to(folder.resolve()):
         return row._replace(reason="outside_folder", value=f"{row.caption_source} leads through a link out of it")
     try:
@@ -196,6 +182,8 @@ def _entries(table: Path) -> Iterator[Entry]:
     """The rows of a metadata file."""
     try:
         text = table.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise MetadataError(f"{table} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise MetadataError(f"{table}, {_bad_byte(error)}") from None
     lines = text.split("\n")  # not splitlines, which also breaks at marks that captions may hold
@@ -206,9 +194,10 @@ def _csv_entries(table: Path, lines: list[str]) -> Iterator[Entry]:
     reader = csv.reader((f"{line}\n" for line in lines), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
-        for column in (FILE_COLUMN, CAPTION_COLUMN):
-            if header.count(column) != 1:
-                raise MetadataError(f"{table}, line 1: needs one column {column!r}; has {brief(', '.join(header))!r}")
+        if absent := absent_columns((FILE_COLUMN, CAPTION_COLUMN), header):
+            raise MetadataError(f"{table}, line 1: {absent}")
+        if twice := [name for name in (FILE_COLUMN, CAPTION_COLUMN) if header.count(name) > 1]:
+            raise MetadataError(f"{table}, line 1: the column {twice[0]} stands twice: {brief(', '.join(header))}")
         file_at, caption_at = header.index(FILE_COLUMN), header.index(CAPTION_COLUMN)
         for values in reader:
             if not any(value.strip() for value in values):
@@ -234,7 +223,6 @@ def _json_entries(table: Path, lines: list[str]) -> Iterator[Entry]:
             raise MetadataError(f"{table}, line {number}: not JSON ({error}): {brief(line)!r}") from None
         if not isinstance(record, dict):
             raise MetadataError(f"{table}, line {number}: not an object with names and values: {brief(line)!r}")
-        for column in (FILE_COLUMN, CAPTION_COLUMN):
-            if column not in record:
-                raise MetadataError(f"{table}, line {number}: no {column!r} in {brief(line)!r}")
+        if absent := absent_columns((FILE_COLUMN, CAPTION_COLUMN), list(record)):
+            raise MetadataError(f"{table}, line {number}: {absent}: {brief(line)!r}")
         yield number, record[FILE_COLUMN], record[CAPTION_COLUMN]

@@ -8,12 +8,15 @@ import pandas as pd
 
 from vibe_pipeline.config import DataParams, ModelParams
 from vibe_pipeline.diffusion.models import find_model, limit_threads
+from vibe_pipeline.identity import is_folder
 from vibe_pipeline.images import check_images, find_images, require_usable
+from vibe_pipeline.images.account import take
 from vibe_pipeline.images.buckets import make_buckets
 from vibe_pipeline.images.cache import build_cache
 from vibe_pipeline.images.captions import check_captions
 from vibe_pipeline.images.huggingface import export_dataset
 from vibe_pipeline.images.quality import degradation_check
+from vibe_pipeline.messages import brief
 from vibe_pipeline.miniature.images import render_images
 
 CACHE = Path("data/05_model_input/latents")
@@ -30,8 +33,10 @@ def find_training_images(data: DataParams) -> dict[str, Any]:
         folder = export_dataset(data, DATASETS)
     else:
         folder = render_images(data) if data.source == "miniature" else data.path
-    if not folder.is_dir():
-        raise FileNotFoundError(f"data.path {folder} is no folder; put captioned images there or set data.path")
+    if not is_folder(folder):
+        raise FileNotFoundError(
+            f"data.path {brief(folder)} is not a folder; put captioned images there or set data.path"
+        )
     return {"path": str(folder), "source": data.source}
 
 
@@ -46,7 +51,7 @@ def check_training_images(
     usable, quarantine = check_images(found, sizes, data.max_caption_words, workers)
     usable, quarantine = check_captions(usable, quarantine, wan, model.text_length)
     require_usable(usable, quarantine, data.min_usable_share)
-    return usable.head(data.count) if data.count else usable, quarantine
+    return take(usable, quarantine, data), quarantine
 
 
 def cache_latents(usable_images: pd.DataFrame, model: ModelParams, data: DataParams) -> dict[str, Any]:
