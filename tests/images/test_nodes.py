@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from kedro.io import AbstractDataset
 from PIL import Image
 
 from vibe_pipeline.config import DataParams
 from vibe_pipeline.images.cache import LatentCache
 from vibe_pipeline.pipelines.data_processing import nodes
 
+CATALOG = Path("conf/base/catalog.yml").resolve()
 SHAPES = {"wide": (64, 130), "tall": (130, 64), "low": (60, 128), "long caption": (96, 96), "square": (96, 96)}
 
 
@@ -59,3 +62,35 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     size = {"height": 32, "width": 32}
     with pytest.raises(FileNotFoundError, match=r"data\.path .*absent is not a folder"):
         nodes.find_training_images(DataParams(path=tmp_path / "absent", low=size, high=size))
+
+
+def test_a_caption_that_looks_like_something_else_reaches_the_cache(
+    wan21, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a run does it: the table of images crosses to another process through its file."""
+    monkeypatch.chdir(tmp_path)
+    captions = ["None", "NA", "1984", "True", "007"]
+    (tmp_path / "images").mkdir()
+    for i, caption in enumerate(captions):
+        pixels = np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"images/{i}.png")
+        (tmp_path / f"images/{i}.txt").write_text(caption)
+    size, model = {"height": 64, "width": 64}, wan21.model()
+    data = DataParams(path=tmp_path / "images", buckets="single", low=size, high=size)
+    usable, _ = nodes.check_training_images(nodes.find_training_images(data), data, model)
+    entry = yaml.safe_load(CATALOG.read_text())["usable_images"]
+    table = AbstractDataset.from_config("usable_images", entry | {"filepath": str(tmp_path / "usable.parquet")})
+    table.save(usable)
+    manifest = nodes.cache_latents(table.load(), model, data)
+    assert [image["caption"] for image in manifest["images"]] == captions
+    assert sum(image["held_out"] for image in manifest["images"]) == 1
+
+
+def test_one_image_is_refused_before_it_is_encoded(wan21, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a ball")
+    size = {"height": 64, "width": 64}
+    data = DataParams(path=tmp_path, buckets="single", low=size, high=size)
+    with pytest.raises(ValueError, match="at least 2 are needed"):
+        nodes.check_training_images(nodes.find_training_images(data), data, wan21.model())
