@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from vibe_pipeline.config import ArmParams, GenerationParams
@@ -40,3 +41,14 @@ def test_clips_are_the_arms_own_with_the_weights_so_far(wan21, velocity, tmp_pat
         clip = read_clip(Path(one))
         assert np.array_equal(clip, read_clip(Path(two)))
         assert not np.array_equal(clip, read_clip(Path(three)))
+
+
+def test_fewer_prompts_than_validation_clips_are_said_before_the_training(
+    wan21, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ValidationClips("full", ARM, wan21.model(), GENERATION, 4, tmp_path, print)
+    assert not caplog.records
+    ValidationClips("full", ARM, wan21.model(), GENERATION, 9, tmp_path, print)
+    assert "adapters.full.validation_clips asks for 9 clips; generation has only 4" in caplog.text
+    with pytest.raises(FileNotFoundError, match=r"gone\.txt is not a file"):
+        ValidationClips("full", ARM, wan21.model(), GenerationParams(prompts=tmp_path / "gone.txt"), 1, tmp_path, print)

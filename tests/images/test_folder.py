@@ -4,8 +4,10 @@ import errno
 import io
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image
 from vibe_pipeline.config import DataParams
 from vibe_pipeline.images import check_images, find_images
 from vibe_pipeline.images.account import held_out_count, require_usable, take
+from vibe_pipeline.images.cache import epoch_batches
 from vibe_pipeline.images.folder import list_contents
 
 Folder = Callable[..., Path]
@@ -206,3 +209,31 @@ def test_a_folder_of_nothing_but_telephone_pictures_says_so(folder: Folder) -> N
     usable, quarantine = checked(folder({f"{i}.heic": b"x" for i in range(5)} | {"0.txt": "a ball"}))
     with pytest.raises(ValueError, match=r"0 of 5 images are usable; .*5 unsupported_format \(0\.heic: .*HEIF is not"):
         require_usable(usable, quarantine, 0.5)
+
+
+def test_paths_that_the_system_does_not_take(folder: Folder, tmp_path: Path) -> None:
+    """Copied from elsewhere, a tree may be deeper than any path that can be opened."""
+    root = folder({"a.png": picture("PNG"), "a.txt": "a ball"})
+    place = os.open(root, os.O_RDONLY)
+    for _ in range(17):  # of 250 bytes each: over 4,096
+        os.mkdir("n" * 250, dir_fd=place)
+        place, parent = os.open("n" * 250, os.O_RDONLY, dir_fd=place), place
+        os.close(parent)
+    os.close(place)
+    usable, quarantine = checked(root)
+    assert usable["file_name"].tolist() == ["a.png"]
+    assert quarantine["value"].tolist() == ["the folder cannot be read: File name too long"]
+    with pytest.raises(FileNotFoundError, match=r"no such folder; set data\.path") as caught:
+        find_images(tmp_path / ("n" * 300))
+    assert "\n" not in str(caught.value)
+    shutil.rmtree(root)
+
+
+def test_more_images_asked_for_a_batch_than_a_bucket_holds_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    sizes = SimpleNamespace(buckets={0: list(range(8)), 1: [8], 2: [9, 10]})
+    next(epoch_batches(sizes, 4, 0))
+    (record,) = caplog.records
+    assert record.getMessage().startswith("2 of 3 buckets hold fewer images than batch_size 4 (1, 2): their batches")
+    caplog.clear()
+    next(epoch_batches(sizes, 1, 0))
+    assert not caplog.records

@@ -15,7 +15,7 @@ from vibe_pipeline.config import ArmParams, ModelParams
 from vibe_pipeline.generation.clips import CONTAINERS, read_clip, write_preview
 from vibe_pipeline.generation.prompts import read_table
 from vibe_pipeline.generation.store import Scale
-from vibe_pipeline.identity import content_key, file_sha256, is_file
+from vibe_pipeline.identity import content_key, file_sha256, is_file, is_folder
 from vibe_pipeline.messages import absent_columns, brief
 
 TABLE = "clips.csv"
@@ -41,7 +41,7 @@ def external_clips(name: str, arm: ArmParams, prompts: pd.DataFrame, model: Mode
         FileNotFoundError: No such folder, or clips are missing for some (prompt, seed).
         ValueError: A clip cannot be read, or has another size, length or rate than the target.
     """
-    found = _listed(arm.path) if (arm.path / TABLE).is_file() else _named(arm.path, prompts)
+    found = _listed(arm.path) if is_file(arm.path / TABLE) else _named(arm.path, prompts)
     rows = prompts.to_dict("records")
     places = [found.get((r["prompt"], r["seed"])) or found.get((_normal(r["prompt"]), r["seed"])) for r in rows]
     missing = [r for r, place in zip(rows, places, strict=True) if place is None]
@@ -92,8 +92,8 @@ def _listed(folder: Path) -> dict[tuple[str, int], Path]:
 
 
 def _named(folder: Path, prompts: pd.DataFrame) -> dict[tuple[str, int], Path]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; set the arm's path to the folder of clips")
+    if not is_folder(folder):
+        raise FileNotFoundError(f"{brief(folder)}: no such folder; set the arm's path to the folder of clips")
     found = {}
     for prompt, rows in prompts.groupby("prompt", sort=False):
         for index, seed in enumerate(sorted(rows["seed"])):

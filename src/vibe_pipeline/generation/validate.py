@@ -1,5 +1,6 @@
 """Clips while an adapter trains: what its weights so far make of a few prompts, through the arms' own code."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from vibe_pipeline.diffusion import adapters as lora
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.generation.render import arm_clips, native_clips
 from vibe_pipeline.identity import file_sha256
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,15 @@ class ValidationClips:
     count: int
     root: Path
     publish: Callable[[Path, str], object]
+
+    def __post_init__(self) -> None:
+        """Read the prompts before the training rather than in the midst of it."""
+        there = len(load_prompts(self.generation))
+        if there < self.count:
+            log.warning(
+                "adapters.%s.validation_clips asks for %d clips; generation has only %d (prompt, seed) pairs",
+                *(self.adapter, self.count, there),
+            )
 
     def __call__(self, transformer: WanTransformer3DModel, step: int) -> pd.DataFrame:
         """Save the weights so far, render, log.

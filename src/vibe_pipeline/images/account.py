@@ -64,7 +64,7 @@ def take(usable: pd.DataFrame, quarantine: pd.DataFrame, data: DataParams) -> pd
     )
     if held_out < data.held_out:
         log.warning(
-            "data.held_out asks for %d images; %d of %d images are held out, as data.held_out_share allows %.0f %% of them",
+            "data.held_out asks for %d images; %d of %d images are held out, as data.held_out_share allows %.0f %%",
             *(data.held_out, held_out, len(used), 100 * data.held_out_share),
         )
     if data.count and len(usable) < data.count:

@@ -67,7 +67,7 @@ def list_contents(folder: Path) -> Contents:
     for parent, folders, files in os.walk(folder, onerror=unreadable):
         here = PurePosixPath(Path(parent).relative_to(folder))
         seen = [name for name in sorted(folders) if not _is_system(name, SYSTEM_FOLDERS)]
-        links = [name for name in seen if Path(parent, name).is_symlink()]
+        links = [name for name in seen if os.path.islink(os.path.join(parent, name))]  # noqa: PTH114, PTH118
         contents.refused |= {str(here / name): _linked(Path(parent, name), root) for name in links}
         contents.system += [str(here / name) for name in sorted(files) if _is_system(name, SYSTEM)]
         contents.system += [f"{here / name}/" for name in folders if name not in seen]
@@ -110,12 +110,15 @@ def _add_files(contents: Contents, folder: Path, here: PurePosixPath, files: Seq
 
 def _add_file(contents: Contents, path: Path, name: str) -> bool:
     """Sort one file, if it is an image or looks like one."""
-    if refusal := refusal_by_name(name):
-        contents.refused[name] = refusal
-    elif path.suffix.lower() in SUFFIXES or is_image_by_content(path):
-        contents.images.append(name)
-    elif path.is_symlink() and not path.exists():
-        contents.refused[name] = "missing_file", "a link that leads nowhere"
-    else:
-        return False
+    try:
+        if refusal := refusal_by_name(name):
+            contents.refused[name] = refusal
+        elif path.suffix.lower() in SUFFIXES or is_image_by_content(path):
+            contents.images.append(name)
+        elif path.is_symlink() and not path.exists():
+            contents.refused[name] = "missing_file", "a link that leads nowhere"
+        else:
+            return False
+    except OSError as error:  # such as a path longer than the system takes
+        contents.refused[name] = "unreadable", brief(error.strerror)
     return True
