@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin
 from tqdm import tqdm
 
-from vibe_pipeline.images.account import reasons
 from vibe_pipeline.images.folder import CAPTION_SUFFIX
 from vibe_pipeline.images.formats import FORMATS, MAX_TEXT, refusal_by_error
 from vibe_pipeline.images.sizing import nearest_bucket
@@ -99,7 +98,7 @@ def check_images(
     examine = partial(_examine, sizes=list(sizes), max_pixels=max_pixels)
     examined = iter(_map_images(examine, paths, workers))
     usable, quarantine = _sorted_out(found, [fault or next(examined) for fault in faults])
-    log.info("%d images usable, %d in quarantine%s", len(usable), len(quarantine), reasons(quarantine))
+    log.info("%d images usable, %d in quarantine", len(usable), len(quarantine))
     return usable, quarantine
 
 

@@ -74,7 +74,8 @@ def find_images(folder: Path) -> pd.DataFrame:
         raise FileNotFoundError(f"{brief(folder)}: no image; {expected}{passed_over}")
     found = pd.DataFrame([rows[name] for name in sorted(rows)], columns=list(FoundImage._fields), dtype="str")
     refused = int((found["reason"] != "").sum())
-    log.info("found %d images in %s, %d of them refused already%s", len(found), folder, refused, passed_over)
+    checked = len(found) - refused
+    log.info("found %d images to check in %s; refused already: %d%s", checked, folder, refused, passed_over)
     return found
 
 
