@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from vibe_pipeline.cli import parameters_of
 from vibe_pipeline.config import ArmParams, Tables
+from vibe_pipeline.datasets import CsvTable
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.detail import band_error
 from vibe_pipeline.evaluation.statistics import summarise
@@ -149,6 +150,11 @@ def _trainings(tables: Tables, data: Path) -> pd.DataFrame:
     return pd.DataFrame([{field: manifest.get(field) for field in fields} for manifest in manifests])
 
 
+def _kept(path: Path) -> pd.DataFrame:
+    """A table whose names are text, even those of an arm called `none` or a key that is all digits."""
+    return CsvTable(filepath=str(path), text=["arm", "name", "key", "kind"]).load()
+
+
 def load(env: str) -> Kept:
     """Read the kept results of an environment, and summarise them as the report does."""
     folder = RAW / env
@@ -159,9 +165,9 @@ def load(env: str) -> Kept:
     scores, evaluation = pools.pool(raw), params["evaluation"]
     samples = evaluation.get("bootstrap_samples", 2000)
     table = summarise(scores, pools.references, evaluation.get("confidence", 0.95), samples, evaluation.get("seed", 0))
-    spectra = pools.mean_spectra(pd.read_csv(folder / "spectra.csv"))
-    cost, frames = (pools.pool(pd.read_csv(folder / f"{name}.csv")) for name in ("cost", "frames"))
-    trainings, checks = (pd.read_csv(folder / f"{name}.csv") for name in ("trainings", "degradation_checks"))
+    spectra = pools.mean_spectra(_kept(folder / "spectra.csv"))
+    cost, frames = (pools.pool(_kept(folder / f"{name}.csv")) for name in ("cost", "frames"))
+    trainings, checks = (_kept(folder / f"{name}.csv") for name in ("trainings", "degradation_checks"))
     return Kept(env, params, tables, pools, scores, table, cost, spectra, frames, trainings, checks)
 
 

@@ -88,7 +88,11 @@ def test_replicates_count_as_training_seeds(write: Write) -> None:
         (scores({"full": 0.0}, ["prompt 99"]), "", r"0 prompts in common \(of 10 and 1\), seeds 0 and 0"),
         (scores({"full": 0.0}, seeds=(4, 5)), "", r"10 prompts in common .* seeds 0 and 4, 5"),
         (scores({"full": 0.0}), ":nobody", r"has no arm 'nobody'; its arms: full"),
-        (scores({"full": 0.0}).drop(columns="prompt"), "", r"lacks the columns prompt; .*report/scores\.parquet"),
+        (
+            scores({"full": 0.0}).drop(columns="prompt"),
+            "",
+            r"columns prompt; it has arm, .*report/scores\.parquet",
+        ),
     ],
 )
 def test_what_cannot_be_paired_is_refused(write: Write, other: pd.DataFrame, arm: str, words: str) -> None:

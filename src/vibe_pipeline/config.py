@@ -118,7 +118,9 @@ class DataParams(Params):
     camera_blur: NonNegative = Field(
         0.0, description="Gaussian sigma, native pixels: how much softer the base's clips are than a shrunk image"
     )
-    min_usable_share: Fraction = Field(0.5, description="fewer usable images than this share stop the run")
+    min_usable_share: Fraction = Field(
+        0.5, description="fewer usable images than this share of all that was found, refused ones too, stop the run"
+    )
     max_caption_words: PositiveInt = 256
     check_workers: PositiveInt | None = Field(
         None, description="processes that decode images in the check; None: model.threads, or else one a core"

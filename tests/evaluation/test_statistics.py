@@ -137,7 +137,7 @@ def test_partly_scored_says_what_is_left_out():
         (lambda t: t, {"reference_arm": "z"}, "reference arm 'z' has no scores; the arms are: 'a', 'b'"),
         (lambda t: t, {"confidence": 1.0}, "confidence = 1.0"),
         (lambda t: t, {"samples": 0}, "samples = 0"),
-        (lambda t: t.drop(columns=["family", "seed"]), {}, "lacks the columns seed, family"),
+        (lambda t: t.drop(columns=["family", "seed"]), {}, "lacks the columns seed, family; it has arm, "),
         (lambda t: pd.concat([t, t.head(1)]), {}, "two values of 'flicker' for arm 'a', prompt 0, seed 0"),
         (lambda t: t.assign(direction=["lower", "higher"] * (len(t) // 2)), {}, "more than one direction"),
     ],

@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from vibe_pipeline.config import DataParams
@@ -32,6 +35,7 @@ def picture(kind: str, seed: int = 0) -> bytes:
     return buffer.getvalue()
 
 
+PNG = picture("PNG")
 READ = {
     **{"a.png": "PNG", "b.JPG": "JPEG", "c.jpeg": "JPEG", "d.webp": "WEBP", "e.gif": "GIF", "f.bmp": "BMP"},
     **{"g.TIFF": "TIFF", "h.tif": "TIFF", "i.jfif": "JPEG", "j.jp2": "JPEG2000", "k.j2k": "JPEG2000", "l.avif": "AVIF"},
@@ -72,6 +76,29 @@ def test_what_is_not_an_image_is_counted(folder: Folder, caplog: pytest.LogCaptu
     find_images(root)
     assert "passed over: 7 hidden or system files (such as " in caplog.text
     assert "3 other files (such as a.json)" in caplog.text
+
+
+STEMS = ("a", "b", "a.b", ".a", "._a", "Thumbs", "metadata", "é", "a b")
+SUFFIXES = ("", ".png", ".JPG", ".heic", ".nef", ".mp4", ".txt", ".TXT", ".db", ".csv", ".json", ".tga", ".npz")
+NAMES = st.builds("".join, st.tuples(st.sampled_from(("", "sub/", ".git/")), *map(st.sampled_from, (STEMS, SUFFIXES))))
+
+
+@settings(max_examples=150, deadline=None)
+@given(names=st.sets(NAMES, max_size=12), picture_bytes=st.booleans())
+def test_every_file_is_in_one_list_and_no_more(names: set[str], picture_bytes: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            path = Path(folder, name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(PNG if picture_bytes else b"{}")
+        contents = list_contents(Path(folder))
+        tables = [path.relative_to(folder).as_posix() for path in contents.tables]
+    within = [name for name in names if not name.startswith(".git/")]
+    captions = set(contents.captions.values())
+    lists = (contents.images, contents.refused, contents.others, contents.system, captions, tables)
+    counted = sorted(name for names in lists for name in names if name != ".git/")
+    assert counted == sorted(within)
+    assert (".git/" in contents.system) == (len(within) < len(names))
 
 
 def test_captions_without_an_image_and_images_without_a_caption(folder: Folder) -> None:
@@ -155,6 +182,14 @@ def test_names_of_windows_are_understood(folder: Folder) -> None:
     assert usable[["file_name", "caption"]].values.tolist() == [["sub/a.png", "a ball"]]
     assert quarantine["reason"].tolist() == ["outside_folder"] * 3
     assert quarantine["value"].str.contains("an absolute path").all()
+
+
+def test_metadata_does_not_make_a_format_readable(folder: Folder) -> None:
+    table = "file_name,text\na.heic,a ball\nb.png,a cube\nc.mp4,a cone\nd.md,a disc\n"
+    files = {"a.heic": b"x", "b.png": picture("PNG"), "c.mp4": b"x", "d.md": "x", "metadata.csv": table}
+    usable, quarantine = checked(folder(files))
+    assert usable["file_name"].tolist() == ["b.png"]
+    assert quarantine["reason"].tolist() == ["unsupported_format", "video", "not_an_image"]
 
 
 def test_every_file_is_accounted_for(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:

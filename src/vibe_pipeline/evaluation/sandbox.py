@@ -86,7 +86,7 @@ class _LogLines(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        for line in text.replace("\r", "\n").splitlines():
+        for line in text.replace("\r", "\n").split("\n"):
             if line.strip():
                 logger.debug("vbench: %s", line.rstrip())
         return len(text)

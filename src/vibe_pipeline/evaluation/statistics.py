@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, Matrix
+from vibe_pipeline.messages import brief
 
 SUMMARY_COLUMNS = (
     "arm",
@@ -134,7 +135,8 @@ def summarise(
 def _check(scores: pd.DataFrame, references: Mapping[str, str | None], confidence: float, samples: int) -> None:
     absent = [name for name in NEEDED if name not in scores.columns]
     if absent:
-        raise ValueError(f"the score table lacks the columns {', '.join(absent)}")
+        have = brief(", ".join(map(str, scores.columns)))
+        raise ValueError(f"the score table lacks the columns {', '.join(absent)}; it has {have}")
     for reference in references.values():
         if reference not in references:
             known = ", ".join(map(repr, references))

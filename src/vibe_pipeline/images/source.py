@@ -140,7 +140,8 @@ def _located(folder: Path, parent: Path, name: str) -> FoundImage:
         target, root = (folder / relative).resolve(), folder.resolve()
         if ".." in relative.parts or not target.is_relative_to(root):
             leads = "through a link" if ".." not in relative.parts else "upwards"
-            return refused._replace(reason="outside_folder", value=f"leads {leads} to {brief(target)}")
+            value = f"leads {leads} to {brief(target)}; put the image itself into the folder"
+            return refused._replace(reason="outside_folder", value=value)
         str(relative).encode()
         row = FoundImage(relative.as_posix(), str(folder / relative))
         if not target.exists():

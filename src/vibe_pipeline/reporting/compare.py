@@ -99,8 +99,8 @@ def _scores(source: str, tracking: TrackingParams) -> pd.DataFrame:
     absent = [name for name in (*NEEDED, "prompt") if name not in scores]
     if absent:
         raise ValueError(
-            f"{source} lacks the columns {', '.join(absent)}; the file to give is data/08_reporting/report/{SCORES}, "
-            "which holds the prompts too"
+            f"{source} lacks the columns {', '.join(absent)}; it has {brief(', '.join(map(str, scores)))}; the file "
+            f"to give is data/08_reporting/report/{SCORES}, which holds the prompts too"
         )
     if scores["prompt"].isna().all():
         raise ValueError(f"{source} holds no score of a clip with a prompt")
