@@ -9,6 +9,7 @@ order. Both are settled by hooks on four small submodules, none of which is insi
     proj_out            the one permutation after the last block, on the few output channels
 """
 
+import weakref
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -21,6 +22,8 @@ from vibe_pipeline.diffusion.attention.geometry import Grid, HalfWindow, Order, 
 
 Kind = Literal["full", "window", "gclf"]
 Scale = float | Literal["freeswim"] | None
+HOOKED = ("patch_embedding", "condition_embedder", "proj_out")
+"""Parts that see the tokens before the first block or after the last."""
 
 
 class AttentionSettings(Protocol):
@@ -102,6 +105,9 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class GclfInstallation:
     """GCLF on one transformer: the plans by (grid, device), the hooks, and what was there before.
 
+    The transformer's processors and hooks hold the installation, which therefore holds neither it nor its parts: a
+    cycle would keep a finished transformer in memory until the garbage collector came by.
+
     Attributes:
         settings: as given to `install_gclf`.
         scale: of the scores; None: 1 / sqrt(head dim).
@@ -124,8 +130,8 @@ class GclfInstallation:
         self._backend = backend
         self._order: Order | None = None
         self._plans: dict[tuple[Grid, torch.device], Plan] = {}
-        self._transformer = transformer
-        self._hooked = {n: getattr(transformer, n) for n in ("patch_embedding", "condition_embedder", "proj_out")}
+        self._transformer = weakref.ref(transformer)
+        self._hooked = {n: weakref.ref(getattr(transformer, n)) for n in HOOKED}
         self._handles: list[Any] = []
         self._previous = [block.attn1.processor for block in transformer.blocks]
 
@@ -161,24 +167,29 @@ class GclfInstallation:
 
     def attach(self, order: Order | None) -> None:
         """Put the processors and hooks in place; `order` forces the token order (None: the backend's best)."""
-        self._order = order
-        for block in self._transformer.blocks:
+        self._order, transformer = order, self._living()
+        for block in transformer.blocks:
             block.attn1.set_processor(GclfAttnProcessor(self))
-        rope, hooked = self._transformer.rope, self._hooked
         self._handles = [
-            rope.register_forward_pre_hook(self._begin),
-            rope.register_forward_hook(self._reorder_rope),
-            hooked["patch_embedding"].register_forward_hook(self._reorder_patches),
-            hooked["condition_embedder"].register_forward_pre_hook(self._reorder_timesteps, with_kwargs=True),
-            hooked["proj_out"].register_forward_hook(self._restore_order),
+            transformer.rope.register_forward_pre_hook(self._begin),
+            transformer.rope.register_forward_hook(self._reorder_rope),
+            transformer.patch_embedding.register_forward_hook(self._reorder_patches),
+            transformer.condition_embedder.register_forward_pre_hook(self._reorder_timesteps, with_kwargs=True),
+            transformer.proj_out.register_forward_hook(self._restore_order),
         ]
 
     def detach(self) -> None:
         """Put everything back as it was."""
         for handle in self._handles:
             handle.remove()
-        for block, processor in zip(self._transformer.blocks, self._previous, strict=True):
+        for block, processor in zip(self._living().blocks, self._previous, strict=True):
             block.attn1.set_processor(processor)
+
+    def _living(self) -> nn.Module:
+        transformer = self._transformer()
+        if transformer is None:
+            raise RuntimeError("the transformer that this attention was installed on is gone")
+        return transformer
 
     @property
     def _reordered(self) -> bool:
@@ -193,8 +204,9 @@ class GclfInstallation:
 
     def _check_hooked(self) -> None:
         """A module that was wrapped since (by a LoRA on it, say) would mix two token orders without a word."""
+        transformer = self._living()
         for name, module in self._hooked.items():
-            if getattr(self._transformer, name) is not module:
+            if getattr(transformer, name) is not module():
                 raise RuntimeError(f"{name} was replaced after install_gclf: remove_gclf, then install_gclf again")
 
     def _reorder_rope(self, rope: nn.Module, args: Any, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
