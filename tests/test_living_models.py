@@ -106,11 +106,19 @@ def project(folder: Path, model: dict[str, Any]) -> Path:
 def test_a_run_never_holds_two_transformers(wan22, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, census) -> None:
     model = wan22.model(dtype="bfloat16", text_length=16).model_dump(mode="json")
     folder = project(tmp_path / "project", model)
+    dimensions, forward = set(), WanTransformer3DModel.forward
+
+    def watched(self: WanTransformer3DModel, x: torch.Tensor, timestep: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        dimensions.add(timestep.ndim)
+        return forward(self, x, timestep, *rest, **more)
+
+    monkeypatch.setattr(WanTransformer3DModel, "forward", watched)
     monkeypatch.chdir(folder)
     bootstrap_project(folder)
     configure_project("vibe_pipeline")
     with KedroSession.create(folder) as session:
         session.run(pipeline_names=["data_processing", "relay_stage1", "relay_stage2", "generation"])
+    assert dimensions == {1}  # one timestep a clip, in training and in every kind of arm: no first frame is held
     transformers = [living for name, living in census.loads if name == "WanTransformer3DModel"]
     # Native clips, three trainings and every arm that denoises.
     assert len(transformers) == 1 + 3 + sum(a.get("method", "") not in ("truth", "upsample") for a in ARMS.values())
@@ -126,7 +134,9 @@ def test_an_arm_that_fails_leaves_no_weights_in_its_traceback(
     wan21, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, census
 ) -> None:
     """A notebook keeps the last error, and with it every frame's variables."""
-    prompts = pd.DataFrame({"prompt_index": [0], "prompt": ["a plain blue cross moving up over ribbed gray"], "seed": 0})
+    prompts = pd.DataFrame(
+        {"prompt_index": [0], "prompt": ["a plain blue cross moving up over ribbed gray"], "seed": 0}
+    )
     generation = GenerationParams(prompts="miniature", native_steps=1, native_guidance_scale=1.0)
     native = native_clips(prompts, wan21.model(), generation, tmp_path)
     arm = ArmParams(label="a", steps=1, guidance_scale=1.0, attention=GCLF)

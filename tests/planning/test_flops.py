@@ -110,7 +110,7 @@ def test_keys_per_query_are_those_of_the_method(models) -> None:
 
 def planned_step(model: Architecture, grid: tuple, attention: AttentionParams, lora: LoraParams, text: int) -> float:
     keys = flops.keys_per_query(grid, attention, grid)
-    forward = flops.forward_flops(model.transformer, grid, text, keys, model.expand_timesteps)
+    forward = flops.forward_flops(model.transformer, grid, text, keys)
     own = flops.adapter_flops(flops.adapter_layers(model, lora), lora.rank, math.prod(grid), text)
     return flops.training_flops(replace(forward, adapter=own))
 
@@ -121,7 +121,7 @@ def test_a_training_step_agrees_with_the_count_over_the_real_modules(models) -> 
     for model in models.values():
         transformer = model.build_transformer()
         add_adapter(transformer, "d", lora.rank, lora.alpha, lora.targets, 0)
-        counted = count_flops(transformer, grid, 512, model.expand_timesteps).total
+        counted = count_flops(transformer, grid, 512).total
         assert planned_step(model, grid, AttentionParams(), lora, 512) == pytest.approx(counted, rel=0.03)
 
 
@@ -133,7 +133,7 @@ def test_pooled_and_windowed_keys_are_those_that_the_installed_attention_sees(wa
         transformer, settings = wan21.transformer(), attention.model_copy(update={"kind": kind})
         add_adapter(transformer, "d", lora.rank, lora.alpha, lora.targets, 0)
         install_gclf(transformer, settings, (2, 2))
-        steps[kind] = (count_flops(transformer, grid, 12, False).attention_forward, settings)
+        steps[kind] = (count_flops(transformer, grid, 12).attention_forward, settings)
     (full, _), (gclf, settings) = steps["full"], steps["gclf"]
     keys = flops.keys_per_query(grid, settings, grid)
     ours = [flops.forward_flops(model.transformer, grid, 12, k).attention for k in (None, keys)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from vibe_pipeline.planning.doctor import Finding, examine, format_findings
 from vibe_pipeline.planning.plan import make_plan
@@ -74,6 +75,22 @@ def test_cost_follows_the_settings(params) -> None:
     assert step["twice"].teraflops == pytest.approx(2 * step["full"].teraflops)
     assert step["twice"].memory_gb > step["full"].memory_gb == pytest.approx(step["split"].memory_gb)
     assert next(r.count for r in plan.rows if r.group == "data") == 10
+
+
+def test_a_first_frame_costs_a_timestep_a_token_in_every_pass_and_in_no_training(params, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "frame.png")
+    plans = {}
+    for held, frame in ((False, {}), (True, {"first_frame": "frame.png"})):
+        file = tmp_path / f"{held}.jsonl"
+        file.write_text(json.dumps({"prompt": "a cat"} | frame) + "\n")
+        generation = params["generation"] | {"prompts": str(file), "count": None, "skip": 0}
+        plans[held] = make_plan(params | {"generation": generation})
+    assert "each with a first frame" in format_plan(plans[True]) and "first frame" not in format_plan(plans[False])
+    without, beside = ({(r.group, r.name): r for r in plans[held].rows} for held in (False, True))
+    for key, row in without.items():
+        dearer = key == ("native", "native") or (row.group == "arm" and row.tokens)
+        assert (beside[key].teraflops > row.teraflops) == bool(dearer), key
+        assert beside[key].memory_gb >= row.memory_gb
 
 
 def test_it_reads_as_a_table_and_as_json(params) -> None:

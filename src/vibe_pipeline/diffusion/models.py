@@ -275,10 +275,12 @@ def velocity_predictor(
     Args:
         transformer: Any diffusers Wan transformer.
         text: Embeddings [B, L, width].
-        expand_timesteps: One timestep per token, as TI2V models take them. All tokens get the sigma that the
-            latent was noised with: a still is not a first-frame condition (which would mean t = 0).
+        expand_timesteps: Whether the model can take one timestep per token (TI2V). It is given them only where they
+            differ, beside a first frame: the result is the same, and the modulations that they make, one per token,
+            are 12.7 of the 21.8 GB that a forward of the 5B takes beside its weights at 1408x2560x121.
         dtype: Of the transformer's activations; the velocity comes back in 32 bit.
-        first_frame: The first latent frame of x is a clean condition: its tokens get t = 0.
+        first_frame: The first latent frame of x is a clean condition: its tokens get t = 0. A still is none: all its
+            tokens get the sigma that the latent was noised with.
 
     Raises:
         ValueError: A first frame for a model without per-token timesteps.
@@ -289,11 +291,10 @@ def velocity_predictor(
 
     def predict(x: Tensor, sigma: Tensor) -> Tensor:
         timestep = 1000 * sigma.float()
-        if expand_timesteps:
+        if first_frame:
             frames, height, width = (n // p for n, p in zip(x.shape[2:], patch, strict=True))
             timestep = timestep[:, None].repeat(1, frames * height * width)
-            if first_frame:
-                timestep[:, : height * width] = 0
+            timestep[:, : height * width] = 0
         embedded = text.to(x.device, dtype)
         out = transformer(x.to(dtype), timestep, embedded, return_dict=False)[0]
         return out.float()

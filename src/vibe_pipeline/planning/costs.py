@@ -36,12 +36,14 @@ class Costs:
 
     Attributes:
         share: Of the device's peak that is reached.
+        first_frames: Whether clips hold a first frame, and so have one timestep a token.
     """
 
     architecture: Architecture
     model: ModelParams
     device: Device
     share: float
+    first_frames: bool = False
     _memo: dict[tuple, Any] = field(default_factory=dict, compare=False)
 
     @property
@@ -70,7 +72,7 @@ class Costs:
 
     def forward(self, size: ClipSize, attention: AttentionParams, lora: LoraParams | None = None) -> Work:
         """One sample through the transformer, with an adapter beside it if there is one."""
-        return self._work(self._forward_flops(size, attention, lora).total, self.dtype)
+        return self._work(self._forward_flops(size, attention, lora, self.first_frames).total, self.dtype)
 
     def step(self, size: ClipSize, attention: AttentionParams, row: TrainParams) -> Work:
         """One optimiser step of a LoRA training, over all its images and processes."""
@@ -100,7 +102,7 @@ class Costs:
         grid, text = self.architecture.grid(size), self.model.text_length
         return self._once(
             ("forward", grid, batch),
-            lambda: memory.inference_activations(self.architecture, grid, batch, text, self.dtype),
+            lambda: memory.inference_activations(self.architecture, grid, batch, text, self.dtype, self.first_frames),
         )
 
     def encode(self, size: ClipSize) -> Work:
@@ -137,10 +139,12 @@ class Costs:
     def _layers(self, lora: LoraParams) -> dict[str, tuple[int, int]]:
         return self._once(("layers", lora.targets), lambda: flops.adapter_layers(self.architecture, lora))
 
-    def _forward_flops(self, size: ClipSize, attention: AttentionParams, lora: LoraParams | None) -> flops.Flops:
+    def _forward_flops(
+        self, size: ClipSize, attention: AttentionParams, lora: LoraParams | None, per_token: bool = False
+    ) -> flops.Flops:
         model, grid = self.architecture, self.architecture.grid(size)
         found = flops.forward_flops(
-            model.transformer, grid, self.model.text_length, self.keys(size, attention), model.expand_timesteps
+            model.transformer, grid, self.model.text_length, self.keys(size, attention), per_token
         )
         if lora is None:
             return found

@@ -49,7 +49,7 @@ def forward_flops(
         grid: (T, H, W) in tokens.
         text_length: Tokens of the text embedding.
         keys_per_query: Of self-attention; None: all tokens.
-        per_token: One timestep a token (TI2V models), and so a modulation a token.
+        per_token: One timestep a token, where a first frame is held (TI2V models), and so a modulation a token.
     """
     tokens, layers, ffn = math.prod(grid), config["num_layers"], config["ffn_dim"]
     dim = config["num_attention_heads"] * config["attention_head_dim"]

@@ -83,12 +83,20 @@ def training_activations(
 
 
 def inference_activations(
-    architecture: Architecture, grid: Grid, batch: int, text_length: int, dtype: torch.dtype
+    architecture: Architecture,
+    grid: Grid,
+    batch: int,
+    text_length: int,
+    dtype: torch.dtype,
+    per_token: bool = False,
 ) -> int:
-    """Peak bytes of one forward beside weights; the same for any number of blocks."""
+    """Peak bytes of one forward beside weights; the same for any number of blocks.
+
+    `per_token`: one timestep a token, where a first frame is held, and so a modulation a token.
+    """
     transformer = architecture.build_transformer(2)
     with _fake(transformer, dtype), torch.no_grad():
-        inputs = _transformer_inputs(architecture, grid, batch, text_length, dtype)
+        inputs = _transformer_inputs(architecture, grid, batch, text_length, dtype, per_token)
         with LiveBytes([*_tensors(transformer), *inputs]) as live:
             transformer(*inputs, return_dict=False)
     return live.peak
@@ -159,11 +167,16 @@ def _training_trial(
 
 
 def _transformer_inputs(
-    architecture: Architecture, grid: Grid, batch: int, text_length: int, dtype: torch.dtype
+    architecture: Architecture,
+    grid: Grid,
+    batch: int,
+    text_length: int,
+    dtype: torch.dtype,
+    per_token: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     config = architecture.transformer
     latent = (batch, config["in_channels"], *(n * p for n, p in zip(grid, config["patch_size"], strict=True)))
-    timestep = (batch, math.prod(grid)) if architecture.expand_timesteps else (batch,)
+    timestep = (batch, math.prod(grid)) if per_token else (batch,)
     text = torch.empty(batch, text_length, config["text_dim"], dtype=dtype)
     return torch.empty(latent, dtype=dtype), torch.empty(timestep), text
 

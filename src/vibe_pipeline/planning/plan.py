@@ -120,9 +120,9 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
     generation, tables = GenerationParams(**params["generation"]), read_tables(params)
     architecture, found = load_architecture(model.path), find_device(device)
-    costs = Costs(architecture, model, found, share)
     image_count, image_note = _count_images(data, images)
-    clips, clip_note = _count_clips(generation)
+    clips, first_frames, clip_note = _count_clips(generation)
+    costs = Costs(architecture, model, found, share, first_frames)
     rows = [_data_row(costs, data, image_count)]
     rows += [_training_row(costs, "stage1", n, STAGE1, r, data.low, FULL) for n, r in tables.stage1.items()]
     rows += [_training_row(costs, "stage2", n, r.label, r, data.high, r.attention) for n, r in tables.adapters.items()]
@@ -160,13 +160,17 @@ def _count_images(data: DataParams, images: int | None) -> tuple[int, str]:
     return 1, f"images: counted as 1, {data.path} holds none yet; give --images"
 
 
-def _count_clips(generation: GenerationParams) -> tuple[int, str]:
+def _count_clips(generation: GenerationParams) -> tuple[int, bool, str]:
+    """How many clips an arm makes, whether they hold first frames, and how that is known."""
     try:
-        count = len(load_prompts(generation))
+        prompts = load_prompts(generation)
     except (FileNotFoundError, ValueError, ImportError) as error:
         count = (generation.count or 1) * len(generation.seeds)
-        return count, f"clips an arm: {count}; the prompts themselves are not here: {error}"
-    return count, f"clips an arm: {count}, (prompt, seed) pairs of {generation.prompts}"
+        return count, False, f"clips an arm: {count}; the prompts themselves are not here: {error}"
+    first_frames = "first_frame" in prompts
+    held = ", each with a first frame" if first_frames else ""
+    note = f"clips an arm: {len(prompts)}, (prompt, seed) pairs of {generation.prompts}{held}"
+    return len(prompts), first_frames, note
 
 
 def _data_row(costs: Costs, data: DataParams, count: int) -> Row:
