@@ -6,7 +6,7 @@ from diffusers import WanTransformer3DModel
 from torch import nn
 
 from vibe_pipeline.config import LoraParams
-from vibe_pipeline.diffusion.adapters import add_adapter
+from vibe_pipeline.diffusion.adapters import FUSED, add_adapter
 from vibe_pipeline.planning import memory
 from vibe_pipeline.planning.architecture import Architecture, load_architecture
 
@@ -41,8 +41,10 @@ def real_inputs(model: Architecture, per_token: bool = False) -> tuple[torch.Ten
     return latent, timestep, torch.randn(2, TEXT, model.transformer["text_dim"])
 
 
-def real_step(model: Architecture, transformer: WanTransformer3DModel) -> int:
+def real_step(model: Architecture, transformer: WanTransformer3DModel, beside: LoraParams | None) -> int:
     """Peak of a real LoRA step on the CPU, without gradients."""
+    if beside is not None:
+        add_adapter(transformer, FUSED, beside.rank, beside.alpha, beside.targets, 0)
     add_adapter(transformer, "d", LORA.rank, LORA.alpha, LORA.targets, 0)
     inputs = real_inputs(model)
     given = [*transformer.parameters(), *transformer.buffers(), *inputs]
@@ -51,15 +53,16 @@ def real_step(model: Architecture, transformer: WanTransformer3DModel) -> int:
     return live.peak - sum(p.grad.nbytes for p in transformer.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("beside", [None, LoraParams(rank=8)])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_training_step_is_foretold_for_any_number_of_blocks(tiny, checkpointing: bool) -> None:
+def test_a_training_step_is_foretold_for_any_number_of_blocks(tiny, checkpointing: bool, beside) -> None:
     """Two blocks are run on fake tensors; a real step of six blocks must agree."""
     model, transformer = with_layers(load_architecture(str(tiny.path)), 6)
     if checkpointing:
         transformer.train()
         transformer.enable_gradient_checkpointing()
-    real = real_step(model, transformer)
-    foretold = memory.training_activations(model, GRID, 2, TEXT, LORA, torch.float32, True, checkpointing)
+    real = real_step(model, transformer, beside)
+    foretold = memory.training_activations(model, GRID, 2, TEXT, LORA, torch.float32, True, checkpointing, beside)
     # On the high side: two fake blocks keep a little more than later ones add.
     assert 0.99 * real <= foretold <= (1.15 if checkpointing else 1.05) * real
 

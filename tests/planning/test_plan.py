@@ -77,6 +77,19 @@ def test_cost_follows_the_settings(params) -> None:
     assert next(r.count for r in plan.rows if r.group == "data") == 10
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_stage_1_that_cannot_be_merged_is_counted(params, dtype: str) -> None:
+    """16-bit weights do not take it up: it stands beside them in stage 2, and in arms that keep it."""
+    params["model"] |= {"dtype": dtype}
+    adapter, arm = params["adapters"]["full"], params["arms"]["full"]
+    params["adapters"] = {"full": adapter, "naive": adapter | {"start": "base"}}
+    params["arms"] = {"full": arm, "kept": arm | {"keep_stage1": True}}
+    rows = {(r.group, r.name): r for r in make_plan(params).rows}
+    for dearer, plain in ((("stage2", "full"), ("stage2", "naive")), (("arm", "kept"), ("arm", "full"))):
+        more = (rows[dearer].teraflops > rows[plain].teraflops, rows[dearer].memory_gb > rows[plain].memory_gb)
+        assert more == ((dtype == "bfloat16"), (dtype == "bfloat16"))
+
+
 def test_a_first_frame_costs_a_timestep_a_token_in_every_pass_and_in_no_training(params, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "frame.png")
     plans = {}

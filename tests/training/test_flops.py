@@ -54,6 +54,18 @@ def test_the_count_is_that_of_torch(request, style: str, targets: tuple[str, ...
     assert ours.attention_backward == plain if targets == LoraParams().targets else ours.attention_backward >= plain
 
 
+def test_a_frozen_stage_1_beside_the_weights_is_counted_without_its_weights_gradients(wan21) -> None:
+    transformer = wan21.transformer()
+    alone = wan21.transformer()
+    lora.add_adapter(alone, "d", 4, 4, ("blocks.1.ffn.net.2", "blocks.1.attn1.to_v"), 0)
+    lora.add_adapter(transformer, lora.FUSED, 6, 4, LoraParams().targets, 0)
+    lora.add_adapter(transformer, "d", 4, 4, ("blocks.1.ffn.net.2", "blocks.1.attn1.to_v"), 0)
+    ours = count_flops(transformer, GRID, TEXT)
+    forward, backward = counted(transformer, "wan21")
+    assert (ours.linear_forward, ours.linear_backward) == (forward["linear"], backward["linear"])
+    assert ours.linear_forward > count_flops(alone, GRID, TEXT).linear_forward
+
+
 def test_windowed_attention_counts_the_keys_a_query_sees(wan21) -> None:
     transformer = wan21.transformer()
     lora.add_adapter(transformer, "d", 4, 4, LoraParams().targets, 0)

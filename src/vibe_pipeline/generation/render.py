@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from vibe_pipeline.config import ArmParams, GenerationParams, ModelParams
+from vibe_pipeline.diffusion.adapters import fused_key
 from vibe_pipeline.diffusion.flow import sigma_schedule
 from vibe_pipeline.diffusion.models import (
     decode_video,
@@ -107,7 +108,7 @@ def arm_clips(
         "arm": _arm_settings(arm),
         "adapter": adapter["key"] if adapter else None,
         "extra_adapters": [file_sha256(extra.path) for extra in arm.extra_adapters],
-        "stage1": kept["key"] if kept else None,
+        "stage1": fused_key(kept["key"], getattr(torch, model.dtype)) if kept else None,
         "target": model.target.model_dump(),
         "flow_shift": model.flow_shift,
     }

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from vibe_pipeline.config import LoraParams
+from vibe_pipeline.diffusion.adapters import FUSED, add_adapter
 from vibe_pipeline.planning.architecture import Architecture, Grid
 
 CONTEXT_BYTES = 1.0e9
@@ -75,9 +75,13 @@ def training_activations(
     dtype: torch.dtype,
     autocast: bool,
     checkpointing: bool,
+    beside: LoraParams | None = None,
 ) -> int:
-    """Peak bytes of a LoRA step beside weights, gradients and optimiser."""
-    settings = (grid, batch, text_length, lora, dtype, autocast, checkpointing)
+    """Peak bytes of a LoRA step beside weights, gradients and optimiser.
+
+    `beside` is a frozen adapter that stands beside weights of 16 bit, as stage 1 does.
+    """
+    settings = (grid, batch, text_length, lora, dtype, autocast, checkpointing, beside)
     one, two = (_training_trial(architecture, layers, *settings) for layers in (1, 2))
     return two.peak + (architecture.transformer["num_layers"] - 2) * (two.kept - one.kept)
 
@@ -147,12 +151,15 @@ def _training_trial(
     dtype: torch.dtype,
     autocast: bool,
     checkpointing: bool,
+    beside: LoraParams | None,
 ) -> Activations:
     transformer = architecture.build_transformer(layers).train()
     if checkpointing:
         transformer.enable_gradient_checkpointing()
     with torch.device("meta"):
-        transformer.add_adapter(LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets)))
+        for name, shape in ((FUSED, beside), ("trained", lora)):  # the last that is added is the one that is trained
+            if shape is not None:
+                add_adapter(transformer, name, shape.rank, shape.alpha, shape.targets, 0)
     with _fake(transformer, dtype):
         inputs = _transformer_inputs(architecture, grid, batch, text_length, dtype)
         with (

@@ -17,6 +17,7 @@ from vibe_pipeline.config import (
     ClipSize,
     DataParams,
     GenerationParams,
+    LoraParams,
     ModelParams,
     Tables,
     TrainParams,
@@ -125,7 +126,10 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
     costs = Costs(architecture, model, found, share, first_frames)
     rows = [_data_row(costs, data, image_count)]
     rows += [_training_row(costs, "stage1", n, STAGE1, r, data.low, FULL) for n, r in tables.stage1.items()]
-    rows += [_training_row(costs, "stage2", n, r.label, r, data.high, r.attention) for n, r in tables.adapters.items()]
+    rows += [
+        _training_row(costs, "stage2", n, r.label, r, data.high, r.attention, _stage1_of(r, tables))
+        for n, r in tables.adapters.items()
+    ]
     rows += [_native_row(costs, generation, clips)]
     rows += [_arm_row(costs, n, arm, tables, generation, clips) for n, arm in tables.arms.items()]
     numbers = architecture.parameters
@@ -189,11 +193,23 @@ def _numbers(costs: Costs, size: ClipSize) -> int:
     return channels * frames * height * width
 
 
+def _stage1_of(row: AdapterParams, tables: Tables) -> LoraParams | None:
+    """The adapter that is fused before this one is trained."""
+    return None if row.start == "base" else tables.stage1[row.start].lora
+
+
 def _training_row(
-    costs: Costs, group: str, name: str, label: str, row: TrainParams, size: ClipSize, attention: AttentionParams
+    costs: Costs,
+    group: str,
+    name: str,
+    label: str,
+    row: TrainParams,
+    size: ClipSize,
+    attention: AttentionParams,
+    stage1: LoraParams | None = None,
 ) -> Row:
     tokens, keys = costs.keys(size, FULL), costs.keys(size, attention)
-    work, peak = costs.step(size, attention, row), costs.step_memory(size, row)
+    work, peak = costs.step(size, attention, row, stage1), costs.step_memory(size, row, stage1)
     disk = 4.0 * costs.adapter_parameters(row.lora)
     return _row(group, name, label, "step", row.steps, tokens, keys, work, peak, disk)
 
@@ -218,12 +234,12 @@ def _arm_row(costs: Costs, name: str, arm: ArmParams, tables: Tables, generation
         work = costs.encode(size) + costs.decode(size) if through_vae else Work()
         peak = _vae_peak(costs, size) + CONTEXT_BYTES if through_vae else 0.0
         return _row("arm", name, arm.label, "clip", clips, None, None, work, peak, disk)
-    adapter = tables.adapters[arm.adapter] if arm.adapter else None
-    work = _denoising(costs, size, arm, adapter) + costs.decode(size) * (1 if arm.detail_transfer is None else 2)
+    adapters = _adapters(costs, arm, tables)
+    work = _denoising(costs, size, arm, adapters) + costs.decode(size) * (1 if arm.detail_transfer is None else 2)
     if arm.method != "direct":
         work += costs.encode(size)
     tokens, keys = costs.keys(size, FULL), costs.keys(size, arm.attention)
-    extra = 4.0 * costs.adapter_parameters(adapter.lora) if adapter else 0.0
+    extra = sum(map(costs.adapter_bytes, adapters))
     doubled = arm.method == "freeswim"
     if doubled and arm.refresh_every and not costs.model.offload:
         config = costs.architecture.transformer
@@ -233,15 +249,22 @@ def _arm_row(costs: Costs, name: str, arm: ArmParams, tables: Tables, generation
     return _row("arm", name, arm.label, "clip", clips, tokens, keys, work, peak, disk)
 
 
-def _denoising(costs: Costs, size: ClipSize, arm: ArmParams, adapter: AdapterParams | None) -> Work:
+def _adapters(costs: Costs, arm: ArmParams, tables: Tables) -> list[LoraParams]:
+    """What stands beside the transformer's weights in an arm: its adapter, and a stage 1 that is kept."""
+    if arm.adapter is None:
+        return []
+    row = tables.adapters[arm.adapter]
+    return [row.lora, *costs.beside(_stage1_of(row, tables) if arm.keep_stage1 else None)]
+
+
+def _denoising(costs: Costs, size: ClipSize, arm: ArmParams, adapters: list[LoraParams]) -> Work:
     shift = arm.flow_shift or costs.model.flow_shift
     steps = len(sigma_schedule(arm.steps, shift, arm.start, arm.steps_are)) - 1
-    lora = adapter.lora if adapter else None
-    bound, passes = costs.forward(size, arm.attention, lora), _passes(arm.guidance_scale)
+    bound, passes = costs.forward(size, arm.attention, adapters), _passes(arm.guidance_scale)
     work = bound * (steps * passes)
     if arm.method == "freeswim":  # the full path: in every pass, or in the conditional one of each k-th step
         full = steps * passes if arm.refresh_every is None else -(-steps // arm.refresh_every)
-        work += costs.forward(size, FULL, lora) * full
+        work += costs.forward(size, FULL, adapters) * full
     return work
 
 

@@ -53,7 +53,7 @@ def count_flops(transformer: WanTransformer3DModel, grid: tuple[int, int, int], 
             home = re.split(r"\.base_layer|\.lora_", name)[0]
             cost = 2.0 * _rows(home, tokens, text_tokens) * module.in_features * module.out_features
             forward += cost
-            backward += cost * (module.weight.requires_grad + _input_has_gradient(name, home, trained))
+            backward += cost * (module.weight.requires_grad + _input_has_gradient(transformer, name, home, trained))
     attention = list(_attention(transformer, grid, text_tokens))
     dim = transformer.config.num_attention_heads * transformer.config.attention_head_dim
     scores = [4.0 * tokens * keys * dim for _, keys in attention]
@@ -91,8 +91,8 @@ def _first_trained(transformer: WanTransformer3DModel) -> Position:
     )
 
 
-def _input_has_gradient(name: str, home: str, trained: Position) -> bool:
-    if ".lora_B." in name:
+def _input_has_gradient(transformer: WanTransformer3DModel, name: str, home: str, trained: Position) -> bool:
+    if ".lora_B." in name and transformer.get_submodule(name.replace(".lora_B.", ".lora_A.")).weight.requires_grad:
         return True
     return trained < _position(home) and not re.search(r"attn2\.to_[kv]$", home)
 

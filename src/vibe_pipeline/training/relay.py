@@ -79,7 +79,8 @@ def stage2_folder(
     root: Path,
 ) -> Path:
     """Where D2 is trained and kept: named by what determines it."""
-    fingerprint, before = folder_fingerprint(find_model(model.path).path), stage1["key"] if stage1 else None
+    fingerprint = folder_fingerprint(find_model(model.path).path)
+    before = lora.fused_key(stage1["key"], getattr(torch, model.dtype)) if stage1 else None
     return root / f"{name}-{content_key('stage2', fingerprint, cache['key'], _training_identity(row), before)}"
 
 
