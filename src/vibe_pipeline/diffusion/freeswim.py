@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vibe_pipeline.diffusion.attention import AttentionSettings, install_gclf, remove_gclf
+from vibe_pipeline.diffusion.lifetime import living
 from vibe_pipeline.diffusion.objectives import Predict
 
 Mode = Literal["window", "dual", "record", "reuse"]
@@ -92,7 +93,7 @@ class FreeSwim:
 
     def attach(self, full: list[Any]) -> None:
         """Wrap the processors; `full` are the blocks' full-attention ones."""
-        transformer = self._living()
+        transformer = living(self._transformer)
         for i, (block, plain) in enumerate(zip(transformer.blocks, full, strict=True)):
             self._before.append((block.attn1.processor, block.attn2.processor))
             block.attn1.set_processor(_SelfAttention(self, block.attn1.processor, plain))
@@ -104,7 +105,7 @@ class FreeSwim:
 
     def detach(self) -> None:
         """Put everything back as it was before :func:`install_freeswim`."""
-        transformer = self._living()
+        transformer = living(self._transformer)
         for handle in self._handles:
             handle.remove()
         for block, (one, two) in zip(transformer.blocks, self._before, strict=True):
@@ -112,12 +113,6 @@ class FreeSwim:
             block.attn2.set_processor(two)
         self.stored.clear()
         remove_gclf(transformer)
-
-    def _living(self) -> nn.Module:
-        transformer = self._transformer()
-        if transformer is None:
-            raise RuntimeError("the transformer that FreeSwim was installed on is gone")
-        return transformer
 
     @contextmanager
     def using(self, mode: Mode) -> Iterator[None]:

@@ -7,8 +7,7 @@ separately because text encoder, transformer and VAE of the real models need not
 import inspect
 import json
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -20,16 +19,16 @@ from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoTokenizer, UMT5EncoderModel
 from transformers.utils.logging import disable_progress_bar
 
 from vibe_pipeline.diffusion.convolutions import use_onednn
+from vibe_pipeline.diffusion.lifetime import released
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.messages import brief
 
 T = TypeVar("T")
-M = TypeVar("M", bound=nn.Module)
 PARTS = MappingProxyType({"vae": AutoencoderKLWan, "transformer": WanTransformer3DModel})
 SIZES = MappingProxyType(
     {
@@ -152,27 +151,6 @@ def load_vae(
     if device.type == "cpu":
         use_onednn(vae)
     return vae.requires_grad_(False).eval().to(device)
-
-
-def release(*modules: nn.Module) -> None:
-    """Give up the weights of modules that are done with, on every device.
-
-    Whoever still refers to a module (the traceback of an error, a notebook's last result, a compiled block) then holds
-    no more than its shell: on the 5B a forgotten transformer is 10 GB, and the next one would come on top of it.
-    """
-    for module in modules:
-        module.to("meta")
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-@contextmanager
-def released(module: M) -> Iterator[M]:
-    """A module whose weights are given up at the end of the block."""
-    try:
-        yield module
-    finally:
-        release(module)
 
 
 def encode_texts(

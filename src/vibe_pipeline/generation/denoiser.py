@@ -16,6 +16,7 @@ from vibe_pipeline.diffusion import adapters as lora
 from vibe_pipeline.diffusion.attention import install_gclf
 from vibe_pipeline.diffusion.flow import add_noise, seeded_noise
 from vibe_pipeline.diffusion.freeswim import freeswim_predictor, install_freeswim
+from vibe_pipeline.diffusion.lifetime import release
 from vibe_pipeline.diffusion.models import (
     decode_video,
     encode_video,
@@ -25,7 +26,6 @@ from vibe_pipeline.diffusion.models import (
     load_transformer,
     load_vae,
     pick_device,
-    release,
     token_grid,
     velocity_predictor,
 )

@@ -12,6 +12,7 @@ import torch
 from vibe_pipeline.config import ArmParams, GenerationParams, ModelParams
 from vibe_pipeline.diffusion.adapters import fused_key
 from vibe_pipeline.diffusion.flow import sigma_schedule
+from vibe_pipeline.diffusion.lifetime import released
 from vibe_pipeline.diffusion.models import (
     decode_video,
     encode_video,
@@ -19,7 +20,6 @@ from vibe_pipeline.diffusion.models import (
     limit_threads,
     load_vae,
     pick_device,
-    released,
 )
 from vibe_pipeline.generation.clips import read_clip
 from vibe_pipeline.generation.denoiser import Denoiser, Sampling

@@ -24,13 +24,13 @@ from tqdm import tqdm
 
 from vibe_pipeline.budget import require_time
 from vibe_pipeline.config import DataParams, ModelParams
+from vibe_pipeline.diffusion.lifetime import released
 from vibe_pipeline.diffusion.models import (
     WanFolder,
     encode_video,
     latent_shape,
     load_vae,
     pick_device,
-    released,
     text_embeddings,
 )
 from vibe_pipeline.identity import remove_abandoned, require_space, write_atomic

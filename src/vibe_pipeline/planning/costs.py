@@ -7,7 +7,16 @@ from typing import Any
 
 import torch
 
-from vibe_pipeline.config import AttentionParams, ClipSize, LoraParams, ModelParams, TrainParams
+from vibe_pipeline.config import (
+    AdapterParams,
+    ArmParams,
+    AttentionParams,
+    ClipSize,
+    LoraParams,
+    ModelParams,
+    Tables,
+    TrainParams,
+)
 from vibe_pipeline.diffusion.adapters import fuses_exactly
 from vibe_pipeline.planning import flops, memory
 from vibe_pipeline.planning.architecture import Architecture, Grid
@@ -29,6 +38,11 @@ class Work:
 
     def __mul__(self, times: float) -> "Work":
         return Work(self.teraflops * times, self.seconds * times)
+
+
+def stage1_of(row: AdapterParams, tables: Tables) -> LoraParams | None:
+    """The adapter that is fused before this one is trained."""
+    return None if row.start == "base" else tables.stage1[row.start].lora
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,13 @@ class Costs:
     def beside(self, stage1: LoraParams | None) -> tuple[LoraParams, ...]:
         """A fused stage 1, where it stands beside weights that cannot take it up; else nothing."""
         return () if stage1 is None or fuses_exactly(self.dtype) else (stage1,)
+
+    def arm_adapters(self, arm: ArmParams, tables: Tables) -> list[LoraParams]:
+        """What stands beside the transformer's weights in an arm: its adapter, and a stage 1 that is kept."""
+        if arm.adapter is None:
+            return []
+        row = tables.adapters[arm.adapter]
+        return [row.lora, *self.beside(stage1_of(row, tables) if arm.keep_stage1 else None)]
 
     def forward(self, size: ClipSize, attention: AttentionParams, adapters: Sequence[LoraParams] = ()) -> Work:
         """One sample through the transformer, with adapters beside it if there are any."""

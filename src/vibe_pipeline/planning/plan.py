@@ -11,7 +11,6 @@ from typing import Any
 
 from vibe_pipeline.config import (
     RUNS_TRANSFORMER,
-    AdapterParams,
     ArmParams,
     AttentionParams,
     ClipSize,
@@ -26,7 +25,7 @@ from vibe_pipeline.diffusion.flow import sigma_schedule
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.source import find_images
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.planning.costs import Costs, Work
+from vibe_pipeline.planning.costs import Costs, Work, stage1_of
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.memory import CONTEXT_BYTES
 
@@ -127,7 +126,7 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
     rows = [_data_row(costs, data, image_count)]
     rows += [_training_row(costs, "stage1", n, STAGE1, r, data.low, FULL) for n, r in tables.stage1.items()]
     rows += [
-        _training_row(costs, "stage2", n, r.label, r, data.high, r.attention, _stage1_of(r, tables))
+        _training_row(costs, "stage2", n, r.label, r, data.high, r.attention, stage1_of(r, tables))
         for n, r in tables.adapters.items()
     ]
     rows += [_native_row(costs, generation, clips)]
@@ -193,11 +192,6 @@ def _numbers(costs: Costs, size: ClipSize) -> int:
     return channels * frames * height * width
 
 
-def _stage1_of(row: AdapterParams, tables: Tables) -> LoraParams | None:
-    """The adapter that is fused before this one is trained."""
-    return None if row.start == "base" else tables.stage1[row.start].lora
-
-
 def _training_row(
     costs: Costs,
     group: str,
@@ -234,7 +228,7 @@ def _arm_row(costs: Costs, name: str, arm: ArmParams, tables: Tables, generation
         work = costs.encode(size) + costs.decode(size) if through_vae else Work()
         peak = _vae_peak(costs, size) + CONTEXT_BYTES if through_vae else 0.0
         return _row("arm", name, arm.label, "clip", clips, None, None, work, peak, disk)
-    adapters = _adapters(costs, arm, tables)
+    adapters = costs.arm_adapters(arm, tables)
     work = _denoising(costs, size, arm, adapters) + costs.decode(size) * (1 if arm.detail_transfer is None else 2)
     if arm.method != "direct":
         work += costs.encode(size)
@@ -247,14 +241,6 @@ def _arm_row(costs: Costs, name: str, arm: ArmParams, tables: Tables, generation
         extra += config["num_layers"] * tokens * width * costs.dtype.itemsize
     peak = _rendering_memory(costs, size, generation.batch_size * (2 if doubled else 1), extra, arm.method != "direct")
     return _row("arm", name, arm.label, "clip", clips, tokens, keys, work, peak, disk)
-
-
-def _adapters(costs: Costs, arm: ArmParams, tables: Tables) -> list[LoraParams]:
-    """What stands beside the transformer's weights in an arm: its adapter, and a stage 1 that is kept."""
-    if arm.adapter is None:
-        return []
-    row = tables.adapters[arm.adapter]
-    return [row.lora, *costs.beside(_stage1_of(row, tables) if arm.keep_stage1 else None)]
 
 
 def _denoising(costs: Costs, size: ClipSize, arm: ArmParams, adapters: list[LoraParams]) -> Work:

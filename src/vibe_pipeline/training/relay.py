@@ -14,13 +14,13 @@ from torch import Tensor
 from vibe_pipeline.config import AdapterParams, ModelParams, Stage1Params, TrainParams
 from vibe_pipeline.diffusion import adapters as lora
 from vibe_pipeline.diffusion.attention import install_gclf
+from vibe_pipeline.diffusion.lifetime import released
 from vibe_pipeline.diffusion.models import (
     WanFolder,
     find_model,
     limit_threads,
     load_transformer,
     pick_device,
-    released,
     token_grid,
 )
 from vibe_pipeline.diffusion.objectives import Predict, mixed_loss, velocity_loss

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from vibe_pipeline.diffusion.attention.backends import Backend, Plan, choose_backend, make_plan
 from vibe_pipeline.diffusion.attention.geometry import Grid, HalfWindow, Order, Windows, freeswim_scale, reorder_tokens
+from vibe_pipeline.diffusion.lifetime import living
 
 Kind = Literal["full", "window", "gclf"]
 Scale = float | Literal["freeswim"] | None
-HOOKED = ("patch_embedding", "condition_embedder", "proj_out")
-"""Parts that see the tokens before the first block or after the last."""
+HOOKED = ("patch_embedding", "condition_embedder", "proj_out")  # they see the tokens in the model's own order
 
 
 class AttentionSettings(Protocol):
@@ -105,8 +105,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class GclfInstallation:
     """GCLF on one transformer: the plans by (grid, device), the hooks, and what was there before.
 
-    The transformer's processors and hooks hold the installation, which therefore holds neither it nor its parts: a
-    cycle would keep a finished transformer in memory until the garbage collector came by.
+    Processors and hooks hold it, so it holds the transformer weakly: in a cycle a finished one would stay in memory.
 
     Attributes:
         settings: as given to `install_gclf`.
@@ -167,7 +166,7 @@ class GclfInstallation:
 
     def attach(self, order: Order | None) -> None:
         """Put the processors and hooks in place; `order` forces the token order (None: the backend's best)."""
-        self._order, transformer = order, self._living()
+        self._order, transformer = order, living(self._transformer)
         for block in transformer.blocks:
             block.attn1.set_processor(GclfAttnProcessor(self))
         self._handles = [
@@ -182,14 +181,8 @@ class GclfInstallation:
         """Put everything back as it was."""
         for handle in self._handles:
             handle.remove()
-        for block, processor in zip(self._living().blocks, self._previous, strict=True):
+        for block, processor in zip(living(self._transformer).blocks, self._previous, strict=True):
             block.attn1.set_processor(processor)
-
-    def _living(self) -> nn.Module:
-        transformer = self._transformer()
-        if transformer is None:
-            raise RuntimeError("the transformer that this attention was installed on is gone")
-        return transformer
 
     @property
     def _reordered(self) -> bool:
@@ -204,9 +197,8 @@ class GclfInstallation:
 
     def _check_hooked(self) -> None:
         """A module that was wrapped since (by a LoRA on it, say) would mix two token orders without a word."""
-        transformer = self._living()
         for name, module in self._hooked.items():
-            if getattr(transformer, name) is not module():
+            if getattr(living(self._transformer), name) is not module():
                 raise RuntimeError(f"{name} was replaced after install_gclf: remove_gclf, then install_gclf again")
 
     def _reorder_rope(self, rope: nn.Module, args: Any, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
