@@ -68,7 +68,9 @@ class ModelParams(Params):
     text_length: PositiveInt = Field(512, description="tokens a prompt is padded to; as the base was trained")
     flow_shift: PositiveFloat = Field(5.0, description="s of sigma' = s sigma / (1 + (s - 1) sigma), at inference")
     threads: PositiveInt | None = Field(None, description="CPU threads per process; None leaves torch's choice")
-    tile: PositiveInt | None = Field(None, description="VAE tile in pixels; None decodes whole frames")
+    tile: PositiveInt | None = Field(
+        None, description="VAE tile in pixels, a multiple of the VAE's spatial factor; None decodes whole frames"
+    )
     vae_dtype: Literal["float32", "bfloat16"] = "float32"
     offload: bool = Field(False, description="keep only the part at work (transformer or VAE) on the device")
 

@@ -161,6 +161,13 @@ def test_each_thing_missing_is_named_with_what_mends_it(params, tiny, tmp_path: 
     assert text.count("MISSING") == len(wanted) and "import-adapter" in text
 
 
+def test_a_tile_that_does_not_fit_is_named_with_the_nearest(params, tiny) -> None:
+    params["model"] |= {"tile": 300}
+    findings = examine(params)
+    assert states(findings)["plan"] == "missing"
+    assert "model.tile 300 must be a multiple of" in format_findings(findings)
+
+
 def test_absent_weights_come_with_the_download_command(params, monkeypatch) -> None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 

@@ -7,7 +7,7 @@ separately because text encoder, transformer and VAE of the real models need not
 import inspect
 import json
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -145,9 +145,10 @@ def load_vae(
     model: WanFolder, device: torch.device, tile: int | None = None, dtype: torch.dtype = torch.float32
 ) -> AutoencoderKLWan:
     """The VAE, in the 32 bit that diffusers recommends for Wan or another; `tile` pixels a side bound its memory."""
+    stride = None if tile is None else tile_stride(model.config_of("vae"), tile)
     vae = _load(AutoencoderKLWan, model, "vae", dtype)
     if tile is not None:
-        vae.enable_tiling(tile, tile, tile * 3 // 4, tile * 3 // 4)
+        vae.enable_tiling(tile, tile, stride, stride)
     if device.type == "cpu":
         use_onednn(vae)
     return vae.requires_grad_(False).eval().to(device)
@@ -217,6 +218,25 @@ def latent_shape(vae_config: dict, height: int, width: int, frames: int) -> tupl
     """(C, t, h, w) of a clip's latent, from the VAE's configuration."""
     space, time = vae_config["scale_factor_spatial"], vae_config["scale_factor_temporal"]
     return vae_config["z_dim"], (frames - 1) // time + 1, height // space, width // space
+
+
+def tile_stride(vae_config: Mapping[str, Any], tile: int) -> int:
+    """Pixels from one VAE tile to the next: about three quarters of one, so that neighbours overlap and are blended.
+
+    diffusers cuts in pixels on one side of the VAE and in latent pixels on the other: both numbers must be whole there.
+
+    Raises:
+        ValueError: The tile does not fit; names the nearest that do.
+    """
+    space = vae_config["scale_factor_spatial"]
+    if tile % space or tile < 4 * space:
+        lower = max(4, tile // space) * space
+        fits = " or ".join(str(n) for n in dict.fromkeys([lower, max(lower, -(-tile // space) * space)]))
+        raise ValueError(
+            f"model.tile {tile} must be a multiple of {space} pixels, the side of one latent pixel of this VAE, and at "
+            f"least {4 * space}; nearest that fit: {fits}"
+        )
+    return tile * 3 // 4 // space * space
 
 
 def require_fitting_size(model: WanFolder, height: int, width: int, what: str, pool: int = 1) -> None:

@@ -21,6 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from vibe_pipeline.config import LoraParams
 from vibe_pipeline.diffusion.adapters import FUSED, add_adapter
+from vibe_pipeline.diffusion.models import tile_stride
 from vibe_pipeline.planning.architecture import Architecture, Grid
 
 CONTEXT_BYTES = 1.0e9
@@ -118,7 +119,8 @@ def vae_activations(
         # diffusers cuts after patchifying when it encodes, so those tiles are larger.
         side *= 1 if decode else architecture.vae.get("patch_size") or 1
         height, width = min(height, side), min(width, side)
-        copies = 4.8 if decode else 2  # tiles with their overlap (1.8), joined, cut, clamped | pixels, patchified
+        overlap = (tile / tile_stride(architecture.vae, tile)) ** 2
+        copies = overlap + 3 if decode else 2  # tiles with their overlap, joined, cut, clamped | pixels, patchified
     else:
         copies = 3 if decode else 2  # joined frame by frame (2), clamped | pixels, patchified
     worked = min(frames, STEADY_FRAMES)

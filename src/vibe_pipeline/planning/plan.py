@@ -22,6 +22,7 @@ from vibe_pipeline.config import (
     TrainParams,
 )
 from vibe_pipeline.diffusion.flow import sigma_schedule
+from vibe_pipeline.diffusion.models import tile_stride
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.source import find_images
 from vibe_pipeline.planning.architecture import load_architecture
@@ -112,7 +113,8 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
         images: How many there will be, where the folder is not here yet.
 
     Raises:
-        ValueError: An unknown device, a share outside (0, 1], a size that does not fit the attention's pooling.
+        ValueError: An unknown device, a share outside (0, 1], a size that does not fit the attention's pooling,
+            or a tile that does not fit the VAE.
         FileNotFoundError: The model's architecture is not known.
     """
     if not 0 < share <= 1:
@@ -120,6 +122,8 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
     generation, tables = GenerationParams(**params["generation"]), read_tables(params)
     architecture, found = load_architecture(model.path), find_device(device)
+    if model.tile is not None:
+        tile_stride(architecture.vae, model.tile)
     image_count, image_note = _count_images(data, images)
     clips, first_frames, clip_note = _count_clips(generation)
     costs = Costs(architecture, model, found, share, first_frames)
