@@ -184,8 +184,8 @@ class AttentionParams(Params):
 class DegradationParams(Params):
     """How stage 2 makes the degraded latent that it learns to restore.
 
-    `latent` is the paper's: shrink and enlarge the latent. `pixel` is our own variation: shrink the image to
-    native size, enlarge it, encode: what inference feeds the model.
+    `latent` is the paper's: shrink and enlarge the latent, by `factor` and `mode`. `pixel` is our own variation:
+    shrink the image to native size, enlarge it, encode: what inference feeds the model; it has neither of the two.
     """
 
     kind: Literal["latent", "pixel"] = "latent"
@@ -302,6 +302,11 @@ class AdapterParams(Unfolded, TrainParams):
     validation_clips: Annotated[int, Field(ge=0)] = Field(
         0, description="prompts rendered every validate_every steps, as the first arm of this adapter does"
     )
+
+    @property
+    def degrades(self) -> bool:
+        """Whether any of its losses takes a degraded latent."""
+        return bool(self.objective.hfato or self.objective.degraded_velocity)
 
 
 class ExtraAdapter(Params):
