@@ -62,7 +62,21 @@ def test_buckets_that_pooling_does_not_divide_are_refused(tmp_path: Path) -> Non
 
 def test_only_what_a_run_needs_is_checked() -> None:
     sizes = {"low": {"height": 32, "width": 48}, "high": {"height": 64, "width": 96}}
-    nowhere = {"model": {"path": "somewhere/else"}, "data": {"path": "x"} | sizes}
+    native = {"native": sizes["low"], "target": sizes["high"]}
+    nowhere = {"model": {"path": "somewhere/else"} | native, "data": {"path": "x"} | sizes}
     check_parameters(nowhere, tables(), {"base_model"})
     with pytest.raises(FileNotFoundError, match=r"somewhere/else.*hf download"):
         check_parameters(nowhere, tables(), {"relay_stage1"})
+
+
+@pytest.mark.parametrize("part", ["data_processing", "relay_stage2", "generation"])
+def test_a_tile_that_the_vae_cannot_be_cut_into_is_refused_with_the_nearest(wan22, part: str) -> None:
+    sizes = {"low": {"height": 32, "width": 64}, "high": {"height": 64, "width": 128}}
+    params = {"data": {"path": "x"} | sizes, "generation": GENERATION.model_dump()}
+    for tile, fits in ((300, False), (304, True), (None, True)):
+        params["model"] = wan22.model(tile=tile).model_dump()
+        if fits:
+            check_parameters(params, tables(), {part})
+            continue
+        with pytest.raises(ValueError, match=r"model\.tile 300 must be a multiple of 16 .*fit: 288 or 304"):
+            check_parameters(params, tables(), {part})

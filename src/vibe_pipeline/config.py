@@ -68,7 +68,9 @@ class ModelParams(Params):
     text_length: PositiveInt = Field(512, description="tokens a prompt is padded to; as the base was trained")
     flow_shift: PositiveFloat = Field(5.0, description="s of sigma' = s sigma / (1 + (s - 1) sigma), at inference")
     threads: PositiveInt | None = Field(None, description="CPU threads per process; None leaves torch's choice")
-    tile: PositiveInt | None = Field(None, description="VAE tile in pixels; None decodes whole frames")
+    tile: PositiveInt | None = Field(
+        None, description="VAE tile in pixels, a multiple of the VAE's spatial factor; None decodes whole frames"
+    )
     vae_dtype: Literal["float32", "bfloat16"] = "float32"
     offload: bool = Field(False, description="keep only the part at work (transformer or VAE) on the device")
 
@@ -189,8 +191,8 @@ class AttentionParams(Params):
 class DegradationParams(Params):
     """How stage 2 makes the degraded latent that it learns to restore.
 
-    `latent` is the paper's: shrink and enlarge the latent. `pixel` is our own variation: shrink the image to
-    native size, enlarge it, encode: what inference feeds the model.
+    `latent` is the paper's: shrink and enlarge the latent, by `factor` and `mode`. `pixel` is our own variation:
+    shrink the image to native size, enlarge it, encode: what inference feeds the model; it has neither of the two.
     """
 
     kind: Literal["latent", "pixel"] = "latent"
@@ -307,6 +309,11 @@ class AdapterParams(Unfolded, TrainParams):
     validation_clips: Annotated[int, Field(ge=0)] = Field(
         0, description="prompts rendered every validate_every steps, as the first arm of this adapter does"
     )
+
+    @property
+    def degrades(self) -> bool:
+        """Whether any of its losses takes a degraded latent."""
+        return bool(self.objective.hfato or self.objective.degraded_velocity)
 
 
 class ExtraAdapter(Params):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vibe_pipeline.config import RUNS_TRANSFORMER, DataParams, GenerationParams, ModelParams, Tables
-from vibe_pipeline.diffusion.models import find_model, require_fitting_size
+from vibe_pipeline.diffusion.models import find_model, require_fitting_size, tile_stride
 
 
 def check_generation(model: ModelParams, generation: GenerationParams, tables: Tables) -> None:
@@ -30,6 +30,18 @@ def check_generation(model: ModelParams, generation: GenerationParams, tables: T
             raise FileNotFoundError(f"arms.{name}.path: {arm.path} is no folder")
 
 
+def check_model(model: ModelParams) -> None:
+    """Refuse a model that is not there, and a tile that its VAE cannot be cut into.
+
+    Raises:
+        FileNotFoundError: No such model.
+        ValueError: Names the nearest tiles that fit.
+    """
+    found = find_model(model.path)
+    if model.tile is not None:
+        tile_stride(found.config_of("vae"), model.tile)
+
+
 def check_training(data: DataParams, tables: Tables) -> None:
     """Refuse buckets that an adapter's pooled attention could not divide.
 
@@ -49,7 +61,7 @@ def check_parameters(params: Mapping[str, Any], tables: Tables, tags: set[str]) 
     """Check what the nodes of a run will need, by their tags."""
     if tags & {"data_processing", "relay_stage2"}:
         check_training(DataParams(**params["data"]), tables)
+    if tags & {"data_processing", "relay_stage1", "relay_stage2", "generation"}:
+        check_model(ModelParams(**params["model"]))
     if "generation" in tags:
         check_generation(ModelParams(**params["model"]), GenerationParams(**params["generation"]), tables)
-    elif tags & {"data_processing", "relay_stage1", "relay_stage2"}:
-        find_model(params["model"]["path"])

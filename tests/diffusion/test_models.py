@@ -5,16 +5,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import WanPipeline, WanTransformer3DModel
 from torch import Tensor
 
 from vibe_pipeline.diffusion import models
+from vibe_pipeline.diffusion.attention import GclfSettings, install_gclf
+from vibe_pipeline.diffusion.freeswim import install_freeswim
 from vibe_pipeline.diffusion.models import (
     decode_video,
     encode_texts,
     encode_video,
     find_model,
     latent_shape,
+    load_transformer,
     load_vae,
     require_fitting_size,
     token_grid,
@@ -125,28 +128,79 @@ class Spy:
         return (x * 2,)
 
 
+@pytest.mark.parametrize("expand", [True, False])
 @pytest.mark.parametrize("frames", [1, 3])
-def test_every_token_of_a_ti2v_model_gets_the_sigma_of_its_noise(frames: int) -> None:
-    """Zero, that of a first-frame condition, would be the published code's mistake."""
-    spy = Spy()
-    sigma = torch.tensor([0.25, 0.9])
-    predict = velocity_predictor(spy, torch.zeros(2, 5, 8), True, torch.bfloat16)
+def test_where_nothing_is_held_a_clip_has_one_timestep_that_of_its_noise(frames: int, expand: bool) -> None:
+    """Zero for a still, that of a first-frame condition, would be the published code's mistake."""
+    spy, sigma = Spy(), torch.tensor([0.25, 0.9])
+    predict = velocity_predictor(spy, torch.zeros(2, 5, 8), expand, torch.bfloat16)
     out = predict(torch.ones(2, 4, frames, 4, 6), sigma)
-    assert spy.timestep.shape == (2, frames * 2 * 3)
-    torch.testing.assert_close(spy.timestep, 1000 * sigma[:, None].expand(-1, frames * 6))
-    assert (spy.x.dtype, spy.text.dtype, out.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
-    velocity_predictor(spy, torch.zeros(2, 5, 8), False, torch.float32)(torch.ones(2, 4, frames, 4, 6), sigma)
+    assert spy.timestep.shape == (2,)
     torch.testing.assert_close(spy.timestep, 1000 * sigma)
+    assert (spy.x.dtype, spy.text.dtype, out.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
 
 
-def test_one_timestep_a_token_is_one_a_clip_when_all_are_equal(wan22) -> None:
+def test_beside_a_first_frame_its_tokens_have_timestep_0_and_the_others_that_of_their_noise() -> None:
+    spy, sigma = Spy(), torch.tensor([0.25, 0.9])
+    velocity_predictor(spy, torch.zeros(2, 5, 8), True, torch.float32, True)(torch.ones(2, 4, 3, 4, 6), sigma)
+    assert spy.timestep.shape == (2, 3 * 2 * 3)
+    assert bool((spy.timestep[:, :6] == 0).all())
+    torch.testing.assert_close(spy.timestep[:, 6:], 1000 * sigma[:, None].expand(-1, 12))
+    with pytest.raises(ValueError, match="takes no first frame"):
+        velocity_predictor(spy, torch.zeros(2, 5, 8), False, torch.float32, True)
+
+
+def ways(transformer: WanTransformer3DModel, dtype: torch.dtype, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """The velocity by one timestep a clip, as it is predicted, and by the same one for every token."""
+    text = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(2))
+    tokens = x[0, 0].numel() // 4
+    ours = velocity_predictor(transformer, text, True, dtype)(x, sigma)
+    expanded = 1000 * sigma[:, None].repeat(1, tokens)
+    return ours, transformer(x.to(dtype), expanded, text.to(dtype), return_dict=False)[0].float()
+
+
+@pytest.mark.parametrize("order", [None, "thw", "hwt"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_one_timestep_a_clip_is_one_a_token_where_all_are_equal(wan22, order: str | None, dtype: torch.dtype) -> None:
+    """Up to the order of sums in 32 bit; also with GCLF, and with its tokens reordered."""
+    transformer = load_transformer(find_model(str(wan22.path)), CPU, dtype)
+    if order is not None:
+        install_gclf(transformer, GclfSettings(half_window=(1, 1)), order=order)
+    x = torch.randn(2, 48, 3, 8, 12, generator=torch.Generator().manual_seed(1))
+    ours, expanded = ways(transformer, dtype, x, torch.tensor([0.6, 0.9]))
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.01}
+    torch.testing.assert_close(ours, expanded, **tolerance)
+    assert float(ours.abs().mean()) > 0.01
+
+
+@torch.no_grad()
+def test_a_held_first_frame_comes_through_the_reordering(wan22) -> None:
+    """Timesteps per token are permuted with their tokens: the first frame's are not the first of (h, w, t)."""
+    x = torch.randn(1, 48, 3, 8, 12, generator=torch.Generator().manual_seed(1))
+    text, sigma = torch.randn(1, 5, 64, generator=torch.Generator().manual_seed(2)), torch.tensor([0.7])
+    for settings in (GclfSettings(half_window=(1, 1)), GclfSettings(kind="window", half_window=(1, 1))):
+        velocities = {}
+        for order, held in (("thw", True), ("hwt", True), ("hwt", False)):
+            transformer = wan22.transformer()
+            install_gclf(transformer, settings, order=order)
+            predict = velocity_predictor(transformer, text, True, torch.float32, held)
+            velocities[order, held] = predict(x, sigma)
+        torch.testing.assert_close(velocities["hwt", True], velocities["thw", True], rtol=1e-4, atol=1e-5)
+        assert float((velocities["hwt", True] - velocities["hwt", False]).abs().max()) > 1e-3
+
+
+@torch.no_grad()
+def test_freeswims_two_paths_each_hold_the_first_frame(wan22) -> None:
+    """Its batch is doubled with the timesteps: a window over everything makes both paths the plain model."""
+    x = torch.randn(1, 48, 3, 8, 12, generator=torch.Generator().manual_seed(1))
+    text, sigma = torch.randn(1, 5, 64, generator=torch.Generator().manual_seed(2)), torch.tensor([0.7])
     transformer = wan22.transformer()
-    text, sigma = torch.randn(1, 5, 64), torch.tensor([0.6])
-    x = torch.randn(1, 48, 1, 4, 6)
-    with torch.no_grad():
-        both = [velocity_predictor(transformer, text, e, torch.float32)(x, sigma) for e in (True, False)]
-    torch.testing.assert_close(*both, rtol=1e-4, atol=1e-5)
-    assert float(both[0].abs().mean()) > 0.01
+    predict = velocity_predictor(transformer, text, True, torch.float32, True)
+    plain = predict(x, sigma)
+    swim = install_freeswim(transformer, GclfSettings(kind="window", half_window=(4, 6)))
+    with swim.using("dual"):
+        torch.testing.assert_close(predict(x, sigma), plain, rtol=1e-4, atol=1e-5)
 
 
 def test_tiled_decoding_keeps_the_size(wan21) -> None:

@@ -20,13 +20,14 @@ from PIL import Image
 from transformers import UMT5EncoderModel
 
 from vibe_pipeline.budget import DEADLINE, OutOfTimeError
-from vibe_pipeline.config import DataParams
+from vibe_pipeline.config import AdapterParams, DataParams, DegradationParams
 from vibe_pipeline.diffusion.models import encode_texts, encode_video, find_model, load_vae
+from vibe_pipeline.diffusion.objectives import degrade
 from vibe_pipeline.images import cache as cache_module
 from vibe_pipeline.images import encode as encode_module
 from vibe_pipeline.images.cache import PARTS, LatentCache, build_cache
 from vibe_pipeline.images.camera import enlarge, shrink
-from vibe_pipeline.images.quality import degradation_check
+from vibe_pipeline.images.quality import check_of, degradation_check
 
 COUNT = 5
 CAPTIONS = [f"a plain {c} circle moving left over woven navy" for c in ("red", "green", "blue", "cyan", "white")]
@@ -284,6 +285,34 @@ def test_the_degradation_check_compares_with_the_held_out_images(build) -> None:
     assert table.loc["pixel", "mse_between"] == 0
     assert table.loc["latent", "mse_between"] > 0
     assert table.loc["latent", "mse_upsampled"] == pytest.approx(expected)
+
+
+def test_every_adapters_check_is_of_its_own_factor_and_mode(build, tmp_path: Path) -> None:
+    """Also once the table was saved as CSV and read again, as the report does."""
+    manifest = build()
+    rows = [
+        AdapterParams(label="a", degradation=DegradationParams(factor=factor, mode=mode))
+        for factor in (0.5, 0.25)
+        for mode in ("trilinear", "nearest")
+    ]
+    pixel = AdapterParams(label="p", degradation=DegradationParams(kind="pixel", factor=0.25))
+    naive = AdapterParams(label="v", objective={"velocity": 1.0}, degradation=DegradationParams(factor=0.1))
+    degradation_check(manifest, [*rows, pixel, naive]).to_csv(tmp_path / "checks.csv", index=False)
+    table = pd.read_csv(tmp_path / "checks.csv")
+    assert len(table) == 5  # the paper's form is one of the rows' and stands once; nothing degrades by 0.1
+    cache, found = LatentCache(manifest, held_out=True), []
+    high = cache.batch("high", [0, 1])
+    for row in rows:
+        check = check_of(table, row)
+        found.append(float(check["mse_degraded"].item()))
+        degraded = degrade(high, row.degradation.factor, row.degradation.mode)
+        assert found[-1] == pytest.approx(float((degraded - high).square().mean()), rel=1e-5)
+    assert len(set(found)) == 4 and found[2] > found[0]
+    assert check_of(table, pixel)["kind"].tolist() == ["pixel"]
+    assert check_of(table, naive).empty
+    other = AdapterParams(label="o", degradation=DegradationParams(factor=0.3))
+    assert check_of(table, other).empty  # of another run's table: no figures rather than wrong ones
+    assert check_of(table[["kind", "mse_degraded"]], rows[0]).empty
 
 
 def test_text_encoder_and_vae_are_never_in_memory_together(build, monkeypatch: pytest.MonkeyPatch) -> None:

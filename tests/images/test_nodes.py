@@ -44,7 +44,10 @@ def test_from_images_to_the_cache(
     high = {r["caption"]: manifest["settings"]["buckets"][r["bucket"]]["high"] for r in manifest["images"]}
     expected = {"a wide red circle": (64, 128), "a tall red circle": (128, 64), "a square red circle": (80, 96)}
     assert high == expected
-    assert len(LatentCache(manifest)) == 2 and len(nodes.check_degradations(manifest)) == 2
+    assert len(LatentCache(manifest)) == 2 and len(LatentCache(manifest, True)) == 1
+    quarter = {"label": "a", "degradation": {"factor": 0.25, "mode": "nearest"}}
+    checks = nodes.check_degradations(manifest, {"a": quarter, "b": quarter | {"degradation": {"kind": "pixel"}}})
+    assert checks["factor"].tolist()[::2] == [0.5, 0.25] and checks["kind"].tolist() == ["latent", "pixel", "latent"]
 
 
 def as_dataset(images: Path, folder: Path) -> Path:

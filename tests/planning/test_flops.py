@@ -110,7 +110,7 @@ def test_keys_per_query_are_those_of_the_method(models) -> None:
 
 def planned_step(model: Architecture, grid: tuple, attention: AttentionParams, lora: LoraParams, text: int) -> float:
     keys = flops.keys_per_query(grid, attention, grid)
-    forward = flops.forward_flops(model.transformer, grid, text, keys, model.expand_timesteps)
+    forward = flops.forward_flops(model.transformer, grid, text, keys)
     own = flops.adapter_flops(flops.adapter_layers(model, lora), lora.rank, math.prod(grid), text)
     return flops.training_flops(replace(forward, adapter=own))
 
@@ -121,7 +121,7 @@ def test_a_training_step_agrees_with_the_count_over_the_real_modules(models) -> 
     for model in models.values():
         transformer = model.build_transformer()
         add_adapter(transformer, "d", lora.rank, lora.alpha, lora.targets, 0)
-        counted = count_flops(transformer, grid, 512, model.expand_timesteps).total
+        counted = count_flops(transformer, grid, 512).total
         assert planned_step(model, grid, AttentionParams(), lora, 512) == pytest.approx(counted, rel=0.03)
 
 
@@ -133,7 +133,7 @@ def test_pooled_and_windowed_keys_are_those_that_the_installed_attention_sees(wa
         transformer, settings = wan21.transformer(), attention.model_copy(update={"kind": kind})
         add_adapter(transformer, "d", lora.rank, lora.alpha, lora.targets, 0)
         install_gclf(transformer, settings, (2, 2))
-        steps[kind] = (count_flops(transformer, grid, 12, False).attention_forward, settings)
+        steps[kind] = (count_flops(transformer, grid, 12).attention_forward, settings)
     (full, _), (gclf, settings) = steps["full"], steps["gclf"]
     keys = flops.keys_per_query(grid, settings, grid)
     ours = [flops.forward_flops(model.transformer, grid, 12, k).attention for k in (None, keys)]
@@ -141,17 +141,18 @@ def test_pooled_and_windowed_keys_are_those_that_the_installed_attention_sees(wa
 
 
 def test_tiles_overlap_and_cost_more_than_whole_frames(models) -> None:
-    assert flops.tile_lengths(88, 32) == [32, 32, 32, 16]
+    assert flops.tile_lengths(88, 32, 24) == [32, 32, 32, 16]
     latent = models[SMALL].latent(ClipSize(height=1088, width=1920, frames=9))
     whole, tiled = (flops.VaeFlops(models[SMALL], tile).decode(latent) for tile in (None, 512))
     assert 1.3 < tiled / whole < 2.2
 
 
-def test_counting_tiles_equals_counting_the_tiled_call(tiny) -> None:
+@pytest.mark.parametrize("latents", [4, 5])
+def test_counting_tiles_equals_counting_the_tiled_call(tiny, latents: int) -> None:
     model = load_architecture(str(tiny.path))
-    config, tile = model.vae, 4 * model.vae["scale_factor_spatial"]
-    vae = model.build_vae()
-    vae.enable_tiling(tile, tile, tile * 3 // 4, tile * 3 // 4)
+    config, tile = model.vae, latents * model.vae["scale_factor_spatial"]
+    vae, stride = model.build_vae(), 3 * model.vae["scale_factor_spatial"]
+    vae.enable_tiling(tile, tile, stride, stride)
     latent = (config["z_dim"], 2, 5, 7)
     counted = flops.count(vae, torch.empty(1, *latent, device="meta"), method="decode")
     assert flops.VaeFlops(model, tile).decode(latent) == counted

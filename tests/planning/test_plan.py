@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from vibe_pipeline.planning.doctor import Finding, examine, format_findings
 from vibe_pipeline.planning.plan import make_plan
@@ -76,6 +77,35 @@ def test_cost_follows_the_settings(params) -> None:
     assert next(r.count for r in plan.rows if r.group == "data") == 10
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_stage_1_that_cannot_be_merged_is_counted(params, dtype: str) -> None:
+    """16-bit weights do not take it up: it stands beside them in stage 2, and in arms that keep it."""
+    params["model"] |= {"dtype": dtype}
+    adapter, arm = params["adapters"]["full"], params["arms"]["full"]
+    params["adapters"] = {"full": adapter, "naive": adapter | {"start": "base"}}
+    params["arms"] = {"full": arm, "kept": arm | {"keep_stage1": True}}
+    rows = {(r.group, r.name): r for r in make_plan(params).rows}
+    for dearer, plain in ((("stage2", "full"), ("stage2", "naive")), (("arm", "kept"), ("arm", "full"))):
+        more = (rows[dearer].teraflops > rows[plain].teraflops, rows[dearer].memory_gb > rows[plain].memory_gb)
+        assert more == ((dtype == "bfloat16"), (dtype == "bfloat16"))
+
+
+def test_a_first_frame_costs_a_timestep_a_token_in_every_pass_and_in_no_training(params, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "frame.png")
+    plans = {}
+    for held, frame in ((False, {}), (True, {"first_frame": "frame.png"})):
+        file = tmp_path / f"{held}.jsonl"
+        file.write_text(json.dumps({"prompt": "a cat"} | frame) + "\n")
+        generation = params["generation"] | {"prompts": str(file), "count": None, "skip": 0}
+        plans[held] = make_plan(params | {"generation": generation})
+    assert "each with a first frame" in format_plan(plans[True]) and "first frame" not in format_plan(plans[False])
+    without, beside = ({(r.group, r.name): r for r in plans[held].rows} for held in (False, True))
+    for key, row in without.items():
+        dearer = key == ("native", "native") or (row.group == "arm" and row.tokens)
+        assert (beside[key].teraflops > row.teraflops) == bool(dearer), key
+        assert beside[key].memory_gb >= row.memory_gb
+
+
 def test_it_reads_as_a_table_and_as_json(params) -> None:
     plan = make_plan(params)
     text = format_plan(plan)
@@ -129,6 +159,13 @@ def test_each_thing_missing_is_named_with_what_mends_it(params, tiny, tmp_path: 
     assert "photos" in found["images"].fix
     text = format_findings(list(found.values()))
     assert text.count("MISSING") == len(wanted) and "import-adapter" in text
+
+
+def test_a_tile_that_does_not_fit_is_named_with_the_nearest(params, tiny) -> None:
+    params["model"] |= {"tile": 300}
+    findings = examine(params)
+    assert states(findings)["plan"] == "missing"
+    assert "model.tile 300 must be a multiple of" in format_findings(findings)
 
 
 def test_absent_weights_come_with_the_download_command(params, monkeypatch) -> None:

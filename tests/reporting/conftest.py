@@ -147,8 +147,12 @@ def make_spectra() -> pd.DataFrame:
 
 
 CHECKS = pd.DataFrame(
-    [("full", "latent", 1.03, 0.57), ("full_pixel", "pixel", 0.58, 0.57), ("velocity", "latent", np.nan, np.nan)],
-    columns=["adapter", "kind", "mse_degraded", "mse_upsampled"],
+    [
+        ("full", "latent", 0.5, "trilinear", 1.03, 0.57),
+        ("full_pixel", "pixel", np.nan, np.nan, 0.58, 0.57),
+        ("velocity", "latent", 0.25, "nearest", np.nan, np.nan),
+    ],
+    columns=["adapter", "kind", "factor", "mode", "mse_degraded", "mse_upsampled"],
 )
 PROVENANCE = {
     "versions": {"python": "3.11", "torch": "2.13.0", "diffusers": "0.42.1"},

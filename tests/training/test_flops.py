@@ -18,10 +18,10 @@ from vibe_pipeline.training.throughput import Window, peak_teraflops
 GRID, TEXT = (1, 4, 6), 12
 
 
-def counted(transformer: WanTransformer3DModel, per_token: bool) -> tuple[dict[str, int], dict[str, int]]:
+def counted(transformer: WanTransformer3DModel, style: str) -> tuple[dict[str, int], dict[str, int]]:
     """Operations by kind, of the forward and of the backward, as torch sees them executed."""
     latent = torch.randn(1, transformer.config.in_channels, 1, 8, 12)
-    predict = velocity_predictor(transformer, torch.randn(1, TEXT, 64), per_token, torch.float32)
+    predict = velocity_predictor(transformer, torch.randn(1, TEXT, 64), style == "wan22", torch.float32)
     with sdpa_kernel(SDPBackend.MATH):  # else attention is one operation that the counter does not know on the CPU
         with FlopCounterMode(display=False) as forward:
             loss = predict(latent, torch.tensor([0.5])).square().mean()
@@ -43,10 +43,10 @@ def counted(transformer: WanTransformer3DModel, per_token: bool) -> tuple[dict[s
 def test_the_count_is_that_of_torch(request, style: str, targets: tuple[str, ...]) -> None:
     """Exactly, whatever is trained. Attention backwards is 2.5 of forwards in the fused kernels, which compute the
     scores again and every gradient; torch's plain one costs 2, and less where some gradients are not needed."""
-    transformer, per_token = request.getfixturevalue(style).transformer(), style == "wan22"
+    transformer = request.getfixturevalue(style).transformer()
     lora.add_adapter(transformer, "d", 4, 4, targets, 0)
-    ours = count_flops(transformer, GRID, TEXT, per_token)
-    forward, backward = counted(transformer, per_token)
+    ours = count_flops(transformer, GRID, TEXT)
+    forward, backward = counted(transformer, style)
     assert ours.linear_forward == forward["linear"]
     assert ours.linear_backward == backward["linear"]
     assert ours.attention_forward == forward["attention"]
@@ -54,13 +54,25 @@ def test_the_count_is_that_of_torch(request, style: str, targets: tuple[str, ...
     assert ours.attention_backward == plain if targets == LoraParams().targets else ours.attention_backward >= plain
 
 
+def test_a_frozen_stage_1_beside_the_weights_is_counted_without_its_weights_gradients(wan21) -> None:
+    transformer = wan21.transformer()
+    alone = wan21.transformer()
+    lora.add_adapter(alone, "d", 4, 4, ("blocks.1.ffn.net.2", "blocks.1.attn1.to_v"), 0)
+    lora.add_adapter(transformer, lora.FUSED, 6, 4, LoraParams().targets, 0)
+    lora.add_adapter(transformer, "d", 4, 4, ("blocks.1.ffn.net.2", "blocks.1.attn1.to_v"), 0)
+    ours = count_flops(transformer, GRID, TEXT)
+    forward, backward = counted(transformer, "wan21")
+    assert (ours.linear_forward, ours.linear_backward) == (forward["linear"], backward["linear"])
+    assert ours.linear_forward > count_flops(alone, GRID, TEXT).linear_forward
+
+
 def test_windowed_attention_counts_the_keys_a_query_sees(wan21) -> None:
     transformer = wan21.transformer()
     lora.add_adapter(transformer, "d", 4, 4, LoraParams().targets, 0)
-    full = count_flops(transformer, GRID, TEXT, False)
+    full = count_flops(transformer, GRID, TEXT)
     for kind, keys in (("window", 3 * 5), ("gclf", 3 * 5 + 2 * 3)):
         install_gclf(transformer, AttentionParams(kind=kind, half_window=(1, 2), pool=2))
-        seen = count_flops(transformer, GRID, TEXT, False)
+        seen = count_flops(transformer, GRID, TEXT)
         assert seen.attention_forward == pytest.approx(full.attention_forward * (keys + TEXT) / (24 + TEXT))
         assert seen.linear_forward == full.linear_forward
 
@@ -78,7 +90,7 @@ def test_the_papers_stage_2_step_costs_what_the_method_says() -> None:
         )
     transformer.requires_grad_(False)
     transformer.blocks[0].attn1.to_q.bias.requires_grad_(True)  # a gradient through everything, at no cost of its own
-    flops = count_flops(transformer, (1, 48, 86), 512, True)
+    flops = count_flops(transformer, (1, 48, 86), 512)
     assert flops.attention_forward / 1e12 == pytest.approx(7, rel=0.1)
     assert flops.total / 1e12 == pytest.approx(0.139 * 700, rel=0.05)
 

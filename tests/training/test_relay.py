@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from vibe_pipeline.config import AdapterParams, Stage1Params
 from vibe_pipeline.diffusion import adapters as lora
 from vibe_pipeline.diffusion.attention import GclfAttnProcessor
+from vibe_pipeline.diffusion.models import find_model, load_transformer
 from vibe_pipeline.training import relay
 from vibe_pipeline.training.job import Job
 
@@ -38,6 +39,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
             k.replace(".base_layer", ""): v.clone() for k, v in job.transformer.state_dict().items() if "lora_" not in k
         }
         job.transformer.seen = frozen
+        job.transformer.adapters = job.transformer.active_adapters()
         job.transformer.gclf = isinstance(job.transformer.blocks[0].attn1.processor, GclfAttnProcessor)
         seen.append(job)
         return pd.DataFrame([{"step": 2, "loss": 1.0, "seconds": 1.0}])
@@ -60,6 +62,40 @@ def test_naive_tuning_starts_from_the_base_and_relay_from_the_fused(
     assert sum(not torch.equal(full[k], base[k]) for k in base) == 20
     assert [j.part for j in jobs] == ["high", "high"]
     assert all(j.transformer.gclf for j in jobs)
+
+
+def test_in_16_bit_stage_1_stands_beside_the_bases_own_weights(wan21, make_cache, tmp_path, stage1, jobs) -> None:
+    model = wan21.model(dtype="bfloat16")
+    relay.train_stage2("full", make_cache(), stage1, model, STAGE2, tmp_path, quiet)
+    base = load_transformer(find_model(model.path), torch.device("cpu"), torch.bfloat16).state_dict()
+    assert all(torch.equal(jobs[0].transformer.seen[k], v) for k, v in base.items())
+    assert jobs[0].transformer.adapters == [lora.FUSED, "full"]
+
+
+class Killed(Exception):
+    """What a log line's receiver raises."""
+
+
+def test_a_stage_2_in_16_bit_that_was_killed_ends_as_a_straight_one(wan21, make_cache, tmp_path, stage1) -> None:
+    model, row = (
+        wan21.model(dtype="bfloat16"),
+        STAGE2.model_copy(update={"steps": 4, "log_every": 2, "checkpoint_every": 1}),
+    )
+    cache = make_cache()
+
+    def kill(records: list[dict[str, float]]) -> None:
+        raise Killed
+
+    straight = relay.train_stage2("full", cache, stage1, model, row, tmp_path / "straight", quiet)
+    with pytest.raises(Killed):
+        relay.train_stage2("full", cache, stage1, model, row, tmp_path / "killed", kill)
+    assert list((tmp_path / "killed").rglob("checkpoint.pt"))
+    resumed = relay.train_stage2("full", cache, stage1, model, row, tmp_path / "killed", quiet)
+    assert Path(resumed["path"]).read_bytes() == Path(straight["path"]).read_bytes()
+    state, config = lora.read_adapter(Path(straight["path"]))
+    assert config["r"] == 2 and len(state) == 40
+    alone = relay.train_stage2("full", cache, None, model, row, tmp_path / "naive", quiet)
+    assert Path(alone["path"]).read_bytes() != Path(straight["path"]).read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["full", "window", "gclf"])

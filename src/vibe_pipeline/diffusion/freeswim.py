@@ -5,6 +5,7 @@ every block the first takes the cross-attention OUTPUT of the second. Only the f
 the cached form the second runs on some conditional passes only, and its outputs are used again in between.
 """
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vibe_pipeline.diffusion.attention import AttentionSettings, install_gclf, remove_gclf
+from vibe_pipeline.diffusion.lifetime import living
 from vibe_pipeline.diffusion.objectives import Predict
 
 Mode = Literal["window", "dual", "record", "reuse"]
@@ -67,6 +69,8 @@ class _CrossAttention:
 class FreeSwim:
     """The two paths on one transformer; made by :func:`install_freeswim`.
 
+    The transformer's processors and hooks hold this object, which therefore holds the transformer weakly.
+
     Attributes:
         mode: window: the window path alone; dual: both paths; record: both, keeping the cross-attention outputs;
             reuse: the window path with the outputs kept before.
@@ -78,7 +82,7 @@ class FreeSwim:
         self.mode: Mode = "window"
         self.stored: dict[int, Tensor] = {}
         self.store_device = store_device
-        self._transformer = transformer
+        self._transformer = weakref.ref(transformer)
         self._handles: list[Any] = []
         self._before: list[tuple[Any, Any]] = []
 
@@ -89,24 +93,26 @@ class FreeSwim:
 
     def attach(self, full: list[Any]) -> None:
         """Wrap the processors; `full` are the blocks' full-attention ones."""
-        for i, (block, plain) in enumerate(zip(self._transformer.blocks, full, strict=True)):
+        transformer = living(self._transformer)
+        for i, (block, plain) in enumerate(zip(transformer.blocks, full, strict=True)):
             self._before.append((block.attn1.processor, block.attn2.processor))
             block.attn1.set_processor(_SelfAttention(self, block.attn1.processor, plain))
             block.attn2.set_processor(_CrossAttention(self, i, block.attn2.processor))
         self._handles = [
-            self._transformer.register_forward_pre_hook(self._double, with_kwargs=True),
-            self._transformer.register_forward_hook(self._keep_first),
+            transformer.register_forward_pre_hook(self._double, with_kwargs=True),
+            transformer.register_forward_hook(self._keep_first),
         ]
 
     def detach(self) -> None:
         """Put everything back as it was before :func:`install_freeswim`."""
+        transformer = living(self._transformer)
         for handle in self._handles:
             handle.remove()
-        for block, (one, two) in zip(self._transformer.blocks, self._before, strict=True):
+        for block, (one, two) in zip(transformer.blocks, self._before, strict=True):
             block.attn1.set_processor(one)
             block.attn2.set_processor(two)
         self.stored.clear()
-        remove_gclf(self._transformer)
+        remove_gclf(transformer)
 
     @contextmanager
     def using(self, mode: Mode) -> Iterator[None]:

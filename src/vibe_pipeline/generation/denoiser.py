@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from vibe_pipeline.diffusion import adapters as lora
 from vibe_pipeline.diffusion.attention import install_gclf
 from vibe_pipeline.diffusion.flow import add_noise, seeded_noise
 from vibe_pipeline.diffusion.freeswim import freeswim_predictor, install_freeswim
+from vibe_pipeline.diffusion.lifetime import release
 from vibe_pipeline.diffusion.models import (
     decode_video,
     encode_video,
@@ -48,7 +49,7 @@ class Sampling:
 
 
 class Denoiser:
-    """One arm's models. The text encoder is gone when this is built.
+    """One arm's models, until it is closed; a context manager. The text encoder is gone when this is built.
 
     Args:
         model: Which base, and how it is kept in memory.
@@ -82,12 +83,26 @@ class Denoiser:
         self.vae = load_vae(self.found, home, model.tile, getattr(torch, model.vae_dtype))
         self.swim, self.refresh_every = None, None
         self.detail_transfer = arm.detail_transfer if arm is not None else None
-        if stage1 is not None:
-            lora.fuse_adapter(self.transformer, Path(stage1["path"]))
-        if adapter is not None:
-            lora.load_adapter(self.transformer, Path(adapter["path"]), adapter["name"])
-        if arm is not None:
-            self._set_up(arm, token_grid(self.found, model.native.height, model.native.width))
+        try:
+            if stage1 is not None:
+                lora.fuse_adapter(self.transformer, Path(stage1["path"]))
+            if adapter is not None:
+                lora.load_adapter(self.transformer, Path(adapter["path"]), adapter["name"])
+            if arm is not None:
+                self._set_up(arm, token_grid(self.found, model.native.height, model.native.width))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the models' memory: the next arm, or training, loads its own."""
+        release(self.transformer, self.vae)
 
     def _set_up(self, arm: ArmParams, native_grid: tuple[int, int]) -> None:
         for i, extra in enumerate(arm.extra_adapters):

@@ -1,5 +1,7 @@
 """Coarse to fine: native clips without an adapter, then every arm's second pass."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,9 @@ import pandas as pd
 import torch
 
 from vibe_pipeline.config import ArmParams, GenerationParams, ModelParams
+from vibe_pipeline.diffusion.adapters import fused_key
 from vibe_pipeline.diffusion.flow import sigma_schedule
+from vibe_pipeline.diffusion.lifetime import released
 from vibe_pipeline.diffusion.models import (
     decode_video,
     encode_video,
@@ -58,9 +62,10 @@ def native_clips(prompts: pd.DataFrame, model: ModelParams, params: GenerationPa
     sigmas = sigma_schedule(params.native_steps, model.flow_shift)
     sampling = Sampling(sigmas, params.native_scheduler, params.native_guidance_scale)
 
-    def prepare() -> Make:
-        denoiser = Denoiser(model, params, _texts(model, root), set(prompts["prompt"]), sampling)
-        return lambda rows: denoiser.from_noise(rows, size)
+    @contextmanager
+    def prepare() -> Iterator[Make]:
+        with Denoiser(model, params, _texts(model, root), set(prompts["prompt"]), sampling) as denoiser:
+            yield lambda rows: denoiser.from_noise(rows, size)
 
     folder = root / "native" / "base"
     job = Job("native", settings, folder, size, prepare, params.batch_size, _notes(model, sampling))
@@ -103,20 +108,24 @@ def arm_clips(
         "arm": _arm_settings(arm),
         "adapter": adapter["key"] if adapter else None,
         "extra_adapters": [file_sha256(extra.path) for extra in arm.extra_adapters],
-        "stage1": kept["key"] if kept else None,
+        "stage1": fused_key(kept["key"], getattr(torch, model.dtype)) if kept else None,
         "target": model.target.model_dump(),
         "flow_shift": model.flow_shift,
     }
 
-    def prepare() -> Make:
+    def prepare() -> AbstractContextManager[Make]:
         if arm.method == "upsample":
-            return lambda rows: enlarge(_native_pixels(rows), size.height, size.width)
+            return nullcontext(lambda rows: enlarge(_native_pixels(rows), size.height, size.width))
         if arm.method == "truth":
             return _truth_through_vae(model, size)
-        texts = _texts(model, root)
-        denoiser = Denoiser(model, params, texts, set(native["prompt"]), sampling, arm, adapter, kept)
-        make = denoiser.from_noise if arm.method == "direct" else denoiser.refine
-        return lambda rows: make(rows, size)
+        return denoising()
+
+    @contextmanager
+    def denoising() -> Iterator[Make]:
+        texts, prompts = _texts(model, root), set(native["prompt"])
+        with Denoiser(model, params, texts, prompts, sampling, arm, adapter, kept) as denoiser:
+            make = denoiser.from_noise if arm.method == "direct" else denoiser.refine
+            yield lambda rows: make(rows, size)
 
     job = Job(name, settings, root / "arms" / name, size, prepare, params.batch_size, _notes(model, sampling))
     made = make_clips(rows, job)
@@ -167,7 +176,11 @@ def _native_pixels(rows: Rows) -> torch.Tensor:
     return torch.stack([torch.from_numpy(read_clip(Path(r["native_path"]))).permute(3, 0, 1, 2) for r in rows])
 
 
-def _render_truth(size: Scale) -> Make:
+def _render_truth(size: Scale) -> AbstractContextManager[Make]:
+    return nullcontext(_truth(size))
+
+
+def _truth(size: Scale) -> Make:
     def make(rows: Rows) -> torch.Tensor:
         clips = [render(scene_of_prompt(r["prompt"], r["seed"]), size.height, size.width, size.frames) for r in rows]
         return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3)
@@ -175,8 +188,9 @@ def _render_truth(size: Scale) -> Make:
     return make
 
 
-def _truth_through_vae(model: ModelParams, size: Scale) -> Make:
+@contextmanager
+def _truth_through_vae(model: ModelParams, size: Scale) -> Iterator[Make]:
     limit_threads(model.threads)
-    vae = load_vae(find_model(model.path), pick_device(model.device), model.tile, getattr(torch, model.vae_dtype))
-    truth = _render_truth(size)
-    return lambda rows: torch.cat([decode_video(vae, encode_video(vae, clip[None])) for clip in truth(rows)])
+    truth, dtype = _truth(size), getattr(torch, model.vae_dtype)
+    with released(load_vae(find_model(model.path), pick_device(model.device), model.tile, dtype)) as vae:
+        yield lambda rows: torch.cat([decode_video(vae, encode_video(vae, clip[None])) for clip in truth(rows)])

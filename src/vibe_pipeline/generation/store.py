@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ class Job:
         settings: Everything but the row that determines the pixels; hashed into the key.
         folder: Where they go.
         size: Of every clip.
-        prepare: Loads models and returns the function that makes clips; called only if any are missing.
+        prepare: Loads models and gives the function that makes clips; entered only if any are missing, and left when
+            the last is made or one failed: the models' memory is free again then.
         batch_size: Clips made together.
         notes: What else the manifest should say (sigmas, device): follows from the settings.
     """
@@ -64,7 +66,7 @@ class Job:
     settings: dict[str, Any]
     folder: Path
     size: Scale
-    prepare: Callable[[], Make]
+    prepare: Callable[[], AbstractContextManager[Make]]
     batch_size: int
     notes: dict[str, Any]
 
@@ -85,19 +87,23 @@ def make_clips(prompts: pd.DataFrame, job: Job) -> pd.DataFrame:
     rows: Rows = [row | _place(row, job) for row in prompts.to_dict("records")]
     missing = [row for row in rows if not _is_made(row)]
     require_space(job.folder, len(missing) * job.size.frames * job.size.height * job.size.width * 3)
-    make = job.prepare() if missing else None
-    with tqdm(
-        total=len(rows), initial=len(rows) - len(missing), desc=f"clips {job.name}", unit="clip", mininterval=2
-    ) as bar:
-        for batch in _batches(missing, job.batch_size):
-            begun = time.monotonic()
-            require_time(f"{bar.n} of {len(rows)} clips of {job.name}")
-            pixels = make(batch)
-            _keep(batch, pixels, job, (time.monotonic() - begun) / len(batch))
-            bar.update(len(batch))
+    if missing:
+        with job.prepare() as make:
+            _make_missing(missing, len(rows), job, make)
     for row in rows:
         row["seconds"] = read_json(manifest_path(row))["seconds"]
     return pd.DataFrame(rows)
+
+
+def _make_missing(missing: Rows, total: int, job: Job, make: Make) -> None:
+    there = total - len(missing)
+    with tqdm(total=total, initial=there, desc=f"clips {job.name}", unit="clip", mininterval=2) as bar:
+        for batch in _batches(missing, job.batch_size):
+            begun = time.monotonic()
+            require_time(f"{bar.n} of {total} clips of {job.name}")
+            pixels = make(batch)
+            _keep(batch, pixels, job, (time.monotonic() - begun) / len(batch))
+            bar.update(len(batch))
 
 
 def manifest_path(row: dict[str, Any]) -> Path:

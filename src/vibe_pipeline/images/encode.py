@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from vibe_pipeline.budget import require_time
 from vibe_pipeline.config import DataParams, ModelParams
+from vibe_pipeline.diffusion.lifetime import released
 from vibe_pipeline.diffusion.models import (
     WanFolder,
     encode_video,
@@ -119,8 +120,8 @@ def _encode_texts(shards: list[Shard], model: WanFolder, params: ModelParams, de
 def _encode_images(
     shards: list[Shard], model: WanFolder, params: ModelParams, data: DataParams, device: torch.device
 ) -> None:
-    vae = load_vae(model, device, params.tile, getattr(torch, params.vae_dtype))
-    with tqdm(total=sum(len(s.rows) for s in shards), desc="encoding images", unit="image", mininterval=5) as bar:
+    bar = tqdm(total=sum(len(s.rows) for s in shards), desc="encoding images", unit="image", mininterval=5)
+    with bar, released(load_vae(model, device, params.tile, getattr(torch, params.vae_dtype))) as vae:
         for shard in shards:
             require_time(f"all encoded captions, {bar.n} encoded images")
             tensors: dict[str, Tensor] = {}

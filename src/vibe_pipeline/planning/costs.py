@@ -1,13 +1,23 @@
 """Time and memory of the single jobs of a run: a training step, a forward, a VAE call, a prompt."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from vibe_pipeline.config import AttentionParams, ClipSize, LoraParams, ModelParams, TrainParams
+from vibe_pipeline.config import (
+    AdapterParams,
+    ArmParams,
+    AttentionParams,
+    ClipSize,
+    LoraParams,
+    ModelParams,
+    Tables,
+    TrainParams,
+)
+from vibe_pipeline.diffusion.adapters import fuses_exactly
 from vibe_pipeline.planning import flops, memory
 from vibe_pipeline.planning.architecture import Architecture, Grid
 from vibe_pipeline.planning.devices import Device
@@ -30,18 +40,25 @@ class Work:
         return Work(self.teraflops * times, self.seconds * times)
 
 
+def stage1_of(row: AdapterParams, tables: Tables) -> LoraParams | None:
+    """The adapter that is fused before this one is trained."""
+    return None if row.start == "base" else tables.stage1[row.start].lora
+
+
 @dataclass(frozen=True)
 class Costs:
     """Work and peak memory (bytes) of one model on one device.
 
     Attributes:
         share: Of the device's peak that is reached.
+        first_frames: Whether clips hold a first frame, and so have one timestep a token.
     """
 
     architecture: Architecture
     model: ModelParams
     device: Device
     share: float
+    first_frames: bool = False
     _memo: dict[tuple, Any] = field(default_factory=dict, compare=False)
 
     @property
@@ -68,39 +85,57 @@ class Costs:
         """Tokens of a native clip."""
         return self.architecture.grid(self.model.native)
 
-    def forward(self, size: ClipSize, attention: AttentionParams, lora: LoraParams | None = None) -> Work:
-        """One sample through the transformer, with an adapter beside it if there is one."""
-        return self._work(self._forward_flops(size, attention, lora).total, self.dtype)
+    def beside(self, stage1: LoraParams | None) -> tuple[LoraParams, ...]:
+        """A fused stage 1, where it stands beside weights that cannot take it up; else nothing."""
+        return () if stage1 is None or fuses_exactly(self.dtype) else (stage1,)
 
-    def step(self, size: ClipSize, attention: AttentionParams, row: TrainParams) -> Work:
-        """One optimiser step of a LoRA training, over all its images and processes."""
-        forward = self._forward_flops(size, attention, row.lora)
+    def arm_adapters(self, arm: ArmParams, tables: Tables) -> list[LoraParams]:
+        """What stands beside the transformer's weights in an arm: its adapter, and a stage 1 that is kept."""
+        if arm.adapter is None:
+            return []
+        row = tables.adapters[arm.adapter]
+        return [row.lora, *self.beside(stage1_of(row, tables) if arm.keep_stage1 else None)]
+
+    def forward(self, size: ClipSize, attention: AttentionParams, adapters: Sequence[LoraParams] = ()) -> Work:
+        """One sample through the transformer, with adapters beside it if there are any."""
+        forward = self._forward_flops(size, attention, self.first_frames)
+        own = sum(self._adapter_flops(size, lora) for lora in adapters)
+        return self._work(forward.total + own, self.dtype)
+
+    def step(
+        self, size: ClipSize, attention: AttentionParams, row: TrainParams, stage1: LoraParams | None = None
+    ) -> Work:
+        """One optimiser step of a LoRA training, over all its images and processes; on a fused `stage1`, if any."""
+        forward = self._forward_flops(size, attention)
+        frozen = forward.linear + sum(self._adapter_flops(size, lora) for lora in self.beside(stage1))
+        forward = replace(forward, linear=frozen, adapter=self._adapter_flops(size, row.lora))
         one = flops.training_flops(forward, row.gradient_checkpointing)
         work = self._work(one * row.batch_size, torch.bfloat16 if row.autocast else self.dtype)
         return Work(work.teraflops, work.seconds / row.processes)
 
-    def step_memory(self, size: ClipSize, row: TrainParams) -> float:
-        """Peak bytes of a training step on each device."""
+    def step_memory(self, size: ClipSize, row: TrainParams, stage1: LoraParams | None = None) -> float:
+        """Peak bytes of a training step on each device; on a fused `stage1`, if there is one."""
         batch = row.micro_batch or -(-row.batch_size // row.processes)
-        grid = self.architecture.grid(size)
-        key = ("train", grid, batch, row.lora, row.autocast, row.gradient_checkpointing)
+        grid, beside = self.architecture.grid(size), next(iter(self.beside(stage1)), None)
+        key = ("train", grid, batch, row.lora, row.autocast, row.gradient_checkpointing, beside)
         activations = self._once(
             key,
             lambda: memory.training_activations(
                 self.architecture, grid, batch, self.model.text_length, row.lora, self.dtype, row.autocast,
-                row.gradient_checkpointing,
+                row.gradient_checkpointing, beside,
             ),
         )  # fmt: skip
         per_number = 8 + STATE_BYTES[row.optimiser.kind] + (4 if row.ema_decay else 0)
         trained = self.adapter_parameters(row.lora) * per_number
-        return memory.CONTEXT_BYTES + self.weights("transformer") + trained + activations
+        frozen = self.weights("transformer") + sum(map(self.adapter_bytes, self.beside(stage1)))
+        return memory.CONTEXT_BYTES + frozen + trained + activations
 
     def forward_memory(self, size: ClipSize, batch: int) -> float:
         """Bytes of a forward beside weights."""
         grid, text = self.architecture.grid(size), self.model.text_length
         return self._once(
             ("forward", grid, batch),
-            lambda: memory.inference_activations(self.architecture, grid, batch, text, self.dtype),
+            lambda: memory.inference_activations(self.architecture, grid, batch, text, self.dtype, self.first_frames),
         )
 
     def encode(self, size: ClipSize) -> Work:
@@ -134,18 +169,20 @@ class Costs:
         """Trained numbers of an adapter."""
         return sum(lora.rank * (d_in + d_out) for d_in, d_out in self._layers(lora).values())
 
+    def adapter_bytes(self, lora: LoraParams) -> float:
+        """Of an adapter that is loaded and not trained: it takes the transformer's type."""
+        return float(self.adapter_parameters(lora) * self.dtype.itemsize)
+
+    def _adapter_flops(self, size: ClipSize, lora: LoraParams) -> float:
+        tokens = math.prod(self.architecture.grid(size))
+        return flops.adapter_flops(self._layers(lora), lora.rank, tokens, self.model.text_length)
+
     def _layers(self, lora: LoraParams) -> dict[str, tuple[int, int]]:
         return self._once(("layers", lora.targets), lambda: flops.adapter_layers(self.architecture, lora))
 
-    def _forward_flops(self, size: ClipSize, attention: AttentionParams, lora: LoraParams | None) -> flops.Flops:
-        model, grid = self.architecture, self.architecture.grid(size)
-        found = flops.forward_flops(
-            model.transformer, grid, self.model.text_length, self.keys(size, attention), model.expand_timesteps
-        )
-        if lora is None:
-            return found
-        own = flops.adapter_flops(self._layers(lora), lora.rank, math.prod(grid), self.model.text_length)
-        return replace(found, adapter=own)
+    def _forward_flops(self, size: ClipSize, attention: AttentionParams, per_token: bool = False) -> flops.Flops:
+        grid, keys = self.architecture.grid(size), self.keys(size, attention)
+        return flops.forward_flops(self.architecture.transformer, grid, self.model.text_length, keys, per_token)
 
     def _vae(self, size: ClipSize, decode: bool) -> Work:
         latent = self.architecture.latent(size)

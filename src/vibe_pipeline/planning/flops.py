@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vibe_pipeline.config import AttentionParams, LoraParams
 from vibe_pipeline.diffusion.attention import Windows
+from vibe_pipeline.diffusion.models import tile_stride
 from vibe_pipeline.planning.architecture import Architecture, Grid
 
 
@@ -49,7 +51,7 @@ def forward_flops(
         grid: (T, H, W) in tokens.
         text_length: Tokens of the text embedding.
         keys_per_query: Of self-attention; None: all tokens.
-        per_token: One timestep a token (TI2V models), and so a modulation a token.
+        per_token: One timestep a token, where a first frame is held (TI2V models), and so a modulation a token.
     """
     tokens, layers, ffn = math.prod(grid), config["num_layers"], config["ffn_dim"]
     dim = config["num_attention_heads"] * config["attention_head_dim"]
@@ -131,8 +133,7 @@ class VaeFlops:
     def encode(self, latent: tuple[int, int, int, int]) -> float:
         """One clip to its latent (C, t, h, w)."""
         # diffusers cuts after patchifying, so its tiles are larger by the VAE's own patch.
-        factor = self.architecture.vae.get("patch_size") or 1
-        return self._sum("encode", latent, factor)
+        return self._sum("encode", latent, self.architecture.vae.get("patch_size") or 1)
 
     def decode(self, latent: tuple[int, int, int, int]) -> float:
         """One latent (C, t, h, w) to its clip."""
@@ -140,9 +141,12 @@ class VaeFlops:
 
     def _sum(self, what: str, latent: tuple[int, int, int, int], factor: int) -> float:
         _, frames, height, width = latent
-        side = None if self.tile is None else self.tile // self.architecture.vae["scale_factor_spatial"]
-        side = None if side is None or max(height, width) <= side else side * factor
-        counts = Counter((r, c) for r in tile_lengths(height, side) for c in tile_lengths(width, side))
+        space, tile = self.architecture.vae["scale_factor_spatial"], self.tile
+        if tile is None or max(height, width) <= tile // space:
+            counts = Counter([(height, width)])
+        else:
+            side, stride = (factor * n // space for n in (tile, tile_stride(self.architecture.vae, tile)))
+            counts = Counter(product(tile_lengths(height, side, stride), tile_lengths(width, side, stride)))
         total = 0.0
         for size, times in counts.items():
             first, two = (self._call(what, n, *size) for n in (1, 2))
@@ -162,8 +166,6 @@ class VaeFlops:
         return count(self._vae, torch.empty(shape, device="meta"), method=what)
 
 
-def tile_lengths(length: int, side: int | None) -> list[int]:
-    """Lengths of the overlapping tiles along an axis, three quarters of a tile apart; None: one tile."""
-    if side is None:
-        return [length]
-    return [min(side, length - start) for start in range(0, length, max(1, side * 3 // 4))]
+def tile_lengths(length: int, side: int, stride: int) -> list[int]:
+    """Lengths of the overlapping tiles along an axis, one every `stride`."""
+    return [min(side, length - start) for start in range(0, length, stride)]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,6 +20,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from vibe_pipeline.config import LoraParams
+from vibe_pipeline.diffusion.adapters import FUSED, add_adapter
+from vibe_pipeline.diffusion.models import tile_stride
 from vibe_pipeline.planning.architecture import Architecture, Grid
 
 CONTEXT_BYTES = 1.0e9
@@ -75,20 +76,32 @@ def training_activations(
     dtype: torch.dtype,
     autocast: bool,
     checkpointing: bool,
+    beside: LoraParams | None = None,
 ) -> int:
-    """Peak bytes of a LoRA step beside weights, gradients and optimiser."""
-    settings = (grid, batch, text_length, lora, dtype, autocast, checkpointing)
+    """Peak bytes of a LoRA step beside weights, gradients and optimiser.
+
+    `beside` is a frozen adapter that stands beside weights of 16 bit, as stage 1 does.
+    """
+    settings = (grid, batch, text_length, lora, dtype, autocast, checkpointing, beside)
     one, two = (_training_trial(architecture, layers, *settings) for layers in (1, 2))
     return two.peak + (architecture.transformer["num_layers"] - 2) * (two.kept - one.kept)
 
 
 def inference_activations(
-    architecture: Architecture, grid: Grid, batch: int, text_length: int, dtype: torch.dtype
+    architecture: Architecture,
+    grid: Grid,
+    batch: int,
+    text_length: int,
+    dtype: torch.dtype,
+    per_token: bool = False,
 ) -> int:
-    """Peak bytes of one forward beside weights; the same for any number of blocks."""
+    """Peak bytes of one forward beside weights; the same for any number of blocks.
+
+    `per_token`: one timestep a token, where a first frame is held, and so a modulation a token.
+    """
     transformer = architecture.build_transformer(2)
     with _fake(transformer, dtype), torch.no_grad():
-        inputs = _transformer_inputs(architecture, grid, batch, text_length, dtype)
+        inputs = _transformer_inputs(architecture, grid, batch, text_length, dtype, per_token)
         with LiveBytes([*_tensors(transformer), *inputs]) as live:
             transformer(*inputs, return_dict=False)
     return live.peak
@@ -106,7 +119,8 @@ def vae_activations(
         # diffusers cuts after patchifying when it encodes, so those tiles are larger.
         side *= 1 if decode else architecture.vae.get("patch_size") or 1
         height, width = min(height, side), min(width, side)
-        copies = 4.8 if decode else 2  # tiles with their overlap (1.8), joined, cut, clamped | pixels, patchified
+        overlap = (tile / tile_stride(architecture.vae, tile)) ** 2
+        copies = overlap + 3 if decode else 2  # tiles with their overlap, joined, cut, clamped | pixels, patchified
     else:
         copies = 3 if decode else 2  # joined frame by frame (2), clamped | pixels, patchified
     worked = min(frames, STEADY_FRAMES)
@@ -139,12 +153,15 @@ def _training_trial(
     dtype: torch.dtype,
     autocast: bool,
     checkpointing: bool,
+    beside: LoraParams | None,
 ) -> Activations:
     transformer = architecture.build_transformer(layers).train()
     if checkpointing:
         transformer.enable_gradient_checkpointing()
     with torch.device("meta"):
-        transformer.add_adapter(LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets)))
+        for name, shape in ((FUSED, beside), ("trained", lora)):  # the last that is added is the one that is trained
+            if shape is not None:
+                add_adapter(transformer, name, shape.rank, shape.alpha, shape.targets, 0)
     with _fake(transformer, dtype):
         inputs = _transformer_inputs(architecture, grid, batch, text_length, dtype)
         with (
@@ -159,11 +176,16 @@ def _training_trial(
 
 
 def _transformer_inputs(
-    architecture: Architecture, grid: Grid, batch: int, text_length: int, dtype: torch.dtype
+    architecture: Architecture,
+    grid: Grid,
+    batch: int,
+    text_length: int,
+    dtype: torch.dtype,
+    per_token: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     config = architecture.transformer
     latent = (batch, config["in_channels"], *(n * p for n, p in zip(grid, config["patch_size"], strict=True)))
-    timestep = (batch, math.prod(grid)) if architecture.expand_timesteps else (batch,)
+    timestep = (batch, math.prod(grid)) if per_token else (batch,)
     text = torch.empty(batch, text_length, config["text_dim"], dtype=dtype)
     return torch.empty(latent, dtype=dtype), torch.empty(timestep), text
 

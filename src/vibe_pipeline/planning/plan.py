@@ -11,21 +11,22 @@ from typing import Any
 
 from vibe_pipeline.config import (
     RUNS_TRANSFORMER,
-    AdapterParams,
     ArmParams,
     AttentionParams,
     ClipSize,
     DataParams,
     GenerationParams,
+    LoraParams,
     ModelParams,
     Tables,
     TrainParams,
 )
 from vibe_pipeline.diffusion.flow import sigma_schedule
+from vibe_pipeline.diffusion.models import tile_stride
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.source import find_images
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.planning.costs import Costs, Work
+from vibe_pipeline.planning.costs import Costs, Work, stage1_of
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.memory import CONTEXT_BYTES
 
@@ -112,7 +113,8 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
         images: How many there will be, where the folder is not here yet.
 
     Raises:
-        ValueError: An unknown device, a share outside (0, 1], a size that does not fit the attention's pooling.
+        ValueError: An unknown device, a share outside (0, 1], a size that does not fit the attention's pooling,
+            or a tile that does not fit the VAE.
         FileNotFoundError: The model's architecture is not known.
     """
     if not 0 < share <= 1:
@@ -120,12 +122,17 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
     generation, tables = GenerationParams(**params["generation"]), read_tables(params)
     architecture, found = load_architecture(model.path), find_device(device)
-    costs = Costs(architecture, model, found, share)
+    if model.tile is not None:
+        tile_stride(architecture.vae, model.tile)
     image_count, image_note = _count_images(data, images)
-    clips, clip_note = _count_clips(generation)
+    clips, first_frames, clip_note = _count_clips(generation)
+    costs = Costs(architecture, model, found, share, first_frames)
     rows = [_data_row(costs, data, image_count)]
     rows += [_training_row(costs, "stage1", n, STAGE1, r, data.low, FULL) for n, r in tables.stage1.items()]
-    rows += [_training_row(costs, "stage2", n, r.label, r, data.high, r.attention) for n, r in tables.adapters.items()]
+    rows += [
+        _training_row(costs, "stage2", n, r.label, r, data.high, r.attention, stage1_of(r, tables))
+        for n, r in tables.adapters.items()
+    ]
     rows += [_native_row(costs, generation, clips)]
     rows += [_arm_row(costs, n, arm, tables, generation, clips) for n, arm in tables.arms.items()]
     numbers = architecture.parameters
@@ -160,13 +167,17 @@ def _count_images(data: DataParams, images: int | None) -> tuple[int, str]:
     return 1, f"images: counted as 1, {data.path} holds none yet; give --images"
 
 
-def _count_clips(generation: GenerationParams) -> tuple[int, str]:
+def _count_clips(generation: GenerationParams) -> tuple[int, bool, str]:
+    """How many clips an arm makes, whether they hold first frames, and how that is known."""
     try:
-        count = len(load_prompts(generation))
+        prompts = load_prompts(generation)
     except (FileNotFoundError, ValueError, ImportError) as error:
         count = (generation.count or 1) * len(generation.seeds)
-        return count, f"clips an arm: {count}; the prompts themselves are not here: {error}"
-    return count, f"clips an arm: {count}, (prompt, seed) pairs of {generation.prompts}"
+        return count, False, f"clips an arm: {count}; the prompts themselves are not here: {error}"
+    first_frames = "first_frame" in prompts
+    held = ", each with a first frame" if first_frames else ""
+    note = f"clips an arm: {len(prompts)}, (prompt, seed) pairs of {generation.prompts}{held}"
+    return len(prompts), first_frames, note
 
 
 def _data_row(costs: Costs, data: DataParams, count: int) -> Row:
@@ -186,10 +197,17 @@ def _numbers(costs: Costs, size: ClipSize) -> int:
 
 
 def _training_row(
-    costs: Costs, group: str, name: str, label: str, row: TrainParams, size: ClipSize, attention: AttentionParams
+    costs: Costs,
+    group: str,
+    name: str,
+    label: str,
+    row: TrainParams,
+    size: ClipSize,
+    attention: AttentionParams,
+    stage1: LoraParams | None = None,
 ) -> Row:
     tokens, keys = costs.keys(size, FULL), costs.keys(size, attention)
-    work, peak = costs.step(size, attention, row), costs.step_memory(size, row)
+    work, peak = costs.step(size, attention, row, stage1), costs.step_memory(size, row, stage1)
     disk = 4.0 * costs.adapter_parameters(row.lora)
     return _row(group, name, label, "step", row.steps, tokens, keys, work, peak, disk)
 
@@ -214,12 +232,12 @@ def _arm_row(costs: Costs, name: str, arm: ArmParams, tables: Tables, generation
         work = costs.encode(size) + costs.decode(size) if through_vae else Work()
         peak = _vae_peak(costs, size) + CONTEXT_BYTES if through_vae else 0.0
         return _row("arm", name, arm.label, "clip", clips, None, None, work, peak, disk)
-    adapter = tables.adapters[arm.adapter] if arm.adapter else None
-    work = _denoising(costs, size, arm, adapter) + costs.decode(size) * (1 if arm.detail_transfer is None else 2)
+    adapters = costs.arm_adapters(arm, tables)
+    work = _denoising(costs, size, arm, adapters) + costs.decode(size) * (1 if arm.detail_transfer is None else 2)
     if arm.method != "direct":
         work += costs.encode(size)
     tokens, keys = costs.keys(size, FULL), costs.keys(size, arm.attention)
-    extra = 4.0 * costs.adapter_parameters(adapter.lora) if adapter else 0.0
+    extra = sum(map(costs.adapter_bytes, adapters))
     doubled = arm.method == "freeswim"
     if doubled and arm.refresh_every and not costs.model.offload:
         config = costs.architecture.transformer
@@ -229,15 +247,14 @@ def _arm_row(costs: Costs, name: str, arm: ArmParams, tables: Tables, generation
     return _row("arm", name, arm.label, "clip", clips, tokens, keys, work, peak, disk)
 
 
-def _denoising(costs: Costs, size: ClipSize, arm: ArmParams, adapter: AdapterParams | None) -> Work:
+def _denoising(costs: Costs, size: ClipSize, arm: ArmParams, adapters: list[LoraParams]) -> Work:
     shift = arm.flow_shift or costs.model.flow_shift
     steps = len(sigma_schedule(arm.steps, shift, arm.start, arm.steps_are)) - 1
-    lora = adapter.lora if adapter else None
-    bound, passes = costs.forward(size, arm.attention, lora), _passes(arm.guidance_scale)
+    bound, passes = costs.forward(size, arm.attention, adapters), _passes(arm.guidance_scale)
     work = bound * (steps * passes)
     if arm.method == "freeswim":  # the full path: in every pass, or in the conditional one of each k-th step
         full = steps * passes if arm.refresh_every is None else -(-steps // arm.refresh_every)
-        work += costs.forward(size, FULL, lora) * full
+        work += costs.forward(size, FULL, adapters) * full
     return work
 
 

@@ -102,7 +102,7 @@ def check_rows(checks: pd.DataFrame, adapters: Mapping[str, AdapterParams]) -> l
     for row in checks.itertuples():
         verdict, meaning = degradation_verdict(row.mse_degraded, row.mse_upsampled)
         label = adapters[row.adapter].label if row.adapter in adapters else str(row.adapter)
-        kind = {"latent": "latent (the paper's)", "pixel": "pixel (our own)"}.get(row.kind, str(row.kind))
+        kind = "pixel (our own)" if row.kind == "pixel" else f"latent (the paper's), to {row.factor:g}, {row.mode}"
         figures = {"degraded": number(row.mse_degraded), "upsampled": number(row.mse_upsampled)}
         rows.append({"adapter": label, "kind": kind, "verdict": verdict, "meaning": meaning} | figures)
     return rows

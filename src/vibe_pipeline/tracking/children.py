@@ -154,7 +154,7 @@ def tracked_adapter(
         name: The row's.
         stage: `stage1` or `stage2`.
         row: How it is trained.
-        checks: One row per kind of degradation.
+        checks: The check of the row's own degradation, where it has one.
         folder: Where the training keeps its checkpoints. The run's id is kept there until the training ends, so that
             one that was interrupted goes on in the same run, under its new parent.
     """

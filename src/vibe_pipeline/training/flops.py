@@ -38,25 +38,22 @@ class Flops:
         return self.linear_forward + self.linear_backward + self.attention_forward + self.attention_backward
 
 
-def count_flops(
-    transformer: WanTransformer3DModel, grid: tuple[int, int, int], text_tokens: int, per_token: bool
-) -> Flops:
+def count_flops(transformer: WanTransformer3DModel, grid: tuple[int, int, int], text_tokens: int) -> Flops:
     """The operations of one image or clip with the attention and the trainable weights that are in place.
 
     Args:
         transformer: With adapters and GCLF attention as in training.
         grid: (T, H, W) in tokens.
         text_tokens: Length of the text embedding.
-        per_token: One timestep a token (TI2V models).
     """
     tokens, trained = math.prod(grid), _first_trained(transformer)
     forward, backward = float(_patch_embedding(transformer, tokens)), 0.0
     for name, module in transformer.named_modules():
         if isinstance(module, nn.Linear):
             home = re.split(r"\.base_layer|\.lora_", name)[0]
-            cost = 2.0 * _rows(home, tokens, text_tokens, per_token) * module.in_features * module.out_features
+            cost = 2.0 * _rows(home, tokens, text_tokens) * module.in_features * module.out_features
             forward += cost
-            backward += cost * (module.weight.requires_grad + _input_has_gradient(name, home, trained))
+            backward += cost * (module.weight.requires_grad + _input_has_gradient(transformer, name, home, trained))
     attention = list(_attention(transformer, grid, text_tokens))
     dim = transformer.config.num_attention_heads * transformer.config.attention_head_dim
     scores = [4.0 * tokens * keys * dim for _, keys in attention]
@@ -68,12 +65,12 @@ def _patch_embedding(transformer: WanTransformer3DModel, tokens: int) -> int:
     return 2 * tokens * transformer.patch_embedding.weight.numel()
 
 
-def _rows(home: str, tokens: int, text_tokens: int, per_token: bool) -> int:
-    """How many rows a linear layer sees for one image."""
+def _rows(home: str, tokens: int, text_tokens: int) -> int:
+    """How many rows a linear layer sees for one image, which has one timestep."""
     if "text_embedder" in home or re.search(r"attn2\.to_[kv]$", home):
         return text_tokens
     if "time_" in home:
-        return tokens if per_token else 1
+        return 1
     return tokens
 
 
@@ -94,8 +91,8 @@ def _first_trained(transformer: WanTransformer3DModel) -> Position:
     )
 
 
-def _input_has_gradient(name: str, home: str, trained: Position) -> bool:
-    if ".lora_B." in name:
+def _input_has_gradient(transformer: WanTransformer3DModel, name: str, home: str, trained: Position) -> bool:
+    if ".lora_B." in name and transformer.get_submodule(name.replace(".lora_B.", ".lora_A.")).weight.requires_grad:
         return True
     return trained < _position(home) and not re.search(r"attn2\.to_[kv]$", home)
 

@@ -192,7 +192,7 @@ def _work_done(run: Run, batch: Batch, forwards: int) -> tuple[int, int, float]:
     grid = tuple(s // p for s, p in zip(batch.noise.shape[-3:], patch, strict=True))
     key = (*grid, batch.parts["text"].shape[1])
     if key not in run.flops:
-        run.flops[key] = count_flops(job.transformer, grid, key[-1], job.expand_timesteps).total
+        run.flops[key] = count_flops(job.transformer, grid, key[-1]).total
     return count, count * math.prod(grid), count * forwards * run.flops[key]
 
 

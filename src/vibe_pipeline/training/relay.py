@@ -8,12 +8,21 @@ from typing import Any
 
 import pandas as pd
 import torch
+from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from vibe_pipeline.config import AdapterParams, ModelParams, Stage1Params, TrainParams
 from vibe_pipeline.diffusion import adapters as lora
 from vibe_pipeline.diffusion.attention import install_gclf
-from vibe_pipeline.diffusion.models import find_model, limit_threads, load_transformer, pick_device, token_grid
+from vibe_pipeline.diffusion.lifetime import released
+from vibe_pipeline.diffusion.models import (
+    WanFolder,
+    find_model,
+    limit_threads,
+    load_transformer,
+    pick_device,
+    token_grid,
+)
 from vibe_pipeline.diffusion.objectives import Predict, mixed_loss, velocity_loss
 from vibe_pipeline.identity import content_key, folder_fingerprint, read_json, write_atomic, write_json
 from vibe_pipeline.images.cache import LatentCache
@@ -70,7 +79,8 @@ def stage2_folder(
     root: Path,
 ) -> Path:
     """Where D2 is trained and kept: named by what determines it."""
-    fingerprint, before = folder_fingerprint(find_model(model.path).path), stage1["key"] if stage1 else None
+    fingerprint = folder_fingerprint(find_model(model.path).path)
+    before = lora.fused_key(stage1["key"], getattr(torch, model.dtype)) if stage1 else None
     return root / f"{name}-{content_key('stage2', fingerprint, cache['key'], _training_identity(row), before)}"
 
 
@@ -185,32 +195,38 @@ def _train(task: Task, on_log: OnLog) -> dict[str, Any]:
 def work(group: Group, device: torch.device, on_log: OnLog, task: Task) -> None:
     """Train and measure as one process of a group; the first writes the adapter and its manifest."""
     limit_threads(task.model.threads)
-    job = _job(task, group, device, on_log)
-    records = train_adapter(job)
-    held_out = held_out_loss(replace(job, cache=job.held_out))
-    if group.leads:
-        _publish(job, task.key, records, held_out)
-    group.wait()
+    found, dtype = find_model(task.model.path), getattr(torch, task.model.dtype)
+    with released(load_transformer(found, device, dtype)) as transformer:
+        _equip(transformer, found, task)
+        job = _job(transformer, task, group, device, on_log)
+        records = train_adapter(job)
+        held_out = held_out_loss(replace(job, cache=job.held_out))
+        if group.leads:
+            _publish(job, task.key, records, held_out)
+        group.wait()
 
 
-def _job(task: Task, group: Group, device: torch.device, on_log: OnLog) -> Job:
-    found, dtype, row = find_model(task.model.path), getattr(torch, task.model.dtype), task.row
-    transformer = load_transformer(found, device, dtype)
+def _equip(transformer: WanTransformer3DModel, found: WanFolder, task: Task) -> None:
+    """Stage 1, the adapter to be trained, and the attention that it is trained with."""
+    row, native = task.row, task.model.native
     if task.fused is not None:
         lora.fuse_adapter(transformer, task.fused)
     lora.add_adapter(transformer, task.name, row.lora.rank, row.lora.alpha, row.lora.targets, row.seed)
     if isinstance(row, AdapterParams) and row.attention.kind != "full":
-        install_gclf(transformer, row.attention, token_grid(found, task.model.native.height, task.model.native.width))
+        install_gclf(transformer, row.attention, token_grid(found, native.height, native.width))
+
+
+def _job(transformer: WanTransformer3DModel, task: Task, group: Group, device: torch.device, on_log: OnLog) -> Job:
     return Job(
         task.name,
         transformer,
         LatentCache(task.cache),
         task.parts[0],
         task.loss,
-        row,
-        found.expand_timesteps,
+        task.row,
+        find_model(task.model.path).expand_timesteps,
         device,
-        dtype,
+        getattr(torch, task.model.dtype),
         task.folder,
         on_log,
         LatentCache(task.cache, held_out=True),

@@ -9,6 +9,7 @@ order. Both are settled by hooks on four small submodules, none of which is insi
     proj_out            the one permutation after the last block, on the few output channels
 """
 
+import weakref
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 
 from vibe_pipeline.diffusion.attention.backends import Backend, Plan, choose_backend, make_plan
 from vibe_pipeline.diffusion.attention.geometry import Grid, HalfWindow, Order, Windows, freeswim_scale, reorder_tokens
+from vibe_pipeline.diffusion.lifetime import living
 
 Kind = Literal["full", "window", "gclf"]
 Scale = float | Literal["freeswim"] | None
+HOOKED = ("patch_embedding", "condition_embedder", "proj_out")  # they see the tokens in the model's own order
 
 
 class AttentionSettings(Protocol):
@@ -102,6 +105,8 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class GclfInstallation:
     """GCLF on one transformer: the plans by (grid, device), the hooks, and what was there before.
 
+    Processors and hooks hold it, so it holds the transformer weakly: in a cycle a finished one would stay in memory.
+
     Attributes:
         settings: as given to `install_gclf`.
         scale: of the scores; None: 1 / sqrt(head dim).
@@ -124,8 +129,8 @@ class GclfInstallation:
         self._backend = backend
         self._order: Order | None = None
         self._plans: dict[tuple[Grid, torch.device], Plan] = {}
-        self._transformer = transformer
-        self._hooked = {n: getattr(transformer, n) for n in ("patch_embedding", "condition_embedder", "proj_out")}
+        self._transformer = weakref.ref(transformer)
+        self._hooked = {n: weakref.ref(getattr(transformer, n)) for n in HOOKED}
         self._handles: list[Any] = []
         self._previous = [block.attn1.processor for block in transformer.blocks]
 
@@ -161,23 +166,22 @@ class GclfInstallation:
 
     def attach(self, order: Order | None) -> None:
         """Put the processors and hooks in place; `order` forces the token order (None: the backend's best)."""
-        self._order = order
-        for block in self._transformer.blocks:
+        self._order, transformer = order, living(self._transformer)
+        for block in transformer.blocks:
             block.attn1.set_processor(GclfAttnProcessor(self))
-        rope, hooked = self._transformer.rope, self._hooked
         self._handles = [
-            rope.register_forward_pre_hook(self._begin),
-            rope.register_forward_hook(self._reorder_rope),
-            hooked["patch_embedding"].register_forward_hook(self._reorder_patches),
-            hooked["condition_embedder"].register_forward_pre_hook(self._reorder_timesteps, with_kwargs=True),
-            hooked["proj_out"].register_forward_hook(self._restore_order),
+            transformer.rope.register_forward_pre_hook(self._begin),
+            transformer.rope.register_forward_hook(self._reorder_rope),
+            transformer.patch_embedding.register_forward_hook(self._reorder_patches),
+            transformer.condition_embedder.register_forward_pre_hook(self._reorder_timesteps, with_kwargs=True),
+            transformer.proj_out.register_forward_hook(self._restore_order),
         ]
 
     def detach(self) -> None:
         """Put everything back as it was."""
         for handle in self._handles:
             handle.remove()
-        for block, processor in zip(self._transformer.blocks, self._previous, strict=True):
+        for block, processor in zip(living(self._transformer).blocks, self._previous, strict=True):
             block.attn1.set_processor(processor)
 
     @property
@@ -194,7 +198,7 @@ class GclfInstallation:
     def _check_hooked(self) -> None:
         """A module that was wrapped since (by a LoRA on it, say) would mix two token orders without a word."""
         for name, module in self._hooked.items():
-            if getattr(self._transformer, name) is not module:
+            if getattr(living(self._transformer), name) is not module():
                 raise RuntimeError(f"{name} was replaced after install_gclf: remove_gclf, then install_gclf again")
 
     def _reorder_rope(self, rope: nn.Module, args: Any, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:

@@ -12,6 +12,7 @@ from vibe_pipeline.config import ArmParams, EvaluationParams, ModelParams, Repor
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.identity import content_key, folder_fingerprint, write_atomic
+from vibe_pipeline.images.quality import FIGURES, check_of
 from vibe_pipeline.reporting.claims import load_claims
 from vibe_pipeline.reporting.page import ReportInputs, load_published, write_report
 from vibe_pipeline.reporting.pooling import Pools, pools_of
@@ -146,13 +147,12 @@ def _losses(manifests: dict[str, tuple[dict[str, Any], ...]]) -> pd.DataFrame:
 
 
 def _checks(checks: pd.DataFrame, tables: Tables) -> pd.DataFrame:
-    """One row per adapter that degrades, with the figures of its kind."""
-    by_kind = checks.set_index("kind")
-    rows = [
-        {"adapter": name, "kind": row.degradation.kind} | by_kind.loc[row.degradation.kind].to_dict()
-        for name, row in tables.adapters.items()
-        if row.objective.hfato or row.objective.degraded_velocity
-    ]
+    """One row per adapter that degrades, with the figures of its own degradation, or without any."""
+    rows = []
+    for name, row in tables.adapters.items():
+        if row.degrades:
+            own, figures = row.degradation.model_dump(), check_of(checks, row).to_dict("records")
+            rows.append({"adapter": name} | own | (figures[0] if figures else dict.fromkeys(FIGURES, float("nan"))))
     return pd.DataFrame(rows)
 
 

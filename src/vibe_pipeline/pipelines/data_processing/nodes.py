@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from vibe_pipeline.config import DataParams, ModelParams
+from vibe_pipeline.config import AdapterParams, DataParams, ModelParams
 from vibe_pipeline.diffusion.models import find_model, limit_threads
 from vibe_pipeline.identity import is_folder
 from vibe_pipeline.images import check_images, find_images, require_usable
@@ -60,6 +60,6 @@ def cache_latents(usable_images: pd.DataFrame, model: ModelParams, data: DataPar
     return build_cache(usable_images, find_model(model.path), model, data, CACHE)
 
 
-def check_degradations(latent_cache: dict[str, Any]) -> pd.DataFrame:
-    """How far each degradation is from the truth and from what inference feeds the model."""
-    return degradation_check(latent_cache)
+def check_degradations(latent_cache: dict[str, Any], adapters: dict[str, Any]) -> pd.DataFrame:
+    """How far each degradation that is trained on is from the truth and from what inference feeds the model."""
+    return degradation_check(latent_cache, map(AdapterParams.model_validate, adapters.values()))

@@ -25,7 +25,12 @@ def create_pipeline() -> Pipeline:
                 name="cache_latents",
                 tags=resources(gpus=1),
             ),
-            Node(nodes.check_degradations, "latent_cache", "degradation_checks", name="check_degradations"),
+            Node(
+                nodes.check_degradations,
+                ["latent_cache", "params:adapters"],
+                "degradation_checks",
+                name="check_degradations",
+            ),
         ],
         tags="data_processing",
     )

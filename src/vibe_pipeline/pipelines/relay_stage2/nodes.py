@@ -4,8 +4,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from vibe_pipeline.config import AdapterParams, ArmParams, GenerationParams, ModelParams
 from vibe_pipeline.generation.validate import ValidationClips
+from vibe_pipeline.images.quality import check_of
 from vibe_pipeline.tracking import log_artifact, tracked_adapter
 from vibe_pipeline.training.relay import stage2_folder, train_stage2
 
@@ -16,7 +19,7 @@ CLIPS = Path("data/07_model_output/clips")
 def train_resolution(
     name: str,
     latent_cache: dict[str, Any],
-    degradation_checks: Any,
+    degradation_checks: pd.DataFrame,
     model: ModelParams,
     row: AdapterParams,
     stage1: dict[str, Any] | None = None,
@@ -28,7 +31,7 @@ def train_resolution(
     With `generation` and `arm`, a few clips are made as that arm makes them, every `validate_every` steps.
     """
     folder = stage2_folder(name, latent_cache, stage1, model, row, ADAPTERS)
-    with tracked_adapter(name, "stage2", row, degradation_checks, folder) as run:
+    with tracked_adapter(name, "stage2", row, check_of(degradation_checks, row), folder) as run:
         validate = None
         if generation is not None and arm is not None:
             publish = partial(log_artifact, run.run_id)
