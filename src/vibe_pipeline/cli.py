@@ -231,3 +231,14 @@ def compare(run_a: str, run_b: str, metrics: tuple[str, ...], chosen: Chosen, as
         bootstrap = Bootstrap(settings_.bootstrap_samples, settings_.confidence, settings_.seed)
         found = room.compare(*sides, metrics, bootstrap)
     click.echo(json.dumps(found.as_dict(), indent=1) if as_json else room.as_text(found))
+
+
+@vibe.command()
+@parameter_options
+def moved(chosen: Chosen) -> None:
+    """After a copy or a move of the project: let MLflow find its artefacts here. A run does this by itself."""
+    from vibe_pipeline.config import TrackingParams
+    from vibe_pipeline.tracking.store import opened
+
+    with said_plainly(), opened(TrackingParams(**parameters_of(chosen).get("tracking", {})), Path.cwd()):
+        click.echo("artefacts of runs in a local store are looked for in this project")
