@@ -46,6 +46,7 @@ viz: setup
 	$(BIN)/kedro viz run --include-hooks --no-browser
 
 mlflow: setup
+	$(BIN)/kedro vibe moved
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 # Removes what runs made, not what was shipped.

@@ -19,14 +19,14 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vibe_pipeline.cli import parameters_of
+from vibe_pipeline.cli import Chosen, parameters_of
 from vibe_pipeline.config import ArmParams, Tables
 from vibe_pipeline.datasets import CsvTable
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.detail import band_error
 from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.generation.clips import read_clip
-from vibe_pipeline.pipeline_registry import tables_of
+from vibe_pipeline.parameters import tables_of
 from vibe_pipeline.reporting.claims import Judgement, judge, load_claims
 from vibe_pipeline.reporting.figures import (
     SERIES,
@@ -86,7 +86,7 @@ def keep(env: str, data: Path, looks: bool = False) -> None:
 
     With `looks` also a picture of some clips.
     """
-    params = parameters_of(env)
+    params = parameters_of(Chosen(env))
     tables, folder = tables_of(params), RAW / env
     pools = pools_of(tables)
     clips = {name: pd.read_parquet(data / f"07_model_output/clips_{name}.parquet") for name in tables.arms}

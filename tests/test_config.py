@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kedro.config import OmegaConfigLoader
 from pydantic import BaseModel, ValidationError
 
 from vibe_pipeline.config import (
@@ -24,6 +23,7 @@ from vibe_pipeline.config import (
     Tables,
     TrackingParams,
 )
+from vibe_pipeline.loader import LayeredLoader
 from vibe_pipeline.sweeps import unfold
 
 SIZE = {"height": 64, "width": 64}
@@ -155,7 +155,7 @@ ENVIRONMENTS = sorted({p.parent.name for p in CONF.glob("*/parameters.yml")} - {
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_every_environment_of_the_repository_is_valid(env: str) -> None:
-    loader = OmegaConfigLoader(str(CONF), env=env, base_env="base", default_run_env="base")
+    loader = LayeredLoader(str(CONF), env=env, base_env="base", default_run_env="base")
     loaded = unfold(loader["parameters"])
     for name, params in PARAMETERS.items():
         assert params(**loaded[name])

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 
 from vibe_pipeline.config import AdapterParams, ArmParams, Tables
 from vibe_pipeline.identity import content_key
-from vibe_pipeline.pipeline_registry import tables_of
+from vibe_pipeline.parameters import tables_of
 from vibe_pipeline.sweeps import unfold
 from vibe_pipeline.variants import name_with, token
 

@@ -1,18 +1,23 @@
 """`kedro vibe …`: what to know before a run, and what to do beside one. Commands only parse; the rooms do the work."""
 
+import copy
+import functools
 import json
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-from kedro.config import OmegaConfigLoader
-from kedro.framework.project import settings
+from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.cli.utils import KedroCliError
 from kedro.utils import find_kedro_project
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from vibe_pipeline.identity import read_json
 
@@ -29,30 +34,61 @@ def vibe() -> None:
     os.chdir(find_kedro_project(Path.cwd()) or Path.cwd())
 
 
-def env_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The `--env` of Kedro's own commands."""
-    return click.option("--env", "-e", default="base", show_default=True, help="Configuration environment.")(command)
+@dataclass(frozen=True)
+class Chosen:
+    """Which parameters: what `kedro run` is given by options of the same names."""
+
+    env: str | None = None
+    params: dict[str, Any] | None = None
+    conf_source: str | None = None
 
 
-def parameters_of(env: str) -> dict[str, Any]:
-    """The parameters of an environment, as `kedro run --env` reads them, sweeps unfolded.
+def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `kedro run` that decide parameters, Kedro's own objects; `command` gets them as `chosen`."""
+    options = {option.name: option for option in kedro_run.params if isinstance(option, click.Option)}
+
+    def read_file(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
+        # Kedro reads the section that is named like the command; one file serves them all.
+        said, ctx.info_name = ctx.info_name, "run"
+        try:
+            return options["config"].callback(ctx, option, value)
+        except KedroCliError as error:
+            raise click.UsageError(f"--config: {value}: {error.message}") from error
+        except (KeyError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
+            from vibe_pipeline.messages import brief
+
+            raise click.UsageError(f"--config: {value} has no readable section `run:`: {brief(error)}") from error
+        finally:
+            ctx.info_name = said
+
+    @functools.wraps(command)
+    def with_chosen(*, env: str, params: dict[str, Any], config: str, conf_source: str, **others: Any) -> Any:
+        return command(chosen=Chosen(env, params, conf_source), **others)
+
+    config = copy.copy(options["config"])
+    config.callback = read_file
+    taken: Callable[..., Any] = with_chosen
+    for option in (options["conf_source"], config, options["params"], options["env"]):
+        taken = click.option(cls=functools.partial(_same, option))(taken)
+    return taken
+
+
+def _same(option: click.Option, declarations: Any) -> click.Option:
+    return option
+
+
+def parameters_of(chosen: Chosen) -> dict[str, Any]:
+    """The parameters that `kedro run` reads with the same options, sweeps unfolded.
 
     Raises:
-        click.UsageError: There is no such environment.
-        ValueError: Its parameters cannot be used; one line that names file or field.
+        ValueError: There is no such environment, or its parameters cannot be used; one line that names file or field.
     """
-    source = Path.cwd() / settings.CONF_SOURCE
-    if not (source / env).is_dir():
-        known = ", ".join(sorted(p.name for p in source.iterdir() if p.is_dir())) if source.is_dir() else "none"
-        raise click.UsageError(f"{source / env} does not exist; environments: {known}")
-    from vibe_pipeline.parameters import read_parameters
-    from vibe_pipeline.sweeps import unfold
+    from vibe_pipeline.loader import loader_of
+    from vibe_pipeline.parameters import settled_parameters
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Kedro's own, about a function that OmegaConf renamed
-        return unfold(
-            read_parameters(OmegaConfigLoader(str(source), env=env, base_env="base", default_run_env="local"))
-        )
+        return settled_parameters(loader_of(chosen.env, chosen.params, chosen.conf_source))
 
 
 @contextmanager
@@ -65,31 +101,31 @@ def said_plainly() -> Iterator[None]:
 
 
 @vibe.command()
-@env_option
+@parameter_options
 @click.option("--device", default="h100", show_default=True, help="a100, h100, h200, l40s, 4090 or 5090.")
 @click.option("--share", default=0.5, show_default=True, help="Assumed share of the device's peak.")
 @click.option("--images", type=click.IntRange(1), help="How many, where they are not here yet.")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
-def plan(env: str, device: str, share: float, images: int | None, as_json: bool) -> None:
+def plan(chosen: Chosen, device: str, share: float, images: int | None, as_json: bool) -> None:
     """Tokens, FLOPs, time, memory and disk of every stage, adapter and arm; no weights are needed."""
     from vibe_pipeline.planning.plan import make_plan
     from vibe_pipeline.planning.table import format_plan
 
     with said_plainly():
-        made = make_plan(parameters_of(env), device, share, images)
+        made = make_plan(parameters_of(chosen), device, share, images)
     click.echo(json.dumps(made.to_dict(), indent=1) if as_json else format_plan(made))
 
 
 @vibe.command()
-@env_option
+@parameter_options
 @click.option("--images", type=click.IntRange(1), help="How many there will be, where they are not here yet.")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of lines.")
-def doctor(env: str, images: int | None, as_json: bool) -> None:
+def doctor(chosen: Chosen, images: int | None, as_json: bool) -> None:
     """What is missing before a run, each with the command that fixes it; exit code 1 if anything needed is."""
     from vibe_pipeline.planning.doctor import examine, format_findings
 
     with said_plainly():
-        findings = examine(parameters_of(env), images)
+        findings = examine(parameters_of(chosen), images)
     click.echo(json.dumps([vars(f) for f in findings], indent=1) if as_json else format_findings(findings))
     sys.exit(any(f.state == "missing" for f in findings))
 
@@ -146,29 +182,29 @@ def import_adapter(file: Path, output: Path, alpha: float | None, base: str | No
 
 
 @vibe.command()
-@env_option
+@parameter_options
 @click.option("--dimensions", multiple=True, help="Names with commas; without it, those of the parameters.")
-def fetch_weights(env: str, dimensions: tuple[str, ...]) -> None:
+def fetch_weights(chosen: Chosen, dimensions: tuple[str, ...]) -> None:
     """Bring VBench's weights, verified, into evaluation.vbench_cache; run again, it goes on where it stopped."""
     from vibe_pipeline.evaluation.weights import fetch_weights as fetch
     from vibe_pipeline.evaluation.weights import listed
 
     with said_plainly():
-        evaluation = parameters_of(env)["evaluation"]
+        evaluation = parameters_of(chosen)["evaluation"]
         names = listed(dimensions or evaluation["vbench_dimensions"])
         errors = fetch(names, Path(evaluation["vbench_cache"]), click.echo)
     sys.exit(bool(errors))
 
 
 @vibe.command()
-@env_option
-def vbench_env(env: str) -> None:
+@parameter_options
+def vbench_env(chosen: Chosen) -> None:
     """Make the second environment, with VBench's own versions, for dimensions that cannot run in this one."""
     from vibe_pipeline.config import EvaluationParams
     from vibe_pipeline.evaluation.second_env import make_second_env
 
     with said_plainly():
-        folder = EvaluationParams(**parameters_of(env)["evaluation"]).vbench_env
+        folder = EvaluationParams(**parameters_of(chosen)["evaluation"]).vbench_env
         make_second_env(folder, Path("requirements"), click.echo)
 
 
@@ -176,9 +212,9 @@ def vbench_env(env: str) -> None:
 @click.argument("run_a", metavar="RUN_A[:ARM]")
 @click.argument("run_b", metavar="RUN_B[:ARM]")
 @click.option("--metric", "metrics", multiple=True, help="Only this one; may be given several times.")
-@env_option
+@parameter_options
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def compare(run_a: str, run_b: str, metrics: tuple[str, ...], env: str, as_json: bool) -> None:
+def compare(run_a: str, run_b: str, metrics: tuple[str, ...], chosen: Chosen, as_json: bool) -> None:
     """Compare two arms of any two runs, clip by clip, by the report's statistics.
 
     RUN is the id of an MLflow run, or its unique start, or a report's scores.parquet. Differences are A − B over
@@ -189,9 +225,20 @@ def compare(run_a: str, run_b: str, metrics: tuple[str, ...], env: str, as_json:
     from vibe_pipeline.reporting import compare as room
 
     with said_plainly():
-        params = parameters_of(env)
+        params = parameters_of(chosen)
         tracking, settings_ = TrackingParams(**params.get("tracking", {})), EvaluationParams(**params["evaluation"])
         sides = room.find_side(run_a, run_b, tracking), room.find_side(run_b, run_a, tracking)
         bootstrap = Bootstrap(settings_.bootstrap_samples, settings_.confidence, settings_.seed)
         found = room.compare(*sides, metrics, bootstrap)
     click.echo(json.dumps(found.as_dict(), indent=1) if as_json else room.as_text(found))
+
+
+@vibe.command()
+@parameter_options
+def moved(chosen: Chosen) -> None:
+    """After a copy or a move of the project: let MLflow find its artefacts here. A run does this by itself."""
+    from vibe_pipeline.config import TrackingParams
+    from vibe_pipeline.tracking.store import opened
+
+    with said_plainly(), opened(TrackingParams(**parameters_of(chosen).get("tracking", {})), Path.cwd()):
+        click.echo("artefacts of runs in a local store are looked for in this project")

@@ -15,11 +15,10 @@ from vibe_pipeline import pipeline_registry
 from vibe_pipeline.budget import OutOfTimeError, set_deadline
 from vibe_pipeline.config import RunParams, TrackingParams
 from vibe_pipeline.identity import content_key
-from vibe_pipeline.parameters import check_groups, read_parameters
+from vibe_pipeline.parameters import settled_parameters, tables_of
 from vibe_pipeline.preflight import check_parameters
 from vibe_pipeline.ranks import follows
 from vibe_pipeline.runlock import Locks, lock_project, unlock
-from vibe_pipeline.sweeps import unfold
 
 
 class GraphHooks:
@@ -29,11 +28,9 @@ class GraphHooks:
     def after_context_created(self, context: KedroContext) -> None:
         """Unfold the sweeps, check the tables against each other and hand them to the registry."""
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        self._params: dict[str, Any] = read_parameters(context.config_loader)
-        check_groups(self._params)
-        self._params = unfold(self._params)
+        self._params: dict[str, Any] = settled_parameters(context.config_loader)
         context.config_loader["parameters"] = self._params
-        self._tables = pipeline_registry.tables_of(self._params)
+        self._tables = tables_of(self._params)
         pipeline_registry.use_tables(self._tables)
 
     @hook_impl(tryfirst=True)

@@ -1,6 +1,6 @@
 """Reading the parameters of a project: whatever is wrong with them is one line that names file or field."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from vibe_pipeline.config import (
     ModelParams,
     ReportParams,
     RunParams,
+    Tables,
     TrackingParams,
 )
-from vibe_pipeline.messages import brief, refusal
+from vibe_pipeline.messages import brief, did_you_mean, refusal
+from vibe_pipeline.sweeps import unfold
 
 TABLES = ("stage1", "adapters", "arms")
 GROUPS: tuple[tuple[str, type[BaseModel], bool], ...] = (
@@ -47,9 +49,23 @@ def read_parameters(loader: OmegaConfigLoader) -> dict[str, Any]:
     """
     try:
         return loader["parameters"]
+    except ParameterError:
+        raise
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, AttributeError, ValueError) as error:
         place = _culprit(loader)
         raise ParameterError(f"{place} cannot be read as parameters: {brief(error, 240)}") from None
+
+
+def settled_parameters(loader: OmegaConfigLoader) -> dict[str, Any]:
+    """The parameters of the loader's environment, every group checked, sweeps unfolded: what a run works with.
+
+    Raises:
+        ParameterError: A file cannot be read, or a value cannot be used.
+        ValueError: A sweep cannot be unfolded.
+    """
+    params = read_parameters(loader)
+    check_groups(params)
+    return unfold(params)
 
 
 def check_groups(params: Mapping[str, Any]) -> None:
@@ -61,7 +77,7 @@ def check_groups(params: Mapping[str, Any]) -> None:
     known = (*(name for name, _, _ in GROUPS), *TABLES)
     # Kedro keeps names with an underscore in front for YAML anchors.
     if unknown := [key for key in params if key not in known and not str(key).startswith("_")]:
-        raise ParameterError(f"parameters: {brief(unknown[0], 60)!r} is no group; there are {', '.join(known)}")
+        raise ParameterError(_unknown_group(unknown[0], known))
     needed = (*(name for name, _, required in GROUPS if required), *TABLES)
     if lacking := [name for name in needed if name not in params]:
         raise ParameterError(f"parameters: the group {lacking[0]!r} is missing")
@@ -73,12 +89,39 @@ def check_groups(params: Mapping[str, Any]) -> None:
             raise ParameterError(f"{name}: should be a table of named rows, not {brief(repr(params[name]), 60)}")
 
 
+def tables_of(params: Mapping[str, Any]) -> Tables:
+    """The tables of a parameters dictionary, their sweeps unfolded, checked against each other.
+
+    Raises:
+        ParameterError: A row is wrong, or contradicts another; names the field and the value.
+    """
+    params = unfold(params)
+    try:
+        return Tables(
+            stage1=params["stage1"],
+            adapters=params["adapters"],
+            arms=params["arms"],
+            reference_arm=params["evaluation"]["reference_arm"],
+            stop_after_preview=params["generation"].get("stop_after_preview", False),
+        )
+    except ValidationError as error:
+        raise ParameterError(refusal(error, model=Tables)) from None
+
+
+def _unknown_group(name: object, known: Sequence[str]) -> str:
+    said = f"parameters: {brief(name, 60)!r} is not a group"
+    head, _, field = str(name).partition(".")
+    if field and head in known:
+        return f"{said}; write the field inside its group, as `{head}: {{{brief(field, 60)}: ...}}`"
+    return f"{said}; there are {', '.join(known)}{did_you_mean(name, known)}"
+
+
 def _require(model: type[BaseModel], values: Any, name: str) -> None:
     try:
         model.model_validate(values)
     except ValidationError as error:
         # Without its cause, which would show values whole, credentials among them.
-        raise ParameterError(refusal(error, name)) from None
+        raise ParameterError(refusal(error, name, model)) from None
 
 
 def _culprit(loader: OmegaConfigLoader) -> str:

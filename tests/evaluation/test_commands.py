@@ -21,7 +21,7 @@ def run(monkeypatch):
             "reference_arm": "full",
         }
     }
-    monkeypatch.setattr(cli, "parameters_of", lambda env: parameters)
+    monkeypatch.setattr(cli, "parameters_of", lambda chosen: parameters)
     return lambda *arguments: CliRunner().invoke(cli.cli, ["vibe", *arguments])
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kedro.config import OmegaConfigLoader
 
-from vibe_pipeline.parameters import check_groups, read_parameters
-from vibe_pipeline.pipeline_registry import tables_of
+from vibe_pipeline.loader import LayeredLoader
+from vibe_pipeline.parameters import check_groups, read_parameters, tables_of
 
 CONF = Path(__file__).parents[2] / "conf"
 FILE = "parameters.yml"
@@ -38,7 +37,7 @@ FILES = {
 
 
 def load(folder: Path) -> dict[str, Any]:
-    return read_parameters(OmegaConfigLoader(str(folder), base_env="base", default_run_env="base"))
+    return read_parameters(LayeredLoader(str(folder), base_env="base", default_run_env="base"))
 
 
 @pytest.mark.parametrize("case", FILES)
@@ -69,7 +68,7 @@ VALUES: list[tuple[str, Any, str]] = [
     ("adapters", DELETE, "missing"),
     ("evaluation.reference_arm", DELETE, "required"),
     ("evaluation.reference_arm", ["full"], "['full']"),
-    ("modle", {}, "is no group"),
+    ("modle", {}, "did you mean 'model'?"),
     ("model.path", 7, "7"),
     ("model.path", None, "None"),
     ("model.native.height", "tall", "'tall'"),
@@ -79,7 +78,7 @@ VALUES: list[tuple[str, Any, str]] = [
     ("model.native.width", NAN, "nan"),
     ("model.native.frames", 10, "10"),
     ("model.native.fps", INFINITY, "inf"),
-    ("model.native.depth", 3, "3"),
+    ("model.native.depth", 3, "model.native has no field 'depth'"),
     ("model.native", [64, 64], "[64, 64]"),
     ("model.flow_shift", NAN, "nan"),
     ("model.flow_shift", INFINITY, "inf"),
@@ -99,6 +98,9 @@ VALUES: list[tuple[str, Any, str]] = [
     ("data.min_usable_share", -0.1, "-0.1"),
     ("data.held_out", True, "True"),
     ("data.buckets", "round", "'round'"),
+    ("generation.cuont", 2, "generation has no field 'cuont'; did you mean 'count'?"),
+    ("arms.full.extra_adapters", [{"path": "a", "wieght": 1}], "has no field 'wieght'; did you mean 'weight'?"),
+    ("adapters.full.attention.pol", 2, "adapters.full.attention has no field 'pol'; did you mean 'pool'?"),
     ("generation.seeds", "0", "'0'"),
     ("generation.seeds", [0.5], "0.5"),
     ("generation.seeds", [1, 1], "[1, 1]"),
@@ -115,7 +117,7 @@ VALUES: list[tuple[str, Any, str]] = [
     ("evaluation.confidence", NAN, "nan"),
     ("evaluation.bootstrap_samples", 1.5, "1.5"),
     ("tracking.clips_per_arm", NAN, "nan"),
-    ("tracking.hours", 3, "3"),
+    ("tracking.hours", 3, "tracking has no field 'hours'; it has uri, experiment"),
     ("run.hours", 0, "0"),
     ("run.hours", NAN, "nan"),
     ("run.wait", "soon", "'soon'"),
@@ -134,7 +136,7 @@ VALUES: list[tuple[str, Any, str]] = [
     ("stage1.stage1.optimiser.learning_rate", "1e-4x", "'1e-4x'"),
     ("stage1.stage1.optimiser.learning_rate", INFINITY, "inf"),
     ("stage1.stage1.lora.alpha", NAN, "nan"),
-    ("stage1.stage1.lora.ranks", 4, "4"),
+    ("stage1.stage1.lora.ranks", 4, "stage1.stage1.lora has no field 'ranks'; did you mean 'rank'?"),
     ("stage1.stage1.ema_decay", 1.0, "1.0"),
     ("stage1.stage1.processes", 10_000, "10000"),
     ("adapters.full.objective.hfato", NAN, "nan"),
@@ -151,20 +153,20 @@ VALUES: list[tuple[str, Any, str]] = [
     ("arms.full.extra_adapters", [{"weight": 1}], "path"),
     ("arms.full.extra_adapters", [{"path": "a.safetensors", "weight": NAN}], "nan"),
     ("arms.full.adapter", "no_such", "'no_such'"),
-    ("arms.full.sigma", 0.5, "0.5"),
+    ("arms.full.sigma", 0.5, "arms.full has no field 'sigma'"),
     ("arms.full.steps", [], "empty list"),
     ("arms.../../up", ARM, "../../up"),
     ("arms.Full", ARM, "Full"),
-    ("tracking.token", "hf_0123456789abcdef", "tracking.token"),
-    ("tracking.mlflow_password", "hf_0123456789abcdef", "tracking.mlflow_password"),
-    ("tracking.url", "https://me:hf_0123456789abcdef@host", "tracking.url"),
+    ("tracking.token", "hf_0123456789abcdef", "tracking has no field 'token'"),
+    ("tracking.mlflow_password", "hf_0123456789abcdef", "tracking has no field 'mlflow_password'"),
+    ("tracking.url", "https://me:hf_0123456789abcdef@host", "tracking has no field 'url'; did you mean 'uri'?"),
 ]
 
 
 @pytest.fixture(scope="module")
 def base() -> dict[str, Any]:
     """The repository's own, which are right."""
-    params = read_parameters(OmegaConfigLoader(str(CONF), env="base", base_env="base", default_run_env="base"))
+    params = read_parameters(LayeredLoader(str(CONF), env="base", base_env="base", default_run_env="base"))
     check_groups(params)
     assert tables_of(params).arms
     return params

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
-from kedro.config import OmegaConfigLoader
 
 from vibe_pipeline.config import DataParams, EvaluationParams, GenerationParams, ModelParams, ReportParams
-from vibe_pipeline.pipeline_registry import register_pipelines, tables_of, use_tables
+from vibe_pipeline.loader import LayeredLoader
+from vibe_pipeline.parameters import tables_of
+from vibe_pipeline.pipeline_registry import register_pipelines, use_tables
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.flops import keys_per_query
 from vibe_pipeline.preflight import check_parameters
@@ -49,7 +50,7 @@ PUBLISHED = {
 
 @pytest.fixture(params=ENVIRONMENTS)
 def environment(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    loader = OmegaConfigLoader(str(ROOT / "conf"), env=request.param, base_env="base", default_run_env="local")
+    loader = LayeredLoader(str(ROOT / "conf"), env=request.param, base_env="base", default_run_env="local")
     return request.param, loader["parameters"]
 
 

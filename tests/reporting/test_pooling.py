@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from vibe_pipeline.config import Tables
-from vibe_pipeline.pipeline_registry import tables_of
+from vibe_pipeline.parameters import tables_of
 from vibe_pipeline.reporting.figures import to_svg
 from vibe_pipeline.reporting.pooling import pools_of
 from vibe_pipeline.reporting.sweep_figures import panel_figure, panels, sweeps_of

@@ -1,5 +1,6 @@
 """The miniature's networks: the very classes of Wan, small enough for two CPU cores."""
 
+import json
 import math
 from pathlib import Path
 
@@ -123,3 +124,12 @@ def save_pipeline(
         transformer=transformer.to(torch.float16),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     ).save_pretrained(folder)
+    forget_origin(folder)
+
+
+def forget_origin(folder: Path) -> None:
+    """Take out of the configurations where their parts were loaded from: a path of the machine that trained them."""
+    for file in folder.rglob("*.json"):
+        content = json.loads(file.read_text())
+        if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -18,7 +18,8 @@ from vibe_pipeline.evaluation.readiness import Skipped, readiness
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.huggingface import find_dataset
 from vibe_pipeline.images.source import find_images
-from vibe_pipeline.planning.plan import Plan, make_plan, read_tables
+from vibe_pipeline.parameters import tables_of
+from vibe_pipeline.planning.plan import Plan, make_plan
 
 State = Literal["ok", "missing", "optional"]
 PARTS = ("transformer", "vae", "text_encoder")
@@ -49,7 +50,7 @@ def examine(params: Mapping[str, Any], images: int | None = None) -> list[Findin
         images: How many there will be, where the folder is not here yet (for the disk).
     """
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
-    generation, tables = GenerationParams(**params["generation"]), read_tables(params)
+    generation, tables = GenerationParams(**params["generation"]), tables_of(params)
     plan = _plan(params, images)
     findings = [*_packages(data, tables), *_weights(model), *_images(data), *_prompts(generation), *_files(tables)]
     if isinstance(plan, Plan):

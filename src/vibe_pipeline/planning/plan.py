@@ -25,6 +25,7 @@ from vibe_pipeline.diffusion.flow import sigma_schedule
 from vibe_pipeline.diffusion.models import tile_stride
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.source import find_images
+from vibe_pipeline.parameters import tables_of
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.costs import Costs, Work, stage1_of
 from vibe_pipeline.planning.devices import find_device
@@ -120,7 +121,7 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
     if not 0 < share <= 1:
         raise ValueError(f"the share of peak must be in (0, 1], got {share}")
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
-    generation, tables = GenerationParams(**params["generation"]), read_tables(params)
+    generation, tables = GenerationParams(**params["generation"]), tables_of(params)
     architecture, found = load_architecture(model.path), find_device(device)
     if model.tile is not None:
         tile_stride(architecture.vae, model.tile)
@@ -143,12 +144,6 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
         architecture.name, architecture.source, numbers, weights / 1e9, device.lower(), found.memory_gb, share, notes,
         tuple(rows),
     )  # fmt: skip
-
-
-def read_tables(params: Mapping[str, Any]) -> Tables:
-    """The tables that the graph is built from."""
-    reference = params["evaluation"]["reference_arm"]
-    return Tables(stage1=params["stage1"], adapters=params["adapters"], arms=params["arms"], reference_arm=reference)
 
 
 def _count_images(data: DataParams, images: int | None) -> tuple[int, str]:

@@ -77,7 +77,7 @@ def load_claims(path: Path) -> tuple[Claim, ...]:
         try:
             claims.append(Claim.model_validate(row))
         except ValidationError as error:
-            raise ValueError(f"{path}: {refusal(error, f'claims.{number}')}") from error
+            raise ValueError(f"{path}: {refusal(error, f'claims.{number}', Claim)}") from error
     return tuple(claims)
 
 

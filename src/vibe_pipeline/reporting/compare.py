@@ -8,15 +8,14 @@ from typing import Any
 
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from vibe_pipeline.config import TrackingParams
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.statistics import NEEDED, TRAINING, paired_difference, summarise
-from vibe_pipeline.masking import mask, take_credentials
 from vibe_pipeline.messages import brief
 from vibe_pipeline.reporting.glossary import ARROWS, number, words
 from vibe_pipeline.reporting.narrative import count
+from vibe_pipeline.tracking.store import opened
 
 SCORES = "scores.parquet"
 
@@ -110,16 +109,12 @@ def _scores(source: str, tracking: TrackingParams) -> pd.DataFrame:
 
 
 def _of_run(prefix: str, tracking: TrackingParams) -> pd.DataFrame:
-    client = MlflowClient(take_credentials(tracking.uri))
-    try:
+    with opened(tracking, Path.cwd()) as (client, _):
         run = _run_id(client, tracking.experiment, prefix)
         if SCORES not in {artifact.path for artifact in client.list_artifacts(run)}:
             raise FileNotFoundError(f"run {run} kept no {SCORES}; only a run that finished its report does")
         with tempfile.TemporaryDirectory() as folder:
             return pd.read_parquet(client.download_artifacts(run, SCORES, folder))
-    except MlflowException as error:
-        # Without its cause: the traceback would show the address whole.
-        raise ConnectionError(f"tracking.uri {mask(tracking.uri)!r} cannot be used: {mask(str(error))}") from None
 
 
 def _run_id(client: MlflowClient, experiment: str, prefix: str) -> str:

@@ -3,26 +3,27 @@
 import logging
 import os
 import platform
+import shlex
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import psutil
+import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from vibe_pipeline.config import TrackingParams
-from vibe_pipeline.masking import mask, take_credentials
+from vibe_pipeline.masking import mask
+from vibe_pipeline.messages import brief
 from vibe_pipeline.tracking.costs import cost_metrics
 from vibe_pipeline.tracking.runs import PARENT, URI, Tracked
+from vibe_pipeline.tracking.store import opened
 
 log = logging.getLogger(__name__)
-
-RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 
 def git_commit(folder: Path) -> str:
@@ -46,25 +47,34 @@ def start_parent(
     not finish, the tag `resumes` names it.
 
     Raises:
-        ConnectionError: The server does not answer; names its address, without its password.
+        ConnectionError: The store cannot be used; names its address, without its password, the reason and the way out.
+        ValueError: The experiment was deleted; says how to bring it back.
     """
-    uri = take_credentials(_absolute(tracking.uri, project))
-    try:
-        with _few_retries():
-            client = MlflowClient(uri)
-            experiment = _experiment(client, tracking.experiment, uri, project)
-            _close_the_dead(client, experiment, project)
-            before = _unfinished_before(client, experiment, tags.get("config_hash", ""))
-            ours = {"kind": "run", "process": _process(os.getpid()), "project": str(project)}
-            resumes = {"resumes": before.info.run_id} if before else {}
-            masked = {k: mask(v) for k, v in (dict(tags) | ours | resumes).items()}
-            run = client.create_run(experiment, run_name=name, tags=masked)
-    except MlflowException as error:
-        # Without its cause: the traceback would show the address whole.
-        raise ConnectionError(f"tracking.uri {mask(tracking.uri)!r} cannot be used: {mask(str(error))}") from None
+    with opened(tracking, project) as (client, uri):
+        experiment = _experiment(client, tracking.experiment, uri, project)
+        _close_the_dead(client, experiment, project)
+        before = _unfinished_before(client, experiment, tags.get("config_hash", ""))
+        ours = {"kind": "run", "process": _process(os.getpid()), "project": str(project)}
+        resumes = {"resumes": before.info.run_id} if before else {}
+        masked = {k: mask(v) for k, v in (dict(tags) | ours | resumes).items()}
+        run = client.create_run(experiment, run_name=name, tags=masked)
+        _try_artifacts(client, run, params)
     os.environ[PARENT], os.environ[URI] = run.info.run_id, uri
     Tracked(client, run.info.run_id).params(params)
     return run.info.run_id
+
+
+def _try_artifacts(client: MlflowClient, run: Run, params: Mapping[str, Any]) -> None:
+    """Upload the settings: a place that takes no artefacts would be found out by the first adapter, hours later."""
+    try:
+        client.log_text(run.info.run_id, mask(yaml.safe_dump(params, allow_unicode=True)), "parameters.yml")
+    except Exception as error:  # of whatever library keeps them: files, S3, the server
+        client.set_terminated(run.info.run_id, "FAILED")
+        place = mask(run.info.artifact_uri)
+        raise ConnectionError(
+            f"the tracking store takes runs but not their artefacts, at {place}: {type(error).__name__}: "
+            f"{mask(brief(error, 200))}; check rights and credentials there, or the server's --artifacts-destination"
+        ) from None
 
 
 def end_parent(status: str, stages: Mapping[str, str] | None = None) -> None:
@@ -92,30 +102,30 @@ def end_parent(status: str, stages: Mapping[str, str] | None = None) -> None:
         log.warning("the MLflow run %s could not be closed as %s: %s", run_id, status, mask(str(error)))
 
 
-@contextmanager
-def _few_retries() -> Iterator[None]:
-    """A server that is down at the start is told in seconds; later requests keep MLflow's patience."""
-    before = os.environ.get(RETRIES)
-    os.environ.setdefault(RETRIES, "1")
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(RETRIES, None)
-
-
-def _absolute(uri: str, project: Path) -> str:
-    """A relative sqlite path would follow the current directory."""
-    prefix = "sqlite:///"
-    if uri.startswith(prefix) and not uri.startswith("sqlite:////"):
-        return f"sqlite:///{(project / uri.removeprefix(prefix)).resolve()}"
-    return uri
-
-
 def _experiment(client: MlflowClient, name: str, uri: str, project: Path) -> str:
+    """The id of the experiment, which is made if it is not there.
+
+    Raises:
+        ValueError: It was deleted, or MLflow takes no such name; says how to bring it back.
+    """
     found = client.get_experiment_by_name(name)
-    artifacts = (project / "mlartifacts").as_uri() if urlparse(uri).scheme == "sqlite" else None
-    return found.experiment_id if found else client.create_experiment(name, artifacts)
+    if found is None:
+        artifacts = (project / "mlartifacts").as_uri() if urlparse(uri).scheme.startswith("sqlite") else None
+        try:
+            return client.create_experiment(name, artifacts)
+        except MlflowException as error:
+            found = client.get_experiment_by_name(name)  # a shard that started at the same time may have made it
+            if found is None and error.error_code == "INVALID_PARAMETER_VALUE":
+                raise ValueError(f"tracking.experiment {name!r} cannot be used: {brief(error)}") from None
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        restore = f"MLFLOW_TRACKING_URI={shlex.quote(mask(uri))} mlflow experiments restore -x {found.experiment_id}"
+        raise ValueError(
+            f"tracking.experiment {name!r} was deleted; bring it back with `{restore}`, or choose another with "
+            "--params=tracking.experiment=NAME"
+        )
+    return found.experiment_id
 
 
 def _process(pid: int) -> str:
