@@ -281,7 +281,7 @@ SMALL, LARGE, TI2V = (
 # What is made of a folder or file, and what the message names.
 OTHERS: dict[str, tuple[Callable[[Path, Any], Path], tuple[str, ...]]] = {
     "original 1.3B": (
-        lambda p, w: original(p / "m", "t2v", 1536), ("original layout", "t2v", "Wan2.1_VAE.pth", f"hf download {SMALL}`")
+        lambda p, w: original(p / "m", "t2v", 1536), ("original layout", "t2v", "Wan2.1_VAE.pth", f"download {SMALL}`")
     ),
     "original 14B": (lambda p, w: original(p / "m", "t2v", 5120), (f"`hf download {LARGE}`",)),
     "original 5B": (lambda p, w: original(p / "m", "ti2v", 3072, "Wan2.2_VAE.pth"), (f"`hf download {TI2V}`",)),

@@ -12,7 +12,8 @@ from vibe_pipeline.messages import brief
 IMPOSTORS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"),
     (b"GGUF", "a GGUF file under another name"),
-    (b"<", "a web page, not a file of weights: download it again"),
+    (b"<!", "a web page, not a file of weights: download it again"),
+    (b"<html", "a web page, not a file of weights: download it again"),
     (b"PK\x03\x04", "a pickle (torch.save), which can run code, under another name"),
     (b"\x80", "a pickle, which can run code, under another name"),
 )
@@ -32,6 +33,9 @@ def impostor(path: Path) -> str:
         start = stream.read(64)
     if not start:
         return "empty (0 bytes)"
+    # A safetensors file begins with the length of its header, whose bytes may look like anything.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
+        return ""
     return next((said for magic, said in IMPOSTORS if start.lstrip().startswith(magic)), "")
 
 
