@@ -35,8 +35,8 @@ def test_a_pooling_that_does_not_divide_names_its_arm(wan21) -> None:
 @pytest.mark.parametrize(
     ("arm", "message"),
     [
-        ({"extra_adapters": [{"path": "no.safetensors"}]}, r"arms\.a\.extra_adapters: no\.safetensors is no file"),
-        ({"method": "external", "path": "no"}, r"arms\.a\.path: no is no folder"),
+        ({"extra_adapters": [{"path": "no.safetensors"}]}, r"arms\.a\.extra_adapters: no\.safetensors does not exist"),
+        ({"method": "external", "path": "no"}, r"arms\.a\.path: no does not exist; put the other"),
     ],
 )
 def test_files_that_are_not_there_are_named(wan21, arm: dict, message: str) -> None:
@@ -45,7 +45,7 @@ def test_files_that_are_not_there_are_named(wan21, arm: dict, message: str) -> N
 
 
 def test_prompts_that_are_not_there_are_named(wan21, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.txt is no file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.txt does not exist"):
         check_generation(wan21.model(), GenerationParams(prompts=tmp_path / "none.txt"), tables())
 
 
