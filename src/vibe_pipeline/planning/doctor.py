@@ -157,7 +157,7 @@ def _vbench(evaluation: EvaluationParams, generation: GenerationParams) -> Itera
         if isinstance(state, Skipped):
             first, *others = state.reason.split(";")
             said = f"{first} (and {len(others)} more)" if others else first
-            yield Finding(f"vbench {name}", "optional", said, f"kedro vibe fetch-weights --dimensions {name}")
+            yield Finding(f"vbench {name}", "optional", said, state.fix)
         else:
             yield Finding(f"vbench {name}", "ok", "can be scored")
 
