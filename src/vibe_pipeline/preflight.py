@@ -90,7 +90,7 @@ def scoring_checks(evaluation: EvaluationParams, report: ReportParams) -> Iterat
 
     def folder(field: str, path: Path) -> str:
         require_no_file(path, field)
-        return str(path)
+        return f"{path}{'' if path.is_dir() else ', not made yet'}"
 
     def file(field: str, path: Path, read: Callable[[Path], Any]) -> str:
         read(require_file(path, field))

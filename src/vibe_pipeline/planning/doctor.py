@@ -12,6 +12,7 @@ import torch
 from packaging.requirements import Requirement
 
 from vibe_pipeline.config import DataParams, EvaluationParams, GenerationParams, ModelParams, ReportParams, Tables
+from vibe_pipeline.diffusion.foreign import HUB_ID
 from vibe_pipeline.evaluation.readiness import Skipped, readiness
 from vibe_pipeline.images.huggingface import find_dataset
 from vibe_pipeline.images.source import find_images
@@ -112,7 +113,9 @@ def _images(data: DataParams) -> Iterator[Finding]:
         try:
             yield Finding("images", "ok", str(find_dataset(str(data.path))))
         except FileNotFoundError as error:
-            yield Finding("images", "missing", str(error), f"hf download --repo-type dataset {data.path}")
+            is_id = HUB_ID.fullmatch(str(data.path))
+            fix = f"hf download --repo-type dataset {data.path}" if is_id else "set data.path to a folder or a hub id"
+            yield Finding("images", "missing", str(error), fix)
         return
     size = f"at least {data.high.width}x{data.high.height}, with captions (.txt beside each, or metadata.csv)"
     fix = f"put images of {size} into {data.path}, or set data.path"
