@@ -208,3 +208,27 @@ def test_images_and_what_scoring_reads_are_looked_at_before(wan21, tmp_path: Pat
     scored["evaluation"]["vbench_cache"] = str(claims)
     with pytest.raises(ValueError, match=r"evaluation\.vbench_cache: .*claims\.yml is a file, not a folder"):
         check_parameters(scored, tables(), {"vbench_eval"})
+
+
+def test_a_preview_needs_no_clips_of_others_yet(wan21, tmp_path: Path) -> None:
+    """They may be made from the native clips that it shows."""
+    theirs = tables(method="external", path=str(tmp_path / "clips"))
+    check_generation(wan21.model(), GENERATION.model_copy(update={"stop_after_preview": True}), theirs)
+
+
+def test_what_validation_clips_need_is_looked_at_before_training(wan21, trained: Path) -> None:
+    adapter = AdapterParams(label="d", start="base", validation_clips=1, attention={"kind": "full"})
+    arm = ArmParams(label="a", adapter="d", **extra(trained.with_name("gone.safetensors")))
+    rows = Tables(stage1={}, adapters={"d": adapter}, arms={"a": arm}, reference_arm="a")
+    sizes = {"low": {"height": 32, "width": 48}, "high": {"height": 64, "width": 96}}
+    params = {"model": wan21.model().model_dump(), "generation": {"prompts": "miniature"}}
+    params |= {"data": {"path": "x", "buckets": "single"} | sizes}
+    with pytest.raises(FileNotFoundError, match=r"arms\.a\.extra_adapters: .*gone"):
+        check_parameters(params, rows, {"relay_stage2"})
+    check_parameters(params, rows, {"relay_stage1"})
+
+
+def test_a_model_folder_that_may_not_be_read_is_not_called_absent(wan21, monkeypatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # root, as tests often run, may read everything
+    with pytest.raises(PermissionError, match=r"model\.path: .* may not be read by this user"):
+        check_generation(wan21.model(), GENERATION, tables())

@@ -67,13 +67,15 @@ def weights_check(path_or_id: str) -> Check:
     return Check("weights", look, fix)
 
 
-def generation_checks(model: ModelParams, generation: GenerationParams, tables: Tables) -> Iterator[Check]:
-    """The prompts and every file that an arm names."""
+def generation_checks(
+    model: ModelParams, generation: GenerationParams, arms: Mapping[str, ArmParams]
+) -> Iterator[Check]:
+    """The prompts and every file that these arms name."""
     prompts = cache(lambda: load_prompts(generation))
     layers = cache(lambda: linear_shapes(load_architecture(model.path).build_transformer()))
     ours = "set generation.prompts to vbench_subset or a file of prompts"
     yield Check("prompts", lambda: _prompts(prompts(), model), INSTALL if _needs_vbench(generation) else ours)
-    for name, arm in tables.arms.items():
+    for name, arm in arms.items():
         for extra in arm.extra_adapters:
             field = f"arms.{name}.extra_adapters"
             fix = f"kedro vibe import-adapter FILE --output DIR --base {model.path}, or mend the path"
@@ -123,7 +125,8 @@ def check_generation(model: ModelParams, generation: GenerationParams, tables: T
         if arm.attention.kind == "gclf" and arm.method in RUNS_TRANSFORMER:
             what = f"arms.{name} with attention.pool {arm.attention.pool}: model.target"
             require_fitting_size(found, model.target.height, model.target.width, what, arm.attention.pool)
-    for check in generation_checks(model, generation, tables):
+    arms = {} if generation.stop_after_preview else tables.arms  # their clips may be made from the preview
+    for check in generation_checks(model, generation, arms):
         check.look()
 
 
@@ -160,12 +163,22 @@ def check_parameters(params: Mapping[str, Any], tables: Tables, tags: set[str]) 
         check_generation(ModelParams(**params["model"]), GenerationParams(**params["generation"]), tables)
     elif tags & TRAINING:
         weights_check(params["model"]["path"]).look()
+        if "relay_stage2" in tags and (arms := _validation_arms(tables)):
+            generation = GenerationParams(**params["generation"])
+            for check in generation_checks(ModelParams(**params["model"]), generation, arms):
+                check.look()
     if "data_processing" in tags:
         check_images(DataParams(**params["data"]))
     if tags & {"vbench_eval", "ablation_report"}:
         checks = scoring_checks(EvaluationParams(**params["evaluation"]), ReportParams(**params.get("report", {})))
         for check in checks:
             check.look()
+
+
+def _validation_arms(tables: Tables) -> dict[str, ArmParams]:
+    """Arms whose clips are rendered while an adapter is in training."""
+    names = [tables.arm_of(name) for name, row in tables.adapters.items() if row.validation_clips]
+    return {name: tables.arms[name] for name in names}
 
 
 def _prompts(prompts: pd.DataFrame, model: ModelParams) -> str:

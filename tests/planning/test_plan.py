@@ -151,3 +151,14 @@ def test_absent_weights_come_with_the_download_command(params, monkeypatch) -> N
     params["model"]["path"] = "somebody/unknown"
     found = {f.item: f for f in examine(params)}
     assert found["plan"].state == "missing" and "somebody/unknown" in found["plan"].found
+
+
+def test_names_that_no_file_can_have_are_findings_not_crashes(params) -> None:
+    long = "n" * 300
+    params["data"] |= {"source": "folder", "path": long, "count": None}
+    params["generation"]["prompts"] = f"{long}.txt"
+    params["evaluation"]["vbench_cache"] = params["evaluation"]["vbench_env"] = long
+    params["report"]["claims"] = f"{long}.yml"
+    found = states(examine(params))
+    for item in ("images", "prompts", "evaluation.vbench_cache", "evaluation.vbench_env", "report.claims"):
+        assert found[item] == "missing", item

@@ -28,6 +28,7 @@ from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.support import read_config, require_supported
 from vibe_pipeline.diffusion.weights import require_weights
 from vibe_pipeline.messages import brief
+from vibe_pipeline.named import require_folder
 
 T = TypeVar("T")
 PARTS = MappingProxyType({"vae": AutoencoderKLWan, "transformer": WanTransformer3DModel})
@@ -95,13 +96,15 @@ def _folder(path_or_id: str) -> Path:
     try:
         folder = Path(path_or_id)
         if folder.is_dir():
-            return folder
+            return require_folder(folder, "model.path")
         if folder.is_file():
             raise FileNotFoundError(describe_file(folder))
         return Path(snapshot_download(path_or_id, local_files_only=True))
     except FileNotFoundError as error:
         if isinstance(error, LocalEntryNotFoundError):
             raise FileNotFoundError(absent(path_or_id)) from error
+        raise
+    except PermissionError:
         raise
     except (ValueError, OSError) as error:  # no id, or a name too long for a file
         raise FileNotFoundError(absent(path_or_id)) from error

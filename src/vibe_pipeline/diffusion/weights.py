@@ -11,7 +11,7 @@ from torch import nn
 from transformers import UMT5Config, UMT5EncoderModel
 
 from vibe_pipeline.diffusion.headers import impostor, read_header
-from vibe_pipeline.diffusion.support import read_config
+from vibe_pipeline.diffusion.support import WAY_OUT, read_config
 from vibe_pipeline.messages import brief
 
 SHOWN = 3
@@ -48,16 +48,14 @@ def require_weights(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> N
     Raises:
         ValueError: One line: the files, and what is wrong with each.
     """
-    faults = [*_tokenizer_faults(folder)]
-    for part, config in configs.items():
-        found = list(_file_faults(folder, part))
-        try:
-            faults += found or list(_shape_faults(folder, part, config))
-        except ValueError as error:
-            faults.append(str(error))
+    faults = [*_tokenizer_faults(folder), *(fault for part in configs for fault in _file_faults(folder, part))]
+    way_out = "download the model again"
+    if not faults:
+        faults = [fault for part, config in configs.items() for fault in _shape_faults(folder, part, config)]
+        way_out += f", or {WAY_OUT}"
     if faults:
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise ValueError(f"{folder} lacks weights: {'; '.join(faults[:SHOWN])}{more}; download the model again")
+        raise ValueError(f"{folder} is not whole: {'; '.join(faults[:SHOWN])}{more}; {way_out}")
 
 
 def _files(folder: Path, part: str) -> list[str]:
@@ -75,14 +73,23 @@ def _file_faults(folder: Path, part: str) -> Iterator[str]:
     for name in _files(folder, part):
         path = folder / part / name
         if path.is_file():
-            if said := impostor(path):
-                yield f"{part}/{name} is {said}"
+            yield from _content_faults(path, f"{part}/{name}")
             continue
         others = sorted(p.name for p in (folder / part).iterdir() if p.suffix in (".safetensors", ".bin", ".gguf"))
         unread = [other for other in others if other not in _files(folder, part)]
         hint = f" (there is {unread[0]}: variants, pickles and GGUF are not read)" if unread else ""
         broken = " (a link to a file that is gone)" if path.is_symlink() else ""
         yield f"{part}/{name} is not there{broken or hint}"
+
+
+def _content_faults(path: Path, name: str) -> Iterator[str]:
+    if said := impostor(path):
+        yield f"{name} is {said}"
+        return
+    try:
+        read_header(path)
+    except ValueError as error:  # cut short, most likely
+        yield brief(str(error).replace(str(path), name), 160)
 
 
 def _tokenizer_faults(folder: Path) -> Iterator[str]:

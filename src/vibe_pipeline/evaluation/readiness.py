@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from vibe_pipeline.evaluation.dimensions import COMMON_PACKAGES, HUB_FOLDER, Dimension, dimension_of
 from vibe_pipeline.evaluation.protocol import INSTALL
 from vibe_pipeline.evaluation.second_env import STAMP
+from vibe_pipeline.named import require_no_file
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def readiness(
     """
     entry = dimension_of(dimension)
     python, packages = None, _package_reasons(entry)
-    if packages and second_env is not None:
+    if packages and second_env is not None and not _unusable(second_env, "evaluation.vbench_env"):
         python = _second_python(entry, second_env)
     if packages and python is None and entry.versions:
         packages = [*packages, "make an environment with VBench's own versions: `kedro vibe vbench-env`"]
@@ -103,7 +104,18 @@ def _second_python(entry: Dimension, environment: Path) -> Path | None:
     return python if python.is_file() and (environment / STAMP).is_file() and has_all else None
 
 
+def _unusable(folder: Path, field: str) -> str:
+    """Why a folder cannot be made or read, or an empty string."""
+    try:
+        require_no_file(folder, field)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return ""
+
+
 def _weight_reasons(entry: Dimension, cache_dir: Path) -> list[str]:
+    if entry.weights and (said := _unusable(cache_dir, "evaluation.vbench_cache")):
+        return [said]
     command = f"get it with `kedro vibe fetch-weights --dimensions {entry.name}`"
     reasons = []
     for weight in entry.weights:

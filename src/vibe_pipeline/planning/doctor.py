@@ -16,6 +16,7 @@ from vibe_pipeline.diffusion.foreign import HUB_ID
 from vibe_pipeline.evaluation.readiness import Skipped, readiness
 from vibe_pipeline.images.huggingface import find_dataset
 from vibe_pipeline.images.source import find_images
+from vibe_pipeline.named import require_folder
 from vibe_pipeline.planning.plan import Plan, make_plan, read_tables
 from vibe_pipeline.preflight import Check, generation_checks, scoring_checks, weights_check
 
@@ -51,7 +52,7 @@ def examine(params: Mapping[str, Any], images: int | None = None) -> list[Findin
     plan = _plan(params, images)
     evaluation, report = EvaluationParams(**params["evaluation"]), ReportParams(**params.get("report", {}))
     findings = [*_packages(data, tables), *_looked([weights_check(model.path)]), *_images(data)]
-    findings += _looked([*generation_checks(model, generation, tables), *scoring_checks(evaluation, report)])
+    findings += _looked([*generation_checks(model, generation, tables.arms), *scoring_checks(evaluation, report)])
     if isinstance(plan, Plan):
         findings += [_disk(plan), _memory(model, plan)]
     else:
@@ -62,7 +63,7 @@ def examine(params: Mapping[str, Any], images: int | None = None) -> list[Findin
 def _plan(params: Mapping[str, Any], images: int | None) -> Plan | str:
     try:
         return make_plan(params, images=images)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         return str(error)
 
 
@@ -120,8 +121,8 @@ def _images(data: DataParams) -> Iterator[Finding]:
     size = f"at least {data.high.width}x{data.high.height}, with captions (.txt beside each, or metadata.csv)"
     fix = f"put images of {size} into {data.path}, or set data.path"
     try:
-        found = find_images(data.path)
-    except (FileNotFoundError, ValueError) as error:
+        found = find_images(require_folder(data.path, "data.path"))
+    except (OSError, ValueError) as error:
         yield Finding("images", "missing", str(error), fix)
         return
     captioned = int((found["caption"] != "").sum())
