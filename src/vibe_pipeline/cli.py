@@ -169,7 +169,7 @@ def _adapter_file(adapter: str) -> Path:
 @click.option("--alpha", type=click.FloatRange(0, min_open=True), help="For a file that does not state its own.")
 @click.option("--base", help="Model that it must fit: a folder, a hub id, or wan22_ti2v_5b, wan21_t2v_1_3b.")
 def import_adapter(file: Path, output: Path, alpha: float | None, base: str | None) -> None:
-    """Read FILE, an adapter in diffusers, ComfyUI, kohya or DiffSynth layout, into our format."""
+    """Read FILE, an adapter in diffusers, ComfyUI, kohya, LyCORIS, PEFT, DiffSynth or Wan's layout, into our format."""
     from vibe_pipeline.diffusion import layouts
     from vibe_pipeline.planning.architecture import load_architecture
 
@@ -178,6 +178,8 @@ def import_adapter(file: Path, output: Path, alpha: float | None, base: str | No
         found = layouts.import_adapter(file, output, alpha, model)
     click.echo(f"{found.path}: {found.modules} layers, rank {found.ranks}, alpha {found.alphas}, from {found.layout}")
     click.echo(f"the scale is from {found.scale_from}")
+    if found.zeros_dropped:
+        click.echo(f"{found.zeros_dropped} differences of whole tensors were zero and are left out")
     click.echo(f"it fits {base}" if base else "not checked against a base: give --base")
 
 

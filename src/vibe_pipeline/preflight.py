@@ -1,33 +1,133 @@
-"""What is checked before the first node runs: that models and files are there and sizes fit one another."""
+"""What is checked before the first node runs: models and files are there and whole, and sizes fit one another.
 
-from collections.abc import Mapping
+One list of checks serves the run, which stops at the first that fails, and `kedro vibe doctor`, which shows them all.
+Files are judged by their headers, keys and shapes: nothing is loaded.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from vibe_pipeline.config import RUNS_TRANSFORMER, DataParams, GenerationParams, ModelParams, Tables
-from vibe_pipeline.diffusion.models import find_model, require_fitting_size, tile_stride
+import pandas as pd
+
+from vibe_pipeline.config import (
+    RUNS_TRANSFORMER,
+    ArmParams,
+    DataParams,
+    EvaluationParams,
+    ExtraAdapter,
+    GenerationParams,
+    ModelParams,
+    ReportParams,
+    Tables,
+)
+from vibe_pipeline.diffusion.adapters import check_adapter
+from vibe_pipeline.diffusion.foreign import HUB_ID
+from vibe_pipeline.diffusion.models import find_model, require_fitting_size, require_whole, tile_stride
+from vibe_pipeline.diffusion.weights import Shapes, linear_shapes
+from vibe_pipeline.evaluation.protocol import INSTALL
+from vibe_pipeline.generation.external import measured_clips
+from vibe_pipeline.generation.first_frames import require_first_frames
+from vibe_pipeline.generation.prompts import load_prompts
+from vibe_pipeline.generation.store import Scale
+from vibe_pipeline.images.source import find_images
+from vibe_pipeline.named import require_file, require_folder, require_no_file
+from vibe_pipeline.planning.architecture import load_architecture
+
+TRAINING = {"data_processing", "relay_stage1", "relay_stage2"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a run needs.
+
+    Attributes:
+        item: What: the field that names it.
+        look: Says what is there; a ValueError, OSError or ImportError says in one line what is wrong.
+        fix: The command or the setting that mends it.
+    """
+
+    item: str
+    look: Callable[[], str]
+    fix: str
+
+
+def weights_check(path_or_id: str) -> Check:
+    """The base: a model that can be run, whole."""
+
+    def look() -> str:
+        found = find_model(path_or_id)
+        require_whole(found)
+        return str(found.path)
+
+    is_id = HUB_ID.fullmatch(path_or_id) and not Path(path_or_id).exists()
+    fix = f"hf download {path_or_id}" if is_id else "set model.path to a whole model, as the line above says"
+    return Check("weights", look, fix)
+
+
+def generation_checks(
+    model: ModelParams, generation: GenerationParams, arms: Mapping[str, ArmParams]
+) -> Iterator[Check]:
+    """The prompts and every file that these arms name."""
+    prompts = cache(lambda: load_prompts(generation))
+    layers = cache(lambda: linear_shapes(load_architecture(model.path).build_transformer()))
+    ours = "set generation.prompts to vbench_subset or a file of prompts"
+    yield Check("prompts", lambda: _prompts(prompts(), model), INSTALL if _needs_vbench(generation) else ours)
+    for name, arm in arms.items():
+        for extra in arm.extra_adapters:
+            field = f"arms.{name}.extra_adapters"
+            fix = f"kedro vibe import-adapter FILE --output DIR --base {model.path}, or mend the path"
+            yield Check(field, lambda extra=extra, field=field: _adapter(extra, field, layers), fix)
+        if arm.path is not None:
+            fix = "put the other system's clips there, one for each prompt and seed"
+            yield Check(f"arms.{name}.path", lambda n=name, arm=arm: _external(n, arm, prompts, model), fix)
+
+
+def scoring_checks(evaluation: EvaluationParams, report: ReportParams) -> Iterator[Check]:
+    """Folders and files that are only read once everything was generated."""
+    from vibe_pipeline.reporting.claims import load_claims
+    from vibe_pipeline.reporting.page import load_published
+
+    def folder(field: str, path: Path) -> str:
+        require_no_file(path, field)
+        return f"{path}{'' if path.is_dir() else ', not made yet'}"
+
+    def file(field: str, path: Path, read: Callable[[Path], Any]) -> str:
+        read(require_file(path, field))
+        return str(path)
+
+    mend = "mend what it names"
+    for field in ("vbench_cache", "vbench_env"):
+        name, path = f"evaluation.{field}", getattr(evaluation, field)
+        yield Check(name, lambda name=name, path=path: folder(name, path), "set it to a folder")
+    yield Check("report.claims", lambda: file("report.claims", report.claims, load_claims), mend)
+    yield Check("report.published", lambda: file("report.published", report.published, load_published), mend)
 
 
 def check_generation(model: ModelParams, generation: GenerationParams, tables: Tables) -> None:
     """Refuse sizes, files and folders that would stop a run after hours.
 
     Raises:
-        ValueError: A size that does not fit VAE, patches or an arm's pooling; names the nearest that do.
+        ValueError: A size that does not fit VAE, patches or an arm's pooling, with the nearest that do; a model that
+            cannot be run; a file that is damaged or of another kind.
         FileNotFoundError: The model, the prompts, an extra adapter or an external folder is not there.
     """
+    weights_check(model.path).look()
     found = find_model(model.path)
+    time = found.config_of("vae")["scale_factor_temporal"]
+    if (model.native.frames - 1) % time:
+        raise ValueError(f"model.native.frames {model.native.frames}: this VAE takes {time} k + 1 frames")
     require_fitting_size(found, model.native.height, model.native.width, "model.native")
     require_fitting_size(found, model.target.height, model.target.width, "model.target")
-    if not isinstance(generation.prompts, str) and not generation.prompts.is_file():
-        raise FileNotFoundError(f"generation.prompts: {generation.prompts} is no file; give a .txt, .csv or .jsonl")
     for name, arm in tables.arms.items():
         if arm.attention.kind == "gclf" and arm.method in RUNS_TRANSFORMER:
             what = f"arms.{name} with attention.pool {arm.attention.pool}: model.target"
             require_fitting_size(found, model.target.height, model.target.width, what, arm.attention.pool)
-        for extra in arm.extra_adapters:
-            if not extra.path.is_file():
-                raise FileNotFoundError(f"arms.{name}.extra_adapters: {extra.path} is no file")
-        if arm.path is not None and not arm.path.is_dir():
-            raise FileNotFoundError(f"arms.{name}.path: {arm.path} is no folder")
+    arms = {} if generation.stop_after_preview else tables.arms  # their clips may be made from the preview
+    for check in generation_checks(model, generation, arms):
+        check.look()
 
 
 def check_model(model: ModelParams) -> None:
@@ -57,6 +157,16 @@ def check_training(data: DataParams, tables: Tables) -> None:
             )
 
 
+def check_images(data: DataParams) -> None:
+    """Refuse a folder of images that is not one, or whose metadata cannot be read.
+
+    Raises:
+        ValueError, FileNotFoundError: Names the folder, or the file and the line.
+    """
+    if data.source == "folder":
+        find_images(require_folder(data.path, "data.path", "put captioned images there"))
+
+
 def check_parameters(params: Mapping[str, Any], tables: Tables, tags: set[str]) -> None:
     """Check what the nodes of a run will need, by their tags."""
     if tags & {"data_processing", "relay_stage2"}:
@@ -65,3 +175,47 @@ def check_parameters(params: Mapping[str, Any], tables: Tables, tags: set[str]) 
         check_model(ModelParams(**params["model"]))
     if "generation" in tags:
         check_generation(ModelParams(**params["model"]), GenerationParams(**params["generation"]), tables)
+    elif tags & TRAINING:
+        weights_check(params["model"]["path"]).look()
+        if "relay_stage2" in tags and (arms := _validation_arms(tables)):
+            generation = GenerationParams(**params["generation"])
+            for check in generation_checks(ModelParams(**params["model"]), generation, arms):
+                check.look()
+    if "data_processing" in tags:
+        check_images(DataParams(**params["data"]))
+    if tags & {"vbench_eval", "ablation_report"}:
+        checks = scoring_checks(EvaluationParams(**params["evaluation"]), ReportParams(**params.get("report", {})))
+        for check in checks:
+            check.look()
+
+
+def _validation_arms(tables: Tables) -> dict[str, ArmParams]:
+    """Arms whose clips are rendered while an adapter is in training."""
+    names = [tables.arm_of(name) for name, row in tables.adapters.items() if row.validation_clips]
+    return {name: tables.arms[name] for name in names}
+
+
+def _prompts(prompts: pd.DataFrame, model: ModelParams) -> str:
+    if "first_frame" in prompts:
+        found = find_model(model.path)
+        require_first_frames(prompts, model.native, found.name, found.expand_timesteps)
+    return f"{len(prompts)} (prompt, seed) pairs"
+
+
+def _needs_vbench(generation: GenerationParams) -> bool:
+    return isinstance(generation.prompts, str) and generation.prompts.startswith("vbench_")
+
+
+def _adapter(extra: ExtraAdapter, field: str, layers: Callable[[], Shapes]) -> str:
+    try:
+        changed = check_adapter(require_file(extra.path, field), layers())
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(field) else f"{field}: {error}") from error
+    return f"{extra.path}, {changed} layers"
+
+
+def _external(name: str, arm: ArmParams, prompts: Callable[[], pd.DataFrame], model: ModelParams) -> str:
+    path = require_folder(arm.path or Path(), f"arms.{name}.path", "put the other system's clips there")
+    clips = measured_clips(name, arm, prompts(), Scale.of(model.target))
+    differing = sorted({row["differs"] for row, _ in clips} - {""})
+    return f"{len(clips)} clips in {path}" + (f"; {'; '.join(differing)}" if differing else "")

@@ -2,7 +2,7 @@
 
 A node becomes a Ray task with the CPUs and GPUs that its tags name (`gpu_1`, `cpu_4`; without tags one CPU). Datasets
 are loaded and saved where the node runs, so every one must be a file that all machines see; the project folder must
-be at the same path everywhere. Ray is an extra: `pip install 'vibe_pipeline[cluster]'`.
+be at the same path everywhere. Ray is an extra: `pip install -r requirements/cluster.txt`.
 """
 
 import contextlib

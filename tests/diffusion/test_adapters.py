@@ -238,8 +238,8 @@ def halve(state: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("change", "metadata", "message"),
     [
-        (lambda s: rename(s, "transformer.", "unet."), True, "no adapter of a Wan transformer.*unet"),
-        (lambda s: rename(s, "lora_A", "hada_w1"), True, "no adapter of a Wan transformer"),
+        (lambda s: rename(s, "transformer.", "unet."), True, "not an adapter of a Wan transformer.*unet"),
+        (lambda s: rename(s, "lora_A", "hada_w1"), True, "not an adapter of a Wan transformer"),
         (lambda s: {}, True, "empty"),
         (lambda s: rename(s, "blocks.", "layers."), True, "20 of its 20 modules do not exist.*layers"),
         (lambda s: rename(s, "blocks.1.", "blocks.7."), True, "10 of its 20 modules do not exist"),

@@ -9,6 +9,7 @@ import pytest
 
 from vibe_pipeline.evaluation.aggregate import DIMENSIONS, QUALITY_DIMENSIONS
 from vibe_pipeline.evaluation.dimensions import HUB_FOLDER, REGISTRY, dimension_of
+from vibe_pipeline.evaluation.protocol import INSTALL
 from vibe_pipeline.evaluation.readiness import Ready, Skipped, readiness
 from vibe_pipeline.evaluation.second_env import STAMP
 
@@ -87,6 +88,23 @@ def test_other_reasons(tmp_path):
     assert "`kedro vibe vbench-env`" in readiness("scene", tmp_path).reason
     (tmp_path / "amt_model" / "amt-s.pth").write_bytes(b"")
     assert "amt-s.pth is empty" in readiness("motion_smoothness", tmp_path).reason
+
+
+def test_the_fix_names_what_really_brings_the_dimension(tmp_path, monkeypatch):
+    """Without vbench, its weights change nothing; labels are a matter of the prompts."""
+    weights = "kedro vibe fetch-weights --dimensions {}"
+    absent = {"vbench", "decord"}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in absent else object())
+    assert readiness("temporal_flickering", tmp_path).fix == INSTALL
+    assert readiness("motion_smoothness", tmp_path).fix == f"{INSTALL}; then {weights.format('motion_smoothness')}"
+    assert readiness("scene", tmp_path, labelled=True).fix.startswith("kedro vibe vbench-env; then ")
+    absent = {"detectron2"}
+    assert readiness("color", tmp_path).fix == (
+        "set generation.prompts to vbench_subset or vbench_standard; then build detectron2 from its own repository: "
+        f"it is on no package index; then {weights.format('color')}"
+    )
+    absent = set()
+    assert readiness("aesthetic_quality", tmp_path).fix == weights.format("aesthetic_quality")
 
 
 @needs_vbench

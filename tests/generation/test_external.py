@@ -8,7 +8,9 @@ import pytest
 
 from vibe_pipeline.config import ArmParams, GenerationParams
 from vibe_pipeline.generation.clips import write_lossless
+from vibe_pipeline.generation.external import external_clips
 from vibe_pipeline.generation.render import arm_clips
+from vibe_pipeline.identity import read_json
 
 GENERATION = GenerationParams(prompts="miniature")
 NATIVE = pd.DataFrame(
@@ -71,18 +73,39 @@ def test_missing_clips_are_counted_and_named(folder: Path, model) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "said"),
     [
-        ({"height": 48}, "a dog-0.mp4 is 48x96x5 at 8 fps, not 64x96x5 at 8 fps"),
-        ({"frames": 9}, "a dog-0.mp4 is 64x96x9 at 8 fps"),
-        ({"fps": 16.0}, "a dog-0.mp4 is 64x96x5 at 16 fps"),
+        ({"height": 48}, "48x96 beside 64x96"),
+        ({"frames": 9}, "9 frames at 8 fps beside 5 at 8"),
+        ({"fps": 16.0}, "5 frames at 16 fps beside 5 at 8"),
+        ({"height": 48, "frames": 9, "fps": 16.0}, "48x96 beside 64x96, 9 frames at 16 fps beside 5 at 8"),
     ],
 )
-def test_another_size_length_or_rate_is_refused(folder: Path, model, change: dict, message: str) -> None:
+def test_another_size_length_or_rate_is_kept_and_stated(
+    folder: Path, model, caplog: pytest.LogCaptureFixture, change: dict, said: str
+) -> None:
+    """In the table of clips with each clip's own scale, in its manifest, in the log."""
     write(folder / FILES[2], **change)
-    with pytest.raises(ValueError, match=r"1 of 3 clips differ from model\.target") as error:
-        make(folder, model)
-    assert message in str(error.value)
+    made = make(folder, model)
+    assert made["differs"].tolist() == ["", "", said]
+    own = {"height": 64, "width": 96, "frames": 5, "fps": 8.0} | change
+    assert made.loc[2, list(own)].to_dict() == own and made.loc[0, "frames"] == 5
+    manifests = {m["path"]: m for m in map(read_json, (folder.parent / "out/arms/them").glob("*.json"))}
+    assert len(manifests) == 3
+    manifest = manifests[str(folder / FILES[2])]
+    assert (manifest["differs"], manifest["size"], manifest["prompt"]) == (said, own, "a dog")
+    assert f"arms.them: 1 of 3 clips differ from model.target: {said}" in caplog.text
+    assert sorted(p.name for p in folder.iterdir()) == sorted(FILES)  # nothing is written into their folder
+
+
+def test_a_prompt_too_long_for_a_file_name_is_listed_in_a_table(folder: Path, model) -> None:
+    long = "a cat " * 60
+    rows = NATIVE.assign(prompt=["a cat", "a cat", long.strip()])
+    arm = ArmParams(label="them", method="external", path=folder)
+    with pytest.raises(FileNotFoundError, match=r"lacks 1 of 3 clips.*or list them in .*clips\.csv"):
+        external_clips("them", arm, rows, model, folder.parent / "out")
+    rows[["prompt", "seed"]].assign(file=FILES).to_csv(folder / "clips.csv", index=False)
+    assert len(external_clips("them", arm, rows, model, folder.parent / "out")) == 3
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_a_bad_entry_is_named_by_file_and_line(tmp_path: Path, name: str, text: 
 
 
 def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.txt is not a file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.txt does not exist"):
         load_prompts(GenerationParams(prompts=tmp_path / "none.txt"))
     (tmp_path / "p.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"p\.txt is not UTF-8"):

@@ -116,3 +116,30 @@ def test_an_arms_table_has_every_score_or_a_reason(tmp_path, source: str) -> Non
     assert spectrum["power"].iloc[0] > 1000 * spectrum["power"].iloc[-1]  # pictures fall off steeply
     assert spectrum["cycles"].is_monotonic_increasing
     assert spectrum["cycles"].iloc[-1] < 32
+
+
+@pytest.mark.parametrize("scale", [(48, 48, 5), (64, 64, 9), (16, 16, 1)])
+def test_a_clip_of_another_shape_than_the_truth_has_a_reason_for_what_it_cannot_have(tmp_path, scale: tuple) -> None:
+    """Another system's clips, each of its own scale: no crash, and the same clip of the truth's scale is measured."""
+    scene = scenes(1)[0]
+    truth = str(write_lossless(tmp_path / "truth.mp4", render(scene, 64, 64, 5), 8))
+    other = str(write_lossless(tmp_path / "other.mp4", render(scene, *scale), 16))
+    said = f"{scale[0]}x{scale[1]} beside 64x64"
+    row = {"arm": "a", "prompt_index": 0, "prompt": scene.caption, "reference_path": truth, "method": "external"}
+    clips = pd.DataFrame([row | {"seed": 0, "path": truth, "differs": np.nan}, row | {"seed": 1, "path": other}])
+    clips["differs"] = clips["differs"].astype(object)
+    clips.loc[1, "differs"] = said
+    evaluation = EvaluationParams(
+        vbench_dimensions=("dynamic_degree",), vbench_cache=tmp_path, fine_band=BAND, reference_arm="a"
+    )
+    generation = GenerationParams(prompts="miniature", native_source="truth")
+    native = pd.DataFrame([{"prompt_index": 0, "seed": s, "path": truth} for s in (0, 1)])
+    table, spectrum = measure_arm("a", clips, native, evaluation, generation)
+    equal, unequal = (table[table["seed"] == s].set_index("metric") for s in (0, 1))
+    assert equal.loc["psnr", "status"] != "skipped" and equal.loc["band_correlation", "value"] == pytest.approx(1)
+    for metric in ("psnr", "band_correlation", "band_error", "spectrum_distance"):
+        assert unequal.loc[metric, "status"] == "skipped" and said in unequal.loc[metric, "reason"]
+    assert unequal.loc["colours_right", "status"] == "scored"
+    measured = scale[2] > 1  # of one small frame there is neither flicker nor a band
+    assert (unequal.loc["flicker", "status"] == "scored") == measured
+    assert spectrum["cycles"].iloc[-1] < 32 and (spectrum["power"] > 0).all()

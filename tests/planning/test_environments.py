@@ -22,7 +22,7 @@ ARMS = {
     "no_adapter", "direct", "upsample",
 }  # fmt: skip
 
-# What is published of a training, every field of it (the batch, the noise levels, their weights, the optimiser); what no
+# What is published of a training, every field of it (batch, noise levels, their weights, optimiser); what no
 # source names is off: no clipping, no warm-up, no average.
 PUBLISHED = {
     "lora": {

@@ -152,10 +152,17 @@ def test_each_thing_missing_is_named_with_what_mends_it(params, tiny, tmp_path: 
     broken["generation"]["prompts"] = str(tmp_path / "prompts.txt")
     broken["arms"]["full"]["extra_adapters"] = [{"path": str(tmp_path / "style.safetensors")}]
     broken["arms"]["theirs"] = {"method": "external", "label": "x", "path": str(tmp_path / "clips")}
+    broken["report"] |= {"claims": str(tmp_path / "claims.yml"), "published": str(tmp_path)}
+    (tmp_path / "vbench").write_text("")
+    broken["evaluation"]["vbench_cache"] = str(tmp_path / "vbench")
     found = {f.item: f for f in examine(broken)}
     wanted = {"weights", "images", "prompts", "arms.full.extra_adapters", "arms.theirs.path"}
+    wanted |= {"evaluation.vbench_cache", "report.claims", "report.published"}
     assert {name for name, f in found.items() if f.state == "missing"} == wanted
-    assert "second-of-2.safetensors" in found["weights"].found and "vae/*.safetensors" in found["weights"].found
+    assert (
+        "second-of-2.safetensors" in found["weights"].found
+        and "vae/diffusion_pytorch_model.safetensors is not" in found["weights"].found
+    )
     assert "photos" in found["images"].fix
     text = format_findings(list(found.values()))
     assert text.count("MISSING") == len(wanted) and "import-adapter" in text
@@ -181,3 +188,14 @@ def test_absent_weights_come_with_the_download_command(params, monkeypatch) -> N
     params["model"]["path"] = "somebody/unknown"
     found = {f.item: f for f in examine(params)}
     assert found["plan"].state == "missing" and "somebody/unknown" in found["plan"].found
+
+
+def test_names_that_no_file_can_have_are_findings_not_crashes(params) -> None:
+    long = "n" * 300
+    params["data"] |= {"source": "folder", "path": long, "count": None}
+    params["generation"]["prompts"] = f"{long}.txt"
+    params["evaluation"]["vbench_cache"] = params["evaluation"]["vbench_env"] = long
+    params["report"]["claims"] = f"{long}.yml"
+    found = states(examine(params))
+    for item in ("images", "prompts", "evaluation.vbench_cache", "evaluation.vbench_env", "report.claims"):
+        assert found[item] == "missing", item

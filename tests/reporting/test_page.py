@@ -4,9 +4,12 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from tests.reporting.conftest import write_clip
+from vibe_pipeline.config import ArmParams
 from vibe_pipeline.reporting.page import ReportInputs, load_published, render, write_report
 
 VOID = {"meta", "img", "input", "br", "link", "hr"}
@@ -107,6 +110,25 @@ def test_claims_and_clips_are_on_the_page(page: Page) -> None:
     assert len(page.all("video")) == 16
     assert "Harsher" in page.text
     assert "Plain upsampling is not beaten" in page.text
+
+
+def test_clips_of_another_scale_are_shown_and_stated_in_the_arms_settings(inputs: ReportInputs, tmp_path: Path) -> None:
+    """Another system's clips, smaller and longer than ours, beside them in sheets, takes and the settings' row."""
+    theirs = inputs.clips[inputs.clips["arm"] == "no_hfato"].copy()
+    paths = [
+        write_clip(tmp_path / f"{i}.mp4", np.random.default_rng(i).random((13, 20, 24, 3)), 16, lossless=True)
+        for i in range(len(theirs))
+    ]
+    said = "20x24 beside 32x32, 13 frames at 16 fps beside 9 at 8"
+    theirs = theirs.assign(path=list(map(str, paths)), preview_path=list(map(str, paths)), height=20, width=24)
+    theirs = theirs.assign(frames=13, fps=16.0, differs=[said, float("nan")])  # an empty cell comes back as NaN
+    ours = inputs.clips[inputs.clips["arm"] != "no_hfato"].assign(differs=float("nan"))
+    arms = {**inputs.arms, "no_hfato": ArmParams(label="Theirs", method="external", path="clips")}
+    page = Page(render(replace(inputs, clips=pd.concat([ours, theirs]), arms=arms)))
+    assert f"another system's clips, from clips · {said} (1 of 2 clips)" in page.text
+    assert page.text.count(said) == 1  # of that arm alone
+    whole = Page(render(inputs))
+    assert len(page.all("img")) == len(whole.all("img")) and len(page.all("video")) == len(whole.all("video"))
 
 
 def test_an_empty_run_still_makes_a_page(bare: ReportInputs) -> None:

@@ -8,9 +8,10 @@ metadata: without it, an alpha other than the rank is reloaded wrongly and in si
 
 import json
 import math
+import shlex
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils.other import get_pattern_key
-from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
+from vibe_pipeline.diffusion.headers import read_header
+from vibe_pipeline.diffusion.lora_keys import is_importable, kind_of
 from vibe_pipeline.messages import brief
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
@@ -96,6 +99,16 @@ def _sort_metadata(path: Path) -> None:
         file.write(content.ljust(size))
 
 
+def require_safetensors(path: Path) -> None:
+    """Refuse any other kind of file by its name.
+
+    Raises:
+        ValueError: Another ending: a pickle, most likely.
+    """
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} is not .safetensors; other formats are pickles, which can run code, and are refused")
+
+
 def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights (keys without prefix) and configuration of an adapter file.
 
@@ -103,26 +116,55 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ValueError: Not a safetensors file, not an adapter of a Wan transformer, values that are not finite, or
             without its scale.
     """
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path} is not .safetensors; other formats are pickles, which can run code, and are refused")
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
-            metadata = (file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
-    foreign = [k for k in state if not k.startswith(PREFIX) or "lora_" not in k]
-    if foreign or not state:
-        found = f"its keys begin {brief(foreign[:3])}" if foreign else "it is empty"
-        raise ValueError(f"{path} is no adapter of a Wan transformer; {found}")
-    if metadata is None:
-        raise ValueError(f"{path} does not state its rank and alpha in the metadata key {LORA_ADAPTER_METADATA_KEY!r}")
+    _, config = _described(path)
+    state = load_file(path)
     if broken := [k for k, v in state.items() if not (v.is_floating_point() and bool(v.float().isfinite().all()))]:
         raise ValueError(
             f"{path}: {len(broken)} of its {len(state)} tensors hold NaN, infinity or whole numbers, so {broken[:3]}"
         )
-    config = _config(metadata, path)
     return {k.removeprefix(PREFIX): v for k, v in state.items()}, config
+
+
+def check_adapter(path: Path, layers: Mapping[str, tuple[int, ...]]) -> int:
+    """Whether an adapter file could be loaded, from its header alone.
+
+    Args:
+        path: The file.
+        layers: [out, in] of the base's linear layers by name; see `weights.linear_shapes`.
+
+    Returns:
+        How many layers it changes.
+
+    Raises:
+        ValueError: As :func:`load_adapter`, but for values that are not finite, which only reading shows.
+    """
+    shapes, config = _described(path)
+    _require_fit(layers, path, shapes, config)
+    return len(shapes) // 2
+
+
+def _described(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    """Shapes (keys without prefix) and configuration of an adapter file, from its header."""
+    require_safetensors(path)
+    header = read_header(path)
+    foreign = [k for k in header.shapes if not k.startswith(PREFIX) or "lora_" not in k]
+    metadata = header.metadata.get(LORA_ADAPTER_METADATA_KEY)
+    convert = f"`kedro vibe import-adapter {shlex.quote(str(path))} --output DIR`"
+    if foreign or not header.shapes:
+        layout = is_importable(header.shapes) if foreign else ""
+        if layout:
+            raise ValueError(
+                f"{path} is in the {layout} layout, not in ours: convert it with {convert}, and name its file"
+            )
+        kind = kind_of(foreign) if foreign else ""
+        found = f"its keys begin {brief(foreign[:3])}{kind and f' ({kind})'}" if foreign else "it is empty"
+        raise ValueError(f"{path} is not an adapter of a Wan transformer; {found}")
+    if metadata is None:
+        raise ValueError(
+            f"{path} does not state its rank and alpha in the metadata key {LORA_ADAPTER_METADATA_KEY!r}: give them "
+            f"with {convert[:-1]} --alpha ALPHA`, and name its file"
+        )
+    return {k.removeprefix(PREFIX): v for k, v in header.shapes.items()}, _config(metadata, path)
 
 
 def _config(metadata: str, path: Path) -> dict[str, Any]:
@@ -148,7 +190,9 @@ def load_adapter(transformer: WanTransformer3DModel, path: Path, name: str, weig
         ValueError: The file is no adapter, or its modules are not this transformer's: never a silent no-op.
     """
     state, config = read_adapter(path)
-    _require_fit(transformer, path, state, config)
+    modules = {k: m for k, m in transformer.named_modules() if isinstance(m, torch.nn.Linear | BaseTunerLayer)}
+    layers = {k: tuple(m.weight.shape) for k, m in modules.items()}
+    _require_fit(layers, path, {k: tuple(v.shape) for k, v in state.items()}, config)
     before = _loaded(transformer)
     prefixed = {PREFIX + k: v for k, v in state.items()}
     with _several_are_meant():
@@ -162,31 +206,26 @@ def _switch_on(transformer: WanTransformer3DModel, before: list[str], name: str,
 
 
 def _require_fit(
-    transformer: WanTransformer3DModel, path: Path, state: dict[str, Tensor], config: dict[str, Any]
+    layers: Mapping[str, tuple[int, ...]], path: Path, shapes: Mapping[str, tuple[int, ...]], config: dict[str, Any]
 ) -> None:
     """Refuse what would be loaded in part, or raise without the file's name, once the transformer has changed."""
-    modules = {k for k, m in transformer.named_modules() if isinstance(m, torch.nn.Linear | BaseTunerLayer)}
-    wanted = {k.split(".lora_")[0] for k in state}
-    if strangers := sorted(wanted - modules):
+    wanted = {k.split(".lora_")[0] for k in shapes}
+    if strangers := sorted(wanted - layers.keys()):
         raise ValueError(
             f"{path} does not fit this transformer: {len(strangers)} of its {len(wanted)} modules do not exist, "
             f"among them {strangers[:3]}"
         )
-    if halves := sorted(m for m in wanted if not {f"{m}.lora_A.weight", f"{m}.lora_B.weight"} <= state.keys()):
+    if halves := sorted(m for m in wanted if not {f"{m}.lora_A.weight", f"{m}.lora_B.weight"} <= shapes.keys()):
         raise ValueError(f"{path} is incomplete: {len(halves)} of its modules lack lora_A or lora_B, so {halves[:3]}")
     patterns = config.get("rank_pattern") or {}
     for module in wanted:
-        a, b = state[f"{module}.lora_A.weight"], state[f"{module}.lora_B.weight"]
+        a, b = shapes[f"{module}.lora_A.weight"], shapes[f"{module}.lora_B.weight"]
         rank = patterns.get(get_pattern_key(patterns.keys(), module), config["r"])
-        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != rank or b.shape[1] != rank:
+        if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank:
+            raise ValueError(f"{path}: A {a} and B {b} of {module} are not an update of the stated rank {rank}")
+        if (b[0], a[1]) != layers[module]:
             raise ValueError(
-                f"{path}: A {tuple(a.shape)} and B {tuple(b.shape)} of {module} are no update of the stated rank {rank}"
-            )
-        weight_shape = transformer.get_submodule(module).weight.shape
-        if (b.shape[0], a.shape[1]) != tuple(weight_shape):
-            raise ValueError(
-                f"{path} was trained on another base: {module} is {tuple(weight_shape)} here, "
-                f"{(b.shape[0], a.shape[1])} there"
+                f"{path} was trained on another base: {module} is {layers[module]} here, {(b[0], a[1])} there"
             )
 
 

@@ -2,20 +2,20 @@
 
 Ours is diffusers' LoRA format with its scale in the metadata. The others name the modules as Wan's authors do:
 `comfyui` (ComfyUI, and diffusers itself), `kohya` (musubi-tuner) and `diffsynth` (DiffSynth-Studio, in which the
-paper's authors published theirs). diffusers' own converters only read, multiply the scale into the weights and
-skip keys they do not know, so they serve as the reference in the tests instead.
+paper's authors published theirs). Read, but not written, are `lycoris`, `peft` and `wan` (Wan's names
+with no prefix). diffusers' own converters only read, multiply the scale into the weights and skip keys they do not
+know, so they serve as the reference in the tests instead.
 Sources: ComfyUI comfy/weight_adapter/lora.py, DiffSynth-Studio diffsynth/utils/lora/general.py (keys, and what a
 missing alpha means: scale 1).
 """
 
+import json
 import math
-import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import torch
@@ -23,22 +23,21 @@ from diffusers import WanPipeline, WanTransformer3DModel
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft import LoraConfig
 from peft.utils.other import get_pattern_key
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vibe_pipeline.diffusion.adapters import PREFIX, WEIGHTS_NAME, read_adapter
-from vibe_pipeline.diffusion.names import diffusers_name, native_name
+from vibe_pipeline.diffusion.adapters import WEIGHTS_NAME, read_adapter, require_safetensors
+from vibe_pipeline.diffusion.headers import read_header
+from vibe_pipeline.diffusion.lora_keys import Key, kind_of, layout_of, parse_key, split_prefix
+from vibe_pipeline.diffusion.names import native_name
+from vibe_pipeline.diffusion.weights import linear_shapes
 from vibe_pipeline.identity import write_atomic
+from vibe_pipeline.messages import brief
 
 Layout = Literal["diffusers", "comfyui", "kohya", "diffsynth"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
-
-_FACTOR = re.compile(r"(?P<module>.+)\.(?P<factor>lora_A|lora_B|lora_down|lora_up)(\.[A-Za-z_]\w*)?\.weight")
-_FACTORS = MappingProxyType({"lora_A": "A", "lora_down": "A", "lora_B": "B", "lora_up": "B"})
-_PREFIXES: Mapping[str, Layout] = MappingProxyType(
-    {PREFIX: "diffusers", "diffusion_model.": "comfyui", "lora_unet_": "kohya", "pipe.dit.": "diffsynth"}
-)
+# Layouts whose writers leave alpha out only where it says nothing; others leave it to a file beside, or lose it.
+ALPHA_IS_RANK = ("comfyui", "kohya", "lycoris", "diffsynth", "wan")
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,15 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import found, and what it took the scale from."""
+    """What an import found, what it took the scale from, and how many differences it left out since they were zero."""
 
     path: Path
-    layout: Layout
+    layout: str
     modules: int
     ranks: tuple[int, ...]
     alphas: tuple[float, ...]
     scale_from: str
+    zeros_dropped: int = 0
 
 
 def export_adapter(path: Path, layout: Layout, output: Path, fold: bool = False) -> Path:
@@ -80,7 +80,7 @@ def export_adapter(path: Path, layout: Layout, output: Path, fold: bool = False)
     Raises:
         ValueError: Not a file of ours, a module that the layout has no name for, or a name without .safetensors.
     """
-    _require_safetensors(output)
+    require_safetensors(output)
     state, config = read_adapter(path)
     pairs = _scaled(_pairs(state, path), config)
     if layout == "diffusers":
@@ -118,11 +118,11 @@ def import_adapter(
         base: A transformer whose layers the adapter must fit; on the `meta` device it needs no weights.
 
     Raises:
-        ValueError: A pickle; keys that are no low-rank update of a Wan transformer; another base; an alpha that
-            contradicts the file's own, or none where the layout has no convention.
+        ValueError: A pickle; keys that are not a low-rank update of a Wan transformer; a difference that is not zero;
+            another base; an alpha that contradicts the file's own, or none where the layout has no convention.
     """
     tensors, metadata = _read(path)
-    layout, pairs = _parse(tensors, path)
+    layout, pairs, zeros = _parse(tensors, path)
     if layout == "diffusers" and LORA_ADAPTER_METADATA_KEY in metadata:
         _, config = read_adapter(path)
         pairs, scale_from = _scaled(pairs, config), "the file's metadata"
@@ -138,7 +138,7 @@ def import_adapter(
     _write_ours(pairs, folder)
     ranks = tuple(sorted({p.rank for p in pairs.values()}))
     alphas = tuple(sorted({float(p.alpha or p.rank) for p in pairs.values()}))
-    return Imported(folder / WEIGHTS_NAME, layout, len(pairs), ranks, alphas, scale_from)
+    return Imported(folder / WEIGHTS_NAME, layout, len(pairs), ranks, alphas, scale_from, zeros)
 
 
 def require_fit(pairs: Mapping[str, LowRank], base: WanTransformer3DModel, path: Path) -> None:
@@ -147,11 +147,12 @@ def require_fit(pairs: Mapping[str, LowRank], base: WanTransformer3DModel, path:
     Raises:
         ValueError: Names modules that do not exist, or whose shape differs.
     """
-    layers = {n: tuple(m.weight.shape) for n, m in base.named_modules() if isinstance(m, torch.nn.Linear)}
+    layers = linear_shapes(base)
     if strangers := sorted(pairs.keys() - layers.keys()):
+        image = any(".add_" in name or "image_embedder" in name for name in strangers)
         raise ValueError(
             f"{path} does not fit this base: {len(strangers)} of its {len(pairs)} modules do not exist there, "
-            f"among them {strangers[:3]}"
+            f"among them {strangers[:3]}{' (an image-to-video base has them)' if image else ''}"
         )
     for module, pair in pairs.items():
         shape = (pair.b.shape[0], pair.a.shape[1])
@@ -159,58 +160,60 @@ def require_fit(pairs: Mapping[str, LowRank], base: WanTransformer3DModel, path:
             raise ValueError(f"{path} was trained on another base: {module} is {layers[module]} here, {shape} there")
 
 
-def _require_safetensors(path: Path) -> None:
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path} is not .safetensors; other formats are pickles, which can run code, and are refused")
-
-
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    _require_safetensors(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+    require_safetensors(path)
+    metadata = read_header(path).metadata
+    return load_file(path), dict(metadata)
 
 
-def _parse(tensors: Mapping[str, Tensor], path: Path) -> tuple[Layout, dict[str, LowRank]]:
-    """Layout and updates by diffusers' module name; every key must be understood."""
-    prefixes = Counter(next((p for p in _PREFIXES if key.startswith(p)), "") for key in tensors)
+def _parse(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, dict[str, LowRank], int]:
+    """Layout, updates by diffusers' module name, and how many zero differences there were; every key is understood."""
+    prefixes = {split_prefix(key)[0] for key in tensors}
     if not tensors or len(prefixes) > 1:
-        found = f"its keys begin in {len(prefixes)} ways, so {sorted(tensors)[:3]}" if tensors else "it is empty"
-        raise ValueError(f"{path} is no adapter of a Wan transformer; {found}")
-    (prefix,) = prefixes
-    layout = _PREFIXES.get(prefix, "diffsynth")
-    state, unknown = {}, []
-    for key, value in tensors.items():
-        try:
-            canonical = _canonical(key.removeprefix(prefix), layout)
-        except ValueError:
-            unknown.append(key)
-            continue
-        if canonical in state:
-            raise ValueError(f"{path} holds more than one adapter: {key} is the second of {canonical}; keep one a file")
-        state[canonical] = value
+        kind = kind_of(tensors)
+        found = f"its keys begin in {len(prefixes)} ways{kind and f' ({kind})'}, so {sorted(tensors)[:3]}"
+        raise ValueError(f"{path} is not an adapter of a Wan transformer; {found if tensors else 'it is empty'}")
+    layout = layout_of(tensors)
+    keys, unknown = _understood(tensors)
     if unknown:
+        kind = kind_of(unknown) or f"{layout} layout"
         raise ValueError(
-            f"{path}: {len(unknown)} of its {len(tensors)} keys are no low-rank update of a Wan transformer "
-            f"({layout} layout), among them {sorted(unknown)[:3]}; nothing was imported"
+            f"{path}: {len(unknown)} of its {len(tensors)} keys are not a low-rank update of a Wan transformer "
+            f"({kind}), among them {sorted(unknown)[:3]}; nothing was imported"
         )
-    return layout, _pairs(state, path)
+    differences = {name: tensors[name] for name, key in keys.items() if key.end == "difference"}
+    _require_zero(differences, len(tensors), path)
+    state: dict[str, Tensor] = {}
+    for name, key in keys.items():
+        if str(key) in state:
+            raise ValueError(f"{path} holds more than one adapter: {name} is the second of {key}; keep one a file")
+        if key.end != "difference":
+            state[str(key)] = tensors[name]
+    if not state:
+        raise ValueError(f"{path} is not an adapter of a Wan transformer: it holds {len(differences)} zeros alone")
+    return layout, _pairs(state, path), len(differences)
 
 
-def _canonical(key: str, layout: Layout) -> str:
-    """`<diffusers module>.<lora_A.weight | lora_B.weight | alpha>`."""
-    if key.endswith(".alpha"):
-        module, tail = key.removesuffix(".alpha"), "alpha"
-    elif match := _FACTOR.fullmatch(key):
-        module, tail = match["module"], f"lora_{_FACTORS[match['factor']]}.weight"
-    else:
-        raise ValueError(f"{key} is no part of a low-rank update")
-    if layout == "diffusers":
-        native_name(module)  # the module must exist; the name itself stays
-        return f"{module}.{tail}"
-    return f"{diffusers_name(module)}.{tail}"
+def _understood(names: Iterable[str]) -> tuple[dict[str, Key], list[str]]:
+    """Every name with what it says, and those that say nothing of a Wan transformer."""
+    keys, unknown = {}, []
+    for name in names:
+        try:
+            keys[name] = parse_key(split_prefix(name)[1])
+        except ValueError:
+            unknown.append(name)
+    return keys, unknown
+
+
+def _require_zero(differences: Mapping[str, Tensor], total: int, path: Path) -> None:
+    """Differences of whole tensors cannot lie beside a base as an adapter does; where they are zero nothing is lost."""
+    sizes = {name: float(tensor.float().abs().max()) if tensor.numel() else 0.0 for name, tensor in differences.items()}
+    if changed := {name: size for name, size in sizes.items() if size != 0}:
+        shown = ", ".join(f"{name} {list(differences[name].shape)} up to {size:.3g}" for name, size in changed.items())
+        raise ValueError(
+            f"{path}: {len(changed)} of its {total} keys are differences of whole tensors that are not zero, which an "
+            f"adapter cannot hold: {brief(shown, 240)}; nothing was imported, take a version of it without them"
+        )
 
 
 def _pairs(state: Mapping[str, Tensor], path: Path) -> dict[str, LowRank]:
@@ -242,14 +245,30 @@ def _scaled(pairs: Mapping[str, LowRank], config: Mapping[str, Any]) -> dict[str
 
 
 def _with_alpha(
-    pairs: Mapping[str, LowRank], alpha: float | None, layout: Layout, path: Path
+    pairs: Mapping[str, LowRank], alpha: float | None, layout: str, path: Path
 ) -> tuple[dict[str, LowRank], str]:
-    if alpha is None and layout == "diffusers":
+    beside = path.with_name("adapter_config.json")
+    if alpha is None and layout == "peft" and beside.is_file():
+        return _scaled(pairs, _peft_config(beside)), beside.name
+    if alpha is None and layout not in ALPHA_IS_RANK:
         raise ValueError(f"{path} does not state its alpha, and trainers differ in what they leave out: give --alpha")
     filled = {m: p if p.alpha is not None else LowRank(p.a, p.b, float(alpha or p.rank)) for m, p in pairs.items()}
     if alpha is not None:
         return filled, "--alpha"
     return filled, f"the convention of the {layout} layout: a file without alpha means alpha = rank"
+
+
+def _peft_config(path: Path) -> dict[str, Any]:
+    """What peft writes beside its weights.
+
+    Raises:
+        ValueError: It states no scale.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content | {"lora_alpha": float(content["lora_alpha"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} states no lora_alpha: {brief(error)}; give --alpha") from error
 
 
 def _write_ours(pairs: Mapping[str, LowRank], folder: Path) -> None:

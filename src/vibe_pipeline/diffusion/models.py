@@ -5,7 +5,6 @@ separately because text encoder, transformer and VAE of the real models need not
 """
 
 import inspect
-import json
 import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,13 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 from transformers.utils.logging import disable_progress_bar
 
 from vibe_pipeline.diffusion.convolutions import use_onednn
+from vibe_pipeline.diffusion.foreign import absent, describe_file, describe_folder
 from vibe_pipeline.diffusion.lifetime import released
 from vibe_pipeline.diffusion.objectives import Predict
+from vibe_pipeline.diffusion.support import read_config, require_supported
+from vibe_pipeline.diffusion.weights import require_weights
 from vibe_pipeline.messages import brief
+from vibe_pipeline.named import require_folder
 
 T = TypeVar("T")
 PARTS = MappingProxyType({"vae": AutoencoderKLWan, "transformer": WanTransformer3DModel})
@@ -59,7 +62,7 @@ class WanFolder:
         """
         file = self.path / part / "config.json"
         # A file states only what the diffusers of its day knew: Wan2.1's VAE says nothing of its scale.
-        content = _defaults(PARTS.get(part)) | _read_config(file)
+        content = _defaults(PARTS.get(part)) | read_config(file)
         for name in SIZES.get(part, ()):
             values = content.get(name)
             if not all(type(n) is int and n > 0 for n in (values if isinstance(values, list | tuple) else [values])):
@@ -74,35 +77,47 @@ def _defaults(cls: type | None) -> dict[str, Any]:
 
 
 def find_model(path_or_id: str) -> WanFolder:
-    """Find a model: a folder, or a hub id that was downloaded before. Nothing is downloaded here.
+    """Find a model: a folder, or a hub id that was downloaded before; and judge it. Nothing is downloaded here.
 
     Raises:
-        FileNotFoundError: Neither is there; the message says how to get it.
-        ValueError: Its model_index.json is damaged.
+        FileNotFoundError: Neither is there, or it is something else; the message says what, and what to get.
+        ValueError: A configuration is damaged, or the model is one that would be run in part or not at all.
     """
-    folder = Path(path_or_id)
-    if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(path_or_id, local_files_only=True))
-        except (LocalEntryNotFoundError, ValueError, OSError) as error:
-            raise FileNotFoundError(
-                f"model.path {path_or_id!r} is neither a folder nor a model downloaded before; "
-                f"get it with `hf download {path_or_id}` or set model.path to a local folder"
-            ) from error
+    folder = _folder(path_or_id)
     index = folder / "model_index.json"
     if not index.exists():
-        raise FileNotFoundError(f"{folder} is no diffusers model: it has no model_index.json")
-    return WanFolder(folder, bool(_read_config(index).get("expand_timesteps", False)))
+        raise FileNotFoundError(describe_folder(folder))
+    content = read_config(index)
+    model = WanFolder(folder, bool(content.get("expand_timesteps", False)))
+    require_supported(folder, content, model.config_of)
+    return model
 
 
-def _read_config(file: Path) -> dict[str, Any]:
+def _folder(path_or_id: str) -> Path:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON: {brief(error)}; download the model again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds {brief(repr(content), 60)}, not names and values; download the model again")
-    return content
+        folder = Path(path_or_id)
+        if folder.is_dir():
+            return require_folder(folder, "model.path")
+        if folder.is_file():
+            raise FileNotFoundError(describe_file(folder))
+        return Path(snapshot_download(path_or_id, local_files_only=True))
+    except FileNotFoundError as error:
+        if isinstance(error, LocalEntryNotFoundError):
+            raise FileNotFoundError(absent(path_or_id)) from error
+        raise
+    except PermissionError:
+        raise
+    except (ValueError, OSError) as error:  # no id, or a name too long for a file
+        raise FileNotFoundError(absent(path_or_id)) from error
+
+
+def require_whole(model: WanFolder) -> None:
+    """Refuse a model whose weights are not all there or not of its configurations; headers alone are read.
+
+    Raises:
+        ValueError: One line that names the files.
+    """
+    require_weights(model.path, {part: model.config_of(part) for part in SIZES})
 
 
 def pick_device(name: str) -> torch.device:

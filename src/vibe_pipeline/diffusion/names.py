@@ -39,13 +39,18 @@ def native_name(module: str) -> str:
 def diffusers_name(native: str) -> str:
     """A module's name in diffusers, from the name in Wan's own code; dots may be underscores, as kohya has them.
 
+    diffusers' own names with underscores are known too: trainers on diffusers write them.
+
     Raises:
         ValueError: No such module.
     """
-    flat = {k.replace(".", "_"): v for k, v in _IN_BLOCKS.items()}
-    return _translate(
-        native, {**_IN_BLOCKS, **flat}, {**_OUTSIDE, **{k.replace(".", "_"): v for k, v in _OUTSIDE.items()}}
-    )
+    return _translate(native, _any_spelling(_IN_BLOCKS), _any_spelling(_OUTSIDE))
+
+
+def _any_spelling(names: Mapping[str, str]) -> dict[str, str]:
+    """As written, and both sides with underscores."""
+    flat = {name.replace(".", "_"): module for pair in names.items() for name in pair for module in pair[1:]}
+    return {**flat, **names}
 
 
 def _translate(module: str, in_blocks: Mapping[str, str], outside: Mapping[str, str]) -> str:

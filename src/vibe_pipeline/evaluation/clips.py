@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -34,6 +35,12 @@ def check_clip_table(clips: pd.DataFrame) -> None:
         raise ValueError(
             f"two clips for arm {first.arm!r}, prompt {first.prompt_index}, seed {first.seed}: {first.path}"
         )
+
+
+def difference_of(clip: Any) -> str:
+    """How a clip (a row of the table) differs in size, length or rate from the others; empty where it does not."""
+    said = getattr(clip, "differs", "")
+    return said if isinstance(said, str) else ""  # an empty cell of a file comes back as NaN
 
 
 def unusable(path: Path) -> str:

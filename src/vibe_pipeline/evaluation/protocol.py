@@ -18,6 +18,8 @@ from vibe_pipeline.evaluation.aggregate import DIMENSIONS, canonical_name
 
 Protocol = Literal["vbench_standard", "vbench_subset"]
 
+INSTALL = "pip install -r requirements/evaluation.txt && pip install --no-deps -r requirements/evaluation-nodeps.txt"
+"""vbench and pyiqa ask for older versions than the core's, so they come without what they depend on."""
 SAMPLES = 5
 FLICKER = "temporal_flickering"
 FLICKER_SAMPLES = 25
@@ -37,10 +39,7 @@ def full_info_path() -> Path:
     """
     spec = importlib.util.find_spec("vbench")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(
-            "VBench's prompts come with its package, which is not installed: "
-            "pip install --no-deps -r requirements/evaluation-nodeps.txt"
-        )
+        raise ModuleNotFoundError(f"VBench's prompts come with its package, which is not installed: {INSTALL}")
     return Path(spec.origin).with_name("VBench_full_info.json")
 
 

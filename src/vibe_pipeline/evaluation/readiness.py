@@ -13,7 +13,9 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from vibe_pipeline.evaluation.dimensions import COMMON_PACKAGES, HUB_FOLDER, Dimension, dimension_of
+from vibe_pipeline.evaluation.protocol import INSTALL
 from vibe_pipeline.evaluation.second_env import STAMP
+from vibe_pipeline.named import require_no_file
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,11 @@ class Ready:
 
 @dataclass(frozen=True)
 class Skipped:
-    """The dimension cannot be scored; `reason` says why and what would change that."""
+    """The dimension cannot be scored; `reason` says why, `fix` names the commands and settings that change it."""
 
     dimension: str
     reason: str
+    fix: str = ""
 
 
 def readiness(
@@ -48,16 +51,20 @@ def readiness(
     """
     entry = dimension_of(dimension)
     python, packages = None, _package_reasons(entry)
-    if packages and second_env is not None:
+    if packages and second_env is not None and not _unusable(second_env, "evaluation.vbench_env"):
         python = _second_python(entry, second_env)
     if packages and python is None and entry.versions:
         packages = [*packages, "make an environment with VBench's own versions: `kedro vibe vbench-env`"]
-    reasons = [
-        *([] if labelled else _prompt_reasons(entry)),
-        *([] if python else packages),
-        *_weight_reasons(entry, Path(cache_dir)),
+    prompts, weights = [] if labelled else _prompt_reasons(entry), _weight_reasons(entry, Path(cache_dir))
+    reasons = [*prompts, *([] if python else packages), *weights]
+    if not reasons:
+        return Ready(entry.name, python)
+    fixes = [
+        *(["set generation.prompts to vbench_subset or vbench_standard"] if prompts else []),
+        *([] if python else _package_fixes(entry)),
+        *([f"kedro vibe fetch-weights --dimensions {entry.name}"] if weights else []),
     ]
-    return Skipped(entry.name, "skipped, because " + "; and ".join(reasons)) if reasons else Ready(entry.name, python)
+    return Skipped(entry.name, "skipped, because " + "; and ".join(reasons), "; then ".join(fixes))
 
 
 def _prompt_reasons(entry: Dimension) -> list[str]:
@@ -79,6 +86,16 @@ def _package_reasons(entry: Dimension) -> list[str]:
     return reasons
 
 
+def _package_fixes(entry: Dimension) -> list[str]:
+    """Commands that bring the packages, in this environment or in the second one."""
+    if entry.versions:
+        return ["kedro vibe vbench-env"]
+    absent = [name for name in (*COMMON_PACKAGES, *entry.packages) if importlib.util.find_spec(name) is None]
+    others = [name for name in absent if name in entry.packages]
+    fixes = [INSTALL] if len(others) < len(absent) else []
+    return fixes + [f"build {name} from its own repository: it is on no package index" for name in others]
+
+
 def _second_python(entry: Dimension, environment: Path) -> Path | None:
     """The second environment's interpreter, if it has the packages that the dimension wants."""
     python = (environment / "bin" / "python").absolute()
@@ -87,7 +104,18 @@ def _second_python(entry: Dimension, environment: Path) -> Path | None:
     return python if python.is_file() and (environment / STAMP).is_file() and has_all else None
 
 
+def _unusable(folder: Path, field: str) -> str:
+    """Why a folder cannot be made or read, or an empty string."""
+    try:
+        require_no_file(folder, field)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return ""
+
+
 def _weight_reasons(entry: Dimension, cache_dir: Path) -> list[str]:
+    if entry.weights and (said := _unusable(cache_dir, "evaluation.vbench_cache")):
+        return [said]
     command = f"get it with `kedro vibe fetch-weights --dimensions {entry.name}`"
     reasons = []
     for weight in entry.weights:

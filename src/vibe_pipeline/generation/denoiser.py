@@ -32,11 +32,10 @@ from vibe_pipeline.diffusion.models import (
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.sampling import Scheduler, denoise, guided
 from vibe_pipeline.generation.clips import read_clip
+from vibe_pipeline.generation.first_frames import first_frame_pixels
 from vibe_pipeline.generation.store import Rows, Scale
 from vibe_pipeline.generation.texts import TextStore
 from vibe_pipeline.images.camera import enlarge
-from vibe_pipeline.images.check import load_rgb
-from vibe_pipeline.images.sizing import resize_and_crop
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,7 @@ class Denoiser:
         texts.ensure([*prompts, params.negative_prompt])
         self.texts, self.sampling, self.negative = texts, sampling, params.negative_prompt
         self.found, self.offload = find_model(model.path), model.offload
+        self.native = Scale.of(model.native)
         self.device, self.dtype = pick_device(model.device), getattr(torch, model.dtype)
         home = torch.device("cpu") if model.offload else self.device
         self.transformer = load_transformer(self.found, home, self.dtype)
@@ -175,7 +175,7 @@ class Denoiser:
         """The latents [B, C, 1, h, w] of the rows' first frames; None where the prompts have none."""
         if not rows[0].get("first_frame"):
             return None
-        images = np.stack([resize_and_crop(load_rgb(Path(r["first_frame"])), size.height, size.width) for r in rows])
+        images = np.stack([first_frame_pixels(Path(r["first_frame"]), size, self.native) for r in rows])
         with self._on_device(self.vae):
             return encode_video(self.vae, torch.from_numpy(images).permute(0, 3, 1, 2)[:, :, None])
 

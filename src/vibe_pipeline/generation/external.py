@@ -4,6 +4,7 @@ Two layouts are read. VBench's: `PROMPT-INDEX.mp4`, where INDEX counts the sampl
 `clips.csv` with the columns file, prompt and seed, files relative to it.
 """
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -15,50 +16,102 @@ from vibe_pipeline.config import ArmParams, ModelParams
 from vibe_pipeline.generation.clips import CONTAINERS, read_clip, write_preview
 from vibe_pipeline.generation.prompts import read_table
 from vibe_pipeline.generation.store import Scale
-from vibe_pipeline.identity import content_key, file_sha256, is_file, is_folder
+from vibe_pipeline.identity import content_key, file_sha256, is_file, write_json
 from vibe_pipeline.messages import absent_columns, brief
+from vibe_pipeline.named import require_folder
+
+log = logging.getLogger(__name__)
 
 TABLE = "clips.csv"
 COLUMNS = ("file", "prompt", "seed")
 SHOWN = 5
+LONGEST_NAME = 255  # bytes
 _SEED = re.compile(r"-?[0-9]{1,18}")
 
 
 def external_clips(name: str, arm: ArmParams, prompts: pd.DataFrame, model: ModelParams, folder: Path) -> pd.DataFrame:
     """The clips of `arm.path` that answer the run's prompts.
 
+    Another size, length or rate than the target's is kept as it is and stated: VBench compares any two clips, and
+    measures that pair pixels say that they cannot.
+
     Args:
         name: Of the arm.
         arm: With `path`.
         prompts: The run's (prompt, seed) rows.
-        model: Its target is the size, length and rate that every arm of a comparison has.
-        folder: Gets small playable copies.
+        model: Its target is what is said to differ.
+        folder: Gets small playable copies, each with a manifest beside it.
 
     Returns:
-        One row a clip, as `arm_clips`; `seconds` is NaN: how long they took is not known.
+        One row a clip, as `arm_clips`, with its own height, width, frames and fps; `differs` says how they differ from
+        the target; `seconds` is NaN: how long they took is not known.
 
     Raises:
         FileNotFoundError: No such folder, or clips are missing for some (prompt, seed).
-        ValueError: A clip cannot be read, or has another size, length or rate than the target.
+        ValueError: A clip cannot be read.
     """
-    found = _listed(arm.path) if is_file(arm.path / TABLE) else _named(arm.path, prompts)
+    clips = measured_clips(name, arm, prompts, Scale.of(model.target))
+    for row, path in clips:
+        _keep(name, row, path, folder)
+    table = pd.DataFrame([row for row, _ in clips])
+    for said, rows in table[table["differs"] != ""].groupby("differs"):
+        log.warning("arms.%s: %d of %d clips differ from model.target: %s", name, len(rows), len(table), said)
+    return table.assign(arm=name, seconds=float("nan"))
+
+
+def measured_clips(
+    name: str, arm: ArmParams, prompts: pd.DataFrame, target: Scale
+) -> list[tuple[dict[str, Any], Path]]:
+    """Find and measure the clips of an arm; nothing is written.
+
+    Returns:
+        Each row of the prompts with height, width, frames, fps and differs; and the clip.
+
+    Raises:
+        FileNotFoundError: No such folder, or clips are missing for some (prompt, seed).
+        ValueError: A clip cannot be read.
+    """
+    home = require_folder(arm.path or Path(), f"arms.{name}.path", "put the other system's clips there")
+    found = _listed(home) if is_file(home / TABLE) else _named(home, prompts)
     rows = prompts.to_dict("records")
     places = [found.get((r["prompt"], r["seed"])) or found.get((_normal(r["prompt"]), r["seed"])) for r in rows]
     missing = [r for r, place in zip(rows, places, strict=True) if place is None]
     if missing:
         shown = "; ".join(f"{r['prompt'][:60]!r} seed {r['seed']}" for r in missing[:SHOWN])
         raise FileNotFoundError(
-            f"arms.{name}: {arm.path} lacks {len(missing)} of {len(rows)} clips, among them {shown}. Name them "
-            f"PROMPT-INDEX.mp4 (the index counts a prompt's seeds from 0) or list them in {arm.path / TABLE}"
+            f"arms.{name}: {home} lacks {len(missing)} of {len(rows)} clips, among them {shown}. Name them "
+            f"PROMPT-INDEX.mp4 (the index counts a prompt's seeds from 0) or list them in {home / TABLE}"
         )
-    size = Scale.of(model.target)
-    clips = [_row(row, place, size, folder) for row, place in zip(rows, places, strict=True) if place is not None]
-    if wrong := [c["problem"] for c in clips if c["problem"]]:
-        raise ValueError(
-            f"arms.{name}: {len(wrong)} of {len(clips)} clips differ from model.target, so {'; '.join(wrong[:SHOWN])}. "
-            "Compare like with like: convert them losslessly, or set model.target to their size"
-        )
-    return pd.DataFrame(clips).drop(columns="problem").assign(arm=name, seconds=float("nan"))
+    clips = []
+    for row, path in zip(rows, filter(None, places), strict=True):
+        actual = _measure(path)
+        clips.append((row | vars(actual) | {"differs": difference(actual, target)}, path))
+    return clips
+
+
+def difference(actual: Scale, target: Scale) -> str:
+    """How a clip's size, length and rate differ from the target's, for people; empty where they do not."""
+    said = []
+    if (actual.height, actual.width) != (target.height, target.width):
+        said.append(f"{actual.height}x{actual.width} beside {target.height}x{target.width}")
+    if actual.frames != target.frames or abs(actual.fps - target.fps) >= 0.01 * target.fps:
+        said.append(f"{actual.frames} frames at {actual.fps:g} fps beside {target.frames} at {target.fps:g}")
+    return ", ".join(said)
+
+
+def _keep(name: str, row: dict[str, Any], path: Path, folder: Path) -> None:
+    """Complete a row with its key, path and playable copy, which is made with a manifest beside it."""
+    sha256 = file_sha256(path)
+    preview = folder / f"{row['prompt_index']:04d}-{row['seed']}-{sha256[:8]}.preview.mp4"
+    if not preview.exists():
+        write_preview(preview, read_clip(path), row["fps"])
+    row |= {"key": content_key("external", sha256), "path": str(path), "preview_path": str(preview)}
+    size = {k: row[k] for k in ("height", "width", "frames", "fps")}
+    stated = {"arm": name} | {k: row[k] for k in ("prompt_index", "prompt", "seed", "path", "key")}
+    write_json(
+        preview.with_name(preview.name.replace(".preview.mp4", ".json")),
+        stated | {"size": size, "differs": row["differs"], "sha256": sha256},
+    )
 
 
 def _listed(folder: Path) -> dict[tuple[str, int], Path]:
@@ -76,12 +129,12 @@ def _listed(folder: Path) -> dict[tuple[str, int], Path]:
             there = clip.is_file()
         except (OSError, ValueError) as error:  # null bytes, names too long
             raise ValueError(
-                f"{path}, line {line}: {brief(repr(row['file']))} can be no file: {brief(error, 60)}"
+                f"{path}, line {line}: {brief(repr(row['file']))} cannot be a file: {brief(error, 60)}"
             ) from error
         if not clip.is_relative_to(folder.resolve()):
             raise ValueError(f"{path}, line {line}: {brief(repr(row['file']))} leaves the folder")
         if not _SEED.fullmatch(row["seed"].strip()):
-            raise ValueError(f"{path}, line {line}: seed {brief(repr(row['seed']), 60)} is no whole number")
+            raise ValueError(f"{path}, line {line}: seed {brief(repr(row['seed']), 60)} is not a whole number")
         key = (row["prompt"].strip(), int(row["seed"]))
         if key in found:
             raise ValueError(f"{path}, line {line}: {key[0][:60]!r} with seed {key[1]} is listed twice")
@@ -92,8 +145,6 @@ def _listed(folder: Path) -> dict[tuple[str, int], Path]:
 
 
 def _named(folder: Path, prompts: pd.DataFrame) -> dict[tuple[str, int], Path]:
-    if not is_folder(folder):
-        raise FileNotFoundError(f"{brief(folder)}: no such folder; set the arm's path to the folder of clips")
     found = {}
     for prompt, rows in prompts.groupby("prompt", sort=False):
         for index, seed in enumerate(sorted(rows["seed"])):
@@ -109,16 +160,6 @@ def _normal(prompt: str) -> str:
     return " ".join(prompt.split())
 
 
-def _row(row: dict[str, Any], path: Path, size: Scale, folder: Path) -> dict[str, Any]:
-    sha256 = file_sha256(path)
-    preview = folder / f"{row['prompt_index']:04d}-{row['seed']}-{sha256[:8]}.preview.mp4"
-    actual = _measure(path)
-    if not preview.exists():
-        write_preview(preview, read_clip(path), actual.fps)
-    placed = {"key": content_key("external", sha256), "path": str(path), "preview_path": str(preview)}
-    return row | placed | vars(actual) | {"problem": _problem(path, actual, size)}
-
-
 def _measure(path: Path) -> Scale:
     """Size and rate as stored; frames are counted, since containers lie about durations."""
     try:
@@ -127,12 +168,3 @@ def _measure(path: Path) -> Scale:
             return Scale(height, width, reader.count_frames(), float(reader.get_meta_data()["fps"]))
     except (OSError, ValueError, RuntimeError, IndexError, KeyError) as error:
         raise ValueError(f"{path} cannot be read as a video: {brief(error, 240)}") from error
-
-
-def _problem(path: Path, actual: Scale, wanted: Scale) -> str:
-    if (actual.height, actual.width, actual.frames) == (wanted.height, wanted.width, wanted.frames) and (
-        abs(actual.fps - wanted.fps) < 0.01 * wanted.fps
-    ):
-        return ""
-    one, two = (f"{s.height}x{s.width}x{s.frames} at {s.fps:g} fps" for s in (actual, wanted))
-    return f"{path.name} is {one}, not {two}"

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from vibe_pipeline.config import GenerationParams
-from vibe_pipeline.identity import file_sha256, is_file
+from vibe_pipeline.identity import file_sha256
 from vibe_pipeline.images.check import BadImage, load_rgb
 from vibe_pipeline.messages import absent_columns, brief
 from vibe_pipeline.miniature.scene import sample_scenes
+from vibe_pipeline.named import require_file
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def load_prompts(params: GenerationParams) -> pd.DataFrame:
 
     Returns:
         Columns prompt_index, prompt, seed; with VBench's prompts also `dimensions` (names joined by `;`), with
-        first frames also first_frame (a path) and first_frame_sha256.
+        first frames also first_frame (a path), first_frame_sha256, first_frame_height and first_frame_width (pixels).
 
     Raises:
         FileNotFoundError: No such file of prompts, or an image that it names is not there.
@@ -82,10 +83,7 @@ def _require_some(params: GenerationParams, there: int, chosen: int) -> None:
 
 
 def _from_file(path: Path) -> list[dict[str, Any]]:
-    if not is_file(path):
-        raise FileNotFoundError(
-            f"generation.prompts: {brief(path)} is not a file; give a .txt, .csv or .jsonl of prompts"
-        )
+    require_file(path, "generation.prompts", "give a .txt, .csv or .jsonl of prompts")
     readers = {".txt": _lines, ".csv": _csv, ".jsonl": _jsonl}
     if path.suffix not in readers:
         raise ValueError(f"generation.prompts: {path} is not .txt, .csv or .jsonl")
@@ -179,7 +177,7 @@ def _check_prompts(path: Path, entries: list[tuple[int, dict[str, Any]]]) -> Non
         seen[prompt] = line
 
 
-def _first_frame(path: Path, line: int, entry: dict[str, Any]) -> dict[str, str]:
+def _first_frame(path: Path, line: int, entry: dict[str, Any]) -> dict[str, Any]:
     if "first_frame" not in entry:
         return {}
     name, home = str(entry["first_frame"]), path.parent.resolve()
@@ -194,7 +192,8 @@ def _first_frame(path: Path, line: int, entry: dict[str, Any]) -> dict[str, str]
     if not there:
         raise FileNotFoundError(f"{place}: there is no {shown}")
     try:
-        load_rgb(image)  # now, rather than when the model is loaded
+        height, width = load_rgb(image).shape[:2]  # now, rather than when the model is loaded
     except BadImage as bad:
         raise ValueError(f"{place}: {shown} cannot be used: {bad.reason}: {bad.value}") from bad
-    return {"first_frame": str(image), "first_frame_sha256": file_sha256(image)}
+    size = {"first_frame_height": height, "first_frame_width": width}
+    return {"first_frame": str(image), "first_frame_sha256": file_sha256(image)} | size

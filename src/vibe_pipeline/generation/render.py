@@ -96,7 +96,7 @@ def arm_clips(
 
     Returns:
         One row a clip: arm, prompt_index, prompt, seed, path, preview_path, height, width, frames, fps, seconds,
-        key, method, sigma_start, native_source.
+        key, method, sigma_start, native_source, differs (of another system's clips: how from the target).
     """
     rows = native.rename(columns={"path": "native_path", "key": "native_key"})
     if arm.method == "external":
@@ -131,7 +131,8 @@ def arm_clips(
     made = make_clips(rows, job)
     made.insert(0, "arm", name)
     sigma_start = float(sampling.sigmas[0])
-    return made.assign(method=arm.method, sigma_start=sigma_start, native_source=params.native_source, **vars(size))
+    stated = {"method": arm.method, "sigma_start": sigma_start, "native_source": params.native_source, "differs": ""}
+    return made.assign(**stated, **vars(size))
 
 
 def _arm_settings(arm: ArmParams) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from tqdm import tqdm
 
 from vibe_pipeline.config import DataParams
-from vibe_pipeline.identity import content_key, is_folder, require_space, write_atomic
+from vibe_pipeline.diffusion.foreign import HUB_ID
+from vibe_pipeline.identity import content_key, require_space, write_atomic
 from vibe_pipeline.images.formats import SUFFIXES
 from vibe_pipeline.images.source import CAPTION_COLUMN, FILE_COLUMN
 from vibe_pipeline.messages import brief
@@ -71,15 +72,18 @@ def find_dataset(path_or_id: str) -> Path:
     Raises:
         FileNotFoundError: Neither is there; the message says how to get it.
     """
-    folder = Path(path_or_id)
-    if is_folder(folder):
-        return folder
     try:
+        folder = Path(path_or_id)
+        if folder.is_dir():
+            return folder
         return Path(snapshot_download(path_or_id, repo_type="dataset", local_files_only=True))
     except (LocalEntryNotFoundError, ValueError, OSError) as error:
+        get = (
+            f"`hf download --repo-type dataset {path_or_id}`" if HUB_ID.fullmatch(path_or_id) else "an id from the hub"
+        )
         raise FileNotFoundError(
             f"data.path {brief(repr(path_or_id))} is neither a folder nor a dataset downloaded before; get it with "
-            f"`hf download --repo-type dataset {brief(path_or_id)}` or set data.path to a local folder"
+            f"{get} or set data.path to a local folder"
         ) from error
 
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from vibe_pipeline.config import EvaluationParams, GenerationParams
 from vibe_pipeline.evaluation import detail
-from vibe_pipeline.evaluation.clips import WHOLE_ARM, score_table
+from vibe_pipeline.evaluation.clips import WHOLE_ARM, difference_of, score_table
 from vibe_pipeline.generation.clips import read_clip
 from vibe_pipeline.images.camera import shrink
 from vibe_pipeline.miniature.measures import object_saliency
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 Array = NDArray[np.float32]
 
 SPECTRUM_BINS = 48
+OF_THE_CLIP = ("high_frequency_share", "flicker", "residual_noise", "first_frame_jump")
+TO_TRUTH = ("psnr", "band_correlation", "band_error")
 ATTRIBUTES = ("colours_right", "motion_right", "shape_right", "one_object")
 
 
@@ -47,14 +49,26 @@ def measure_arm(
     native_path = native.set_index(["prompt_index", "seed"])["path"]
     # The ceiling arm renders the very scene of the reference, whatever the native clips come from.
     paired = known_truth and (generation.native_source == "truth" or bool((clips["method"] == "truth").all()))
-    rows, spectra = [], []
+    rows, spectra, height = [], [], 0
     for clip in clips.itertuples(index=False):
         pixels = read_clip(Path(clip.path))
         bins = min(SPECTRUM_BINS, pixels.shape[1] // 2)
-        values = detail_scores(pixels, evaluation.fine_band)
+        differs = difference_of(clip)
+        try:
+            values = detail_scores(pixels, evaluation.fine_band)
+        except ValueError as error:  # another system's clip may be too small or too short for a measure
+            if not differs:
+                raise
+            values, reason = {}, f"{differs}: {error}"
+            rows += [_unequal(arm, clip, metric, reason) for metric in OF_THE_CLIP]
         if clip.method != "external":  # another system's clips have no native clip of ours
             values["native_psnr"] = _native_psnr(pixels, read_clip(Path(native_path[clip.prompt_index, clip.seed])))
-        if known_truth:
+        if known_truth and differs:
+            values |= attribute_scores(pixels, clip.prompt)
+            rows += [
+                _unequal(arm, clip, metric, differs) for metric in ("spectrum_distance", *(TO_TRUTH if paired else ()))
+            ]
+        elif known_truth:
             truth = read_clip(Path(clip.reference_path))
             values |= attribute_scores(pixels, clip.prompt)
             values["spectrum_distance"] = detail.spectrum_distance(pixels, truth, bins)
@@ -62,11 +76,14 @@ def measure_arm(
                 values["psnr"] = detail.psnr(pixels, truth)
                 values["band_correlation"] = detail.band_correlation(pixels, truth, *evaluation.fine_band)
                 values["band_error"] = detail.band_error(pixels, truth, *evaluation.fine_band)
-        spectra.append(detail.spectrum(pixels, bins))
+        height = height or pixels.shape[1]
+        if height == pixels.shape[1]:  # a clip of another height has other rings
+            spectra.append(detail.spectrum(pixels, bins))
         rows += [_row(arm, clip.prompt_index, clip.seed, k, v) for k, v in values.items()]
     if known_truth and not paired:
-        rows += [_unpaired(arm, metric) for metric in ("psnr", "band_correlation", "band_error")]
-    cycles = (np.arange(bins) + 0.5) * pixels.shape[1] / 2 / bins
+        rows += [_unpaired(arm, metric) for metric in TO_TRUTH]
+    bins = len(spectra[0])
+    cycles = (np.arange(bins) + 0.5) * height / 2 / bins
     spectrum = pd.DataFrame({"arm": arm, "cycles": cycles, "power": np.power(10.0, np.mean(spectra, 0))})
     return score_table(rows), spectrum
 
@@ -129,6 +146,11 @@ def _row(arm: str, prompt_index: int, seed: int, metric: str, value: float) -> d
         "status": "scored" if fine else "failed",
         "reason": "" if fine else f"the measure gave {value}",
     }
+
+
+def _unequal(arm: str, clip: Any, metric: str, differs: str) -> dict[str, Any]:
+    row = _row(arm, clip.prompt_index, clip.seed, metric, np.nan)
+    return row | {"status": "skipped", "reason": f"the clip differs from those that it is compared with: {differs}"}
 
 
 def _unpaired(arm: str, metric: str) -> dict[str, Any]:

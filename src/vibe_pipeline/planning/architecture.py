@@ -10,13 +10,13 @@ from functools import cached_property
 from importlib.resources import files
 from typing import Any
 
-import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import UMT5EncoderModel
 
 from vibe_pipeline.config import ClipSize
 from vibe_pipeline.diffusion.models import WanFolder, find_model, latent_shape
+from vibe_pipeline.diffusion.weights import on_meta
 
 Grid = tuple[int, int, int]
 
@@ -44,16 +44,15 @@ class Architecture:
     def build_transformer(self, layers: int | None = None) -> WanTransformer3DModel:
         """The transformer on the meta device, frozen; with `layers` blocks instead of its own number."""
         changed = {} if layers is None else {"num_layers": layers}
-        return _on_meta(WanTransformer3DModel, dict(self.transformer) | changed)
+        return on_meta("transformer", dict(self.transformer) | changed)
 
     def build_vae(self) -> AutoencoderKLWan:
         """The VAE on the meta device, frozen."""
-        return _on_meta(AutoencoderKLWan, dict(self.vae))
+        return on_meta("vae", self.vae)
 
     def build_text_encoder(self) -> UMT5EncoderModel:
         """The text encoder on the meta device, frozen."""
-        with torch.device("meta"):
-            return UMT5EncoderModel(UMT5Config(**self.text_encoder)).requires_grad_(False).eval()
+        return on_meta("text_encoder", self.text_encoder)
 
     @cached_property
     def parameters(self) -> dict[str, int]:
@@ -69,12 +68,6 @@ class Architecture:
 def count_parameters(module: nn.Module) -> int:
     """Numbers in a module's weights."""
     return sum(p.numel() for p in module.parameters())
-
-
-def _on_meta(cls: type, config: Mapping[str, Any]) -> Any:
-    known = {k: v for k, v in config.items() if not k.startswith("_")}
-    with torch.device("meta"):
-        return cls.from_config(known).requires_grad_(False).eval()
 
 
 def load_architecture(path_or_id: str) -> Architecture:

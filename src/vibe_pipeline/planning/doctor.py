@@ -2,9 +2,8 @@
 
 import importlib.metadata
 import importlib.util
-import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,17 +11,17 @@ from typing import Any, Literal
 import torch
 from packaging.requirements import Requirement
 
-from vibe_pipeline.config import DataParams, EvaluationParams, GenerationParams, ModelParams, Tables
-from vibe_pipeline.diffusion.models import WanFolder, find_model
+from vibe_pipeline.config import DataParams, EvaluationParams, GenerationParams, ModelParams, ReportParams, Tables
+from vibe_pipeline.diffusion.foreign import HUB_ID
 from vibe_pipeline.evaluation.readiness import Skipped, readiness
-from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.huggingface import find_dataset
 from vibe_pipeline.images.source import find_images
+from vibe_pipeline.named import require_folder
 from vibe_pipeline.parameters import tables_of
 from vibe_pipeline.planning.plan import Plan, make_plan
+from vibe_pipeline.preflight import Check, generation_checks, scoring_checks, weights_check
 
 State = Literal["ok", "missing", "optional"]
-PARTS = ("transformer", "vae", "text_encoder")
 
 
 @dataclass(frozen=True)
@@ -52,18 +51,20 @@ def examine(params: Mapping[str, Any], images: int | None = None) -> list[Findin
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
     generation, tables = GenerationParams(**params["generation"]), tables_of(params)
     plan = _plan(params, images)
-    findings = [*_packages(data, tables), *_weights(model), *_images(data), *_prompts(generation), *_files(tables)]
+    evaluation, report = EvaluationParams(**params["evaluation"]), ReportParams(**params.get("report", {}))
+    findings = [*_packages(data, tables), *_looked([weights_check(model.path)]), *_images(data)]
+    findings += _looked([*generation_checks(model, generation, tables.arms), *scoring_checks(evaluation, report)])
     if isinstance(plan, Plan):
         findings += [_disk(plan), _memory(model, plan)]
     else:
         findings.append(Finding("plan", "missing", plan, "mend what it names, or set model.path to a known model"))
-    return [*findings, *_vbench(EvaluationParams(**params["evaluation"]), generation)]
+    return [*findings, *_vbench(evaluation, generation)]
 
 
 def _plan(params: Mapping[str, Any], images: int | None) -> Plan | str:
     try:
         return make_plan(params, images=images)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         return str(error)
 
 
@@ -97,30 +98,13 @@ def _extra(package: str, why: str, fix: str) -> Finding:
     return Finding(package, "ok" if there else "missing", f"{'installed' if there else 'absent'}; {why} needs it", fix)
 
 
-def _weights(model: ModelParams) -> Iterator[Finding]:
-    try:
-        found = find_model(model.path)
-    except FileNotFoundError as error:
-        yield Finding("weights", "missing", str(error), f"hf download {model.path}")
-        return
-    absent = [name for part in PARTS for name in _absent_files(found, part)]
-    if not (found.path / "tokenizer").is_dir():
-        absent.append("tokenizer")
-    fix = f"hf download {model.path}" if not Path(model.path).is_dir() else f"copy the rest into {found.path}"
-    said = f"{found.path} lacks {', '.join(absent)}" if absent else str(found.path)
-    yield Finding("weights", "missing" if absent else "ok", said, fix)
-
-
-def _absent_files(model: WanFolder, part: str) -> list[str]:
-    """Files of a part that are not there: an interrupted download leaves some out."""
-    folder = model.path / part
-    if not (folder / "config.json").is_file():
-        return [f"{part}/config.json"]
-    indexes = list(folder.glob("*.safetensors.index.json"))
-    if not indexes:
-        return [] if list(folder.glob("*.safetensors")) else [f"{part}/*.safetensors"]
-    wanted = set(json.loads(indexes[0].read_text())["weight_map"].values())
-    return [f"{part}/{name}" for name in sorted(wanted) if not (folder / name).is_file()]
+def _looked(checks: Iterable[Check]) -> Iterator[Finding]:
+    """What the run would check before its first node."""
+    for check in checks:
+        try:
+            yield Finding(check.item, "ok", check.look())
+        except (ValueError, OSError, ImportError) as error:
+            yield Finding(check.item, "missing", str(error), check.fix)
 
 
 def _images(data: DataParams) -> Iterator[Finding]:
@@ -131,42 +115,20 @@ def _images(data: DataParams) -> Iterator[Finding]:
         try:
             yield Finding("images", "ok", str(find_dataset(str(data.path))))
         except FileNotFoundError as error:
-            yield Finding("images", "missing", str(error), f"hf download --repo-type dataset {data.path}")
+            is_id = HUB_ID.fullmatch(str(data.path))
+            fix = f"hf download --repo-type dataset {data.path}" if is_id else "set data.path to a folder or a hub id"
+            yield Finding("images", "missing", str(error), fix)
         return
     size = f"at least {data.high.width}x{data.high.height}, with captions (.txt beside each, or metadata.csv)"
     fix = f"put images of {size} into {data.path}, or set data.path"
     try:
-        found = find_images(data.path)
-    except (FileNotFoundError, ValueError) as error:
+        found = find_images(require_folder(data.path, "data.path"))
+    except (OSError, ValueError) as error:
         yield Finding("images", "missing", str(error), fix)
         return
     captioned = int((found["caption"] != "").sum())
     said = f"{len(found)} in {data.path}, {captioned} with captions"
     yield Finding("images", "ok" if captioned > data.held_out else "missing", said, fix)
-
-
-def _prompts(generation: GenerationParams) -> Iterator[Finding]:
-    try:
-        yield Finding("prompts", "ok", f"{len(load_prompts(generation))} (prompt, seed) pairs")
-    except ImportError as error:
-        fix = (
-            "pip install -r requirements/evaluation.txt && pip install --no-deps -r requirements/evaluation-nodeps.txt"
-        )
-        yield Finding("prompts", "missing", str(error), fix)
-    except (FileNotFoundError, ValueError) as error:
-        yield Finding("prompts", "missing", str(error), "set generation.prompts to vbench_subset or a file of prompts")
-
-
-def _files(tables: Tables) -> Iterator[Finding]:
-    for name, arm in tables.arms.items():
-        for extra in arm.extra_adapters:
-            if not extra.path.is_file():
-                fix = "kedro vibe import-adapter FILE --output DIR, or mend the path"
-                yield Finding(f"arms.{name}.extra_adapters", "missing", f"{extra.path} is no file", fix)
-        if arm.path is not None and not arm.path.is_dir():
-            yield Finding(
-                f"arms.{name}.path", "missing", f"{arm.path} is no folder", "put the other system's clips there"
-            )
 
 
 def _disk(plan: Plan) -> Finding:
@@ -200,7 +162,7 @@ def _vbench(evaluation: EvaluationParams, generation: GenerationParams) -> Itera
         if isinstance(state, Skipped):
             first, *others = state.reason.split(";")
             said = f"{first} (and {len(others)} more)" if others else first
-            yield Finding(f"vbench {name}", "optional", said, f"kedro vibe fetch-weights --dimensions {name}")
+            yield Finding(f"vbench {name}", "optional", said, state.fix)
         else:
             yield Finding(f"vbench {name}", "ok", "can be scored")
 

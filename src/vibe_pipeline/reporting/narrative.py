@@ -10,7 +10,7 @@ from vibe_pipeline.config import AdapterParams, ArmParams
 from vibe_pipeline.evaluation.statistics import TRAINING
 from vibe_pipeline.reporting.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, Judgement
 from vibe_pipeline.reporting.glossary import number
-from vibe_pipeline.reporting.tables import BOUNDS, arm_label, is_scored, tally
+from vibe_pipeline.reporting.tables import BOUNDS, arm_label, is_scored, tally, text
 
 HARSH = 1.5
 """Rule of thumb: a degraded latent this many times further from the truth than the real thing is another task."""
@@ -19,6 +19,19 @@ HARSH = 1.5
 def count(n: int, noun: str) -> str:
     """'1 clip', '4 clips'."""
     return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def differences(clips: pd.DataFrame) -> dict[str, str]:
+    """By arm, how its clips differ from the target's size, length and rate, with their number where not all do."""
+    found: dict[str, str] = {}
+    if "differs" not in clips:
+        return found
+    for arm, rows in clips.groupby("arm", sort=False):
+        counts = Counter(said for said in map(text, rows["differs"]) if said)
+        parts = [said if n == len(rows) else f"{said} ({n} of {len(rows)} clips)" for said, n in counts.items()]
+        if parts:
+            found[str(arm)] = "; ".join(parts)
+    return found
 
 
 def summary(clips: pd.DataFrame, arms: Mapping[str, ArmParams], judgements: Sequence[Judgement]) -> list[str]:

@@ -168,7 +168,7 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
         "reference": inputs.reference_label,
         "replicated": TRAINING in inputs.scores,
         "blocks": blocks,
-        "arms_run": tables.arms_run(inputs.table, inputs.arms),
+        "arms_run": tables.arms_run(inputs.table, inputs.arms, narrative.differences(inputs.clips)),
         "upsampling_wins": tables.unbeaten_upsampling(inputs.table, inputs.arms),
         "published": inputs.published,
         "published_tables": narrative.published_tables(

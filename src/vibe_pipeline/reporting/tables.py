@@ -111,12 +111,15 @@ def arm_order(present: list[str], arms: Mapping[str, ArmParams]) -> list[str]:
     return sorted(dict.fromkeys(declared), key=place)
 
 
-def arms_run(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[tuple[str, str]]:
-    """Label and settings of each arm of the table."""
+def arms_run(table: pd.DataFrame, arms: Mapping[str, ArmParams], differs: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Label and settings of each arm of the table, and how its clips differ from the target's scale, where they do."""
     present = [] if table.empty else table["arm"].unique().tolist()
     trained = {a: n for a in present if (n := training_seeds(table, a)) > 1}
     pooled = {a: f" · the first of {n} trainings that are pooled" for a, n in trained.items()}
-    return [(arm_label(a, arms), arm_settings(a, arms) + pooled.get(a, "")) for a in arm_order(present, arms)]
+    said = {
+        a: arm_settings(a, arms) + pooled.get(a, "") + (f" · {differs[a]}" if a in differs else "") for a in present
+    }
+    return [(arm_label(a, arms), said[a]) for a in arm_order(present, arms)]
 
 
 def training_seeds(table: pd.DataFrame, arm: str) -> int:

@@ -20,7 +20,7 @@ def make_optimiser(parameters: Iterable[torch.nn.Parameter], params: OptimiserPa
         return torch.optim.AdamW(parameters, **shape)
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModuleNotFoundError(
-            "optimiser.kind adamw_8bit needs bitsandbytes: pip install 'vibe_pipeline[bitsandbytes]', or use kind adamw"
+            "optimiser.kind adamw_8bit needs bitsandbytes: pip install bitsandbytes, or use kind adamw"
         )
     from bitsandbytes.optim import AdamW8bit
 

@@ -14,6 +14,7 @@ from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.identity import content_key, folder_fingerprint, write_atomic
 from vibe_pipeline.images.quality import FIGURES, check_of
 from vibe_pipeline.reporting.claims import load_claims
+from vibe_pipeline.reporting.narrative import differences
 from vibe_pipeline.reporting.page import ReportInputs, load_published, write_report
 from vibe_pipeline.reporting.pooling import Pools, pools_of
 from vibe_pipeline.tracking import git_commit, parent_run, tracked_arm
@@ -57,6 +58,8 @@ def log_arms(
         ablation_table = _summary(scores, {name: name for name in tables.arms}, evaluation)
     for name, arm in tables.arms.items():
         tags = {"arm": name, "adapter": arm.adapter or "none"} | _origin_tags(arm)
+        if said := differences(clips[name]).get(name):
+            tags["differs"] = said
         if arm.adapter is not None:
             tags |= {
                 "adapter_run_id": adapters[arm.adapter].get("run_id", ""),

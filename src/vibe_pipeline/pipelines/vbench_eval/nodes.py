@@ -8,6 +8,7 @@ import torch
 
 from vibe_pipeline.config import EvaluationParams, GenerationParams, ModelParams
 from vibe_pipeline.diffusion.models import limit_threads
+from vibe_pipeline.evaluation.clips import difference_of
 from vibe_pipeline.evaluation.manifest import vbench_manifest
 from vibe_pipeline.evaluation.memory import MEASURES_VERSION, remembered
 from vibe_pipeline.evaluation.patches import score_patches
@@ -53,6 +54,8 @@ def measure(
     """Resolution-aware measures of one arm, and against the known truth on the miniature."""
     limit_threads(model.threads)
     settings = [generation.prompts, generation.native_source, evaluation.fine_band]
+    if differing := [said for clip in clips.itertuples(index=False) if (said := difference_of(clip))]:
+        settings.append(differing)  # what cannot be measured of these depends on the target
     key = content_key("measures", MEASURES_VERSION, name, list(clips["key"]), list(native_clips["key"]), settings)
 
     def compute() -> dict[str, pd.DataFrame]:

@@ -1,0 +1,121 @@
+"""Whether a model's files are whole and are of the architecture that its configurations state; no tensor is read."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from torch import nn
+from transformers import UMT5Config, UMT5EncoderModel
+
+from vibe_pipeline.diffusion.headers import impostor, read_header
+from vibe_pipeline.diffusion.support import WAY_OUT, read_config
+from vibe_pipeline.messages import brief
+
+SHOWN = 3
+STEMS: Mapping[str, str] = MappingProxyType(
+    {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+)
+TOKENIZERS = ("tokenizer.json", "spiece.model")
+TIED = frozenset({"shared.weight", "encoder.embed_tokens.weight"})
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def on_meta(part: str, config: Mapping[str, Any]) -> nn.Module:
+    """A part of a model from its configuration, frozen, without weights (on torch's `meta` device)."""
+    with torch.device("meta"):
+        if part == "text_encoder":
+            return UMT5EncoderModel(UMT5Config(**config)).requires_grad_(False).eval()
+        cls = {"transformer": WanTransformer3DModel, "vae": AutoencoderKLWan}[part]
+        return cls.from_config({k: v for k, v in config.items() if not k.startswith("_")}).requires_grad_(False).eval()
+
+
+def linear_shapes(transformer: nn.Module) -> Shapes:
+    """[out, in] of every linear layer by its name: what an adapter can be laid on."""
+    return {n: tuple(m.weight.shape) for n, m in transformer.named_modules() if isinstance(m, nn.Linear)}
+
+
+def require_weights(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a model whose weights are not all there, or are those of another architecture.
+
+    Args:
+        folder: Of the model.
+        configs: Of `transformer`, `vae` and `text_encoder`.
+
+    Raises:
+        ValueError: One line: the files, and what is wrong with each.
+    """
+    faults = [*_tokenizer_faults(folder), *(fault for part in configs for fault in _file_faults(folder, part))]
+    way_out = "download the model again"
+    if not faults:
+        faults = [fault for part, config in configs.items() for fault in _shape_faults(folder, part, config)]
+        way_out += f", or {WAY_OUT}"
+    if faults:
+        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise ValueError(f"{folder} is not whole: {'; '.join(faults[:SHOWN])}{more}; {way_out}")
+
+
+def _files(folder: Path, part: str) -> list[str]:
+    """Names of a part's files, as diffusers and transformers look for them: an index comes first."""
+    index = folder / part / f"{STEMS[part]}.safetensors.index.json"
+    if not index.is_file():
+        return [f"{STEMS[part]}.safetensors"]
+    shards = read_config(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+        raise ValueError(f"{index}: its weight_map does not name files; download the model again")
+    return sorted(set(shards.values()))
+
+
+def _file_faults(folder: Path, part: str) -> Iterator[str]:
+    for name in _files(folder, part):
+        path = folder / part / name
+        if path.is_file():
+            yield from _content_faults(path, f"{part}/{name}")
+            continue
+        others = sorted(p.name for p in (folder / part).iterdir() if p.suffix in (".safetensors", ".bin", ".gguf"))
+        unread = [other for other in others if other not in _files(folder, part)]
+        hint = f" (there is {unread[0]}: variants, pickles and GGUF are not read)" if unread else ""
+        broken = " (a link to a file that is gone)" if path.is_symlink() else ""
+        yield f"{part}/{name} is not there{broken or hint}"
+
+
+def _content_faults(path: Path, name: str) -> Iterator[str]:
+    if said := impostor(path):
+        yield f"{name} is {said}"
+        return
+    try:
+        read_header(path)
+    except ValueError as error:  # cut short, most likely
+        yield brief(str(error).replace(str(path), name), 160)
+
+
+def _tokenizer_faults(folder: Path) -> Iterator[str]:
+    files = [path for name in TOKENIZERS if (path := folder / "tokenizer" / name).is_file()]
+    if not files:
+        yield f"tokenizer/{' or '.join(TOKENIZERS)} is not there"
+    for path in files:
+        if said := impostor(path):
+            yield f"tokenizer/{path.name} is {said}"
+
+
+def _shape_faults(folder: Path, part: str, config: Mapping[str, Any]) -> Iterator[str]:
+    """Against a model without weights: diffusers fills what is missing at random, and drops what is too much."""
+    stored: Shapes = {}
+    for name in _files(folder, part):
+        stored |= read_header(folder / part / name).shapes
+    module = on_meta(part, config)
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    tied = TIED if TIED & stored.keys() else frozenset()
+    if missing := sorted(wanted.keys() - stored.keys() - tied):
+        yield f"{part} lacks {len(missing)} of the {len(wanted)} tensors of its config.json, among them {missing[0]}"
+    ignored = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or []
+    strange = sorted(n for n in stored.keys() - wanted.keys() if not any(word in n for word in ignored))
+    if strange and part != "text_encoder":  # an encoder may lie in a file with its decoder
+        yield f"{part} has {len(strange)} tensors that its class does not know, among them {brief(strange[0], 80)}"
+    other = sorted(n for n in stored.keys() & wanted.keys() if stored[n] != wanted[n])
+    if other:
+        name = other[0]
+        yield f"{part} has {len(other)} tensors of other shapes, among them {name} {stored[name]}, not {wanted[name]}"
