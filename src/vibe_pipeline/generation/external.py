@@ -4,19 +4,22 @@ Two layouts are read. VBench's: `PROMPT-INDEX.mp4`, where INDEX counts the sampl
 `clips.csv` with the columns file, prompt and seed, files relative to it.
 """
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
-import imageio.v2 as imageio
 import pandas as pd
 
 from vibe_pipeline.config import ArmParams, ModelParams
-from vibe_pipeline.generation.clips import CONTAINERS, read_clip, write_preview
+from vibe_pipeline.generation.clips import read_frames, write_preview
+from vibe_pipeline.generation.decoding import ClipInfo, probe
 from vibe_pipeline.generation.prompts import read_table
 from vibe_pipeline.generation.store import Scale
 from vibe_pipeline.identity import content_key, file_sha256
 from vibe_pipeline.messages import brief
+
+log = logging.getLogger(__name__)
 
 TABLE = "clips.csv"
 COLUMNS = ("file", "prompt", "seed")
@@ -35,7 +38,8 @@ def external_clips(name: str, arm: ArmParams, prompts: pd.DataFrame, model: Mode
         folder: Gets small playable copies.
 
     Returns:
-        One row a clip, as `arm_clips`; `seconds` is NaN: how long they took is not known.
+        One row a clip, as `arm_clips`; `seconds` is NaN: how long they took is not known. `notes` says what of a file
+        is measured otherwise than a player shows it: uneven times, HDR, pixels that are not square.
 
     Raises:
         FileNotFoundError: No such folder, or clips are missing for some (prompt, seed).
@@ -106,24 +110,18 @@ def _named(folder: Path, prompts: pd.DataFrame) -> dict[tuple[str, int], Path]:
 def _row(row: dict[str, Any], path: Path, size: Scale, folder: Path) -> dict[str, Any]:
     sha256 = file_sha256(path)
     preview = folder / f"{row['prompt_index']:04d}-{row['seed']}-{sha256[:8]}.preview.mp4"
-    actual = _measure(path)
+    actual = probe(path)
     if not preview.exists():
-        write_preview(preview, read_clip(path), actual.fps)
-    placed = {"key": content_key("external", sha256), "path": str(path), "preview_path": str(preview)}
-    return row | placed | vars(actual) | {"problem": _problem(path, actual, size)}
+        write_preview(preview, read_frames(path), actual.fps)
+    notes = "; ".join(actual.notes)
+    if notes:
+        log.warning("%s: %s", path, notes)
+    placed = {"key": content_key("external", sha256), "path": str(path), "preview_path": str(preview), "notes": notes}
+    scale = {"height": actual.height, "width": actual.width, "frames": actual.frames, "fps": actual.fps}
+    return row | placed | scale | {"problem": _problem(path, actual, size)}
 
 
-def _measure(path: Path) -> Scale:
-    """Size and rate as stored; frames are counted, since containers lie about durations."""
-    try:
-        with imageio.get_reader(path, format="FFMPEG", input_params=list(CONTAINERS)) as reader:
-            width, height = reader.get_meta_data()["source_size"]
-            return Scale(height, width, reader.count_frames(), float(reader.get_meta_data()["fps"]))
-    except (OSError, ValueError, RuntimeError, IndexError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as a video: {brief(error, 240)}") from error
-
-
-def _problem(path: Path, actual: Scale, wanted: Scale) -> str:
+def _problem(path: Path, actual: ClipInfo, wanted: Scale) -> str:
     if (actual.height, actual.width, actual.frames) == (wanted.height, wanted.width, wanted.frames) and (
         abs(actual.fps - wanted.fps) < 0.01 * wanted.fps
     ):
