@@ -10,7 +10,7 @@ from vibe_pipeline.identity import write_atomic
 
 log = logging.getLogger(__name__)
 
-MEASURES_VERSION = 2
+MEASURES_VERSION = 3
 """Raised whenever a measure changes what it computes: part of every key."""
 
 
