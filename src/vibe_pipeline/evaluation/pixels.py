@@ -89,7 +89,10 @@ class Frame:
     def strip(self, rows: slice) -> NDArray[np.floating]:
         """Rows of the picture in [0, 1]."""
         part = self.raw[rows]
-        return np.divide(part, np.float32(255), dtype=np.float32) if part.dtype == np.uint8 else part
+        if part.dtype != np.uint8:
+            return part
+        floats = part.astype(np.float32)
+        return np.divide(floats, np.float32(255), out=floats)
 
     @cached_property
     def luma(self) -> NDArray[np.floating]:

@@ -15,14 +15,17 @@ PREVIEW_ROWS = 256
 PREVIEW_SIDE = 960
 
 
-def write_lossless(path: Path, clip: NDArray[np.float32], fps: float) -> Path:
-    """Write RGB [T, H, W, 3] in [0, 1] as 8-bit lossless H.264; reading it back gives the same bytes.
+def write_lossless(path: Path, clip: Iterable[NDArray[np.float32] | Frame], fps: float) -> Path:
+    """Write frames as 8-bit lossless H.264; reading it back gives the same bytes.
+
+    Args:
+        path: The new mp4.
+        clip: RGB frames [H, W, 3], bytes or floats in [0, 1]; taken one at a time.
+        fps: Frames a second.
 
     Raises:
-        ValueError: The clip has another shape, or a value that is not finite.
+        ValueError: A frame has another shape, or a value that is not finite.
     """
-    if clip.ndim != 4 or clip.shape[-1] != 3:
-        raise ValueError(f"{path}: expected finite RGB frames [T, H, W, 3], got shape {clip.shape}")
     # Without macro_block_size=1 frames are resized to multiples of 16; yuv420p would halve the colour.
     options = {"codec": "libx264rgb", "pixelformat": "rgb24", "macro_block_size": 1, "quality": None}
     frames = (_bytes(frame, path) for frame in clip)
@@ -35,11 +38,11 @@ def write_preview(path: Path, clip: Iterable[NDArray[np.float32] | Frame], fps: 
 
     Args:
         path: The new mp4.
-        clip: Frames [H, W, 3], bytes or floats in [0, 1]; taken one at a time.
-        fps: Of the copy.
+        clip: As for :func:`write_lossless`.
+        fps: Frames a second.
 
     Raises:
-        ValueError: A value is not finite.
+        ValueError: As :func:`write_lossless`.
     """
     frames = (_fitted(_bytes(frame, path)) for frame in clip)
     options = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 2, "quality": 8}
@@ -81,10 +84,10 @@ def pick_frames(path: Path, choose: Callable[[int], list[int]]) -> list[Frame]:
 
 
 def _bytes(frame: NDArray[np.float32] | Frame, path: Path) -> Frame:
+    if frame.ndim != 3 or frame.shape[-1] != 3 or not np.isfinite(frame).all():
+        raise ValueError(f"{path}: expected finite RGB frames [H, W, 3], got one of shape {frame.shape}")
     if frame.dtype == np.uint8:
         return frame
-    if not np.isfinite(frame).all():
-        raise ValueError(f"{path}: expected finite RGB frames [T, H, W, 3], and one holds NaN or infinity")
     scaled = frame * 255
     return np.rint(scaled, out=scaled).clip(0, 255, out=scaled).astype(np.uint8)
 
