@@ -22,7 +22,7 @@ from vibe_pipeline.evaluation.gathering import (
     Step,
     TemporalNoise,
 )
-from vibe_pipeline.evaluation.pixels import Clip, Frame, Grid, checked, require_same_shape
+from vibe_pipeline.evaluation.pixels import Clip, Frame, Grid, checked, require_same_shape, too_few
 
 Mask = NDArray[np.floating]
 Gathered = TypeVar("Gathered", bound=Part)
@@ -212,8 +212,8 @@ def _gathered(
     if truth is not None:
         require_same_shape(clip, truth)
         truth = checked(truth)
-    if len(frames) < fewest:
-        raise ValueError(f"at least {fewest} frames are needed; the clip has {len(frames)}")
+    if short := too_few(fewest, len(frames)):
+        raise ValueError(short)
     static = None if mask is None else _static(mask, frames.shape[:3])
     grid = Grid(*frames.shape[1:3])
     made = part(Setting(grid, **setting))

@@ -22,7 +22,7 @@ from vibe_pipeline.evaluation.gathering import (
     Step,
     TemporalNoise,
 )
-from vibe_pipeline.evaluation.pixels import Frame, Grid
+from vibe_pipeline.evaluation.pixels import Frame, Grid, too_few
 from vibe_pipeline.evaluation.static import StaticMask
 
 Picture = NDArray[np.uint8] | NDArray[np.floating]
@@ -275,8 +275,8 @@ def _other_size(first: Picture, truth: Picture | None) -> str:
 def _lengths(measure: Measure, counts: Mapping[str, int]) -> str:
     """Why the clip's length allows no score, or an empty string."""
     own = counts["clip"]
-    if own < measure.frames:
-        return f"at least {measure.frames} frames are needed; the clip has {own}"
+    if short := too_few(measure.frames, own):
+        return short
     if counts.get(measure.needs, own) != own:
         return f"{own} frames beside {counts[measure.needs]} of the {NAMES[measure.needs]}"
     return ""

@@ -79,12 +79,12 @@ def _listed(folder: Path) -> dict[tuple[str, int], Path]:
             there = clip.is_file()
         except (OSError, ValueError) as error:  # null bytes, names too long
             raise ValueError(
-                f"{path}, line {line}: {brief(repr(row['file']))} can be no file: {brief(error, 60)}"
+                f"{path}, line {line}: {brief(repr(row['file']))} is not a file name: {brief(error, 60)}"
             ) from error
         if not clip.is_relative_to(folder.resolve()):
             raise ValueError(f"{path}, line {line}: {brief(repr(row['file']))} leaves the folder")
         if not _SEED.fullmatch(row["seed"].strip()):
-            raise ValueError(f"{path}, line {line}: seed {brief(repr(row['seed']), 60)} is no whole number")
+            raise ValueError(f"{path}, line {line}: seed {brief(repr(row['seed']), 60)} is not a whole number")
         key = (row["prompt"].strip(), int(row["seed"]))
         if key in found:
             raise ValueError(f"{path}, line {line}: {key[0][:60]!r} with seed {key[1]} is listed twice")
