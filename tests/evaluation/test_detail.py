@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from vibe_pipeline.evaluation import detail
 from vibe_pipeline.evaluation.detail import (
     band_correlation,
     band_error,
@@ -244,8 +243,3 @@ def test_float32_is_enough():
         assert measure(clip.astype(np.float32)) == pytest.approx(measure(clip), rel=1e-3, abs=1e-6)
     small = clip.astype(np.float32), truth.astype(np.float32)
     assert band_correlation(*small, 5, 12) == pytest.approx(band_correlation(clip, truth, 5, 12), rel=1e-4)
-
-
-def test_directions_name_the_measures():
-    assert set(detail.DIRECTIONS.values()) == {"higher", "lower", "none"}
-    assert all(callable(getattr(detail, name)) for name in detail.DIRECTIONS)

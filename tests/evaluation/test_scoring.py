@@ -198,3 +198,21 @@ def test_manifest_states_the_protocol_and_every_size_seen(clip_table):
     assert manifest["seen_sizes"] == {"64x64": {FLICKER: [64, 64], MOTION: [32, 32]}}
     assert "at most 32 pixels" in manifest["dimensions"][MOTION]
     assert "static filter" in manifest["notes"][0]
+
+
+def test_clips_too_short_for_a_dimension_say_so(weights, write_clip, computed, tmp_path):
+    """VBench itself divides by zero, or calls a single frame a clip without motion."""
+    rows = []
+    for frames in (1, 2, 3):
+        pixels = np.random.default_rng(0).integers(0, 255, (frames, 64, 64, 3), dtype=np.uint8)
+        path = write_clip(tmp_path / f"{frames}.mp4", pixels)
+        rows.append(("full", frames, "a red circle", 0, str(path), 8.0, frames, 64, 64))
+    columns = ["arm", "prompt_index", "prompt", "seed", "path", "fps", "frames", "height", "width"]
+    names = ["subject_consistency", "background_consistency", FLICKER, MOTION, "dynamic_degree", AESTHETIC]
+    table = score_vbench(pd.DataFrame(rows, columns=columns), names, Scoring(weights, tmp_path / "work"))
+    short = table[table["status"] == "skipped"]
+    needed = {MOTION: {1, 2}} | {name: {1} for name in names[:5] if name != MOTION}
+    assert short.groupby("metric")["prompt_index"].agg(set).to_dict() == needed
+    assert short["reason"].str.match("at least [23] frames are needed; the clip has [12]").all()
+    assert short["value"].isna().all() and set(table["status"]) == {"skipped", "scored"}
+    assert ("1.mp4", "dynamic_degree") not in computed

@@ -2,13 +2,14 @@
 
 import re
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from vibe_pipeline.generation.clips import read_clip, write_lossless, write_preview
+from vibe_pipeline.generation.clips import pick_frames, read_clip, read_frames, write_lossless, write_preview
 
 
 def stream(path: Path) -> str:
@@ -64,6 +65,48 @@ def test_a_preview_is_what_browsers_play(tmp_path: Path, shape: tuple[int, int, 
     assert abs(read.shape[2] - factor * shape[2]) <= 1
     rows = read[:, factor // 2 :: factor].mean((0, 2, 3))[: shape[1]]
     np.testing.assert_allclose(rows, clip[0, :, 0, 0], atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((1408, 2560), (528, 960)),
+        ((2176, 3840), (544, 960)),
+        ((2560, 1408), (960, 528)),
+        ((961, 30), (960, 30)),
+        ((100, 1000), (96, 960)),
+        ((64, 128), (256, 512)),
+        ((20, 900), (20, 900)),
+        ((700, 959), (700, 960)),
+    ],
+)
+def test_a_preview_is_bounded(tmp_path: Path, shape: tuple[int, int], size: tuple[int, int]) -> None:
+    path = write_preview(tmp_path / "clip.preview.mp4", np.full((1, *shape, 3), 0.5, np.float32), 8)
+    assert read_clip(path).shape == (1, *size, 3)
+
+
+def test_a_large_preview_has_no_aliases(tmp_path: Path) -> None:
+    """A checkerboard of single pixels becomes grey; picking every second pixel would give black or white."""
+    board = (np.indices((1080, 1920)).sum(0) % 2).astype(np.float32)
+    read = read_clip(write_preview(tmp_path / "clip.mp4", np.repeat(board[None, ..., None], 3, -1), 8))
+    np.testing.assert_allclose(read[0, 10:-10, 10:-10], 0.5, atol=0.03)
+
+
+def test_clips_are_written_and_read_a_frame_at_a_time(tmp_path: Path) -> None:
+    """Beside the clip itself a few frames are in memory, however many it has."""
+    clip = np.broadcast_to(np.float32(0.5), (60, 180, 320, 3))
+    frame = 180 * 320 * 3 * 4
+    tracemalloc.start()
+    try:
+        path = write_lossless(tmp_path / "clip.mp4", clip, 8)
+        write_preview(tmp_path / "clip.preview.mp4", clip, 8)
+        assert sum(1 for _ in read_frames(path)) == 60
+        first, again, last = pick_frames(path, lambda count: [0, 0, count - 1])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert first is again and np.array_equal(first, last)
+    assert peak < 12 * frame
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Another system's clips: found in both layouts, checked, listed like our own."""
 
+import subprocess
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pandas as pd
 import pytest
@@ -121,6 +123,15 @@ def test_a_bad_table_is_named_by_line(folder: Path, model, table: str, message: 
     (folder / "clips.csv").write_text(table)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         make(folder, model)
+
+
+def test_a_turned_clip_has_the_size_it_is_shown_in(folder: Path, model, tmp_path: Path) -> None:
+    upright = write_lossless(tmp_path / "upright.mp4", np.random.default_rng(0).random((5, 96, 64, 3), np.float32), 8)
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-display_rotation", "90", "-i", upright]
+    subprocess.run([*ffmpeg, "-c", "copy", folder / FILES[0]], check=True)
+    made = make(folder, model)
+    assert made[["height", "width"]].drop_duplicates().values.tolist() == [[64, 96]]
+    assert made["notes"].tolist() == ["turned by 90 degrees, as players show it", "", ""]
 
 
 def test_a_file_that_is_no_video_is_named(folder: Path, model) -> None:

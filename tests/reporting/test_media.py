@@ -5,24 +5,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vibe_pipeline.generation.clips import read_clip
 from vibe_pipeline.reporting import gallery
-from vibe_pipeline.reporting.media import Panel, contact_sheet, detail_window, read_clip, video_uri
+from vibe_pipeline.reporting.media import Panel, contact_sheet, detail_window, mid_frame, some_frames, video_uri
 from vibe_pipeline.reporting.page import ReportInputs
 
 
-def test_lossless_clip_is_read_back_whole(inputs: ReportInputs) -> None:
-    clip = read_clip(Path(inputs.clips["path"].iloc[0]))
-    assert clip.shape == (9, 32, 32, 3)
-    assert clip.dtype == np.uint8
+def test_frames_are_read_back(inputs: ReportInputs) -> None:
+    path = Path(inputs.clips["path"].iloc[0])
+    asked: list[int] = []
+    frames = some_frames(path, lambda count: asked.append(count) or [0, count // 2, count - 1])
+    assert asked == [9]
+    whole = np.rint(read_clip(path) * 255)
+    assert frames[0].dtype == np.uint8 and np.array_equal(frames, whole[[0, 4, 8]])
 
 
 def test_missing_and_broken_clips_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="gone"):
-        read_clip(tmp_path / "gone.mp4")
+        mid_frame(tmp_path / "gone.mp4")
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"not a video")
     with pytest.raises(ValueError, match="broken"):
-        read_clip(broken)
+        mid_frame(broken)
 
 
 def test_the_window_is_where_the_detail_is() -> None:

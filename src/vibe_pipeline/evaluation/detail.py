@@ -1,39 +1,31 @@
 """Resolution-aware measures, for what VBench shrinks away: fine detail, its truth, noise and flicker.
 
-All take float RGB clips [T, H, W, 3] in [0, 1]. Frequencies are in cycles per frame height, so that a band means
+All take float RGB clips [T, H, W, 3] in [0, 1] and feed their frames to the parts of `gathering`, as scoring does with
+the frames of a file (`measures`). Frequencies are in cycles per frame height, so that a band means
 the same picture content at every size; the highest is H / 2. Spectra are of the luminance (Rec. 709) under a
 Hann window, which keeps the frame's edges from leaking into every frequency.
 """
 
-import itertools
-import math
-from collections.abc import Mapping
-from types import MappingProxyType
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vibe_pipeline.evaluation.pixels import Clip, checked, luminance, require_same_shape
+from vibe_pipeline.evaluation.gathering import (
+    BandMatch,
+    BandShare,
+    Changes,
+    Part,
+    RadialSpectrum,
+    Setting,
+    SquaredError,
+    Step,
+    TemporalNoise,
+)
+from vibe_pipeline.evaluation.pixels import Clip, Frame, Grid, checked, require_same_shape, too_few
 
 Mask = NDArray[np.floating]
-
-DIRECTIONS: Mapping[str, str] = MappingProxyType(
-    {
-        "high_frequency_share": "none",
-        "spectrum_distance": "lower",
-        "flicker": "lower",
-        "residual_noise": "lower",
-        "first_frame_jump": "lower",
-        "psnr": "higher",
-        "band_correlation": "higher",
-        "band_error": "lower",
-    }
-)
-# Power of 8-bit rounding noise: below it, two stored clips cannot be told apart.
-ROUNDING_POWER = (1 / 255) ** 2 / 12
-# Power under which a frame counts as flat: an amplitude of a ten-thousandth of the range.
-FLAT_POWER = 1e-8
-MAD_TO_SIGMA = 1.4826  # of a normal distribution
+Gathered = TypeVar("Gathered", bound=Part)
 
 
 def high_frequency_share(clip: Clip, low_cycles: float, high_cycles: float) -> float:
@@ -54,16 +46,7 @@ def high_frequency_share(clip: Clip, low_cycles: float, high_cycles: float) -> f
 
     Source: own; radial power as in Field, JOSA A 4 (1987), 2379.
     """
-    luma = luminance(clip)
-    radius = _radius(*luma.shape[1:])
-    band = _band(radius, low_cycles, high_cycles)
-    shares = []
-    for frame in luma:
-        power = np.abs(_windowed_transform(frame)) ** 2
-        total = power[radius > 0].sum()
-        if total > FLAT_POWER * power.size:
-            shares.append(power[band].sum() / total)
-    return float(np.mean(shares)) if shares else math.nan
+    return _gathered(BandShare, clip, band=(low_cycles, high_cycles)).mean()
 
 
 def spectrum(clip: Clip, bins: int) -> NDArray[np.float64]:
@@ -75,17 +58,7 @@ def spectrum(clip: Clip, bins: int) -> NDArray[np.float64]:
     Raises:
         ValueError: The clip's shape or range is wrong, or `bins` is not between 1 and H // 2.
     """
-    luma = luminance(clip)
-    height = luma.shape[1]
-    if not 1 <= bins <= height // 2:
-        raise ValueError(f"bins = {bins}: a frame {height} pixels high has between 1 and {height // 2} rings")
-    radius = _radius(*luma.shape[1:])
-    # Rings are closed above, so that each holds a whole frequency; the margin absorbs rounding.
-    ring = np.ceil(radius / (height / 2) * bins - 1e-9).astype(int) - 1
-    inside = (radius > 0) & (ring < bins)
-    power = np.mean([np.abs(_windowed_transform(frame)[inside]) ** 2 for frame in luma], axis=0)
-    mean = np.bincount(ring[inside], power, bins) / np.bincount(ring[inside], minlength=bins)
-    return np.log10(np.maximum(mean, ROUNDING_POWER))
+    return _gathered(RadialSpectrum, clip, bins=bins).levels()
 
 
 def spectrum_distance(a: Clip, b: Clip, bins: int | None = None) -> float:
@@ -124,18 +97,7 @@ def band_correlation(a: Clip, b: Clip, low_cycles: float, high_cycles: float) ->
 
     Source: own; the correlation in a ring is the Fourier ring correlation (van Heel and Schatz, 2005).
     """
-    require_same_shape(a, b)
-    luma_a, luma_b = luminance(a), luminance(b)
-    band = _band(_radius(*luma_a.shape[1:]), low_cycles, high_cycles)
-    correlations = []
-    for frame_a, frame_b in zip(luma_a, luma_b, strict=True):
-        ours, truth = _windowed_transform(frame_a)[band], _windowed_transform(frame_b)[band]
-        power, true_power = np.sum(np.abs(ours) ** 2), np.sum(np.abs(truth) ** 2)
-        if true_power <= FLAT_POWER * band.sum():
-            continue
-        found = power > FLAT_POWER * band.sum()
-        correlations.append(np.sum(ours * truth.conj()).real / math.sqrt(power * true_power) if found else 0.0)
-    return float(np.mean(correlations)) if correlations else math.nan
+    return _gathered(BandMatch, a, b, band=(low_cycles, high_cycles)).correlation()
 
 
 def band_error(a: Clip, b: Clip, low_cycles: float, high_cycles: float) -> float:
@@ -158,15 +120,7 @@ def band_error(a: Clip, b: Clip, low_cycles: float, high_cycles: float) -> float
 
     Source: own; a normalised mean square error.
     """
-    require_same_shape(a, b)
-    luma_a, luma_b = luminance(a), luminance(b)
-    band = _band(_radius(*luma_a.shape[1:]), low_cycles, high_cycles)
-    error = power = 0.0
-    for frame_a, frame_b in zip(luma_a, luma_b, strict=True):
-        truth = _windowed_transform(frame_b)[band]
-        error += float(np.sum(np.abs(_windowed_transform(frame_a)[band] - truth) ** 2))
-        power += float(np.sum(np.abs(truth) ** 2))
-    return error / power if power > FLAT_POWER * band.sum() * len(luma_b) else math.nan
+    return _gathered(BandMatch, a, b, band=(low_cycles, high_cycles)).error()
 
 
 def psnr(a: Clip, b: Clip) -> float:
@@ -177,10 +131,7 @@ def psnr(a: Clip, b: Clip) -> float:
     Raises:
         ValueError: The shapes differ, or a clip's range is wrong.
     """
-    require_same_shape(a, b)
-    pairs = zip(checked(a), checked(b), strict=True)
-    error = float(np.mean([np.mean((x - y) ** 2, dtype=np.float64) for x, y in pairs]))
-    return -10 * math.log10(error) if error > 0 else math.inf
+    return _gathered(SquaredError, a, b).psnr()
 
 
 def flicker(clip: Clip, mask: Mask | None = None) -> float:
@@ -190,8 +141,8 @@ def flicker(clip: Clip, mask: Mask | None = None) -> float:
 
     Args:
         clip: [T, H, W, 3] in [0, 1], T >= 2.
-        mask: [T, H, W] in [0, 1], how static a pixel is; None: everywhere. A change counts by the product of both
-            frames' weights.
+        mask: [T, H, W] or [H, W] in [0, 1], how static a pixel is; None: everywhere. A change counts by the product
+            of both frames' weights.
 
     Returns:
         On the scale of pixel values; NaN if nothing is static.
@@ -201,8 +152,7 @@ def flicker(clip: Clip, mask: Mask | None = None) -> float:
 
     Source: VBench's temporal_flickering (Huang et al., CVPR 2024), which is 1 minus this without a mask.
     """
-    change, weight = _changes(clip, mask, 2)
-    return float(np.sum(change * weight) / np.sum(weight)) if weight.any() else math.nan
+    return _gathered(Changes, clip, mask=mask, fewest=2).flicker()
 
 
 def first_frame_jump(clip: Clip, mask: Mask | None = None) -> float:
@@ -224,11 +174,7 @@ def first_frame_jump(clip: Clip, mask: Mask | None = None) -> float:
 
     Source: own.
     """
-    change, weight = _changes(clip, mask, 3)
-    totals = weight.sum(axis=(1, 2))
-    known = totals > 0
-    steps = np.sum(change * weight, axis=(1, 2))[known] / totals[known]
-    return float(steps[0] - np.median(steps[1:])) if known[0] and known[1:].any() else math.nan
+    return _gathered(Changes, clip, mask=mask, fewest=3).first_jump()
 
 
 def residual_noise(clip: Clip, mask: Mask | None = None) -> float:
@@ -250,57 +196,38 @@ def residual_noise(clip: Clip, mask: Mask | None = None) -> float:
 
     Source: Immerkaer, "Fast noise variance estimation", CVIU 64 (1996), 300, on frame differences, with the MAD.
     """
-    luma = luminance(clip)
-    static = _static(mask, luma.shape, 2) >= 0.5
-    # Second differences over both axes are Immerkaer's kernel.
-    residual = np.diff(np.diff(np.diff(luma, axis=0), n=2, axis=1), n=2, axis=2)
-    height, width = residual.shape[1:]
-    both = static[1:] & static[:-1]
-    used = np.logical_and.reduce([both[:, y : y + height, x : x + width] for y in range(3) for x in range(3)])
-    if not used.any():
-        return math.nan
-    values = residual[used]
-    return float(MAD_TO_SIGMA * np.median(np.abs(values - np.median(values))) / (6 * math.sqrt(2)))
+    return _gathered(TemporalNoise, clip, mask=mask, fewest=2).sigma()
 
 
-def _radius(height: int, width: int) -> NDArray[np.float64]:
-    """Frequency of each Fourier coefficient, [H, W], cycles per frame height."""
-    return height * np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
+def _gathered(
+    part: type[Gathered],
+    clip: Clip,
+    truth: Clip | None = None,
+    mask: Mask | None = None,
+    fewest: int = 1,
+    **setting: Any,
+) -> Gathered:
+    """A part (see `gathering`) that has seen a whole clip, beside the truth or under a mask [T, H, W] or [H, W]."""
+    frames = checked(clip)
+    if truth is not None:
+        require_same_shape(clip, truth)
+        truth = checked(truth)
+    if short := too_few(fewest, len(frames)):
+        raise ValueError(short)
+    static = None if mask is None else _static(mask, frames.shape[:3])
+    grid = Grid(*frames.shape[1:3])
+    made = part(Setting(grid, **setting))
+    for index, frame in enumerate(frames):
+        beside = None if truth is None else Frame(truth[index], grid)
+        made.add(Step(Frame(frame, grid), beside, static=None if static is None else static[index]))
+    return made
 
 
-def _band(radius: NDArray[np.float64], low: float, high: float) -> NDArray[np.bool_]:
-    band = (radius >= low) & (radius < high) & (radius > 0)
-    if not band.any():
-        height, width = radius.shape
-        raise ValueError(f"a {height}x{width} frame has no frequency from {low} to {high} cycles per height")
-    return band
-
-
-def _windowed_transform(frame: NDArray[np.floating]) -> NDArray[np.complex128]:
-    """Fourier transform under a Hann window, mean taken out; white noise of deviation s has power s ** 2."""
-    height, width = frame.shape
-    window = np.hanning(height + 2)[1:-1, None] * np.hanning(width + 2)[None, 1:-1]  # no zero weights at the edges
-    centred = frame - np.sum(frame * window) / np.sum(window)
-    return np.fft.fft2(centred * window) / math.sqrt(np.sum(window**2))
-
-
-def _static(mask: Mask | None, shape: tuple[int, ...], fewest_frames: int) -> Mask:
-    """The mask, ones if there is none; [T, H, W]."""
-    if shape[0] < fewest_frames:
-        raise ValueError(f"at least {fewest_frames} frames are needed; the clip has {shape[0]}")
-    if mask is None:
-        return np.ones(shape, np.float32)
+def _static(mask: Mask, shape: tuple[int, ...]) -> Mask:
+    """The mask of each frame, [T, H, W]."""
     weights = np.asarray(mask, np.float32)
-    if weights.shape != shape:
+    if weights.shape not in (shape, shape[1:]):
         raise ValueError(f"the mask is {list(weights.shape)}, and the clip's frames are {list(shape)}")
     if not (weights.min() >= 0 and weights.max() <= 1):
         raise ValueError(f"a mask lies in [0, 1]; this one goes from {weights.min():.4g} to {weights.max():.4g}")
-    return weights
-
-
-def _changes(clip: Clip, mask: Mask | None, fewest_frames: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Absolute change of RGB per pixel and step, and its weight; both [T - 1, H, W]."""
-    array = checked(clip)
-    static = _static(mask, array.shape[:3], fewest_frames)
-    change = np.stack([np.abs(b - a).mean(axis=-1) for a, b in itertools.pairwise(array)])
-    return change, static[1:] * static[:-1]
+    return np.broadcast_to(weights, shape)

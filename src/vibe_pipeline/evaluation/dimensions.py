@@ -56,6 +56,7 @@ class Dimension:
         hub_model: A model it takes from a Hugging Face cache, if any.
         standard_prompts: It compares with labels of VBench's own prompts, so it cannot score other prompts.
         clip_scale: Factor from the per-clip figure in VBench's result file to the scale of its total.
+        frames: Fewest that a clip needs: VBench fails on fewer, or calls them static (dynamic_degree).
     """
 
     name: str
@@ -67,6 +68,7 @@ class Dimension:
     hub_model: str = ""
     standard_prompts: bool = False
     clip_scale: float = 1.0
+    frames: int = 1
 
 
 COMMON_PACKAGES = ("vbench", "torch", "torchvision", "decord", "cv2", "tqdm")
@@ -131,17 +133,24 @@ _ENTRIES = (
             ),
             Weight(DINO_CHECKPOINT, f"{_DINO}/dino_vitbase16_pretrain.pth"),
         ),
+        frames=2,
     ),
     Dimension(
-        "background_consistency", "quality", "every frame, centre square at 224 pixels (CLIP)", (_VIT_B,), ("clip",)
+        "background_consistency",
+        "quality",
+        "every frame, centre square at 224 pixels (CLIP)",
+        (_VIT_B,),
+        ("clip",),
+        frames=2,
     ),
-    Dimension("temporal_flickering", "quality", "every frame at full size; meant for static scenes only"),
+    Dimension("temporal_flickering", "quality", "every frame at full size; meant for static scenes only", frames=2),
     Dimension(
         "motion_smoothness",
         "quality",
         "every frame at full size (AMT)",
         (Weight("amt_model/amt-s.pth", f"{_HUB}/lalala125/AMT/resolve/main/amt-s.pth"),),
         ("omegaconf",),
+        frames=3,
     ),
     Dimension(
         "aesthetic_quality",
@@ -175,6 +184,7 @@ _ENTRIES = (
         "about 8 frames a second at full size (RAFT)",
         (Weight("raft_model/models/raft-things.pth", _RAFT, archive=Archive(_RAFT, "raft_model")),),
         ("easydict",),
+        frames=2,
     ),
     _detected("object_class"),
     _detected("multiple_objects"),

@@ -10,12 +10,12 @@ from vibe_pipeline.identity import write_atomic
 
 log = logging.getLogger(__name__)
 
-MEASURES_VERSION = 2
+MEASURES_VERSION = 3
 """Raised whenever a measure changes what it computes: part of every key."""
 
 
 def remembered(folder: Path, key: str, compute: Callable[[], dict[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
-    """The tables stored under `key`, or computed and stored now; a damaged file is computed anew.
+    """The tables stored under `key`, or computed and stored now; a damaged file is computed again.
 
     Args:
         folder: Holds one `<key>.<table>.parquet` per table, and `<key>.names`, written last.
@@ -30,7 +30,7 @@ def remembered(folder: Path, key: str, compute: Callable[[], dict[str, pd.DataFr
                 raise ValueError("it names no table")
             return {name: pd.read_parquet(folder / f"{key}.{name}.parquet") for name in listed}
         except (OSError, ValueError) as error:
-            log.warning("%s is damaged (%s) and will be computed anew", names, error)
+            log.warning("%s is damaged (%s) and will be computed again", names, error)
     tables = compute()
     for name, table in tables.items():
         write_atomic(folder / f"{key}.{name}.parquet", lambda p, t=table: t.to_parquet(p, index=False))

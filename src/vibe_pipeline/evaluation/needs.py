@@ -11,7 +11,8 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from vibe_pipeline.evaluation.dimensions import FLOW_DIMENSIONS
+from vibe_pipeline.evaluation.dimensions import FLOW_DIMENSIONS, dimension_of
+from vibe_pipeline.evaluation.pixels import too_few
 from vibe_pipeline.evaluation.sizes import shrunk_size
 
 # Correlation volumes a model holds at once: AMT keeps both directions.
@@ -24,6 +25,11 @@ _SQUARE_224 = frozenset(
     | {"overall_consistency"}
 )
 _DETECTED = frozenset({"object_class", "multiple_objects", "color", "spatial_relationship"})
+
+
+def too_short(dimension: str, frames: int) -> str:
+    """Why a clip of so many frames has no score on a dimension, or an empty string."""
+    return too_few(dimension_of(dimension).frames, frames)
 
 
 def seen_size(dimension: str, height: int, width: int, flow_side: int | None) -> tuple[int, int]:

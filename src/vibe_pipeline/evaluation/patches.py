@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import imageio.v2 as imageio
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from vibe_pipeline.evaluation.clips import WHOLE_ARM, score_table
 from vibe_pipeline.evaluation.dimensions import dimension_of
 from vibe_pipeline.evaluation.store import ScoreStore, weights_fingerprint
-from vibe_pipeline.generation.clips import CONTAINERS
+from vibe_pipeline.generation.clips import read_frames
 from vibe_pipeline.identity import content_key
 
 if TYPE_CHECKING:
@@ -76,11 +75,7 @@ def spaced_frames(path: Path, total: int) -> Iterator[NDArray[np.uint8]]:
         ValueError: The file cannot be read as a video.
     """
     chosen = set(np.linspace(0, total - 1, min(total, FRAMES)).round().astype(int).tolist())
-    try:
-        with imageio.get_reader(path, format="FFMPEG", pixelformat="rgb24", input_params=list(CONTAINERS)) as reader:
-            yield from (frame for index, frame in enumerate(reader.iter_data()) if index in chosen)
-    except (OSError, RuntimeError, IndexError) as error:
-        raise ValueError(f"{path} cannot be read as a video: {error}") from error
+    yield from (frame for index, frame in enumerate(read_frames(path)) if index in chosen)
 
 
 def weights_file(cache_dir: Path) -> Path:

@@ -14,7 +14,7 @@ import pandas as pd
 from vibe_pipeline.evaluation.clips import WHOLE_ARM, check_clip_table, score_table, unusable
 from vibe_pipeline.evaluation.dimensions import FLOW_DIMENSIONS, dimension_of
 from vibe_pipeline.evaluation.jobs import Job
-from vibe_pipeline.evaluation.needs import decoded_memory, free_memory, seen_size, too_large
+from vibe_pipeline.evaluation.needs import decoded_memory, free_memory, seen_size, too_large, too_short
 from vibe_pipeline.evaluation.protocol import SEPARATOR, auxiliary_info
 from vibe_pipeline.evaluation.readiness import Ready, Skipped, readiness
 from vibe_pipeline.evaluation.scoring import Outcome, Scoring, run_jobs
@@ -125,7 +125,8 @@ def _jobs(clips: pd.DataFrame, ready: Sequence[str]) -> dict[int, Job]:
     labels = auxiliary_info() if "dimensions" in clips else {}
     jobs = {}
     for clip, listed in zip(clips.itertuples(), _listed(clips), strict=True):
-        dimensions = tuple(name for name in ready if not listed or name in listed)
+        wanted = (name for name in ready if not listed or name in listed)
+        dimensions = tuple(name for name in wanted if not too_short(name, int(clip.frames)))
         stated = (int(clip.frames), int(clip.height), int(clip.width))
         jobs[clip.Index] = Job(
             clip_id(Path(clip.path), str(clip.prompt), stated, getattr(clip, "key", None)),
@@ -160,14 +161,15 @@ def _clip_row(
     clip: tuple, name: str, jobs: Mapping[int, Job], broken: Mapping[int, str], outcome: Outcome, scoring: Scoring
 ) -> Row:
     """The row of one clip: its score, or why there is none."""
-    value, reason = math.nan, broken.get(clip.Index, "")
+    value, short = math.nan, too_short(name, int(clip.frames))
+    reason = broken.get(clip.Index, short)
     if not reason:
         place = (jobs[clip.Index].clip, name)
         value = outcome.values.get(place, math.nan)
         reason = outcome.errors.get(place, "")
         if not reason and not math.isfinite(value):
             reason = f"VBench gave the score {value} for {clip.path}"
-    status = "failed" if reason else "scored"
+    status = "skipped" if reason and reason == short else "failed" if reason else "scored"
     seen = "x".join(map(str, seen_size(name, clip.height, clip.width, scoring.flow_side)))
     place = (clip.arm, clip.prompt_index, clip.seed)
     return _row(*place, name, math.nan if reason else value, status, reason, "" if reason else seen)

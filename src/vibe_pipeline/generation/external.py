@@ -9,16 +9,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-import imageio.v2 as imageio
 import pandas as pd
 
 from vibe_pipeline.config import ArmParams, ModelParams
-from vibe_pipeline.generation.clips import CONTAINERS, read_clip, write_preview
+from vibe_pipeline.generation.clips import read_frames, write_preview
+from vibe_pipeline.generation.decoding import probe
 from vibe_pipeline.generation.prompts import read_table
 from vibe_pipeline.generation.store import Scale
 from vibe_pipeline.identity import content_key, file_sha256, is_file, write_json
 from vibe_pipeline.messages import absent_columns, brief
 from vibe_pipeline.named import require_folder
+
+log = logging.getLogger(__name__)
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,8 @@ def external_clips(name: str, arm: ArmParams, prompts: pd.DataFrame, model: Mode
 
     Returns:
         One row a clip, as `arm_clips`, with its own height, width, frames and fps; `differs` says how they differ from
-        the target; `seconds` is NaN: how long they took is not known.
+        the target; `notes` says what of a file is measured otherwise than a player shows it: uneven times, HDR, pixels
+        that are not square. `seconds` is NaN: how long they took is not known.
 
     Raises:
         FileNotFoundError: No such folder, or clips are missing for some (prompt, seed).
@@ -54,6 +57,9 @@ def external_clips(name: str, arm: ArmParams, prompts: pd.DataFrame, model: Mode
     for row, path in clips:
         _keep(name, row, path, folder)
     table = pd.DataFrame([row for row, _ in clips])
+    for path, notes in zip(table["path"], table["notes"], strict=True):
+        if notes:
+            log.warning("%s: %s", path, notes)
     for said, rows in table[table["differs"] != ""].groupby("differs"):
         log.warning("arms.%s: %d of %d clips differ from model.target: %s", name, len(rows), len(table), said)
     return table.assign(arm=name, seconds=float("nan"))
@@ -65,7 +71,7 @@ def measured_clips(
     """Find and measure the clips of an arm; nothing is written.
 
     Returns:
-        Each row of the prompts with height, width, frames, fps and differs; and the clip.
+        Each row of the prompts with height, width, frames, fps, differs and notes; and the clip.
 
     Raises:
         FileNotFoundError: No such folder, or clips are missing for some (prompt, seed).
@@ -84,8 +90,10 @@ def measured_clips(
         )
     clips = []
     for row, path in zip(rows, filter(None, places), strict=True):
-        actual = _measure(path)
-        clips.append((row | vars(actual) | {"differs": difference(actual, target)}, path))
+        actual = probe(path)
+        size = Scale(actual.height, actual.width, actual.frames, actual.fps)
+        stated = {"differs": difference(size, target), "notes": "; ".join(actual.notes)}
+        clips.append((row | vars(size) | stated, path))
     return clips
 
 
@@ -104,7 +112,7 @@ def _keep(name: str, row: dict[str, Any], path: Path, folder: Path) -> None:
     sha256 = file_sha256(path)
     preview = folder / f"{row['prompt_index']:04d}-{row['seed']}-{sha256[:8]}.preview.mp4"
     if not preview.exists():
-        write_preview(preview, read_clip(path), row["fps"])
+        write_preview(preview, read_frames(path), row["fps"])
     row |= {"key": content_key("external", sha256), "path": str(path), "preview_path": str(preview)}
     size = {k: row[k] for k in ("height", "width", "frames", "fps")}
     stated = {"arm": name} | {k: row[k] for k in ("prompt_index", "prompt", "seed", "path", "key")}
@@ -129,7 +137,7 @@ def _listed(folder: Path) -> dict[tuple[str, int], Path]:
             there = clip.is_file()
         except (OSError, ValueError) as error:  # null bytes, names too long
             raise ValueError(
-                f"{path}, line {line}: {brief(repr(row['file']))} cannot be a file: {brief(error, 60)}"
+                f"{path}, line {line}: {brief(repr(row['file']))} is not a file name: {brief(error, 60)}"
             ) from error
         if not clip.is_relative_to(folder.resolve()):
             raise ValueError(f"{path}, line {line}: {brief(repr(row['file']))} leaves the folder")
@@ -158,13 +166,3 @@ def _named(folder: Path, prompts: pd.DataFrame) -> dict[tuple[str, int], Path]:
 def _normal(prompt: str) -> str:
     """A prompt with its white space collapsed, as tables of prompts are read."""
     return " ".join(prompt.split())
-
-
-def _measure(path: Path) -> Scale:
-    """Size and rate as stored; frames are counted, since containers lie about durations."""
-    try:
-        with imageio.get_reader(path, format="FFMPEG", input_params=list(CONTAINERS)) as reader:
-            width, height = reader.get_meta_data()["source_size"]
-            return Scale(height, width, reader.count_frames(), float(reader.get_meta_data()["fps"]))
-    except (OSError, ValueError, RuntimeError, IndexError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as a video: {brief(error, 240)}") from error

@@ -134,7 +134,7 @@ def _is_made(row: dict[str, Any]) -> bool:
         log.warning("%s", error)
         return False
     if not isinstance(content, dict) or not isinstance(content.get("seconds"), int | float):
-        log.warning("%s is no manifest of a clip; the clip is made anew", manifest_path(row))
+        log.warning("%s is not the manifest of a clip; the clip is made again", manifest_path(row))
         return False
     return content.get("key") == row["key"] and content.get("bytes") == path.stat().st_size
 

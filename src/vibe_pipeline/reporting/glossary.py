@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from vibe_pipeline.evaluation.measures import MEASURES
+
 ARROWS = MappingProxyType({"higher": "↑", "lower": "↓", "none": ""})
 DIRECTION_WORDS = MappingProxyType({"higher": "higher is better", "lower": "lower is better", "none": "no better side"})
 FAMILIES = MappingProxyType(
@@ -23,38 +25,8 @@ class MetricWords:
 
 
 _WORDS = MappingProxyType(
-    {
-        "residual_noise": (
-            "Residual noise",
-            "Noise in brightness that changes from frame to frame, where nothing moves.",
-        ),
-        "flicker": ("Flicker", "Mean change of a pixel from frame to frame, where nothing moves."),
-        "first_frame_jump": (
-            "First-frame jump",
-            "How much more changes from frame 0 to 1 than from one later frame to the next, where nothing moves.",
-        ),
-        "band_correlation": (
-            "Band correlation",
-            "Correlation with the true render in the fine band, which native clips cannot hold: detail that is right.",
-        ),
-        "band_error": (
-            "Band error",
-            "What differs from the true render in the fine band, as a share of its power there: 0 all detail right, "
-            "1 none, more if it is wrong.",
-        ),
-        "high_frequency_share": (
-            "High-frequency share",
-            "Share of the picture's power in the fine band. Noise raises it too: read it beside band correlation.",
-        ),
-        "spectrum_distance": (
-            "Spectrum distance",
-            "Distance of the log10 spectrum to that of the true render; 1 is a factor of ten in power.",
-        ),
-        "psnr": ("PSNR, dB", "Pixel agreement with the true render; it prefers blur to misplaced detail."),
-        "native_psnr": (
-            "PSNR to native, dB",
-            "How well the native picture was kept: the clip, shrunk, against the native one.",
-        ),
+    {measure.name: (measure.label, measure.explanation) for measure in MEASURES}
+    | {
         "background_colour_error": (
             "Background colour error",
             "Distance of the background's colour to the one asked for.",

@@ -5,7 +5,7 @@ import io
 import math
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,8 @@ import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from vibe_pipeline.generation.clips import pick_frames
 
 Frames = NDArray[np.uint8]
 
@@ -29,8 +31,8 @@ class Panel:
     frame: Frames
 
 
-def read_clip(path: Path) -> Frames:
-    """All frames of a video, RGB uint8 [frames, height, width, 3].
+def some_frames(path: Path, choose: Callable[[int], list[int]]) -> list[Frames]:
+    """Some frames of a video, RGB uint8 [height, width, 3]; `choose` gets the number of frames and gives indices.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -38,23 +40,12 @@ def read_clip(path: Path) -> Frames:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no clip at {path}")
-    reader = imageio_ffmpeg.read_frames(str(path), pix_fmt="rgb24")
-    try:
-        width, height = next(reader)["size"]
-        frames = [np.frombuffer(raw, np.uint8).reshape(height, width, 3) for raw in reader]
-    except (OSError, StopIteration, RuntimeError) as error:
-        raise ValueError(f"{path} is not a readable video: {error}") from error
-    finally:
-        reader.close()
-    if not frames:
-        raise ValueError(f"{path} holds no frames")
-    return np.stack(frames)
+    return pick_frames(path, choose)
 
 
 def mid_frame(path: Path) -> Frames:
     """The middle frame of a clip, [height, width, 3]."""
-    clip = read_clip(path)
-    return clip[len(clip) // 2]
+    return some_frames(path, lambda count: [count // 2])[0]
 
 
 def detail_window(frame: Frames, height: int, width: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from vibe_pipeline.identity import write_atomic
-from vibe_pipeline.reporting.media import GAP, PAPER, TEXT, read_clip, wrapped
+from vibe_pipeline.reporting.media import GAP, PAPER, TEXT, some_frames, wrapped
 
 FRAME = 200
 COLUMNS = 2
@@ -56,8 +56,7 @@ def preview_sheet(clips: pd.DataFrame) -> Image.Image:
 
 
 def _strip(path: Path) -> np.ndarray:
-    clip = read_clip(path)
-    frames = clip[[0, len(clip) // 2, len(clip) - 1]]
-    height = round(FRAME * frames.shape[1] / frames.shape[2])
-    method = Image.Resampling.NEAREST if frames.shape[2] <= FRAME else Image.Resampling.LANCZOS
+    frames = some_frames(path, lambda count: [0, count // 2, count - 1])
+    height = round(FRAME * frames[0].shape[0] / frames[0].shape[1])
+    method = Image.Resampling.NEAREST if frames[0].shape[1] <= FRAME else Image.Resampling.LANCZOS
     return np.concatenate([np.asarray(Image.fromarray(f).resize((FRAME, height), method)) for f in frames], 1)

@@ -8,13 +8,10 @@ import torch
 
 from vibe_pipeline.config import EvaluationParams, GenerationParams, ModelParams
 from vibe_pipeline.diffusion.models import limit_threads
-from vibe_pipeline.evaluation.clips import difference_of
 from vibe_pipeline.evaluation.manifest import vbench_manifest
-from vibe_pipeline.evaluation.memory import MEASURES_VERSION, remembered
 from vibe_pipeline.evaluation.patches import score_patches
 from vibe_pipeline.evaluation.scoring import Scoring
 from vibe_pipeline.evaluation.vbench import score_vbench
-from vibe_pipeline.identity import content_key
 from vibe_pipeline.miniature.scores import measure_arm
 
 WORK = Path("data/07_model_output/vbench")
@@ -53,18 +50,9 @@ def measure(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Resolution-aware measures of one arm, and against the known truth on the miniature."""
     limit_threads(model.threads)
-    settings = [generation.prompts, generation.native_source, evaluation.fine_band]
-    if differing := [said for clip in clips.itertuples(index=False) if (said := difference_of(clip))]:
-        settings.append(differing)  # what cannot be measured of these depends on the target
-    key = content_key("measures", MEASURES_VERSION, name, list(clips["key"]), list(native_clips["key"]), settings)
-
-    def compute() -> dict[str, pd.DataFrame]:
-        scores, spectrum = measure_arm(name, clips, native_clips, evaluation, generation)
-        return {"scores": scores, "spectrum": spectrum}
-
-    tables = remembered(MEMORY, key, compute)
+    scores, spectrum = measure_arm(name, clips, native_clips, evaluation, generation, MEMORY)
     patches = score_patches(name, clips, evaluation.vbench_cache, _device(model), MEMORY)
-    return pd.concat([tables["scores"], patches], ignore_index=True), tables["spectrum"]
+    return pd.concat([scores, patches], ignore_index=True), spectrum
 
 
 def _device(model: ModelParams) -> str:
