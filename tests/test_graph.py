@@ -98,7 +98,7 @@ def test_the_default_graph_runs_is_tracked_and_is_idempotent(project: Path, monk
 def test_a_copied_and_moved_project_goes_on_with_all_that_it_has(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is trained, rendered or measured again, nothing is written where it was born, no file names that place."""
+    """Nothing is trained, rendered or measured again, nor written where it was born, and no file names that place."""
     if not (project / "data/08_reporting/ablation_table.csv").exists():
         run(project, monkeypatch)
     born = {p: p.stat().st_mtime_ns for p in project.rglob("*") if p.is_file()}
