@@ -95,6 +95,32 @@ def test_the_default_graph_runs_is_tracked_and_is_idempotent(project: Path, monk
     assert {p: p.stat().st_mtime_ns for p in made} == made
 
 
+def test_a_copied_and_moved_project_goes_on_with_all_that_it_has(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is trained, rendered or measured again, nor written where it was born, and no file names that place."""
+    if not (project / "data/08_reporting/ablation_table.csv").exists():
+        run(project, monkeypatch)
+    born = {p: p.stat().st_mtime_ns for p in project.rglob("*") if p.is_file()}
+    moved = tmp_path / "moved here"
+    shutil.copytree(project, tmp_path / "copy")
+    shutil.move(tmp_path / "copy", moved)
+    suffixes = {".mp4", ".mkv", ".safetensors", ".parquet", ".png"}
+    made = [p for p in (moved / "data").rglob("*") if p.suffix in suffixes and "08_reporting" not in p.parts]
+    expensive = {p: p.stat().st_ino for p in made if not p.name.startswith("scores_")}
+    table = (moved / "data/08_reporting/ablation_table.csv").read_bytes()
+    run(moved, monkeypatch)
+    assert len(expensive) > 30 and {p: p.stat().st_ino for p in expensive} == expensive
+    assert (moved / "data/08_reporting/ablation_table.csv").read_bytes() == table
+    assert {p: p.stat().st_mtime_ns for p in project.rglob("*") if p.is_file()} == born
+    inside = [p for p in moved.rglob("*") if p.is_file() and "src" not in p.parts]
+    assert [p for p in inside if str(project).encode() in p.read_bytes() and p.suffix != ".db"] == []
+    client = MlflowClient(f"sqlite:///{moved / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("vibe_pipeline").experiment_id])
+    assert all(r.info.artifact_uri.startswith((moved / "mlartifacts").as_uri()) for r in runs)
+    assert all(client.list_artifacts(r.info.run_id) for r in runs if r.data.tags["kind"] == "run")
+
+
 def test_a_wrong_value_is_refused_before_anything_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names the field, and nothing was written."""
     path = project / "conf/base/parameters.yml"

@@ -34,6 +34,24 @@ def vibe() -> None:
     os.chdir(find_kedro_project(Path.cwd()) or Path.cwd())
 
 
+def _run(**options: Any) -> Any:
+    """Kedro's own `run`, after what must be settled before its runner starts processes."""
+    from vibe_pipeline.parameters import ParameterError
+    from vibe_pipeline.scratch import settle_scratch
+
+    with said_plainly():
+        settle_scratch()
+    try:
+        return kedro_run.callback(**options)
+    except ParameterError as error:
+        raise click.ClickException(str(error)) from error
+
+
+run = copy.copy(kedro_run)
+run.callback = _run
+cli.add_command(run)
+
+
 @dataclass(frozen=True)
 class Chosen:
     """Which parameters: what `kedro run` is given by options of the same names."""
