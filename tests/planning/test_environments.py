@@ -21,8 +21,7 @@ ARMS = {
     "no_adapter", "direct", "upsample",
 }  # fmt: skip
 
-# What is published of a training, every field of it (the batch, the noise levels, their weights, the optimiser); what no
-# source names is off: no clipping, no warm-up, no average.
+# What is published of a training; what no source names is off: no clipping, no warm-up, no average.
 PUBLISHED = {
     "lora": {
         "rank": 32,
