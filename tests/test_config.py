@@ -67,6 +67,8 @@ WRONG: list[tuple[type[BaseModel], dict[str, Any], str]] = [
     (AdapterParams, {"label": "x", "start": "Stage 1"}, "start"),
     (ArmParams, ARM | {"strength": 0.0}, "strength"),
     (ArmParams, ARM | {"strength": 1.01}, "strength"),
+    (ArmParams, ARM | {"steps": 3, "strength": 0.3, "steps_are": "share"}, "strength 0.3 of 3 steps leaves none"),
+    (AdapterParams, {"label": "x", "validation_clips": 2}, "give validate_every a number"),
     (ArmParams, ARM | {"guidance_scale": 0.5}, "guidance_scale"),
     (ArmParams, ARM | {"method": "magic"}, "method"),
     (ArmParams, ARM | {"keep_stage1": True}, "keep_stage1 needs an adapter"),

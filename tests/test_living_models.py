@@ -148,3 +148,8 @@ def test_an_arm_that_fails_leaves_no_weights_in_its_traceback(
     with pytest.raises(RuntimeError, match="disk is full") as error:
         arm_clips("a", arm, native, None, None, wan21.model(), generation, tmp_path)
     assert error.traceback and census.bytes() == 0
+    absent = {"name": "d2", "key": "k", "path": str(tmp_path / "absent.safetensors")}
+    other = arm.model_copy(update={"adapter": "d2"})
+    with pytest.raises(ValueError, match="absent") as error:
+        arm_clips("b", other, native, absent, None, wan21.model(), generation, tmp_path)
+    assert error.traceback and census.bytes() == 0

@@ -69,6 +69,19 @@ def test_buckets_that_pooling_does_not_divide_are_refused(tmp_path: Path) -> Non
     check_training(data.model_copy(update={"buckets": "single"}), rows)
 
 
+def test_a_single_training_size_that_pooling_does_not_divide_is_named_with_the_nearest(wan21) -> None:
+    sizes = {"low": {"height": 32, "width": 48}, "high": {"height": 64, "width": 96}}
+    params = {"model": wan21.model().model_dump(), "data": {"path": "x", "buckets": "single"} | sizes}
+    for pool, fits in ((2, True), (4, False)):
+        row = {"a": AdapterParams(label="a", start="base", attention={"kind": "gclf", "pool": pool})}
+        rows = Tables(stage1={}, adapters=row, arms=tables().arms, reference_arm="a")
+        if fits:
+            check_parameters(params, rows, {"relay_stage2"})
+            continue
+        with pytest.raises(ValueError, match=r"adapters\.a with attention\.pool 4: data\.high 64x96 .*64x64 or 64x128"):
+            check_parameters(params, rows, {"relay_stage2"})
+
+
 def test_only_what_a_run_needs_is_checked() -> None:
     sizes = {"low": {"height": 32, "width": 48}, "high": {"height": 64, "width": 96}}
     native = {"native": sizes["low"], "target": sizes["high"]}

@@ -310,6 +310,12 @@ class AdapterParams(Unfolded, TrainParams):
         0, description="prompts rendered every validate_every steps, as the first arm of this adapter does"
     )
 
+    @model_validator(mode="after")
+    def _validation_clips_have_their_steps(self) -> Self:
+        if self.validation_clips and self.validate_every is None:
+            raise ValueError("validation_clips are made every validate_every steps: give validate_every a number")
+        return self
+
     @property
     def degrades(self) -> bool:
         """Whether any of its losses takes a degraded latent."""
@@ -363,6 +369,10 @@ class ArmParams(Unfolded):
             raise ValueError(f"refresh_every belongs to freeswim, not to method {self.method!r}")
         if self.detail_transfer is not None and self.method not in SECOND_PASSES:
             raise ValueError(f"detail_transfer adds what a second pass changed; method {self.method!r} is none")
+        if self.steps_are == "share" and int(self.start * self.steps) < 1:
+            raise ValueError(
+                f"steps_are share: strength {self.strength} of {self.steps} steps leaves none: raise either"
+            )
         if (self.path is not None) != (self.method == "external"):
             raise ValueError("method external needs `path`, a folder of clips; no other method takes one")
         return self

@@ -167,12 +167,26 @@ def check_images(data: DataParams) -> None:
         find_images(require_folder(data.path, "data.path", "put captioned images there"))
 
 
+def check_single_size(model: ModelParams, data: DataParams, tables: Tables) -> None:
+    """Refuse a training size that an adapter's pooled attention could not divide, where all images are cut to it.
+
+    Raises:
+        ValueError: Names the adapter and the nearest sizes that fit.
+    """
+    for name, row in tables.adapters.items():
+        if data.buckets == "single" and row.attention.kind == "gclf":
+            what, pool = f"adapters.{name} with attention.pool {row.attention.pool}: data.high", row.attention.pool
+            require_fitting_size(find_model(model.path), data.high.height, data.high.width, what, pool)
+
+
 def check_parameters(params: Mapping[str, Any], tables: Tables, tags: set[str]) -> None:
     """Check what the nodes of a run will need, by their tags."""
     if tags & {"data_processing", "relay_stage2"}:
         check_training(DataParams(**params["data"]), tables)
     if tags & {"data_processing", "relay_stage1", "relay_stage2", "generation"}:
         check_model(ModelParams(**params["model"]))
+    if tags & {"data_processing", "relay_stage2"}:
+        check_single_size(ModelParams(**params["model"]), DataParams(**params["data"]), tables)
     if "generation" in tags:
         check_generation(ModelParams(**params["model"]), GenerationParams(**params["generation"]), tables)
     elif tags & TRAINING:

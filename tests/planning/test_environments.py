@@ -22,8 +22,7 @@ ARMS = {
     "no_adapter", "direct", "upsample",
 }  # fmt: skip
 
-# What is published of a training, every field of it (batch, noise levels, their weights, optimiser); what no
-# source names is off: no clipping, no warm-up, no average.
+# What is published of a training; what no source names is off: no clipping, no warm-up, no average.
 PUBLISHED = {
     "lora": {
         "rank": 32,

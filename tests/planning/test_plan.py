@@ -10,6 +10,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from vibe_pipeline.config import LoraParams
+from vibe_pipeline.diffusion.adapters import add_adapter, save_adapter
 from vibe_pipeline.planning.doctor import Finding, examine, format_findings
 from vibe_pipeline.planning.plan import make_plan
 from vibe_pipeline.planning.table import duration, format_plan
@@ -88,6 +90,41 @@ def test_a_stage_1_that_cannot_be_merged_is_counted(params, dtype: str) -> None:
     for dearer, plain in ((("stage2", "full"), ("stage2", "naive")), (("arm", "kept"), ("arm", "full"))):
         more = (rows[dearer].teraflops > rows[plain].teraflops, rows[dearer].memory_gb > rows[plain].memory_gb)
         assert more == ((dtype == "bfloat16"), (dtype == "bfloat16"))
+
+
+def test_every_adapter_beside_the_weights_and_every_clip_of_validation_is_counted(params, tiny, tmp_path) -> None:
+    """An adapter's file costs what an adapter of its shape does; cached FreeSwim keeps its outputs for each clip."""
+    transformer = tiny.transformer()
+    add_adapter(transformer, "style", 4, 4, LoraParams().targets, 0)
+    style = {"path": str(save_adapter(transformer, "style", tmp_path))}
+    adapter, arm = params["adapters"]["full"], params["arms"]["full"] | {"adapter": None}
+    cached = {"method": "freeswim", "attention": {"kind": "window", "half_window": [1, 1]}, "refresh_every": 2}
+    validated = adapter | {"steps": 50, "validate_every": 20, "validation_clips": 3}
+    params["adapters"] = {"own": validated | {"lora": {"rank": 4}}}
+    params["arms"] = {
+        "plain": arm,
+        "own": arm | {"adapter": "own"},
+        "style": arm | {"extra_adapters": [style]},
+        "both": arm | {"adapter": "own", "extra_adapters": [style]},
+        "cached": arm | cached,
+    }
+    params["evaluation"]["reference_arm"] = "plain"
+    rows = {r.name: r for r in make_plan(params).rows if r.group == "arm"}
+    for figure in ("teraflops", "memory_gb"):
+        plain, own, style_, both = (getattr(rows[n], figure) for n in ("plain", "own", "style", "both"))
+        assert own == pytest.approx(style_) and own > plain
+        assert both - plain == pytest.approx(2 * (own - plain), rel=1e-3)
+    (validation,) = (r for r in make_plan(params).rows if r.group == "validation")
+    assert (validation.count, validation.unit) == (3 * 3, "clip")  # at 20, 40 and 50, the last
+    assert validation.teraflops == rows["own"].teraflops
+    always = params | {"arms": params["arms"] | {"cached": params["arms"]["cached"] | {"refresh_every": None}}}
+    kept = {}
+    for batch in (1, 2):
+        both_ways = [p | {"generation": p["generation"] | {"batch_size": batch}} for p in (params, always)]
+        one, other = (next(r.memory_gb for r in make_plan(p).rows if r.name == "cached") for p in both_ways)
+        kept[batch] = one - other
+    tokens, width, layers = 2 * 4 * 6, 2 * 16, 2
+    assert kept[1] * 1e9 == pytest.approx(layers * tokens * width * 4) and kept[2] == pytest.approx(2 * kept[1])
 
 
 def test_a_first_frame_costs_a_timestep_a_token_in_every_pass_and_in_no_training(params, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from vibe_pipeline.config import (
     AdapterParams,
@@ -38,6 +40,27 @@ class Work:
 
     def __mul__(self, times: float) -> "Work":
         return Work(self.teraflops * times, self.seconds * times)
+
+
+Adapter = LoraParams | Path
+"""One that the run trains, or the file of another."""
+
+
+def _layers_of_file(path: Path) -> dict[str, tuple[int, int, int]]:
+    """Rank, d_in and d_out by module, from an adapter file's header; nothing of a file that is not there (yet).
+
+    Raises:
+        ValueError: It is not a safetensors file.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+    downs = {k.split(".lora_A.")[0]: shape for k, shape in shapes.items() if ".lora_A." in k and len(shape) == 2}
+    return {n: (*down, shapes[f"{n}.lora_B.weight"][0]) for n, down in downs.items() if f"{n}.lora_B.weight" in shapes}
 
 
 def stage1_of(row: AdapterParams, tables: Tables) -> LoraParams | None:
@@ -89,14 +112,15 @@ class Costs:
         """A fused stage 1, where it stands beside weights that cannot take it up; else nothing."""
         return () if stage1 is None or fuses_exactly(self.dtype) else (stage1,)
 
-    def arm_adapters(self, arm: ArmParams, tables: Tables) -> list[LoraParams]:
-        """What stands beside the transformer's weights in an arm: its adapter, and a stage 1 that is kept."""
+    def arm_adapters(self, arm: ArmParams, tables: Tables) -> list[Adapter]:
+        """What stands beside the transformer's weights in an arm: its adapter, a stage 1 that is kept, the files."""
+        extras = [extra.path for extra in arm.extra_adapters]
         if arm.adapter is None:
-            return []
+            return [*extras]
         row = tables.adapters[arm.adapter]
-        return [row.lora, *self.beside(stage1_of(row, tables) if arm.keep_stage1 else None)]
+        return [row.lora, *self.beside(stage1_of(row, tables) if arm.keep_stage1 else None), *extras]
 
-    def forward(self, size: ClipSize, attention: AttentionParams, adapters: Sequence[LoraParams] = ()) -> Work:
+    def forward(self, size: ClipSize, attention: AttentionParams, adapters: Sequence[Adapter] = ()) -> Work:
         """One sample through the transformer, with adapters beside it if there are any."""
         forward = self._forward_flops(size, attention, self.first_frames)
         own = sum(self._adapter_flops(size, lora) for lora in adapters)
@@ -165,20 +189,25 @@ class Costs:
         working = self._once(("text memory",), lambda: memory.text_activations(self.architecture, length, self.dtype))
         return memory.CONTEXT_BYTES + self.weights("text_encoder") + working
 
-    def adapter_parameters(self, lora: LoraParams) -> int:
-        """Trained numbers of an adapter."""
-        return sum(lora.rank * (d_in + d_out) for d_in, d_out in self._layers(lora).values())
+    def adapter_parameters(self, adapter: Adapter) -> int:
+        """Numbers of an adapter."""
+        return sum(rank * (d_in + d_out) for rank, d_in, d_out in self._layers(adapter).values())
 
-    def adapter_bytes(self, lora: LoraParams) -> float:
+    def adapter_bytes(self, adapter: Adapter) -> float:
         """Of an adapter that is loaded and not trained: it takes the transformer's type."""
-        return float(self.adapter_parameters(lora) * self.dtype.itemsize)
+        return float(self.adapter_parameters(adapter) * self.dtype.itemsize)
 
-    def _adapter_flops(self, size: ClipSize, lora: LoraParams) -> float:
-        tokens = math.prod(self.architecture.grid(size))
-        return flops.adapter_flops(self._layers(lora), lora.rank, tokens, self.model.text_length)
+    def _adapter_flops(self, size: ClipSize, adapter: Adapter) -> float:
+        tokens, text = math.prod(self.architecture.grid(size)), self.model.text_length
+        layers = self._layers(adapter).items()
+        return sum(flops.adapter_flops({name: shape}, rank, tokens, text) for name, (rank, *shape) in layers)
 
-    def _layers(self, lora: LoraParams) -> dict[str, tuple[int, int]]:
-        return self._once(("layers", lora.targets), lambda: flops.adapter_layers(self.architecture, lora))
+    def _layers(self, adapter: Adapter) -> dict[str, tuple[int, int, int]]:
+        """Rank, d_in and d_out by module."""
+        if isinstance(adapter, Path):
+            return self._once(("file", adapter), lambda: _layers_of_file(adapter))
+        found = self._once(("layers", adapter.targets), lambda: flops.adapter_layers(self.architecture, adapter))
+        return {name: (adapter.rank, *shape) for name, shape in found.items()}
 
     def _forward_flops(self, size: ClipSize, attention: AttentionParams, per_token: bool = False) -> flops.Flops:
         grid, keys = self.architecture.grid(size), self.keys(size, attention)

@@ -5,8 +5,8 @@ keys that each query sees, which block-sparse kernels exceed a little. Not count
 losses, VBench.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vibe_pipeline.config import (
@@ -27,7 +27,7 @@ from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.source import find_images
 from vibe_pipeline.parameters import tables_of
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.planning.costs import Costs, Work, stage1_of
+from vibe_pipeline.planning.costs import Adapter, Costs, Work, stage1_of
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.memory import CONTEXT_BYTES
 
@@ -40,7 +40,7 @@ class Row:
     """One job of a run.
 
     Attributes:
-        group: `data`, `stage1`, `stage2`, `native` or `arm`.
+        group: `data`, `stage1`, `stage2`, `native`, `arm` or `validation`.
         count: How often: images, optimiser steps or clips.
         tokens: Of one sample; None where no transformer runs.
         keys_per_query: Of self-attention.
@@ -136,6 +136,7 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
     ]
     rows += [_native_row(costs, generation, clips)]
     rows += [_arm_row(costs, n, arm, tables, generation, clips) for n, arm in tables.arms.items()]
+    rows += _validation_rows(costs, tables, generation)
     numbers = architecture.parameters
     # Weights as published: 16 bit but for the VAE.
     weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"]
@@ -237,12 +238,21 @@ def _arm_row(costs: Costs, name: str, arm: ArmParams, tables: Tables, generation
     if doubled and arm.refresh_every and not costs.model.offload:
         config = costs.architecture.transformer
         width = config["num_attention_heads"] * config["attention_head_dim"]
-        extra += config["num_layers"] * tokens * width * costs.dtype.itemsize
+        extra += generation.batch_size * config["num_layers"] * tokens * width * costs.dtype.itemsize
     peak = _rendering_memory(costs, size, generation.batch_size * (2 if doubled else 1), extra, arm.method != "direct")
     return _row("arm", name, arm.label, "clip", clips, tokens, keys, work, peak, disk)
 
 
-def _denoising(costs: Costs, size: ClipSize, arm: ArmParams, adapters: list[LoraParams]) -> Work:
+def _validation_rows(costs: Costs, tables: Tables, generation: GenerationParams) -> Iterator[Row]:
+    """Clips while adapters train, each as the adapter's first arm makes it; memory is that of the arm."""
+    for name, row in tables.adapters.items():
+        if row.validation_clips and row.validate_every:
+            arm, times = tables.arms[tables.arm_of(name)], -(-row.steps // row.validate_every)
+            made = _arm_row(costs, name, arm, tables, generation, row.validation_clips * times)
+            yield replace(made, group="validation", label=f"Validation clips, {times} times {row.validation_clips}")
+
+
+def _denoising(costs: Costs, size: ClipSize, arm: ArmParams, adapters: Sequence[Adapter]) -> Work:
     shift = arm.flow_shift or costs.model.flow_shift
     steps = len(sigma_schedule(arm.steps, shift, arm.start, arm.steps_are)) - 1
     bound, passes = costs.forward(size, arm.attention, adapters), _passes(arm.guidance_scale)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from vibe_pipeline.config import ArmParams
+from vibe_pipeline.config import ArmParams, AttentionParams
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
 from vibe_pipeline.reporting.claims import HOLDS, weigh
 from vibe_pipeline.reporting.glossary import ARROWS, DIRECTION_WORDS, family_words, number, spread, words
@@ -84,20 +84,34 @@ def arm_settings(arm: str, arms: Mapping[str, ArmParams]) -> str:
     if params.method == "external":
         return f"another system's clips, from {params.path}"
     start = "from noise" if params.method == "direct" else f"strength {params.strength:g}"
-    attention = params.attention.kind + (f" ({params.attention.pool}×)" if params.attention.kind == "gclf" else "")
+    attention = _attention_settings(params.attention)
+    share = params.steps_are == "share" and params.start < 1
+    steps = f"{int(params.start * params.steps)} of {params.steps} steps" if share else f"{params.steps} steps"
     adapter = f"adapter {params.adapter}" if params.adapter else "no adapter"
     said = {
         "FreeSwim": params.method == "freeswim",
         "stage 1 kept": params.keep_stage1,
         f"{len(params.extra_adapters)} extra adapters": params.extra_adapters,
+        f"full path every {params.refresh_every} steps": params.refresh_every,
     }
     how = {
         "UniPC": params.scheduler == "unipc",
+        f"flow shift {params.flow_shift or 0:g}": params.flow_shift,
         f"guidance {params.guidance_scale:g}": params.guidance_scale != 1,
         f"{params.detail_transfer or 0:g} of the change added to the enlarged clip": params.detail_transfer,
     }
-    parts = [adapter, *(k for k, v in said.items() if v), f"{attention} attention", start, f"{params.steps} steps"]
+    parts = [adapter, *(k for k, v in said.items() if v), f"{attention} attention", start, steps]
     return " · ".join([*parts, *(k for k, v in how.items() if v)])
+
+
+def _attention_settings(params: AttentionParams) -> str:
+    """Kind, pooling, and what differs from half the native window and the plain scale."""
+    said = [f"{params.pool}×"] if params.kind == "gclf" else []
+    if params.half_window and params.kind != "full":
+        said.append("half window {}x{}".format(*params.half_window))
+    if params.scale is not None:
+        said.append(f"scale {params.scale}")
+    return params.kind + (f" ({', '.join(said)})" if said else "")
 
 
 def arm_order(present: list[str], arms: Mapping[str, ArmParams]) -> list[str]:
