@@ -67,6 +67,7 @@ FAMILIES: dict[str, tuple[Change, tuple[str, ...]]] = {
         (INDEX, "two experts", "0.875", "only the first would be run"),
     ),
     "A14B without its boundary": ({INDEX: {"transformer_2": diffusers("WanTransformer3DModel")}}, ("two experts",)),
+    "a boundary alone": ({INDEX: {"boundary_ratio": 0.9}}, ("two experts", "0.9")),
     "Wan2.1-I2V": (
         {
             INDEX: {

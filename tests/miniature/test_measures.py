@@ -10,6 +10,7 @@ from vibe_pipeline.miniature.measures import object_saliency, read_clip
 from vibe_pipeline.miniature.scene import BACKGROUNDS, SHAPES, parse_caption, sample_scene
 from vibe_pipeline.miniature.scores import attribute_scores, detail_scores, measure_arm, static_mask
 from vibe_pipeline.miniature.world import object_mask, render
+from vibe_pipeline.pipelines.vbench_eval.nodes import measure
 
 COUNT = 12
 BAND = (13.0, 20.0)
@@ -142,3 +143,23 @@ def test_a_clip_of_another_shape_than_the_truth_has_a_reason_for_what_it_cannot_
     measured = scale[2] > 1  # of one small frame there is neither flicker nor a band
     assert (unequal.loc["flicker", "status"] == "scored") == measured
     assert spectrum["cycles"].iloc[-1] < 32 and (spectrum["power"] > 0).all()
+
+
+def test_what_was_measured_of_a_clip_is_measured_again_where_the_target_changes(tmp_path, monkeypatch, wan21) -> None:
+    """The same file beside clips of its own scale, then of another: a remembered score would be that of the first."""
+    monkeypatch.chdir(tmp_path)
+    scene = scenes(1)[0]
+    path = str(write_lossless(tmp_path / "a.mp4", render(scene, 64, 64, 5), 8))
+    row = {"arm": "a", "prompt_index": 0, "prompt": scene.caption, "seed": 0, "path": path, "reference_path": path}
+    clips = pd.DataFrame(
+        [row | {"key": "k", "method": "external", "differs": "", "frames": 5, "height": 64, "width": 64}]
+    )
+    native = pd.DataFrame([{"prompt_index": 0, "seed": 0, "path": path, "key": "n"}])
+    evaluation = EvaluationParams(
+        vbench_dimensions=("dynamic_degree",), vbench_cache=tmp_path, fine_band=BAND, reference_arm="a"
+    )
+    generation, found = GenerationParams(prompts="miniature", native_source="truth"), []
+    for said in ("", "64x64 beside 128x128", ""):
+        table, _ = measure("a", clips.assign(differs=said), native, evaluation, generation, wan21.model())
+        found.append(table.set_index("metric").loc["band_correlation", "status"])
+    assert found == ["scored", "skipped", "scored"]
