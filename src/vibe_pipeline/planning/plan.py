@@ -5,6 +5,7 @@ keys that each query sees, which block-sparse kernels exceed a little. Not count
 losses, VBench.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,7 +26,7 @@ from vibe_pipeline.diffusion.flow import sigma_schedule
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.source import find_images
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.planning.costs import Costs, Work
+from vibe_pipeline.planning.costs import Costs, Work, measuring, measuring_memory
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.memory import CONTEXT_BYTES
 
@@ -38,7 +39,7 @@ class Row:
     """One job of a run.
 
     Attributes:
-        group: `data`, `stage1`, `stage2`, `native` or `arm`.
+        group: `data`, `stage1`, `stage2`, `native`, `arm` or `measures`.
         count: How often: images, optimiser steps or clips.
         tokens: Of one sample; None where no transformer runs.
         keys_per_query: Of self-attention.
@@ -128,10 +129,12 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
     rows += [_training_row(costs, "stage2", n, r.label, r, data.high, r.attention) for n, r in tables.adapters.items()]
     rows += [_native_row(costs, generation, clips)]
     rows += [_arm_row(costs, n, arm, tables, generation, clips) for n, arm in tables.arms.items()]
+    measures, measure_note = _measures_row(model.target, clips * len(tables.arms))
+    rows.append(measures)
     numbers = architecture.parameters
     # Weights as published: 16 bit but for the VAE.
     weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"]
-    notes = (image_note, clip_note)
+    notes = (image_note, clip_note, measure_note)
     return Plan(
         architecture.name, architecture.source, numbers, weights / 1e9, device.lower(), found.memory_gb, share, notes,
         tuple(rows),
@@ -227,6 +230,15 @@ def _arm_row(costs: Costs, name: str, arm: ArmParams, tables: Tables, generation
         extra += config["num_layers"] * tokens * width * costs.dtype.itemsize
     peak = _rendering_memory(costs, size, generation.batch_size * (2 if doubled else 1), extra, arm.method != "direct")
     return _row("arm", name, arm.label, "clip", clips, tokens, keys, work, peak, disk)
+
+
+def _measures_row(size: ClipSize, clips: int) -> tuple[Row, str]:
+    """Our own measures of every arm's clips, on processors while the device idles, and what that rests on."""
+    cores = os.cpu_count() or 1
+    work = measuring(size, cores)
+    memory = measuring_memory(size) / 1e9
+    note = f"our measures: on the {cores} cores of this machine, an arm at a time; {memory:.1f} GB of main memory"
+    return _row("measures", "all", "Our measures, on processors", "clip", clips, None, None, work, 0.0, 0.0), note
 
 
 def _denoising(costs: Costs, size: ClipSize, arm: ArmParams, adapter: AdapterParams | None) -> Work:
