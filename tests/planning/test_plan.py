@@ -10,8 +10,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from vibe_pipeline.config import LoraParams
+from vibe_pipeline.config import ClipSize, LoraParams
 from vibe_pipeline.diffusion.adapters import add_adapter, save_adapter
+from vibe_pipeline.planning.costs import MEASURE_SECONDS, measuring_memory
 from vibe_pipeline.planning.doctor import Finding, examine, format_findings
 from vibe_pipeline.planning.plan import make_plan
 from vibe_pipeline.planning.table import duration, format_plan
@@ -141,6 +142,26 @@ def test_a_first_frame_costs_a_timestep_a_token_in_every_pass_and_in_no_training
         dearer = key == ("native", "native") or (row.group == "arm" and row.tokens)
         assert (beside[key].teraflops > row.teraflops) == bool(dearer), key
         assert beside[key].memory_gb >= row.memory_gb
+
+
+def test_our_own_measures_are_counted(params, monkeypatch) -> None:
+    """By the pixels of all clips, on two cores at most, and in main memory that does not grow with the clip."""
+    target = {"height": 64, "width": 96, "frames": 5, "fps": 8.0}
+    params["model"]["target"] = target
+    found = {}
+    for name, cores, change in (("one", 1, {}), ("many", 64, {}), ("long", 64, {"frames": 9})):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        params["model"]["target"] = target | change
+        params["model"]["native"] |= {"frames": 5} | change
+        plan = make_plan(params)
+        found[name] = next(r for r in plan.rows if r.group == "measures"), plan.notes[-1]
+    one, many, long = (found[name][0] for name in ("one", "many", "long"))
+    assert one.count == 16 * len(params["arms"]) and one.memory_gb == one.disk_gb == 0
+    assert one.seconds == pytest.approx(MEASURE_SECONDS * 64 * 96 * 5 / 1e6)
+    assert many.seconds == pytest.approx(one.seconds / 2)
+    assert long.seconds == pytest.approx(many.seconds * 9 / 5)
+    assert "1 cores" in found["one"][1] and found["long"][1] == found["many"][1]
+    assert measuring_memory(ClipSize(height=2176, width=3840, frames=121)) == 4 * 2176 * 3840 * 3 * 4
 
 
 def test_it_reads_as_a_table_and_as_json(params) -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from vibe_pipeline.generation.clips import write_lossless
+from vibe_pipeline.generation.clips import read_clip, write_lossless
 from vibe_pipeline.generation.clips import write_preview as write_playable
+from vibe_pipeline.reporting.media import mid_frame, video_uri
 from vibe_pipeline.reporting.preview import FRAME, PER_SHEET, preview_sheet, write_preview
 
 
@@ -38,3 +39,13 @@ def test_many_clips_make_several_sheets_and_old_ones_go(tmp_path: Path) -> None:
     assert Image.open(sheets[0]).size[1] > Image.open(sheets[1]).size[1]
     write_preview(table[:1], folder)
     assert sorted(p.name for p in folder.rglob("*.*")) == ["0000-0.mp4", "sheet_1.png"]
+
+
+def test_one_frame_clips_have_sheets_and_play(tmp_path: Path) -> None:
+    clip = np.full((1, 16, 24, 3), 0.5, np.float32)
+    path, playable = write_lossless(tmp_path / "a.mp4", clip, 8), write_playable(tmp_path / "a.preview.mp4", clip, 8)
+    row = {"prompt_index": 0, "prompt": "p", "seed": 0, "path": path, "preview_path": playable}
+    (sheet,) = write_preview(pd.DataFrame([row]), tmp_path / "preview")
+    assert np.asarray(Image.open(sheet))[-20, 8 + FRAME // 2].tolist() == [128, 128, 128]
+    assert mid_frame(path).shape == (16, 24, 3) and len(read_clip(playable)) == 1
+    assert video_uri(playable, 1_000_000).startswith("data:video/mp4")

@@ -156,43 +156,40 @@ class BandMatch:
         return float(np.dot(self._weight, values))
 
 
-class SquaredError:
-    """Squared differences of all pixels to the truth."""
+class _MeanSquare:
+    """Squared differences of pictures."""
 
     def __init__(self, setting: Setting):
         self._sum, self._count = 0.0, 0
-
-    def add(self, step: Step) -> None:
-        if step.truth is None:
-            return
-        self._count += step.frame.raw.size
-        for rows in strips(len(step.frame.raw)):
-            difference = step.frame.strip(rows) - step.truth.strip(rows)
-            self._sum += float(np.sum(np.square(difference, out=difference), dtype=np.float64))
 
     def psnr(self) -> float:
         """Decibels; infinite if there is no difference."""
-        return _decibels(self._sum / self._count)
+        error = self._sum / self._count
+        return -10 * math.log10(error) if error > 0 else math.inf
+
+    def _take(self, difference: NDArray[np.floating]) -> None:
+        self._count += difference.size
+        self._sum += float(np.sum(np.square(difference, out=difference), dtype=np.float64))
 
 
-class NativeError:
-    """Squared differences of the shrunk clip to the native one."""
+class SquaredError(_MeanSquare):
+    """Of all pixels to the truth."""
 
-    def __init__(self, setting: Setting):
-        self._sum, self._count = 0.0, 0
+    def add(self, step: Step) -> None:
+        if step.truth is not None:
+            for rows in strips(len(step.frame.raw)):
+                self._take(step.frame.strip(rows) - step.truth.strip(rows))
+
+
+class NativeError(_MeanSquare):
+    """Of the shrunk clip to the native one."""
 
     def add(self, step: Step) -> None:
         if step.native is None:
             return
         whole = torch.from_numpy(np.ascontiguousarray(step.frame.strip(slice(None)))).permute(2, 0, 1)
         small = shrink(whole[None, :, None], *step.native.grid.shape)[0, :, 0].permute(1, 2, 0).numpy()
-        difference = small - step.native.strip(slice(None))
-        self._sum += float(np.sum(np.square(difference), dtype=np.float64))
-        self._count += difference.size
-
-    def psnr(self) -> float:
-        """Decibels; infinite if there is no difference."""
-        return _decibels(self._sum / self._count)
+        self._take(small - step.native.strip(slice(None)))
 
 
 class StaticShare:
@@ -296,7 +293,3 @@ def _twice_median(counts: NDArray[Any]) -> int:
     """The sum of the two middle values of a distribution over 0, 1, 2, ..."""
     reached, total = np.cumsum(counts), int(counts.sum())
     return int(np.searchsorted(reached, (total + 1) // 2) + np.searchsorted(reached, total // 2 + 1))
-
-
-def _decibels(error: float) -> float:
-    return -10 * math.log10(error) if error > 0 else math.inf

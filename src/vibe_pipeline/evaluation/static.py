@@ -89,7 +89,8 @@ def find_static(frames: Iterable[NDArray[np.uint8] | NDArray[np.floating]]) -> S
     change from frame to frame, averaged over a sixteenth of the height, at the quantile of half of
     :data:`LEAST_SHARE`. Grain up to about 14/255 before smoothing, compression, and a slow drift of brightness stay
     static; an object that passes, a pan, a cut and a light that is switched do not, nor what lies within a hundredth
-    of the height of them. A uniform surface that moves within itself does not change, and counts as static.
+    of the height of them. What no pixel shows cannot be seen: a uniform surface that moves within itself, black bars,
+    and a pan over texture as fine and faint as grain count as static.
 
     Args:
         frames: RGB [H, W, 3], one after another.

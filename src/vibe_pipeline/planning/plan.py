@@ -5,6 +5,7 @@ keys that each query sees, which block-sparse kernels exceed a little. Not count
 losses, VBench.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -27,7 +28,7 @@ from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.source import find_images
 from vibe_pipeline.parameters import tables_of
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.planning.costs import Adapter, Costs, Work, stage1_of
+from vibe_pipeline.planning.costs import Adapter, Costs, Work, measuring, measuring_memory, stage1_of
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.memory import CONTEXT_BYTES
 
@@ -40,7 +41,7 @@ class Row:
     """One job of a run.
 
     Attributes:
-        group: `data`, `stage1`, `stage2`, `native`, `arm` or `validation`.
+        group: `data`, `stage1`, `stage2`, `native`, `arm`, `validation` or `measures`.
         count: How often: images, optimiser steps or clips.
         tokens: Of one sample; None where no transformer runs.
         keys_per_query: Of self-attention.
@@ -137,10 +138,12 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
     rows += [_native_row(costs, generation, clips)]
     rows += [_arm_row(costs, n, arm, tables, generation, clips) for n, arm in tables.arms.items()]
     rows += _validation_rows(costs, tables, generation)
+    measures, measure_note = _measures_row(model.target, clips * len(tables.arms))
+    rows.append(measures)
     numbers = architecture.parameters
     # Weights as published: 16 bit but for the VAE.
     weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"]
-    notes = (image_note, clip_note)
+    notes = (image_note, clip_note, measure_note)
     return Plan(
         architecture.name, architecture.source, numbers, weights / 1e9, device.lower(), found.memory_gb, share, notes,
         tuple(rows),
@@ -250,6 +253,15 @@ def _validation_rows(costs: Costs, tables: Tables, generation: GenerationParams)
             arm, times = tables.arms[tables.arm_of(name)], -(-row.steps // row.validate_every)
             made = _arm_row(costs, name, arm, tables, generation, row.validation_clips * times)
             yield replace(made, group="validation", label=f"Validation clips, {times} times {row.validation_clips}")
+
+
+def _measures_row(size: ClipSize, clips: int) -> tuple[Row, str]:
+    """Our own measures of every arm's clips, on processors while the device idles, and what that rests on."""
+    cores = os.cpu_count() or 1
+    work = measuring(size, cores)
+    memory = measuring_memory(size) / 1e9
+    note = f"our measures: on the {cores} cores of this machine, an arm at a time; {memory:.1f} GB of main memory"
+    return _row("measures", "all", "Our measures, on processors", "clip", clips, None, None, work, 0.0, 0.0), note
 
 
 def _denoising(costs: Costs, size: ClipSize, arm: ArmParams, adapters: Sequence[Adapter]) -> Work:
