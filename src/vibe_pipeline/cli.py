@@ -91,7 +91,40 @@ def doctor(env: str, images: int | None, as_json: bool) -> None:
     with said_plainly():
         findings = examine(parameters_of(env), images)
     click.echo(json.dumps([vars(f) for f in findings], indent=1) if as_json else format_findings(findings))
-    sys.exit(any(f.state == "missing" for f in findings))
+    missing = any(f.state == "missing" for f in findings)
+    if not (as_json or missing):
+        click.echo(f"next, every training and arm tried for a step: kedro vibe rehearse --env={env}")
+    sys.exit(missing)
+
+
+@vibe.command()
+@env_option
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of lines.")
+def rehearse(env: str, as_json: bool) -> None:
+    """Try every training and arm for a step or two at its real size, one arm's scores and page; keep nothing.
+
+    One line a node: seconds and peak memory, or the error. Exit code 1 if any failed.
+    """
+    from vibe_pipeline.pipeline_registry import tables_of
+    from vibe_pipeline.preflight import check_parameters
+    from vibe_pipeline.rehearsal import format_line, rehearse
+    from vibe_pipeline.runlock import lock_project, unlock
+
+    with said_plainly():
+        params = parameters_of(env)
+        tables = tables_of(params)
+        check_parameters(params, tables, {"relay_stage2", "generation", "vbench_eval", "ablation_report"})
+        catalog = OmegaConfigLoader(settings.CONF_SOURCE, env=env, base_env="base", default_run_env="local")["catalog"]
+        locks = lock_project(Path("data"))
+        try:
+            lines = rehearse(
+                params, tables, catalog, (lambda _: None) if as_json else lambda x: click.echo(format_line(x))
+            )
+        finally:
+            unlock(locks)
+    if as_json:
+        click.echo(json.dumps([vars(line) for line in lines], indent=1))
+    sys.exit(any(line.error for line in lines))
 
 
 @vibe.command()

@@ -428,6 +428,7 @@ class RunParams(Params):
     """One `kedro run` as a whole."""
 
     hours: PositiveFloat | None = Field(None, description="stop cleanly after this long, everything resumable")
+    rehearse: bool = Field(False, description="first try every row in small, and start nothing if one fails")
     wait: bool = Field(False, description="queue behind another run in this project instead of refusing")
 
 

@@ -1,6 +1,7 @@
 """Kedro hooks: the tables reach the graph, a `kedro run` reaches MLflow."""
 
 import atexit
+import logging
 import os
 import time
 from pathlib import Path
@@ -17,9 +18,11 @@ from vibe_pipeline.config import RunParams, TrackingParams
 from vibe_pipeline.identity import content_key
 from vibe_pipeline.parameters import check_groups, read_parameters
 from vibe_pipeline.preflight import check_parameters
-from vibe_pipeline.ranks import follows
+from vibe_pipeline.ranks import follows, launched_outside
 from vibe_pipeline.runlock import Locks, lock_project, unlock
 from vibe_pipeline.sweeps import unfold
+
+log = logging.getLogger(__name__)
 
 
 class GraphHooks:
@@ -141,3 +144,30 @@ class TrackingHooks:
             self._monitor.finish()
             self._monitor = None
         end_parent(status, self._stages)
+
+
+class RehearsalHooks:
+    """On request, every row in small before the run: what would fail after hours fails in minutes."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Keep what the rehearsal needs."""
+        self._params: dict[str, Any] = context.config_loader["parameters"]
+        self._loader = context.config_loader
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline) -> None:
+        """Rehearse, if asked to; an error here leaves no MLflow run, as it comes before one is opened."""
+        tags = {tag for node in pipeline.nodes for tag in node.tags}
+        asked = RunParams(**self._params.get("run", {})).rehearse
+        if not asked or not tags & {"relay_stage1", "relay_stage2", "generation"}:
+            return
+        if launched_outside():
+            raise ValueError(
+                "run.rehearse: the processes of torchrun cannot rehearse; run `kedro vibe rehearse` before"
+            )
+        from vibe_pipeline.rehearsal import format_line, rehearse, require_rehearsed
+
+        tables = pipeline_registry.tables_of(self._params)
+        lines = rehearse(self._params, tables, self._loader["catalog"], lambda line: log.info("%s", format_line(line)))
+        require_rehearsed(lines)

@@ -11,13 +11,14 @@ import pandas as pd
 from vibe_pipeline.config import ArmParams, EvaluationParams, ModelParams, ReportParams, Tables, TrackingParams
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.statistics import summarise
+from vibe_pipeline.folders import in_data
 from vibe_pipeline.identity import content_key, folder_fingerprint, write_atomic
 from vibe_pipeline.reporting.claims import load_claims
 from vibe_pipeline.reporting.page import ReportInputs, load_published, write_report
 from vibe_pipeline.reporting.pooling import Pools, pools_of
 from vibe_pipeline.tracking import git_commit, parent_run, tracked_arm
 
-REPORT = Path("data/08_reporting/report")
+REPORT = "08_reporting/report"
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "kedro", "mlflow", "vbench")
 
 
@@ -122,7 +123,7 @@ def write_page(
         bootstrap=bootstrap,
         references=pools.references,
     )
-    page = write_report(inputs, REPORT)
+    page = write_report(inputs, in_data(REPORT))
     run = parent_run()
     run.artifact(page, "report")
     run.artifact(_export(pools, scores, clips))
@@ -133,7 +134,7 @@ def _export(pools: Pools, scores: pd.DataFrame, clips: pd.DataFrame) -> Path:
     """The scores with their prompts, which is what another run's can be compared with."""
     prompts = clips.drop_duplicates("prompt_index").set_index("prompt_index")["prompt"]
     table = pools.export(scores.assign(prompt=scores["prompt_index"].map(prompts)))
-    return write_atomic(REPORT / "scores.parquet", lambda path: table.to_parquet(path, index=False))
+    return write_atomic(in_data(REPORT) / "scores.parquet", lambda path: table.to_parquet(path, index=False))
 
 
 def _losses(manifests: dict[str, tuple[dict[str, Any], ...]]) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from vibe_pipeline.config import DataParams, ModelParams
 from vibe_pipeline.diffusion.models import find_model, limit_threads
+from vibe_pipeline.folders import in_data
 from vibe_pipeline.images import check_images, find_images, require_usable
 from vibe_pipeline.images.buckets import make_buckets
 from vibe_pipeline.images.cache import build_cache
@@ -16,8 +17,8 @@ from vibe_pipeline.images.huggingface import export_dataset
 from vibe_pipeline.images.quality import degradation_check
 from vibe_pipeline.miniature.images import render_images
 
-CACHE = Path("data/05_model_input/latents")
-DATASETS = Path("data/01_raw/huggingface")
+CACHE = "05_model_input/latents"
+DATASETS = "01_raw/huggingface"
 
 
 def find_training_images(data: DataParams) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def find_training_images(data: DataParams) -> dict[str, Any]:
         FileNotFoundError: The folder of images, or the dataset, is not there.
     """
     if data.source == "huggingface":
-        folder = export_dataset(data, DATASETS)
+        folder = export_dataset(data, in_data(DATASETS))
     else:
         folder = render_images(data) if data.source == "miniature" else data.path
     if not folder.is_dir():
@@ -52,7 +53,7 @@ def check_training_images(
 def cache_latents(usable_images: pd.DataFrame, model: ModelParams, data: DataParams) -> dict[str, Any]:
     """Encode images and captions once."""
     limit_threads(model.threads)
-    return build_cache(usable_images, find_model(model.path), model, data, CACHE)
+    return build_cache(usable_images, find_model(model.path), model, data, in_data(CACHE))
 
 
 def check_degradations(latent_cache: dict[str, Any]) -> pd.DataFrame:
