@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vibe_pipeline.config import AdapterParams, ArmParams, DataParams, GenerationParams, Tables
-from vibe_pipeline.preflight import check_generation, check_parameters, check_training
+from vibe_pipeline.config import AdapterParams, ArmParams, DataParams, EvaluationParams, GenerationParams, Tables
+from vibe_pipeline.preflight import check_generation, check_parameters, check_scoring, check_training
 
 GENERATION = GenerationParams(prompts="miniature")
 
@@ -66,3 +66,30 @@ def test_only_what_a_run_needs_is_checked() -> None:
     check_parameters(nowhere, tables(), {"base_model"})
     with pytest.raises(FileNotFoundError, match=r"somewhere/else.*hf download"):
         check_parameters(nowhere, tables(), {"relay_stage1"})
+
+
+def evaluation(*dimensions: str) -> EvaluationParams:
+    return EvaluationParams(vbench_dimensions=dimensions, vbench_cache="none", fine_band=(1.0, 2.0), reference_arm="a")
+
+
+def test_a_dimension_that_no_clip_has_is_refused_and_one_that_few_have_is_said(caplog) -> None:
+    pytest.importorskip("vbench")
+    custom = GenerationParams(prompts="vbench_custom", count=64)
+    check_scoring(custom, evaluation("subject_consistency", "overall_consistency", "temporal_flickering"))
+    assert not caplog.records
+    with pytest.raises(ValueError, match=r"vbench_dimensions: scene, color is defined on none of the 64 prompts"):
+        check_scoring(custom, evaluation("scene", "imaging_quality", "color"))
+    with pytest.raises(
+        ValueError, match=r"scene is defined on none of the 64 prompts of generation\.prompts miniature"
+    ):
+        check_scoring(GenerationParams(prompts="miniature"), evaluation("scene"))
+    check_scoring(GenerationParams(prompts="vbench_subset", count=16), evaluation("subject_consistency", "scene"))
+    assert "fewer than 6 prompts cannot tell two arms apart: subject_consistency on 2, scene on 2" in caplog.text
+
+
+def test_scoring_is_checked_where_a_run_makes_and_scores_clips(wan21) -> None:
+    params = {"model": {"path": str(wan21.path)}, "generation": {"prompts": "miniature"}}
+    params |= {"evaluation": evaluation("scene").model_dump()}
+    with pytest.raises(ValueError, match="scene is defined on none"):
+        check_parameters(params, tables(), {"generation", "vbench_eval"})
+    check_parameters(params, tables(), {"vbench_eval"})

@@ -1,10 +1,23 @@
 """What is checked before the first node runs: that models and files are there and sizes fit one another."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
-from vibe_pipeline.config import RUNS_TRANSFORMER, DataParams, GenerationParams, ModelParams, Tables
+from vibe_pipeline.config import (
+    RUNS_TRANSFORMER,
+    DataParams,
+    EvaluationParams,
+    GenerationParams,
+    ModelParams,
+    Tables,
+)
 from vibe_pipeline.diffusion.models import find_model, require_fitting_size
+from vibe_pipeline.evaluation.bootstrap import Bootstrap
+from vibe_pipeline.evaluation.protocol import clips_per_dimension
+from vibe_pipeline.generation.prompts import load_prompts
+
+log = logging.getLogger(__name__)
 
 
 def check_generation(model: ModelParams, generation: GenerationParams, tables: Tables) -> None:
@@ -45,10 +58,31 @@ def check_training(data: DataParams, tables: Tables) -> None:
             )
 
 
+def check_scoring(generation: GenerationParams, evaluation: EvaluationParams) -> None:
+    """Refuse VBench dimensions that are defined on no clip; warn of those on too few prompts to tell arms apart.
+
+    Raises:
+        ValueError: Names the dimensions, and what would define them; or the prompts cannot be read.
+    """
+    prompts = load_prompts(generation.model_copy(update={"shard": None})).drop_duplicates("prompt_index")
+    counts = clips_per_dimension(prompts, evaluation.vbench_dimensions)
+    if none := [name for name, count in counts.items() if not count]:
+        raise ValueError(
+            f"evaluation.vbench_dimensions: {', '.join(none)} is defined on none of the {len(prompts)} prompts of "
+            f"generation.prompts {generation.prompts}; take it out, or use vbench_custom (every dimension that "
+            "needs no labels, on every clip) or vbench_subset with generation.prompt_dimensions"
+        )
+    fewest = Bootstrap(confidence=evaluation.confidence).fewest_pairs
+    if few := [f"{name} on {count}" for name, count in counts.items() if count < fewest]:
+        log.warning("fewer than %d prompts cannot tell two arms apart: %s", fewest, ", ".join(few))
+
+
 def check_parameters(params: Mapping[str, Any], tables: Tables, tags: set[str]) -> None:
     """Check what the nodes of a run will need, by their tags."""
     if tags & {"data_processing", "relay_stage2"}:
         check_training(DataParams(**params["data"]), tables)
+    if {"generation", "vbench_eval"} <= tags:
+        check_scoring(GenerationParams(**params["generation"]), EvaluationParams(**params["evaluation"]))
     if "generation" in tags:
         check_generation(ModelParams(**params["model"]), GenerationParams(**params["generation"]), tables)
     elif tags & {"data_processing", "relay_stage1", "relay_stage2"}:

@@ -8,6 +8,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from kedro.config import OmegaConfigLoader
 
 from vibe_pipeline.config import DataParams, EvaluationParams, GenerationParams, ModelParams, ReportParams
+from vibe_pipeline.evaluation.protocol import clips_per_dimension
+from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.pipeline_registry import register_pipelines, tables_of, use_tables
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.flops import keys_per_query
@@ -20,6 +22,12 @@ ARMS = {
     "full", "full_pool4", "full_pixel", "no_relay", "no_gclf", "window_only", "no_hfato", "no_x0_loss", "keep_stage1",
     "no_adapter", "direct", "upsample",
 }  # fmt: skip
+
+# The six whose plain mean the paper's "overall" fits.
+OVERALL = (
+    "subject_consistency", "background_consistency", "motion_smoothness", "aesthetic_quality", "imaging_quality",
+    "overall_consistency",
+)  # fmt: skip
 
 
 @pytest.fixture(params=ENVIRONMENTS)
@@ -62,6 +70,18 @@ def test_sizes_fit_vae_patches_and_pooling(environment) -> None:
         assert keys_per_query(architecture.grid(model.target), arm.attention, native) > 0
     for row in tables.adapters.values():
         assert keys_per_query(architecture.grid(data.high), row.attention, native) > 0
+
+
+def test_every_dimension_asked_for_is_defined_on_every_clip(environment) -> None:
+    pytest.importorskip("vbench")
+    _, params = environment
+    evaluation = EvaluationParams(**params["evaluation"])
+    prompts = load_prompts(GenerationParams(**params["generation"]))
+    assert len(prompts) >= 64 and "dimensions" not in prompts
+    assert set(evaluation.vbench_dimensions) == {*OVERALL, "temporal_flickering"}
+    assert clips_per_dimension(prompts, evaluation.vbench_dimensions) == dict.fromkeys(
+        evaluation.vbench_dimensions, len(prompts)
+    )
 
 
 def test_the_graph_has_a_branch_for_every_row(environment) -> None:

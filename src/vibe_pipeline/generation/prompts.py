@@ -15,6 +15,7 @@ from vibe_pipeline.messages import brief
 from vibe_pipeline.miniature.scene import sample_scenes
 
 HELD_OUT_SEED = 20_260
+VBENCH_PROTOCOLS = ("vbench_standard", "vbench_subset", "vbench_custom")
 # What pandas would read back from a table as a missing value.
 UNREADABLE = {"", "nan", "NaN", "null", "NULL", "None", "none", "N/A", "NA", "n/a", "<NA>"}
 
@@ -23,8 +24,8 @@ def load_prompts(params: GenerationParams) -> pd.DataFrame:
     """One row per (prompt, seed), of this shard if there are shards.
 
     Returns:
-        Columns prompt_index, prompt, seed; with VBench's prompts also `dimensions` (names joined by `;`), with
-        first frames also first_frame (a path) and first_frame_sha256.
+        Columns prompt_index, prompt, seed; for vbench_standard and vbench_subset also `dimensions` (names joined by
+        `;`), with first frames also first_frame (a path) and first_frame_sha256.
 
     Raises:
         FileNotFoundError: No such file of prompts, or an image that it names is not there.
@@ -44,7 +45,7 @@ def load_prompts(params: GenerationParams) -> pd.DataFrame:
 
 
 def _all_rows(params: GenerationParams) -> pd.DataFrame:
-    if params.prompts in ("vbench_standard", "vbench_subset"):
+    if params.prompts in VBENCH_PROTOCOLS:
         # Not at the top: it reads the vbench package, which only VBench's own list needs.
         from vibe_pipeline.evaluation.protocol import protocol_prompts
 

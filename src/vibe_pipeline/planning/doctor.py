@@ -14,6 +14,8 @@ from packaging.requirements import Requirement
 
 from vibe_pipeline.config import DataParams, EvaluationParams, GenerationParams, ModelParams, Tables
 from vibe_pipeline.diffusion.models import WanFolder, find_model
+from vibe_pipeline.evaluation.aggregate import canonical_name
+from vibe_pipeline.evaluation.protocol import clips_per_dimension
 from vibe_pipeline.evaluation.readiness import Skipped, readiness
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.huggingface import find_dataset
@@ -192,16 +194,30 @@ def _memory(model: ModelParams, plan: Plan) -> Finding:
 
 
 def _vbench(evaluation: EvaluationParams, generation: GenerationParams) -> Iterator[Finding]:
-    """Absent dimensions are reported as skipped and stop nothing."""
+    """Absent dimensions are reported as skipped and stop nothing; one that is defined on no clip stops a run."""
     labelled = generation.prompts in ("vbench_standard", "vbench_subset")
+    counts = _clips(generation, evaluation)
     for name in evaluation.vbench_dimensions:
+        clips = counts.get(canonical_name(name), 0)
+        if counts and not clips:
+            fix = "generation.prompts: vbench_custom defines the dimensions that need no labels; or leave this one out"
+            yield Finding(f"vbench {name}", "missing", f"defined on no clip of {generation.prompts}", fix)
+            continue
         state = readiness(name, evaluation.vbench_cache, labelled, evaluation.vbench_env)
         if isinstance(state, Skipped):
             first, *others = state.reason.split(";")
             said = f"{first} (and {len(others)} more)" if others else first
             yield Finding(f"vbench {name}", "optional", said, f"kedro vibe fetch-weights --dimensions {name}")
         else:
-            yield Finding(f"vbench {name}", "ok", "can be scored")
+            yield Finding(f"vbench {name}", "ok", f"can be scored, on {clips} clips an arm")
+
+
+def _clips(generation: GenerationParams, evaluation: EvaluationParams) -> dict[str, int]:
+    """Clips an arm that each dimension is defined on; empty where the prompts are not here (a finding of its own)."""
+    try:
+        return clips_per_dimension(load_prompts(generation), evaluation.vbench_dimensions)
+    except (FileNotFoundError, ValueError, ImportError):
+        return {}
 
 
 def format_findings(findings: list[Finding]) -> str:

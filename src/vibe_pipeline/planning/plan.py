@@ -16,12 +16,14 @@ from vibe_pipeline.config import (
     AttentionParams,
     ClipSize,
     DataParams,
+    EvaluationParams,
     GenerationParams,
     ModelParams,
     Tables,
     TrainParams,
 )
 from vibe_pipeline.diffusion.flow import sigma_schedule
+from vibe_pipeline.evaluation.protocol import clips_per_dimension
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.source import find_images
 from vibe_pipeline.planning.architecture import load_architecture
@@ -122,7 +124,7 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
     architecture, found = load_architecture(model.path), find_device(device)
     costs = Costs(architecture, model, found, share)
     image_count, image_note = _count_images(data, images)
-    clips, clip_note = _count_clips(generation)
+    clips, *clip_notes = _count_clips(generation, EvaluationParams(**params["evaluation"]))
     rows = [_data_row(costs, data, image_count)]
     rows += [_training_row(costs, "stage1", n, STAGE1, r, data.low, FULL) for n, r in tables.stage1.items()]
     rows += [_training_row(costs, "stage2", n, r.label, r, data.high, r.attention) for n, r in tables.adapters.items()]
@@ -131,7 +133,7 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
     numbers = architecture.parameters
     # Weights as published: 16 bit but for the VAE.
     weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"]
-    notes = (image_note, clip_note)
+    notes = (image_note, *clip_notes)
     return Plan(
         architecture.name, architecture.source, numbers, weights / 1e9, device.lower(), found.memory_gb, share, notes,
         tuple(rows),
@@ -160,13 +162,20 @@ def _count_images(data: DataParams, images: int | None) -> tuple[int, str]:
     return 1, f"images: counted as 1, {data.path} holds none yet; give --images"
 
 
-def _count_clips(generation: GenerationParams) -> tuple[int, str]:
+def _count_clips(generation: GenerationParams, evaluation: EvaluationParams) -> tuple[int, str, str]:
+    """How many clips an arm, of what, and how many of them each dimension of VBench is defined on."""
     try:
-        count = len(load_prompts(generation))
+        prompts = load_prompts(generation)
+        counts = clips_per_dimension(prompts, evaluation.vbench_dimensions)
     except (FileNotFoundError, ValueError, ImportError) as error:
         count = (generation.count or 1) * len(generation.seeds)
-        return count, f"clips an arm: {count}; the prompts themselves are not here: {error}"
-    return count, f"clips an arm: {count}, (prompt, seed) pairs of {generation.prompts}"
+        return count, f"clips an arm: {count}; the prompts themselves are not here: {error}", "VBench: not known"
+    scored = ", ".join(f"{name} {n}" for name, n in counts.items())
+    return (
+        len(prompts),
+        f"clips an arm: {len(prompts)}, (prompt, seed) pairs of {generation.prompts}",
+        (f"clips an arm that VBench's dimensions are defined on: {scored}"),
+    )
 
 
 def _data_row(costs: Costs, data: DataParams, count: int) -> Row:
