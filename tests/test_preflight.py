@@ -4,8 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from vibe_pipeline.config import AdapterParams, ArmParams, DataParams, EvaluationParams, GenerationParams, Tables
-from vibe_pipeline.preflight import check_generation, check_parameters, check_scoring, check_training
+from vibe_pipeline.config import (
+    AdapterParams,
+    ArmParams,
+    DataParams,
+    EvaluationParams,
+    GenerationParams,
+    ReportParams,
+    Tables,
+)
+from vibe_pipeline.preflight import check_generation, check_parameters, check_report, check_scoring, check_training
 
 GENERATION = GenerationParams(prompts="miniature")
 
@@ -93,3 +101,22 @@ def test_scoring_is_checked_where_a_run_makes_and_scores_clips(wan21) -> None:
     with pytest.raises(ValueError, match="scene is defined on none"):
         check_parameters(params, tables(), {"generation", "vbench_eval"})
     check_parameters(params, tables(), {"vbench_eval"})
+
+
+def test_claims_and_published_figures_are_read_before_the_run(tmp_path: Path, caplog) -> None:
+    claims, published = tmp_path / "claims.yml", tmp_path / "published.yml"
+    report = ReportParams(claims=claims, published=published)
+    asked = evaluation("imaging_quality")
+    with pytest.raises(FileNotFoundError, match=r"report\.claims: .*claims\.yml is not a file"):
+        check_report(report, asked)
+    claim = "claims: [{name: n, statement: s, arm: a, other: b, metrics: {imaging_quality: higher, flicker: lower}}]"
+    claims.write_text(claim)
+    published.write_text("tables: [{rows: [{method: X}]}]")
+    with pytest.raises(ValueError, match=r"published\.yml: the row 'X' needs both"):
+        check_report(report, asked)
+    published.write_text("tables: []")
+    check_report(report, asked)
+    assert not caplog.records
+    claims.write_text(claim.replace("flicker: lower", "scene: higher"))
+    check_report(report, asked)
+    assert "claims on scene, which evaluation.vbench_dimensions does not ask for" in caplog.text

@@ -45,14 +45,13 @@ def parameters_of(env: str) -> dict[str, Any]:
     if not (source / env).is_dir():
         known = ", ".join(sorted(p.name for p in source.iterdir() if p.is_dir())) if source.is_dir() else "none"
         raise click.UsageError(f"{source / env} does not exist; environments: {known}")
-    from vibe_pipeline.parameters import read_parameters
+    from vibe_pipeline.parameters import read_parameters, with_own_files
     from vibe_pipeline.sweeps import unfold
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Kedro's own, about a function that OmegaConf renamed
-        return unfold(
-            read_parameters(OmegaConfigLoader(str(source), env=env, base_env="base", default_run_env="local"))
-        )
+        loader = OmegaConfigLoader(str(source), env=env, base_env="base", default_run_env="local")
+        return with_own_files(unfold(read_parameters(loader)), loader, Path.cwd())
 
 
 @contextmanager

@@ -499,5 +499,10 @@ class ReportParams(Params):
 
     title: str = "ViBe ablation report"
     clips_shown: PositiveInt = 4
-    claims: Path = Field(Path("conf/base/claims.yml"), description="what is put to the test")
-    published: Path = Field(Path("conf/base/published.yml"), description="the paper's rows, shown beside ours")
+    claims: Path = Field(
+        Path("conf/base/claims.yml"), description="what is put to the test; by default the environment's own claims.yml"
+    )
+    published: Path = Field(
+        Path("conf/base/published.yml"),
+        description="the paper's rows, shown beside ours; by default the environment's own published.yml",
+    )

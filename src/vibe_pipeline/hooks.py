@@ -16,7 +16,7 @@ from vibe_pipeline import pipeline_registry
 from vibe_pipeline.budget import OutOfTimeError, set_deadline
 from vibe_pipeline.config import RunParams, TrackingParams
 from vibe_pipeline.identity import content_key
-from vibe_pipeline.parameters import check_groups, read_parameters
+from vibe_pipeline.parameters import check_groups, read_parameters, with_own_files
 from vibe_pipeline.preflight import check_parameters
 from vibe_pipeline.ranks import follows, launched_outside
 from vibe_pipeline.runlock import Locks, lock_project, unlock
@@ -34,7 +34,7 @@ class GraphHooks:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         self._params: dict[str, Any] = read_parameters(context.config_loader)
         check_groups(self._params)
-        self._params = unfold(self._params)
+        self._params = with_own_files(unfold(self._params), context.config_loader, Path(context.project_path))
         context.config_loader["parameters"] = self._params
         self._tables = pipeline_registry.tables_of(self._params)
         pipeline_registry.use_tables(self._tables)

@@ -23,6 +23,7 @@ from vibe_pipeline.config import (
 from vibe_pipeline.messages import brief, refusal
 
 TABLES = ("stage1", "adapters", "arms")
+OWN_FILES = ("claims", "published")
 GROUPS: tuple[tuple[str, type[BaseModel], bool], ...] = (
     ("model", ModelParams, True),
     ("data", DataParams, True),
@@ -50,6 +51,26 @@ def read_parameters(loader: OmegaConfigLoader) -> dict[str, Any]:
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, AttributeError, ValueError) as error:
         place = _culprit(loader)
         raise ParameterError(f"{place} cannot be read as parameters: {brief(error, 240)}") from None
+
+
+def with_own_files(params: Mapping[str, Any], loader: OmegaConfigLoader, project: Path) -> dict[str, Any]:
+    """Parameters whose report reads the environment's own claims.yml and published.yml because they lie there.
+
+    A path that the parameters give themselves stays; where the environment has no such file, base's counts.
+
+    Args:
+        params: Of the loader's environment.
+        loader: Its folders are looked through, the environment's first.
+        project: Paths inside of it are written relative to it.
+    """
+    folders = [Path(loader.conf_source) / str(name) for name in (loader.env or loader.default_run_env, loader.base_env)]
+    report = dict(params.get("report") or {})
+    for name in OWN_FILES:
+        found = next((folder / f"{name}.yml" for folder in folders if (folder / f"{name}.yml").is_file()), None)
+        if found is not None and name not in report:
+            inside = found.is_relative_to(project)
+            report[name] = str(found.relative_to(project) if inside else found)
+    return {**params, "report": report}
 
 
 def check_groups(params: Mapping[str, Any]) -> None:

@@ -10,10 +10,13 @@ from vibe_pipeline.config import (
     EvaluationParams,
     GenerationParams,
     ModelParams,
+    ReportParams,
     Tables,
 )
 from vibe_pipeline.diffusion.models import find_model, require_fitting_size
+from vibe_pipeline.evaluation.aggregate import DIMENSIONS
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
+from vibe_pipeline.evaluation.dimensions import dimension_of
 from vibe_pipeline.evaluation.protocol import clips_per_dimension
 from vibe_pipeline.generation.prompts import load_prompts
 
@@ -77,12 +80,37 @@ def check_scoring(generation: GenerationParams, evaluation: EvaluationParams) ->
         log.warning("fewer than %d prompts cannot tell two arms apart: %s", fewest, ", ".join(few))
 
 
+def check_report(report: ReportParams, evaluation: EvaluationParams) -> None:
+    """Refuse claims and published figures that the report could not read, after everything was made and scored.
+
+    Raises:
+        ValueError: Names the file and the place.
+        FileNotFoundError: There is no such file.
+    """
+    from vibe_pipeline.reporting.claims import load_claims
+    from vibe_pipeline.reporting.page import load_published  # not at the top: it draws, and takes a second to import
+
+    for name, path, read in (("claims", report.claims, load_claims), ("published", report.published, load_published)):
+        if not path.is_file():
+            raise FileNotFoundError(f"report.{name}: {path} is not a file")
+        read(path)
+    asked = {dimension_of(name).name for name in evaluation.vbench_dimensions}
+    wanted = {metric for claim in load_claims(report.claims) for metric in claim.metrics} & set(DIMENSIONS)
+    if unasked := sorted(wanted - asked):
+        log.warning(
+            "%s has claims on %s, which evaluation.vbench_dimensions does not ask for: they will not be measured",
+            report.claims, ", ".join(unasked),
+        )  # fmt: skip
+
+
 def check_parameters(params: Mapping[str, Any], tables: Tables, tags: set[str]) -> None:
     """Check what the nodes of a run will need, by their tags."""
     if tags & {"data_processing", "relay_stage2"}:
         check_training(DataParams(**params["data"]), tables)
     if {"generation", "vbench_eval"} <= tags:
         check_scoring(GenerationParams(**params["generation"]), EvaluationParams(**params["evaluation"]))
+    if "ablation_report" in tags:
+        check_report(ReportParams(**params.get("report", {})), EvaluationParams(**params["evaluation"]))
     if "generation" in tags:
         check_generation(ModelParams(**params["model"]), GenerationParams(**params["generation"]), tables)
     elif tags & {"data_processing", "relay_stage1", "relay_stage2"}:
