@@ -29,7 +29,8 @@ def make_table(tables: Tables, scores: pd.DataFrame, evaluation: EvaluationParam
 
 
 def _summary(scores: pd.DataFrame, references: Mapping[str, str], evaluation: EvaluationParams) -> pd.DataFrame:
-    return summarise(scores, references, evaluation.confidence, evaluation.bootstrap_samples, evaluation.seed)
+    settings = evaluation.confidence, evaluation.bootstrap_samples, evaluation.seed
+    return summarise(scores, references, *settings, declared=references)
 
 
 def check_tables(
@@ -143,7 +144,7 @@ def _losses(manifests: dict[str, tuple[dict[str, Any], ...]]) -> pd.DataFrame:
         for stage, group in manifests.items()
         for m in group
     ]
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def _checks(checks: pd.DataFrame, tables: Tables) -> pd.DataFrame:
