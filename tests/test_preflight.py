@@ -1,6 +1,7 @@
 """What is refused before the first node runs."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +14,15 @@ from vibe_pipeline.config import (
     ReportParams,
     Tables,
 )
-from vibe_pipeline.preflight import check_generation, check_parameters, check_report, check_scoring, check_training
+from vibe_pipeline.preflight import (
+    check_band,
+    check_generation,
+    check_parameters,
+    check_report,
+    check_scoring,
+    check_space,
+    check_training,
+)
 
 GENERATION = GenerationParams(prompts="miniature")
 
@@ -120,3 +129,22 @@ def test_claims_and_published_figures_are_read_before_the_run(tmp_path: Path, ca
     claims.write_text(claim.replace("flicker: lower", "scene: higher"))
     check_report(report, asked)
     assert "claims on scene, which evaluation.vbench_dimensions does not ask for" in caplog.text
+
+
+def test_a_band_that_the_target_cannot_hold_is_refused(wan21) -> None:
+    """64 rows have frequencies up to 32 along an axis and half as many again along the diagonal."""
+    fits = evaluation("imaging_quality").model_copy(update={"fine_band": (13.0, 20.0)})
+    check_band(wan21.model(), fits)
+    with pytest.raises(ValueError, match=r"\[352\.0, 640\.0\] at model\.target: a 64x96 frame has no frequency"):
+        check_band(wan21.model(), fits.model_copy(update={"fine_band": (352.0, 640.0)}))
+
+
+def test_too_little_space_for_all_clips_is_said_before_the_first(wan21, tmp_path: Path, caplog, monkeypatch) -> None:
+    """Five frames of 32x48 natively and of 64x96 in each arm, three bytes a pixel."""
+    native, target = 32 * 48 * 5 * 3, 64 * 96 * 5 * 3
+    for free, warned in ((10 * (native + 4 * target), False), (10 * (native + 4 * target) - 1, True)):
+        monkeypatch.setattr(
+            "vibe_pipeline.preflight.shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free)
+        )
+        check_space(wan21.model(), 10, 4, tmp_path)
+        assert ("the clips take up to 0.0 GB" in caplog.text) == warned

@@ -1,8 +1,12 @@
 """What is checked before the first node runs: that models and files are there and sizes fit one another."""
 
 import logging
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vibe_pipeline.config import (
     RUNS_TRANSFORMER,
@@ -16,6 +20,7 @@ from vibe_pipeline.config import (
 from vibe_pipeline.diffusion.models import find_model, require_fitting_size
 from vibe_pipeline.evaluation.aggregate import DIMENSIONS
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
+from vibe_pipeline.evaluation.detail import high_frequency_share
 from vibe_pipeline.evaluation.dimensions import dimension_of
 from vibe_pipeline.evaluation.protocol import clips_per_dimension
 from vibe_pipeline.generation.prompts import load_prompts
@@ -59,6 +64,31 @@ def check_training(data: DataParams, tables: Tables) -> None:
                 f"adapters.{name}.attention.pool {pool} does not divide data.bucket_tokens {data.bucket_tokens}: some "
                 f"buckets would not fit; set bucket_tokens to a multiple of {pool}"
             )
+
+
+def check_space(model: ModelParams, clips: int, arms: int, folder: Path) -> None:
+    """Warn if the clips of a run may not fit the disk: each arm refuses to begin without room for its raw frames."""
+    native, target = (s.height * s.width * s.frames * 3 for s in (model.native, model.target))
+    needed, free = clips * (native + arms * target), shutil.disk_usage(folder).free
+    if free < needed:
+        log.warning(
+            "the clips take up to %.1f GB (lossless files are smaller), and %.1f GB are free at %s; free some, make "
+            "data/ a link to a larger disk, or lower generation.count",
+            needed / 1e9, free / 1e9, folder.absolute(),
+        )  # fmt: skip
+
+
+def check_band(model: ModelParams, evaluation: EvaluationParams) -> None:
+    """Refuse a band of detail that no frame of the target size has.
+
+    Raises:
+        ValueError: Names the band and the size.
+    """
+    frame = np.random.default_rng(0).random((1, model.target.height, model.target.width, 3), dtype=np.float32)
+    try:
+        high_frequency_share(frame, *evaluation.fine_band)
+    except ValueError as error:
+        raise ValueError(f"evaluation.fine_band {list(evaluation.fine_band)} at model.target: {error}") from error
 
 
 def check_scoring(generation: GenerationParams, evaluation: EvaluationParams) -> None:
@@ -108,10 +138,15 @@ def check_parameters(params: Mapping[str, Any], tables: Tables, tags: set[str]) 
     if tags & {"data_processing", "relay_stage2"}:
         check_training(DataParams(**params["data"]), tables)
     if {"generation", "vbench_eval"} <= tags:
-        check_scoring(GenerationParams(**params["generation"]), EvaluationParams(**params["evaluation"]))
+        making, evaluation = GenerationParams(**params["generation"]), EvaluationParams(**params["evaluation"])
+        check_scoring(making, evaluation)
+        check_band(ModelParams(**params["model"]), evaluation)
     if "ablation_report" in tags:
         check_report(ReportParams(**params.get("report", {})), EvaluationParams(**params["evaluation"]))
     if "generation" in tags:
-        check_generation(ModelParams(**params["model"]), GenerationParams(**params["generation"]), tables)
+        model, making = ModelParams(**params["model"]), GenerationParams(**params["generation"])
+        check_generation(model, making, tables)
+        arms = 0 if tables.stop_after_preview else len(tables.arms)
+        check_space(model, len(load_prompts(making)), arms, Path.cwd())
     elif tags & {"data_processing", "relay_stage1", "relay_stage2"}:
         find_model(params["model"]["path"])

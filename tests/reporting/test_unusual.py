@@ -1,5 +1,6 @@
 """The report of runs in which scores are missing: through the nodes and the catalog's own files, to the page."""
 
+import importlib.metadata
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -169,3 +170,16 @@ def test_the_page_is_made_with_what_there_is(case: str, clip: dict[str, str], tm
     for words in (*said, "prompt 0", "Relay LoRA is better than tuning the base"):
         assert words in page
     assert ">nan" not in page.lower()
+
+
+def test_the_page_needs_no_vbench(clip: dict[str, str], tmp_path: Path, monkeypatch) -> None:
+    stock = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "vbench":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return stock(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    page = page_of(list(ARMS), without(metric=METRICS[1])(scores_of(list(ARMS))), clip, tmp_path)
+    assert "versions · vbench" in page and "not installed" in page

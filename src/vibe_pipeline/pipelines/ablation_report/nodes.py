@@ -1,6 +1,5 @@
 """Nodes of ablation_report: the table, the arms' MLflow runs, the page."""
 
-import importlib.metadata
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from vibe_pipeline.config import ArmParams, EvaluationParams, ModelParams, Repor
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.folders import in_data
-from vibe_pipeline.identity import content_key, folder_fingerprint, write_atomic
+from vibe_pipeline.identity import content_key, folder_fingerprint, installed_version, write_atomic
 from vibe_pipeline.reporting.claims import load_claims
 from vibe_pipeline.reporting.page import ReportInputs, load_published, write_report
 from vibe_pipeline.reporting.pooling import Pools, pools_of
@@ -173,7 +172,7 @@ def _provenance(
         "base model": f"{model.path} ({folder_fingerprint(Path(model.path)) if Path(model.path).is_dir() else 'hub'})",
         "device": model.device,
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {name: installed_version(name) for name in PACKAGES},
         "native size": f"{model.native.height}x{model.native.width}x{model.native.frames}, {model.native.fps:g} fps",
         "target size": f"{model.target.height}x{model.target.width}x{model.target.frames}, {model.target.fps:g} fps",
         "native clips from": ", ".join(sorted(set(clips["native_source"]))),
