@@ -134,7 +134,9 @@ def test_a_training_that_would_crash_is_found_before_a_clip_is_made(project: Pat
     assert not lines["adapters.full.train"].error and not lines["arms.full.generate"].error
     assert not lines["arms.no_hfato.generate"].error  # with an untrained adapter
     assert lines["write_page"].error == "not tried, as something before it failed"
-    with pytest.raises(RehearsalError, match=r"nothing was run: adapters\.no_hfato\.train: RuntimeError: CUDA error"):
+    with pytest.raises(
+        RehearsalError, match=r"in 1 of \d+ rows, nothing was run: adapters\.no_hfato\.train: .* everything$"
+    ):
         require_rehearsed(list(lines.values()))
 
     monkeypatch.setattr(relay, "velocity_loss", fails)

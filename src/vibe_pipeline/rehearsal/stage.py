@@ -50,6 +50,7 @@ from vibe_pipeline.tracking.runs import PARENT
 log = logging.getLogger(__name__)
 
 FOLDER = Path("data/.rehearsal")
+NOT_TRIED = "not tried"
 ENCODING = ("find_training_images", "check_training_images", "cache_latents")
 TRAININGS = frozenset({"relay_stage1", "relay_stage2"})
 
@@ -112,7 +113,8 @@ def require_rehearsed(lines: Sequence[Line]) -> None:
     Raises:
         RehearsalError: Names each failure.
     """
-    if failed := [line for line in lines if line.error]:
+    if any(line.error for line in lines):
+        failed = [line for line in lines if line.error and not line.error.startswith(NOT_TRIED)]
         said = "; ".join(f"{line.node}: {line.error}" for line in failed)
         raise RehearsalError(f"the rehearsal failed in {len(failed)} of {len(lines)} rows, nothing was run: {said}")
 
@@ -155,9 +157,9 @@ class _Stage:
         """Run one node."""
         begun, error, memory = time.monotonic(), "", None
         if "ablation_report" in node.tags and not self.all_well:
-            error = "not tried, as something before it failed"
+            error = f"{NOT_TRIED}, as something before it failed"
         elif lacking := sorted(self.lacking.intersection(node.inputs)):
-            error = f"not tried, as {', '.join(lacking)} failed"
+            error = f"{NOT_TRIED}, as {', '.join(lacking)} failed"
         else:
             error, memory = self._run(node)
         if error:
