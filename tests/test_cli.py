@@ -106,3 +106,10 @@ def test_plan_and_doctor_say_on_how_many_clips_a_dimension_is_defined(project: P
     path.write_text(yaml.safe_dump(params))
     well = call("doctor")
     assert "kedro vibe rehearse --env=base" in well.output, well.output
+
+
+def test_doctor_reads_the_claims_that_lie_beside_the_parameters(project: Path) -> None:
+    assert "report: puts conf/base/claims.yml to the test, beside conf/base/published.yml" in call("doctor").output
+    (project / "conf/base/claims.yml").write_text("claims: [{name: x}]")
+    ill = call("doctor")
+    assert ill.exit_code == 1 and "MISSING   report: conf/base/claims.yml: claims.0" in ill.output

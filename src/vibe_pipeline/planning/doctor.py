@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from packaging.requirements import Requirement
 
-from vibe_pipeline.config import DataParams, EvaluationParams, GenerationParams, ModelParams, Tables
+from vibe_pipeline.config import DataParams, EvaluationParams, GenerationParams, ModelParams, ReportParams, Tables
 from vibe_pipeline.diffusion.models import WanFolder, find_model
 from vibe_pipeline.evaluation.aggregate import canonical_name
 from vibe_pipeline.evaluation.protocol import clips_per_dimension
@@ -21,6 +21,7 @@ from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.huggingface import find_dataset
 from vibe_pipeline.images.source import find_images
 from vibe_pipeline.planning.plan import Plan, make_plan, read_tables
+from vibe_pipeline.preflight import check_report
 
 State = Literal["ok", "missing", "optional"]
 PARTS = ("transformer", "vae", "text_encoder")
@@ -58,7 +59,8 @@ def examine(params: Mapping[str, Any], images: int | None = None) -> list[Findin
         findings += [_disk(plan), _memory(model, plan)]
     else:
         findings.append(Finding("plan", "missing", plan, "mend what it names, or set model.path to a known model"))
-    return [*findings, *_vbench(EvaluationParams(**params["evaluation"]), generation)]
+    evaluation, report = EvaluationParams(**params["evaluation"]), ReportParams(**params.get("report", {}))
+    return [*findings, *_vbench(evaluation, generation), _report(report, evaluation)]
 
 
 def _plan(params: Mapping[str, Any], images: int | None) -> Plan | str:
@@ -210,6 +212,15 @@ def _vbench(evaluation: EvaluationParams, generation: GenerationParams) -> Itera
             yield Finding(f"vbench {name}", "optional", said, f"kedro vibe fetch-weights --dimensions {name}")
         else:
             yield Finding(f"vbench {name}", "ok", f"can be scored, on {clips} clips an arm")
+
+
+def _report(report: ReportParams, evaluation: EvaluationParams) -> Finding:
+    """Claims and published figures, which a run reads after everything else."""
+    try:
+        check_report(report, evaluation)
+    except (ValueError, FileNotFoundError) as error:
+        return Finding("report", "missing", str(error), "mend or remove the file that it names")
+    return Finding("report", "ok", f"puts {report.claims} to the test, beside {report.published}")
 
 
 def _clips(generation: GenerationParams, evaluation: EvaluationParams) -> dict[str, int]:
