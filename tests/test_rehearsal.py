@@ -26,6 +26,7 @@ from vibe_pipeline.images.cache import build_cache, is_current
 from vibe_pipeline.pipeline_registry import tables_of
 from vibe_pipeline.rehearsal import Line, RehearsalError, format_line, rehearse, require_rehearsed
 from vibe_pipeline.rehearsal.small import judged_alone, moved, shortened
+from vibe_pipeline.rehearsal.stage import failed_scores
 from vibe_pipeline.training import relay
 
 ROOT = Path(__file__).parents[1]
@@ -197,6 +198,18 @@ def test_every_file_of_the_catalog_is_moved_and_a_store_elsewhere_too() -> None:
         "b": {"type": "pandas.CSVDataset", "filepath": "/somewhere/bucket/b.csv"},
         "c": {"type": "MemoryDataset"},
     }
+
+
+def test_a_dimension_that_raises_is_a_failure_and_a_score_that_is_not_finite_is_none() -> None:
+    """As `score_vbench` says them."""
+    reasons = (
+        "VBench gave the score nan for a.mp4",
+        "failed, because VBench cannot be started: ImportError: libGL.so.1",
+    )
+    rows = [{"metric": f"m{i}", "status": "failed", "reason": reason} for i, reason in enumerate(reasons)]
+    rows.append({"metric": "m2", "status": "skipped", "reason": "no weights"})
+    assert failed_scores({"vbench_scores": pd.DataFrame(rows)}) == f"m1: {reasons[1]}"
+    assert failed_scores({"scores": pd.DataFrame(rows)}) == ""
 
 
 def test_a_line_is_one_line() -> None:

@@ -25,6 +25,7 @@ from kedro.pipeline import Node, Pipeline
 from vibe_pipeline.config import Tables
 from vibe_pipeline.diffusion import adapters as lora
 from vibe_pipeline.diffusion.models import find_model, load_transformer, pick_device
+from vibe_pipeline.evaluation.vbench import NOT_FINITE
 from vibe_pipeline.folders import data_in, in_data
 from vibe_pipeline.identity import file_sha256
 from vibe_pipeline.messages import brief
@@ -177,7 +178,7 @@ class _Stage:
                 outputs["prompts"] = outputs["prompts"].head(self.prompts)
             for name, value in outputs.items():
                 self.catalog.save(name, value)
-            return _failed_scores(outputs), _memory(self.device, outputs)
+            return failed_scores(outputs), _memory(self.device, outputs)
         except Exception as raised:  # whatever a row's model, images or settings raise; the other rows go on
             log.debug("the rehearsal of %s failed", node.name, exc_info=True)
             return f"{type(raised).__name__}: {brief(raised, 400)}", _memory(self.device, {})
@@ -212,12 +213,16 @@ class _Stage:
         return {output}
 
 
-def _failed_scores(outputs: Mapping[str, Any]) -> str:
-    """Dimensions of VBench that raised: scoring goes on without them, but a run should not begin so."""
+def failed_scores(outputs: Mapping[str, Any]) -> str:
+    """Dimensions of VBench that raised: scoring goes on without them, but a run should not begin so.
+
+    A score that is not finite is left to the run: a clip of one step is mostly noise.
+    """
     if "vbench_scores" not in outputs:
         return ""
     scores = outputs["vbench_scores"]
-    failed = scores[scores["status"] == "failed"].drop_duplicates("metric")
+    raised = (scores["status"] == "failed") & ~scores["reason"].astype(str).str.startswith(NOT_FINITE)
+    failed = scores[raised].drop_duplicates("metric")
     return "; ".join(f"{row.metric}: {row.reason}" for row in failed.itertuples())
 
 
