@@ -86,3 +86,30 @@ def test_doctor_fails_if_something_needed_is_missing(project: Path) -> None:
     path.write_text(path.read_text().replace("prompts: miniature", "prompts: nowhere.txt"))
     ill = call("doctor")
     assert ill.exit_code == 1 and "MISSING   prompts" in ill.output and "fix:" in ill.output
+
+
+def test_plan_and_doctor_say_on_how_many_clips_a_dimension_is_defined(project: Path) -> None:
+    pytest.importorskip("vbench")
+    path = project / "conf/base/parameters.yml"
+    params = yaml.safe_load(path.read_text())
+    params["generation"] |= {"prompts": "vbench_subset", "count": 16}
+    params["evaluation"]["vbench_dimensions"] = ["temporal_flickering", "scene"]
+    path.write_text(yaml.safe_dump(params))
+    planned = call("plan").output
+    assert "clips an arm that VBench's dimensions are defined on: temporal_flickering 2, scene 2" in planned
+    assert "vbench temporal_flickering: can be scored, on 2 clips an arm" in call("doctor").output
+    params["generation"] |= {"prompts": "vbench_custom", "count": 16}
+    path.write_text(yaml.safe_dump(params))
+    ill = call("doctor")
+    assert ill.exit_code == 1 and "MISSING   vbench scene: defined on no clip of vbench_custom" in ill.output
+    params["evaluation"]["vbench_dimensions"] = ["temporal_flickering"]
+    path.write_text(yaml.safe_dump(params))
+    well = call("doctor")
+    assert "kedro vibe rehearse --env=base" in well.output, well.output
+
+
+def test_doctor_reads_the_claims_that_lie_beside_the_parameters(project: Path) -> None:
+    assert "report: puts conf/base/claims.yml to the test, beside conf/base/published.yml" in call("doctor").output
+    (project / "conf/base/claims.yml").write_text("claims: [{name: x}]")
+    ill = call("doctor")
+    assert ill.exit_code == 1 and "MISSING   report: conf/base/claims.yml: claims.0" in ill.output

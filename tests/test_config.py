@@ -24,6 +24,7 @@ from vibe_pipeline.config import (
     TrackingParams,
 )
 from vibe_pipeline.loader import LayeredLoader
+from vibe_pipeline.parameters import with_own_files
 from vibe_pipeline.sweeps import unfold
 
 SIZE = {"height": 64, "width": 64}
@@ -172,3 +173,29 @@ def test_validation_clips_are_made_as_the_first_arm_of_the_adapter_does() -> Non
     assert tables.arm_of("a") == "y"
     with pytest.raises(ValueError, match=r"adapters\.b\.validation_clips: no arm uses"):
         tables.arm_of("b")
+
+
+def test_an_environments_own_files_count_because_they_lie_there(tmp_path: Path) -> None:
+    """The environment's before base's, conf/local without one; a path in the parameters before both."""
+    for place in ("base/claims", "base/published", "mine/claims", "local/published"):
+        path = tmp_path / "conf" / f"{place}.yml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("claims: []")
+
+    def found(env: str | None, project: Path = tmp_path, **report: str) -> dict[str, str]:
+        loader = LayeredLoader(str(tmp_path / "conf"), env=env, base_env="base", default_run_env="local")
+        return with_own_files({"report": report, "model": 1}, loader, project)["report"]
+
+    assert found("mine") == {"claims": "conf/mine/claims.yml", "published": "conf/base/published.yml"}
+    assert found(None) == {"claims": "conf/base/claims.yml", "published": "conf/local/published.yml"}
+    assert found("mine", claims="x.yml", title="T") == {
+        "claims": "x.yml", "title": "T", "published": "conf/base/published.yml",
+    }  # fmt: skip
+    assert found("mine", tmp_path / "elsewhere")["claims"] == str(tmp_path / "conf/mine/claims.yml")
+
+
+@pytest.mark.parametrize("env", ["miniature_study", "miniature_sweeps", "miniature_x4", "miniature_x4_confirm"])
+def test_the_studies_put_their_own_claims_to_the_test(env: str) -> None:
+    root = Path(__file__).parents[1]
+    loader = LayeredLoader(str(root / "conf"), env=env, base_env="base", default_run_env="local")
+    assert with_own_files(loader["parameters"], loader, root)["report"]["claims"] == f"conf/{env}/claims.yml"

@@ -9,6 +9,7 @@ from vibe_pipeline.config import OptimiserParams
 from vibe_pipeline.identity import (
     content_key,
     folder_fingerprint,
+    installed_version,
     read_json,
     remove_abandoned,
     require_space,
@@ -116,3 +117,8 @@ def test_only_half_written_files_of_dead_processes_of_this_machine_are_removed(t
     assert {p.name for p in tmp_path.iterdir()} == {".hidden.bin", f".{dead.pid}-000000-abcdef.b.bin", "x.bin"}
     write_atomic(tmp_path / "x.bin", lambda p: seen.append(p) or p.touch())
     assert seen[0] != seen[1]
+
+
+def test_a_version_that_is_only_stated_stops_nothing() -> None:
+    assert installed_version("torch")[0].isdigit()
+    assert installed_version("no-such-package-of-ours") == "not installed"

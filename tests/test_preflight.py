@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,26 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from vibe_pipeline.config import AdapterParams, ArmParams, DataParams, GenerationParams, Tables
+from vibe_pipeline.config import (
+    AdapterParams,
+    ArmParams,
+    DataParams,
+    EvaluationParams,
+    GenerationParams,
+    ReportParams,
+    Tables,
+)
 from vibe_pipeline.diffusion import adapters as lora
 from vibe_pipeline.generation.clips import write_lossless
-from vibe_pipeline.preflight import check_generation, check_parameters, check_training
+from vibe_pipeline.preflight import (
+    check_band,
+    check_generation,
+    check_parameters,
+    check_report,
+    check_scoring,
+    check_space,
+    check_training,
+)
 
 GENERATION = GenerationParams(prompts="miniature")
 
@@ -259,3 +276,68 @@ def test_a_model_folder_that_may_not_be_read_is_not_called_absent(wan21, monkeyp
     monkeypatch.setattr("os.access", lambda *_: False)  # root, as tests often run, may read everything
     with pytest.raises(PermissionError, match=r"model\.path: .* may not be read by this user"):
         check_generation(wan21.model(), GENERATION, tables())
+
+
+def evaluation(*dimensions: str) -> EvaluationParams:
+    return EvaluationParams(vbench_dimensions=dimensions, vbench_cache="none", fine_band=(1.0, 2.0), reference_arm="a")
+
+
+def test_a_dimension_that_no_clip_has_is_refused_and_one_that_few_have_is_said(caplog) -> None:
+    pytest.importorskip("vbench")
+    custom = GenerationParams(prompts="vbench_custom", count=64)
+    check_scoring(custom, evaluation("subject_consistency", "overall_consistency", "temporal_flickering"))
+    assert not caplog.records
+    with pytest.raises(ValueError, match=r"vbench_dimensions: scene, color is defined on none of the 64 prompts"):
+        check_scoring(custom, evaluation("scene", "imaging_quality", "color"))
+    with pytest.raises(
+        ValueError, match=r"scene is defined on none of the 64 prompts of generation\.prompts miniature"
+    ):
+        check_scoring(GenerationParams(prompts="miniature"), evaluation("scene"))
+    check_scoring(GenerationParams(prompts="vbench_subset", count=16), evaluation("subject_consistency", "scene"))
+    assert "fewer than 6 prompts cannot tell two arms apart: subject_consistency on 2, scene on 2" in caplog.text
+
+
+def test_scoring_is_checked_where_a_run_makes_and_scores_clips(wan21) -> None:
+    params = {"model": {"path": str(wan21.path)}, "generation": {"prompts": "miniature"}}
+    params |= {"evaluation": evaluation("scene").model_dump()}
+    with pytest.raises(ValueError, match="scene is defined on none"):
+        check_parameters(params, tables(), {"generation", "vbench_eval"})
+    check_parameters(params, tables(), {"vbench_eval"})
+
+
+def test_claims_and_published_figures_are_read_before_the_run(tmp_path: Path, caplog) -> None:
+    claims, published = tmp_path / "claims.yml", tmp_path / "published.yml"
+    report = ReportParams(claims=claims, published=published)
+    asked = evaluation("imaging_quality")
+    with pytest.raises(FileNotFoundError, match=r"report\.claims: .*claims\.yml does not exist"):
+        check_report(report, asked)
+    claim = "claims: [{name: n, statement: s, arm: a, other: b, metrics: {imaging_quality: higher, flicker: lower}}]"
+    claims.write_text(claim)
+    published.write_text("tables: [{rows: [{method: X}]}]")
+    with pytest.raises(ValueError, match=r"published\.yml: the row 'X' needs both"):
+        check_report(report, asked)
+    published.write_text("tables: []")
+    check_report(report, asked)
+    assert not caplog.records
+    claims.write_text(claim.replace("flicker: lower", "scene: higher"))
+    check_report(report, asked)
+    assert "claims on scene, which evaluation.vbench_dimensions does not ask for" in caplog.text
+
+
+def test_a_band_that_the_target_cannot_hold_is_refused(wan21) -> None:
+    """64 rows have frequencies up to 32 along an axis and half as many again along the diagonal."""
+    fits = evaluation("imaging_quality").model_copy(update={"fine_band": (13.0, 20.0)})
+    check_band(wan21.model(), fits)
+    with pytest.raises(ValueError, match=r"\[352\.0, 640\.0\] at model\.target: a 64x96 frame has no frequency"):
+        check_band(wan21.model(), fits.model_copy(update={"fine_band": (352.0, 640.0)}))
+
+
+def test_too_little_space_for_all_clips_is_said_before_the_first(wan21, tmp_path: Path, caplog, monkeypatch) -> None:
+    """Five frames of 32x48 natively and of 64x96 in each arm, three bytes a pixel."""
+    native, target = 32 * 48 * 5 * 3, 64 * 96 * 5 * 3
+    for free, warned in ((10 * (native + 4 * target), False), (10 * (native + 4 * target) - 1, True)):
+        monkeypatch.setattr(
+            "vibe_pipeline.preflight.shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free)
+        )
+        check_space(wan21.model(), 10, 4, tmp_path)
+        assert ("the clips take up to 0.0 GB" in caplog.text) == warned

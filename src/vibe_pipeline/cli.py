@@ -60,6 +60,11 @@ class Chosen:
     params: dict[str, Any] | None = None
     conf_source: str | None = None
 
+    @property
+    def shown(self) -> str:
+        """The environment as an option, to be put behind a command; empty where none was chosen."""
+        return f" --env={self.env}" if self.env else ""
+
 
 def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `kedro run` that decide parameters, Kedro's own objects; `command` gets them as `chosen`."""
@@ -106,7 +111,7 @@ def parameters_of(chosen: Chosen) -> dict[str, Any]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Kedro's own, about a function that OmegaConf renamed
-        return settled_parameters(loader_of(chosen.env, chosen.params, chosen.conf_source))
+        return settled_parameters(loader_of(chosen.env, chosen.params, chosen.conf_source), Path.cwd())
 
 
 @contextmanager
@@ -145,7 +150,41 @@ def doctor(chosen: Chosen, images: int | None, as_json: bool) -> None:
     with said_plainly():
         findings = examine(parameters_of(chosen), images)
     click.echo(json.dumps([vars(f) for f in findings], indent=1) if as_json else format_findings(findings))
-    sys.exit(any(f.state == "missing" for f in findings))
+    missing = any(f.state == "missing" for f in findings)
+    if not (as_json or missing):
+        click.echo(f"next, every training and arm tried for a step: kedro vibe rehearse{chosen.shown}")
+    sys.exit(missing)
+
+
+@vibe.command()
+@parameter_options
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of lines.")
+def rehearse(chosen: Chosen, as_json: bool) -> None:
+    """Try every training and arm for a step or two at its real size, one arm's scores and page; keep nothing.
+
+    One line a node: seconds and peak memory, or the error. Exit code 1 if any failed.
+    """
+    from vibe_pipeline.loader import loader_of
+    from vibe_pipeline.parameters import tables_of
+    from vibe_pipeline.preflight import check_parameters
+    from vibe_pipeline.rehearsal import format_line, rehearse
+    from vibe_pipeline.runlock import lock_project, unlock
+
+    with said_plainly():
+        params = parameters_of(chosen)
+        tables = tables_of(params)
+        check_parameters(params, tables, {"relay_stage2", "generation", "vbench_eval", "ablation_report"})
+        catalog = loader_of(chosen.env, chosen.params, chosen.conf_source)["catalog"]
+        locks = lock_project(Path("data"))
+        try:
+            lines = rehearse(
+                params, tables, catalog, (lambda _: None) if as_json else lambda x: click.echo(format_line(x))
+            )
+        finally:
+            unlock(locks)
+    if as_json:
+        click.echo(json.dumps([vars(line) for line in lines], indent=1))
+    sys.exit(any(line.error for line in lines))
 
 
 @vibe.command()

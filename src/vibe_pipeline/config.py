@@ -386,13 +386,13 @@ class ArmParams(Unfolded):
 class GenerationParams(Params):
     """Prompts, seeds and the native pass."""
 
-    prompts: Literal["miniature", "vbench_standard", "vbench_subset"] | Path = Field(
+    prompts: Literal["miniature", "vbench_standard", "vbench_subset", "vbench_custom"] | Path = Field(
         description="the held-out captions, VBench's own list, or a file: .txt (one a line), .csv or .jsonl"
     )
     skip: Annotated[int, Field(ge=0)] = Field(0, description="prompts to pass over, from the top (not VBench's)")
-    count: PositiveInt | None = Field(None, description="how many prompts after those; None: all")
+    count: PositiveInt | None = Field(None, description="how many prompts after those; None: all, 128 of vbench_subset")
     prompt_dimensions: tuple[str, ...] = Field((), description="VBench prompts of these dimensions only")
-    subset_seed: int = Field(0, description="which vbench_subset")
+    subset_seed: int = Field(0, description="which choice of VBench's prompts, where `count` makes one")
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     shard: str | None = Field(None, pattern=r"^[1-9]\d*/[1-9]\d*$", description="i/n: every n-th (prompt, seed) only")
     negative_prompt: str = ""
@@ -452,6 +452,7 @@ class RunParams(Params):
     """One `kedro run` as a whole."""
 
     hours: PositiveFloat | None = Field(None, description="stop cleanly after this long, everything resumable")
+    rehearse: bool = Field(False, description="first try every row in small, and start nothing if one fails")
     wait: bool = Field(False, description="queue behind another run in this project instead of refusing")
 
 
@@ -522,5 +523,10 @@ class ReportParams(Params):
 
     title: str = "ViBe ablation report"
     clips_shown: PositiveInt = 4
-    claims: Path = Field(Path("conf/base/claims.yml"), description="what is put to the test")
-    published: Path = Field(Path("conf/base/published.yml"), description="the paper's rows, shown beside ours")
+    claims: Path = Field(
+        Path("conf/base/claims.yml"), description="what is put to the test; by default the environment's own claims.yml"
+    )
+    published: Path = Field(
+        Path("conf/base/published.yml"),
+        description="the paper's rows, shown beside ours; by default the environment's own published.yml",
+    )

@@ -1,6 +1,7 @@
 """Kedro hooks: the tables reach the graph, a `kedro run` reaches MLflow."""
 
 import atexit
+import logging
 import os
 import time
 from pathlib import Path
@@ -17,8 +18,10 @@ from vibe_pipeline.config import RunParams, TrackingParams
 from vibe_pipeline.identity import content_key
 from vibe_pipeline.parameters import settled_parameters, tables_of
 from vibe_pipeline.preflight import check_parameters
-from vibe_pipeline.ranks import follows
+from vibe_pipeline.ranks import follows, launched_outside
 from vibe_pipeline.runlock import Locks, lock_project, unlock
+
+log = logging.getLogger(__name__)
 
 
 class GraphHooks:
@@ -28,7 +31,7 @@ class GraphHooks:
     def after_context_created(self, context: KedroContext) -> None:
         """Unfold the sweeps, check the tables against each other and hand them to the registry."""
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        self._params: dict[str, Any] = settled_parameters(context.config_loader)
+        self._params: dict[str, Any] = settled_parameters(context.config_loader, Path(context.project_path))
         context.config_loader["parameters"] = self._params
         self._tables = tables_of(self._params)
         pipeline_registry.use_tables(self._tables)
@@ -138,3 +141,30 @@ class TrackingHooks:
             self._monitor.finish()
             self._monitor = None
         end_parent(status, self._stages)
+
+
+class RehearsalHooks:
+    """On request, every row in small before the run: what would fail after hours fails in minutes."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Keep what the rehearsal needs."""
+        self._params: dict[str, Any] = context.config_loader["parameters"]
+        self._loader = context.config_loader
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline) -> None:
+        """Rehearse, if asked to; an error here leaves no MLflow run, as it comes before one is opened."""
+        tags = {tag for node in pipeline.nodes for tag in node.tags}
+        asked = RunParams(**self._params.get("run", {})).rehearse
+        if not asked or not tags & {"relay_stage1", "relay_stage2", "generation"}:
+            return
+        if launched_outside():
+            raise ValueError(
+                "run.rehearse: the processes of torchrun cannot rehearse; run `kedro vibe rehearse` before"
+            )
+        from vibe_pipeline.rehearsal import format_line, rehearse, require_rehearsed
+
+        tables = pipeline_registry.tables_of(self._params)
+        lines = rehearse(self._params, tables, self._loader["catalog"], lambda line: log.info("%s", format_line(line)))
+        require_rehearsed(lines)

@@ -4,6 +4,7 @@ Files are written under a temporary name and renamed: a file that is there is wh
 """
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import secrets
@@ -113,6 +114,14 @@ def _lives(pid: int) -> bool:
     except PermissionError:  # another user's
         return True
     return True
+
+
+def installed_version(package: str) -> str:
+    """A package's version, or that it is not installed: what is only stated stops nothing."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def write_json(path: Path, content: Any) -> Path:

@@ -25,6 +25,7 @@ from vibe_pipeline.messages import brief, did_you_mean, refusal
 from vibe_pipeline.sweeps import unfold
 
 TABLES = ("stage1", "adapters", "arms")
+OWN_FILES = ("claims", "published")
 GROUPS: tuple[tuple[str, type[BaseModel], bool], ...] = (
     ("model", ModelParams, True),
     ("data", DataParams, True),
@@ -56,8 +57,10 @@ def read_parameters(loader: OmegaConfigLoader) -> dict[str, Any]:
         raise ParameterError(f"{place} cannot be read as parameters: {brief(error, 240)}") from None
 
 
-def settled_parameters(loader: OmegaConfigLoader) -> dict[str, Any]:
+def settled_parameters(loader: OmegaConfigLoader, project: Path) -> dict[str, Any]:
     """The parameters of the loader's environment, every group checked, sweeps unfolded: what a run works with.
+
+    `report.claims` and `report.published` are the environment's own files, where `project` has them.
 
     Raises:
         ParameterError: A file cannot be read, or a value cannot be used.
@@ -65,7 +68,27 @@ def settled_parameters(loader: OmegaConfigLoader) -> dict[str, Any]:
     """
     params = read_parameters(loader)
     check_groups(params)
-    return unfold(params)
+    return with_own_files(unfold(params), loader, project)
+
+
+def with_own_files(params: Mapping[str, Any], loader: OmegaConfigLoader, project: Path) -> dict[str, Any]:
+    """Parameters whose report reads the environment's own claims.yml and published.yml because they lie there.
+
+    A path that the parameters give themselves stays; where the environment has no such file, base's counts.
+
+    Args:
+        params: Of the loader's environment.
+        loader: Its folders are looked through, the environment's first.
+        project: Paths inside of it are written relative to it.
+    """
+    folders = [Path(loader.conf_source) / str(name) for name in (loader.env or loader.default_run_env, loader.base_env)]
+    report = dict(params.get("report") or {})
+    for name in OWN_FILES:
+        found = next((folder / f"{name}.yml" for folder in folders if (folder / f"{name}.yml").is_file()), None)
+        if found is not None and name not in report:
+            inside = found.is_relative_to(project)
+            report[name] = str(found.relative_to(project) if inside else found)
+    return {**params, "report": report}
 
 
 def check_groups(params: Mapping[str, Any]) -> None:

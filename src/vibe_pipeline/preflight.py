@@ -4,12 +4,15 @@ One list of checks serves the run, which stops at the first that fails, and `ked
 Files are judged by their headers, keys and shapes: nothing is loaded.
 """
 
+import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from vibe_pipeline.config import (
@@ -27,7 +30,11 @@ from vibe_pipeline.diffusion.adapters import check_adapter
 from vibe_pipeline.diffusion.foreign import HUB_ID
 from vibe_pipeline.diffusion.models import find_model, require_fitting_size, require_whole, tile_stride
 from vibe_pipeline.diffusion.weights import Shapes, linear_shapes
-from vibe_pipeline.evaluation.protocol import INSTALL
+from vibe_pipeline.evaluation.aggregate import DIMENSIONS
+from vibe_pipeline.evaluation.bootstrap import Bootstrap
+from vibe_pipeline.evaluation.detail import high_frequency_share
+from vibe_pipeline.evaluation.dimensions import dimension_of
+from vibe_pipeline.evaluation.protocol import INSTALL, clips_per_dimension
 from vibe_pipeline.generation.external import measured_clips
 from vibe_pipeline.generation.first_frames import require_first_frames
 from vibe_pipeline.generation.prompts import load_prompts
@@ -35,6 +42,8 @@ from vibe_pipeline.generation.store import Scale
 from vibe_pipeline.images.source import find_images
 from vibe_pipeline.named import require_file, require_folder, require_no_file
 from vibe_pipeline.planning.architecture import load_architecture
+
+log = logging.getLogger(__name__)
 
 TRAINING = {"data_processing", "relay_stage1", "relay_stage2"}
 
@@ -85,25 +94,16 @@ def generation_checks(
             yield Check(f"arms.{name}.path", lambda n=name, arm=arm: _external(n, arm, prompts, model), fix)
 
 
-def scoring_checks(evaluation: EvaluationParams, report: ReportParams) -> Iterator[Check]:
-    """Folders and files that are only read once everything was generated."""
-    from vibe_pipeline.reporting.claims import load_claims
-    from vibe_pipeline.reporting.page import load_published
+def scoring_checks(evaluation: EvaluationParams) -> Iterator[Check]:
+    """Folders that are only opened once everything was generated."""
 
     def folder(field: str, path: Path) -> str:
         require_no_file(path, field)
         return f"{path}{'' if path.is_dir() else ', not made yet'}"
 
-    def file(field: str, path: Path, read: Callable[[Path], Any]) -> str:
-        read(require_file(path, field))
-        return str(path)
-
-    mend = "mend what it names"
     for field in ("vbench_cache", "vbench_env"):
         name, path = f"evaluation.{field}", getattr(evaluation, field)
         yield Check(name, lambda name=name, path=path: folder(name, path), "set it to a folder")
-    yield Check("report.claims", lambda: file("report.claims", report.claims, load_claims), mend)
-    yield Check("report.published", lambda: file("report.published", report.published, load_published), mend)
 
 
 def check_generation(model: ModelParams, generation: GenerationParams, tables: Tables) -> None:
@@ -179,6 +179,71 @@ def check_single_size(model: ModelParams, data: DataParams, tables: Tables) -> N
             require_fitting_size(find_model(model.path), data.high.height, data.high.width, what, pool)
 
 
+def check_space(model: ModelParams, clips: int, arms: int, folder: Path) -> None:
+    """Warn if the clips of a run may not fit the disk: each arm refuses to begin without room for its raw frames."""
+    native, target = (s.height * s.width * s.frames * 3 for s in (model.native, model.target))
+    needed, free = clips * (native + arms * target), shutil.disk_usage(folder).free
+    if free < needed:
+        log.warning(
+            "the clips take up to %.1f GB (lossless files are smaller), and %.1f GB are free at %s; free some, make "
+            "data/ a link to a larger disk, or lower generation.count",
+            needed / 1e9, free / 1e9, folder.absolute(),
+        )  # fmt: skip
+
+
+def check_band(model: ModelParams, evaluation: EvaluationParams) -> None:
+    """Refuse a band of detail that no frame of the target size has.
+
+    Raises:
+        ValueError: Names the band and the size.
+    """
+    frame = np.random.default_rng(0).random((1, model.target.height, model.target.width, 3), dtype=np.float32)
+    try:
+        high_frequency_share(frame, *evaluation.fine_band)
+    except ValueError as error:
+        raise ValueError(f"evaluation.fine_band {list(evaluation.fine_band)} at model.target: {error}") from error
+
+
+def check_scoring(generation: GenerationParams, evaluation: EvaluationParams) -> None:
+    """Refuse VBench dimensions that are defined on no clip; warn of those on too few prompts to tell arms apart.
+
+    Raises:
+        ValueError: Names the dimensions, and what would define them; or the prompts cannot be read.
+    """
+    prompts = load_prompts(generation.model_copy(update={"shard": None})).drop_duplicates("prompt_index")
+    counts = clips_per_dimension(prompts, evaluation.vbench_dimensions)
+    if none := [name for name, count in counts.items() if not count]:
+        raise ValueError(
+            f"evaluation.vbench_dimensions: {', '.join(none)} is defined on none of the {len(prompts)} prompts of "
+            f"generation.prompts {generation.prompts}; take it out, or use vbench_custom (every dimension that "
+            "needs no labels, on every clip) or vbench_subset with generation.prompt_dimensions"
+        )
+    fewest = Bootstrap(confidence=evaluation.confidence).fewest_pairs
+    if few := [f"{name} on {count}" for name, count in counts.items() if count < fewest]:
+        log.warning("fewer than %d prompts cannot tell two arms apart: %s", fewest, ", ".join(few))
+
+
+def check_report(report: ReportParams, evaluation: EvaluationParams) -> None:
+    """Refuse claims and published figures that the report could not read, after everything was made and scored.
+
+    Raises:
+        ValueError: Names the file and the place.
+        FileNotFoundError: There is no such file.
+    """
+    from vibe_pipeline.reporting.claims import load_claims
+    from vibe_pipeline.reporting.page import load_published  # not at the top: it draws, and takes a second to import
+
+    for name, path, read in (("claims", report.claims, load_claims), ("published", report.published, load_published)):
+        read(require_file(path, f"report.{name}"))
+    asked = {dimension_of(name).name for name in evaluation.vbench_dimensions}
+    wanted = {metric for claim in load_claims(report.claims) for metric in claim.metrics} & set(DIMENSIONS)
+    if unasked := sorted(wanted - asked):
+        log.warning(
+            "%s has claims on %s, which evaluation.vbench_dimensions does not ask for: they will not be measured",
+            report.claims, ", ".join(unasked),
+        )  # fmt: skip
+
+
 def check_parameters(params: Mapping[str, Any], tables: Tables, tags: set[str]) -> None:
     """Check what the nodes of a run will need, by their tags."""
     if tags & {"data_processing", "relay_stage2"}:
@@ -187,8 +252,15 @@ def check_parameters(params: Mapping[str, Any], tables: Tables, tags: set[str]) 
         check_model(ModelParams(**params["model"]))
     if tags & {"data_processing", "relay_stage2"}:
         check_single_size(ModelParams(**params["model"]), DataParams(**params["data"]), tables)
+    if {"generation", "vbench_eval"} <= tags:
+        evaluation = EvaluationParams(**params["evaluation"])
+        check_scoring(GenerationParams(**params["generation"]), evaluation)
+        check_band(ModelParams(**params["model"]), evaluation)
     if "generation" in tags:
-        check_generation(ModelParams(**params["model"]), GenerationParams(**params["generation"]), tables)
+        model, making = ModelParams(**params["model"]), GenerationParams(**params["generation"])
+        check_generation(model, making, tables)
+        arms = 0 if tables.stop_after_preview else len(tables.arms)
+        check_space(model, len(load_prompts(making)), arms, Path.cwd())
     elif tags & TRAINING:
         weights_check(params["model"]["path"]).look()
         if "relay_stage2" in tags and (arms := _validation_arms(tables)):
@@ -198,9 +270,10 @@ def check_parameters(params: Mapping[str, Any], tables: Tables, tags: set[str]) 
     if "data_processing" in tags:
         check_images(DataParams(**params["data"]))
     if tags & {"vbench_eval", "ablation_report"}:
-        checks = scoring_checks(EvaluationParams(**params["evaluation"]), ReportParams(**params.get("report", {})))
-        for check in checks:
+        evaluation = EvaluationParams(**params["evaluation"])
+        for check in scoring_checks(evaluation):
             check.look()
+        check_report(ReportParams(**params.get("report", {})), evaluation)
 
 
 def _validation_arms(tables: Tables) -> dict[str, ArmParams]:

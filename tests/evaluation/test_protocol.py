@@ -9,7 +9,12 @@ import pytest
 
 from vibe_pipeline.evaluation import protocol
 from vibe_pipeline.evaluation.aggregate import DIMENSIONS
-from vibe_pipeline.evaluation.protocol import auxiliary_info, official_prompts, protocol_prompts
+from vibe_pipeline.evaluation.protocol import (
+    auxiliary_info,
+    clips_per_dimension,
+    official_prompts,
+    protocol_prompts,
+)
 
 pytestmark = pytest.mark.skipif(find_spec("vbench") is None, reason="vbench is not installed")
 COLUMNS = ["prompt_index", "prompt", "seed", "dimensions"]
@@ -95,3 +100,32 @@ def test_without_the_package_it_says_how_to_install(monkeypatch):
     monkeypatch.setattr(protocol.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"evaluation-nodeps\.txt"):
         official_prompts()
+
+
+def test_custom_is_the_prompts_of_overall_consistency_and_grows(package):
+    table = protocol_prompts("vbench_custom", None, (0, 1), 0)
+    theirs = [e["prompt_en"] for e in package if "overall_consistency" in e["dimension"]]
+    assert list(table.columns) == COLUMNS[:3] and len(table) == 2 * 93
+    assert sorted(set(table["prompt"])) == sorted(theirs) and table["prompt_index"].is_monotonic_increasing
+    assert (table["prompt"] == official_prompts()["prompt"].loc[table["prompt_index"]].to_numpy()).all()
+    some, more = (set(protocol_prompts("vbench_custom", n, (0,), 0)["prompt"]) for n in (10, 64))
+    assert len(some) == 10 and len(more) == 64 and some < more < set(theirs)
+    assert more != set(protocol_prompts("vbench_custom", 64, (0,), 1)["prompt"])
+    with pytest.raises(ValueError, match="count = 94: VBench has between 1 and 93"):
+        protocol_prompts("vbench_custom", 94, (0,), 0)
+    with pytest.raises(ValueError, match=r"prompt_dimensions \['scene'\]: vbench_custom scores every dimension"):
+        protocol_prompts("vbench_custom", 4, (0,), 0, ("scene",))
+
+
+def test_clips_of_each_dimension():
+    """What each protocol defines; labels of VBench's own prompts are what custom ones lack."""
+    names = ("subject_consistency", "overall consistency", "temporal_flickering", "scene")
+    custom = protocol_prompts("vbench_custom", 64, (0,), 0)
+    expected = {"subject_consistency": 64, "overall_consistency": 64, "temporal_flickering": 64, "scene": 0}
+    assert clips_per_dimension(custom, names) == expected
+    subset = protocol_prompts("vbench_subset", 16, (0, 1), 0)
+    listed = subset["dimensions"].str.split(";")
+    counts = clips_per_dimension(subset, names)
+    assert counts == {n: sum(n in own for own in listed) for n in expected} and 0 < counts["scene"] <= 4
+    with pytest.raises(ValueError, match="beauty"):
+        clips_per_dimension(custom, ("beauty",))

@@ -121,8 +121,13 @@ def test_a_process_that_dies_says_why(clip_table, tmp_path):
     (tmp_path / "file").touch()
     settings = Settings(str(tmp_path), str(tmp_path / "file"))
     jobs = [Job("a", clip_table["path"].iloc[0], "a red circle", (FLICKER,), 9, 64, 64)]
-    with pytest.raises(WorkerError, match=r"ended with status 1 while scoring: .*FileExistsError"):
-        list(score_elsewhere(Path(sys.executable), settings, jobs, 1))
+    (result,) = score_elsewhere(Path(sys.executable), settings, jobs, 1)
+    assert result.whole and result.error.startswith("failed, because VBench cannot be started: FileExistsError")
+    dead = tmp_path / "python"
+    dead.write_text("#!/bin/sh\necho killed by the system >&2\nexit 1\n")
+    dead.chmod(0o755)
+    with pytest.raises(WorkerError, match=r"ended with status 1 while scoring: killed by the system"):
+        list(score_elsewhere(dead, settings, jobs, 1))
 
 
 def test_flow_side_is_what_amt_sees(moving_clips, weights, write_clip, tmp_path):

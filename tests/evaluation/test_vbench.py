@@ -1,5 +1,6 @@
 """VBench through score_vbench: equal to a stock call, nothing dropped, nothing fetched, nothing printed."""
 
+import builtins
 import json
 import logging
 import math
@@ -13,6 +14,7 @@ import pytest
 
 from vibe_pipeline.evaluation.clips import SCORE_COLUMNS
 from vibe_pipeline.evaluation.manifest import vbench_manifest
+from vibe_pipeline.evaluation.readiness import Ready
 from vibe_pipeline.evaluation.scoring import Scoring
 from vibe_pipeline.evaluation.vbench import NothingScoredError, score_vbench
 
@@ -167,3 +169,45 @@ def test_manifest_flags_vbench_long(clip_table, frames, fps, is_long):
     manifest = vbench_manifest(table, [FLICKER])
     assert manifest["vbench_long"] is is_long
     assert manifest["vbench_long_arms"] == (["base"] if is_long else [])
+
+
+@needs_vbench
+def test_vbench_that_cannot_be_started_fails_what_it_scores_and_not_the_run(clip_table, tmp_path, monkeypatch):
+    """Installed, so that it is ready, but a library of the system is missing: on import, or when the engine opens."""
+    from vibe_pipeline.evaluation import engine
+
+    def broken(*args, **kwargs):
+        raise ImportError("libGL.so.1: cannot open shared object file")
+
+    scoring = Scoring(tmp_path / "cache", tmp_path / "work")
+    monkeypatch.setattr("vibe_pipeline.evaluation.vbench.readiness", lambda name, *rest: Ready(name))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "open_engine", broken)
+        opened = score_vbench(clip_table, [FLICKER], scoring, require_any=False)
+    real = builtins.__import__
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            builtins, "__import__", lambda name, *a: broken() if name.endswith("n.engine") else real(name, *a)
+        )
+        imported = score_vbench(clip_table, [FLICKER], scoring, require_any=False)
+    for table in (opened, imported):
+        assert set(table["status"]) == {"failed"} and len(table) == clip_table["arm"].nunique()
+        said = "failed, because VBench cannot be started: ImportError: libGL.so.1: cannot open shared object file"
+        assert set(table["reason"]) == {said}
+
+
+@needs_vbench
+def test_a_clip_that_the_decoder_chokes_on_fails_alone(clip_table, tmp_path, monkeypatch):
+    from vibe_pipeline.evaluation.shared_decode import Decoder
+
+    stock, bad = Decoder.opencv_frames, clip_table["path"].iloc[0]
+
+    def chokes(self, path):
+        if path == str(Path(bad).resolve()):
+            raise RuntimeError("moov atom not found")
+        return stock(self, path)
+
+    monkeypatch.setattr(Decoder, "opencv_frames", chokes)
+    table = score_vbench(clip_table, [FLICKER], Scoring(tmp_path / "cache", tmp_path / "work"))
+    assert table["status"].tolist() == ["failed"] + ["scored"] * (len(clip_table) - 1)
+    assert "cannot be read as a video: RuntimeError: moov atom not found" in table["reason"].iloc[0]

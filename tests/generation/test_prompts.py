@@ -145,6 +145,6 @@ def test_fewer_prompts_than_asked_for_are_said(tmp_path: Path, caplog: pytest.Lo
 
 def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
     for name in ("n" * 300 + ".txt", "n/" * 3000 + "p.txt"):
-        with pytest.raises(FileNotFoundError, match=r"generation\.prompts: .*n.* is not a file") as caught:
+        with pytest.raises(ValueError, match=r"generation\.prompts: .*n.* cannot be a path") as caught:
             load_prompts(GenerationParams(prompts=tmp_path / name))
         assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)

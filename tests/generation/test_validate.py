@@ -50,5 +50,5 @@ def test_fewer_prompts_than_validation_clips_are_said_before_the_training(
     assert not caplog.records
     ValidationClips("full", ARM, wan21.model(), GENERATION, 9, tmp_path, print)
     assert "adapters.full.validation_clips asks for 9 clips; generation has only 4" in caplog.text
-    with pytest.raises(FileNotFoundError, match=r"gone\.txt is not a file"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.txt does not exist"):
         ValidationClips("full", ARM, wan21.model(), GenerationParams(prompts=tmp_path / "gone.txt"), 1, tmp_path, print)

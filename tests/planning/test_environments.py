@@ -1,18 +1,27 @@
 """The two environments of the real models: whole, valid, and refused at once where the weights are not there."""
 
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from vibe_pipeline.config import DataParams, EvaluationParams, GenerationParams, ModelParams, ReportParams
+from vibe_pipeline.config import ArmParams, DataParams, EvaluationParams, GenerationParams, ModelParams, ReportParams
+from vibe_pipeline.evaluation.protocol import clips_per_dimension
+from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.loader import LayeredLoader
-from vibe_pipeline.parameters import tables_of
+from vibe_pipeline.parameters import tables_of, with_own_files
 from vibe_pipeline.pipeline_registry import register_pipelines, use_tables
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.flops import keys_per_query
 from vibe_pipeline.preflight import check_parameters
+from vibe_pipeline.reporting.claims import FAILS, HOLDS, judge, load_claims
+from vibe_pipeline.reporting.narrative import published_difference
+from vibe_pipeline.reporting.page import load_published
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ("wan22_ti2v_5b", "wan21_t2v_1_3b")
@@ -45,6 +54,12 @@ PUBLISHED = {
     "ema_decay": None,
     "autocast": True,
 }
+
+# The six whose plain mean the paper's "overall" fits.
+OVERALL = (
+    "subject_consistency", "background_consistency", "motion_smoothness", "aesthetic_quality", "imaging_quality",
+    "overall_consistency",
+)  # fmt: skip
 
 
 @pytest.fixture(params=ENVIRONMENTS)
@@ -82,6 +97,57 @@ def test_sizes_fit_vae_patches_and_pooling(environment) -> None:
         assert keys_per_query(architecture.grid(model.target), arm.attention, native) > 0
     for row in tables.adapters.values():
         assert keys_per_query(architecture.grid(data.high), row.attention, native) > 0
+
+
+def test_every_dimension_asked_for_is_defined_on_every_clip(environment) -> None:
+    pytest.importorskip("vbench")
+    _, params = environment
+    evaluation = EvaluationParams(**params["evaluation"])
+    prompts = load_prompts(GenerationParams(**params["generation"]))
+    assert len(prompts) >= 64 and "dimensions" not in prompts
+    assert set(evaluation.vbench_dimensions) == {*OVERALL, "temporal_flickering"}
+    assert clips_per_dimension(prompts, evaluation.vbench_dimensions) == dict.fromkeys(
+        evaluation.vbench_dimensions, len(prompts)
+    )
+
+
+def made_up(arms: Mapping[str, ArmParams], dimensions: Sequence[str], gain: float) -> pd.DataFrame:
+    """Scores of 64 prompts; every arm lies `gain` below `full`, with noise a tenth of it."""
+    rng, rows = np.random.default_rng(0), []
+    for arm, prompt, name in itertools.product(arms, range(64), dimensions):
+        value = 0.5 + (gain if arm == "full" else 0.0) + rng.normal(0, abs(gain) / 10)
+        rows.append((arm, prompt, 0, name, value, "higher", "vbench", "scored", ""))
+    columns = ["arm", "prompt_index", "seed", "metric", "value", "direction", "family", "status", "reason"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_the_environments_own_claims_are_the_papers_and_can_be_decided_either_way(environment) -> None:
+    """What they are put to is what the environment measures; the miniature's truth has no part in it."""
+    name, params = environment
+    loader = LayeredLoader(str(ROOT / "conf"), env=name, base_env="base", default_run_env="local")
+    report = ReportParams(**with_own_files(params, loader, ROOT)["report"])
+    assert (report.claims, report.published) == (Path(f"conf/{name}/claims.yml"), Path("conf/base/published.yml"))
+    claims, asked = load_claims(ROOT / report.claims), params["evaluation"]["vbench_dimensions"]
+    tables = tables_of(params)
+    others = {claim.other for claim in claims}
+    assert others == {"no_relay", "no_gclf", "no_hfato", "no_x0_loss", "direct", "upsample"} <= set(tables.arms)
+    assert {claim.arm for claim in claims} == {"full"}
+    for claim in claims:
+        assert set(claim.metrics) == (set(OVERALL) if claim.other.startswith("no_") else set(OVERALL[3:])) < set(asked)
+        for gain, verdict in ((0.2, HOLDS), (-0.2, FAILS)):
+            judgement = judge(claim, made_up(tables.arms, asked, gain))
+            assert judgement.verdict == verdict, (claim.name, judgement)
+            assert {e.verdict for e in judgement.evidence} == {verdict}
+    published = load_published(ROOT / report.published)
+    said = {c.other: published_difference(published, c.arm, c.other) for c in claims}
+    assert said == {
+        "no_relay": "Overall +8.4",
+        "no_gclf": "Overall +5.3",
+        "no_hfato": "Overall +3.6",
+        "no_x0_loss": "Overall +2.1",
+        "direct": "Aesthetic quality +2.3, Imaging quality +32.2, Overall consistency +13.5, Overall +8.9",
+        "upsample": "Aesthetic quality +1.6, Imaging quality +7.8, Overall consistency +2.8, Overall +2.4",
+    }
 
 
 def test_the_graph_has_a_branch_for_every_row(environment) -> None:

@@ -106,6 +106,7 @@ def test_published_rows_are_marked(page: Page) -> None:
 
 def test_claims_and_clips_are_on_the_page(page: Page) -> None:
     assert "holds Relay beats naive tuning" in page.text
+    assert "Published difference, in percentage points and not on a comparable scale: Overall +8.4" in page.text
     assert "not in this run: no_such_arm" in page.text
     assert len(page.all("video")) == 16
     assert "Harsher" in page.text

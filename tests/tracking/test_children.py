@@ -1,5 +1,6 @@
 """Adapters and arms: parameters, curves in batches, uploads, and what an arm can be compared by."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from mlflow.exceptions import MlflowException
 from vibe_pipeline.budget import OutOfTimeError
 from vibe_pipeline.config import AdapterParams, ArmParams, LoraParams, ObjectiveWeights, Stage1Params
 from vibe_pipeline.tracking import Tracked, TrackedAdapter, flatten, parent_run, tracked_adapter, tracked_arm
+from vibe_pipeline.tracking import children as children_room
+from vibe_pipeline.tracking import runs as runs_room
 
 RECORD = {"loss": 1.0, "images_per_second": 3.0, "teraflops_per_second": 2.0, "share_of_peak": 0.4}
 
@@ -200,3 +203,55 @@ def test_without_a_parent_nothing_is_tracked(manifest, tmp_path: Path) -> None:
 def test_nested_parameters_get_dotted_names() -> None:
     nested: dict[str, Any] = {"a": {"b": {"c": 1}, "d": None}, "e": [1, 2]}
     assert flatten(nested) == {"a.b.c": "1", "a.d": "None", "e": "[1, 2]"}
+
+
+class Gone:
+    """A client of a server that went away after the parent run was opened: whatever is asked of it fails."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def fails(*args: object, **kwargs: object) -> None:
+            raise self.error
+
+        return fails
+
+
+@pytest.mark.parametrize("error", [MlflowException("gone"), ConnectionError("gone")])
+def test_a_server_that_is_gone_in_mid_run_stops_neither_training_nor_arms_nor_report(
+    parent, manifest, tmp_path: Path, caplog, monkeypatch, error: Exception
+) -> None:
+    """The results are on disk; each thing that is not tracked is said; the adapter is uploaded by the next run."""
+    row, clip = Stage1Params(), tmp_path / "clip.mp4"
+    clip.write_bytes(b"clip")
+    with monkeypatch.context() as patch:
+        patch.setattr(children_room, "connected", lambda: (Gone(error), "parent"))
+        patch.setattr(runs_room, "connected", lambda: (Gone(error), "parent"))
+        with tracked_adapter("full", "stage1", row, folder=tmp_path / "a") as run:
+            run.log([{"step": 1, "loss": 1.0}])
+            assert run.finish(manifest(tmp_path / "a"))["run_id"] == ""
+        with tracked_arm("full", ArmParams(label="A"), {"adapter": "none"}) as arm:
+            arm.log([{"flicker": 0.5}])
+        runs_room.parent_run().artifact(clip, "report")
+        runs_room.log_node_seconds("generate", 1.0)
+    for words in (
+        "full is not tracked, as MLflow does not answer: gone",
+        "goes without clip.mp4: gone",
+        "metrics: gone",
+    ):
+        assert words in caplog.text
+    with tracked_adapter("full", "stage1", row, folder=tmp_path / "a") as run:
+        assert run.finish(manifest(tmp_path / "a", reused=True))["run_id"] == run.run_id
+
+
+def test_a_server_that_goes_while_a_training_ends_leaves_the_upload_to_the_next_run(
+    parent, manifest, tmp_path: Path, monkeypatch
+) -> None:
+    folder = tmp_path / "a"
+    with monkeypatch.context() as patch, tracked_adapter("full", "stage1", Stage1Params(), folder=folder) as run:
+        patch.setattr(run, "client", Gone(MlflowException("gone")))
+        assert run.finish(manifest(folder))["run_id"] == ""
+    assert not (folder / children_room.HOLDER).exists()
+    with tracked_adapter("full", "stage1", Stage1Params(), folder=folder) as run:
+        assert run.finish(manifest(folder, reused=True))["run_id"] == run.run_id

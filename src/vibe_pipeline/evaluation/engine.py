@@ -21,7 +21,7 @@ from unittest import mock
 import torch
 
 from vibe_pipeline.evaluation.dimensions import FLOW_DIMENSIONS, dimension_of
-from vibe_pipeline.evaluation.jobs import Job, Result, Settings
+from vibe_pipeline.evaluation.jobs import Job, Result, Settings, not_started
 from vibe_pipeline.evaluation.sandbox import offline, point_to_cache, quiet
 from vibe_pipeline.evaluation.shared_decode import Ahead, Decoder, frames_on_demand, in_batches, shared_readers
 from vibe_pipeline.evaluation.vbench_compat import compatible
@@ -49,7 +49,10 @@ class Engine:
     def broken(self, job: Job) -> str:
         """Why the file cannot be the clip of its row, or an empty string."""
         self.decoder.side = None
-        frames, _ = self.decoder.opencv_frames(job.path)
+        try:
+            frames, _ = self.decoder.opencv_frames(job.path)
+        except Exception as raised:  # whatever OpenCV makes of a damaged file; the other clips go on
+            return f"{job.path} cannot be read as a video: {_said(raised)}"
         if not frames:
             return f"{job.path} cannot be read as a video"
         found, stated = (len(frames), *frames[0].shape[:2]), (job.frames, job.height, job.width)
@@ -163,7 +166,12 @@ def open_engine(settings: Settings) -> Iterator[Engine]:
 
 def score_jobs(settings: Settings, jobs: Sequence[Job]) -> Iterator[Result]:
     """Every job's scores, clip by clip, each as soon as it is there."""
-    with open_engine(settings) as engine:
+    with contextlib.ExitStack() as stack:
+        try:
+            engine = stack.enter_context(open_engine(settings))
+        except Exception as raised:  # a package that cannot be imported, a folder that cannot be written
+            yield from not_started(jobs, raised)
+            return
         for job in jobs:
             broken = engine.broken(job)
             for dimension in job.dimensions:

@@ -1,6 +1,6 @@
 """What is scored and what comes of it, as passed between processes; needs only the standard library."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,3 +52,11 @@ class Result:
     error: str = ""
     whole: bool = False
     seconds: float = 0.0
+
+
+def not_started(jobs: Sequence[Job], error: Exception) -> Iterator[Result]:
+    """What comes of jobs where VBench itself cannot be started: each dimension failed as a whole."""
+    said = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+    for job in jobs:
+        for name in job.dimensions:
+            yield Result(job.clip, name, None, f"failed, because VBench cannot be started: {said}", whole=True)

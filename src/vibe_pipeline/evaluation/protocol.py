@@ -15,13 +15,15 @@ import numpy as np
 import pandas as pd
 
 from vibe_pipeline.evaluation.aggregate import DIMENSIONS, canonical_name
+from vibe_pipeline.evaluation.dimensions import dimension_of
 
-Protocol = Literal["vbench_standard", "vbench_subset"]
+Protocol = Literal["vbench_standard", "vbench_subset", "vbench_custom"]
 
 INSTALL = "pip install -r requirements/evaluation.txt && pip install --no-deps -r requirements/evaluation-nodeps.txt"
 """vbench and pyiqa ask for older versions than the core's, so they come without what they depend on."""
 SAMPLES = 5
 FLICKER = "temporal_flickering"
+CUSTOM = "overall_consistency"
 FLICKER_SAMPLES = 25
 SUBSET_COUNT = 128
 SEPARATOR = ";"
@@ -84,17 +86,19 @@ def protocol_prompts(
     `vbench_standard` is every prompt with 5 samples, those of temporal_flickering with 25; samples are the seeds
     seeds[0], seeds[0] + 1, … `vbench_subset` is a seeded choice with every seed: in each step the next prompt of a
     shuffled list for the dimension that has fewest so far, so that a larger count contains every smaller one.
+    `vbench_custom` is the 93 prompts of overall_consistency, or a seeded choice that grows likewise, with every seed;
+    its clips are scored as VBench scores custom ones: on every dimension that needs no labels of VBench's own.
 
     Args:
         protocol: Which.
-        count: Prompts of the subset, 128 if None; the standard protocol takes no count.
+        count: Prompts of the subset, 128 if None; of the custom ones, all 93 if None; the standard protocol takes none.
         seeds: At least one.
-        subset_seed: Decides which prompts the subset holds.
-        dimensions: Only prompts that VBench scores on one of these; empty: all 16.
+        subset_seed: Decides which prompts a choice holds.
+        dimensions: Only prompts that VBench scores on one of these; empty: all 16. Not for `vbench_custom`.
 
     Returns:
         Columns prompt_index (place in :func:`official_prompts`), prompt, seed, dimensions (all that VBench scores
-        this prompt on, joined by ";"); ordered by prompt and seed.
+        this prompt on, joined by ";"; not there for `vbench_custom`); ordered by prompt and seed.
 
     Raises:
         ValueError: An unknown protocol or dimension, no seed, or a count that does not fit.
@@ -102,6 +106,8 @@ def protocol_prompts(
     """
     if not seeds:
         raise ValueError("seeds is empty: give at least one")
+    if protocol == "vbench_custom":
+        return _custom(count, seeds, subset_seed, dimensions)
     wanted = [canonical_name(name) for name in dimensions] or list(DIMENSIONS)
     prompts = official_prompts()
     names = prompts["dimensions"].str.split(SEPARATOR)
@@ -114,10 +120,45 @@ def protocol_prompts(
         chosen = _spread({i: names[i] for i in allowed}, wanted, SUBSET_COUNT if count is None else count, subset_seed)
         samples = {i: list(seeds) for i in chosen}
     else:
-        raise ValueError(f"unknown protocol {protocol!r}: vbench_standard or vbench_subset")
+        raise ValueError(f"unknown protocol {protocol!r}: vbench_standard, vbench_subset or vbench_custom")
     rows = [(i, *prompts.loc[i, ["prompt", "dimensions"]], seed) for i, own in samples.items() for seed in own]
     table = pd.DataFrame(rows, columns=["prompt_index", "prompt", "dimensions", "seed"])
     return table[["prompt_index", "prompt", "seed", "dimensions"]]
+
+
+def clips_per_dimension(prompts: pd.DataFrame, dimensions: Sequence[str]) -> dict[str, int]:
+    """How many clips of an arm each dimension is defined on.
+
+    Args:
+        prompts: One row a clip, with `dimensions` where VBench's own prompts list them (see :func:`protocol_prompts`);
+            prompts without are custom ones, which have none of the labels that some dimensions compare with.
+        dimensions: Names out of VBench's 16.
+
+    Raises:
+        ValueError: A name is none of them.
+    """
+    own = prompts["dimensions"].fillna("") if "dimensions" in prompts else pd.Series("", index=prompts.index)
+    listed = [set(text.split(SEPARATOR)) - {""} for text in own]
+    counts = {}
+    for name in (dimension_of(name) for name in dimensions):
+        custom = not name.standard_prompts
+        counts[name.name] = sum(name.name in names if names else custom for names in listed)
+    return counts
+
+
+def _custom(count: int | None, seeds: Sequence[int], subset_seed: int, dimensions: Sequence[str]) -> pd.DataFrame:
+    """Clips of VBench's prompts of overall_consistency, not restricted to the standard protocol's dimensions."""
+    if dimensions:
+        raise ValueError(
+            f"generation.prompt_dimensions {list(dimensions)}: vbench_custom scores every dimension on every clip; "
+            "leave it out, or use vbench_subset"
+        )
+    prompts = official_prompts()
+    names = prompts["dimensions"].str.split(SEPARATOR)
+    own = {i: [CUSTOM] for i, listed in enumerate(names) if CUSTOM in listed}
+    chosen = _spread(own, [CUSTOM], len(own) if count is None else count, subset_seed)
+    rows = [(i, prompts.loc[i, "prompt"], seed) for i in chosen for seed in seeds]
+    return pd.DataFrame(rows, columns=["prompt_index", "prompt", "seed"])
 
 
 def _entries() -> list[dict[str, Any]]:

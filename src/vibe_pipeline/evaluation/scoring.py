@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vibe_pipeline.budget import out_of_time, require_time
 from vibe_pipeline.evaluation.dimensions import FLOW_DIMENSIONS, dimension_of
-from vibe_pipeline.evaluation.jobs import Job, Result, Settings
+from vibe_pipeline.evaluation.jobs import Job, Result, Settings, not_started
 from vibe_pipeline.evaluation.manifest import version
 from vibe_pipeline.evaluation.readiness import Ready
 from vibe_pipeline.evaluation.store import ENGINE_VERSION, ScoreStore, weights_fingerprint
@@ -109,8 +109,11 @@ def _results(python: Path | None, jobs: Sequence[Job], scoring: Scoring) -> Iter
         str(scoring.cache_dir.resolve()), str(scoring.work_dir.resolve()), scoring.device, scoring.flow_side
     )
     if python is None and workers == 1:
-        from vibe_pipeline.evaluation.engine import score_jobs  # not at the top: it needs VBench's packages
-
+        try:
+            from vibe_pipeline.evaluation.engine import score_jobs  # not at the top: it needs VBench's packages
+        except ImportError as error:  # installed, but for example without a library of the system
+            yield from not_started(jobs, error)
+            return
         yield from score_jobs(settings, jobs)
         return
     shares = [jobs[i::workers] for i in range(workers)]

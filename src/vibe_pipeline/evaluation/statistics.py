@@ -9,7 +9,7 @@ Where an arm was trained with several seeds, these are a level of their own: see
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +85,7 @@ def summarise(
     confidence: float = 0.95,
     samples: int = 2000,
     seed: int = 0,
+    declared: Collection[str] = (),
 ) -> pd.DataFrame:
     """One row per arm and metric: mean, interval, and the paired difference to the reference arm.
 
@@ -94,6 +95,7 @@ def summarise(
         confidence: Of the percentile intervals, between 0 and 1.
         samples: Bootstrap resamples.
         seed: Of the resamples.
+        declared: Arms that the table has whether they were scored or not, the reference among them.
 
     Returns:
         Columns :data:`SUMMARY_COLUMNS`, every metric for every arm, in order of appearance. `mean` is over prompts of
@@ -107,7 +109,7 @@ def summarise(
         ValueError: A column is absent, the reference arm is unknown, a clip is scored twice on a metric, a metric has
             two directions or families, or the bootstrap's settings are out of range.
     """
-    arms = list(dict.fromkeys(scores["arm"])) if "arm" in scores else []
+    arms = list(dict.fromkeys([*scores.get("arm", ()), *declared]))
     references = {arm: reference_arm if isinstance(reference_arm, str) else reference_arm.get(arm) for arm in arms}
     _check(scores, references, confidence, samples)
     bootstrap = Bootstrap(samples, confidence, seed)

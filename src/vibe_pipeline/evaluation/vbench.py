@@ -23,6 +23,7 @@ from vibe_pipeline.evaluation.store import clip_id
 logger = logging.getLogger(__name__)
 
 Row = dict[str, object]
+NOT_FINITE = "VBench gave the score"
 
 
 class NothingScoredError(RuntimeError):
@@ -168,7 +169,7 @@ def _clip_row(
         value = outcome.values.get(place, math.nan)
         reason = outcome.errors.get(place, "")
         if not reason and not math.isfinite(value):
-            reason = f"VBench gave the score {value} for {clip.path}"
+            reason = f"{NOT_FINITE} {value} for {clip.path}"
     status = "skipped" if reason and reason == short else "failed" if reason else "scored"
     seen = "x".join(map(str, seen_size(name, clip.height, clip.width, scoring.flow_side)))
     place = (clip.arm, clip.prompt_index, clip.seed)

@@ -22,14 +22,16 @@ log = logging.getLogger(__name__)
 HELD_OUT_SEED = 20_260
 # What Unicode counts among white space or the ends of lines, and a text file may hold within one.
 _WITHIN_A_LINE = str.maketrans(dict.fromkeys("\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\u2028\u2029", " "))
+VBENCH_PROTOCOLS = ("vbench_standard", "vbench_subset", "vbench_custom")
 
 
 def load_prompts(params: GenerationParams) -> pd.DataFrame:
     """One row per (prompt, seed), of this shard if there are shards.
 
     Returns:
-        Columns prompt_index, prompt, seed; with VBench's prompts also `dimensions` (names joined by `;`), with
-        first frames also first_frame (a path), first_frame_sha256, first_frame_height and first_frame_width (pixels).
+        Columns prompt_index, prompt, seed; for vbench_standard and vbench_subset also `dimensions` (names joined by
+        `;`), with first frames also first_frame (a path), first_frame_sha256, first_frame_height and first_frame_width
+        (pixels).
 
     Raises:
         FileNotFoundError: No such file of prompts, or an image that it names is not there.
@@ -47,7 +49,7 @@ def load_prompts(params: GenerationParams) -> pd.DataFrame:
 
 
 def _all_rows(params: GenerationParams) -> pd.DataFrame:
-    if params.prompts in ("vbench_standard", "vbench_subset"):
+    if params.prompts in VBENCH_PROTOCOLS:
         # Not at the top: it reads the vbench package, which only VBench's own list needs.
         from vibe_pipeline.evaluation.protocol import protocol_prompts
 

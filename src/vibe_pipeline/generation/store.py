@@ -3,7 +3,6 @@
 A clip whose manifest carries the same key is not made again, so a killed run loses at most the batch in work.
 """
 
-import importlib.metadata
 import logging
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from vibe_pipeline.budget import require_time
 from vibe_pipeline.config import ClipSize
 from vibe_pipeline.generation.clips import write_lossless, write_preview
-from vibe_pipeline.identity import content_key, read_json, require_space, write_json
+from vibe_pipeline.identity import content_key, installed_version, read_json, require_space, write_json
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +150,6 @@ def _keep(batch: Rows, pixels: Tensor, job: Job, seconds: float) -> None:
             **job.notes,
             "seconds": seconds,
             "bytes": path.stat().st_size,
-            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "versions": {name: installed_version(name) for name in PACKAGES},
         }
         write_json(manifest_path(row), manifest)

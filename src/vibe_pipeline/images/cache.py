@@ -3,6 +3,7 @@
 Latents and text embeddings are computed once, in sharded safetensors named by what determines them.
 """
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -86,6 +87,16 @@ def build_cache(
     manifest = {"key": key, "settings": settings, "images": records}
     write_json(folder / "manifest.json", manifest)
     return manifest
+
+
+def is_current(manifest: Any, model: WanFolder, params: ModelParams, data: DataParams) -> bool:
+    """Whether a cache's manifest is of these parameters, and its shards are there; which images it holds may differ."""
+    buckets = [asdict(bucket) for bucket in make_buckets(model, params.native, data)]
+    wanted = json.loads(json.dumps(_settings(model, params, data) | {"buckets": buckets}))
+    if not isinstance(manifest, dict) or manifest.get("settings") != wanted:
+        return False
+    shards = {record[name] for record in manifest["images"] for name in ("shard", "text_shard")}
+    return all(Path(shard).is_file() for shard in shards)
 
 
 def _settings(model: WanFolder, params: ModelParams, data: DataParams) -> dict[str, Any]:

@@ -13,13 +13,16 @@ from packaging.requirements import Requirement
 
 from vibe_pipeline.config import DataParams, EvaluationParams, GenerationParams, ModelParams, ReportParams, Tables
 from vibe_pipeline.diffusion.foreign import HUB_ID
+from vibe_pipeline.evaluation.aggregate import canonical_name
+from vibe_pipeline.evaluation.protocol import clips_per_dimension
 from vibe_pipeline.evaluation.readiness import Skipped, readiness
+from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.huggingface import find_dataset
 from vibe_pipeline.images.source import find_images
 from vibe_pipeline.named import require_folder
 from vibe_pipeline.parameters import tables_of
 from vibe_pipeline.planning.plan import Plan, make_plan
-from vibe_pipeline.preflight import Check, generation_checks, scoring_checks, weights_check
+from vibe_pipeline.preflight import Check, check_report, generation_checks, scoring_checks, weights_check
 
 State = Literal["ok", "missing", "optional"]
 
@@ -53,12 +56,12 @@ def examine(params: Mapping[str, Any], images: int | None = None) -> list[Findin
     plan = _plan(params, images)
     evaluation, report = EvaluationParams(**params["evaluation"]), ReportParams(**params.get("report", {}))
     findings = [*_packages(data, tables), *_looked([weights_check(model.path)]), *_images(data)]
-    findings += _looked([*generation_checks(model, generation, tables.arms), *scoring_checks(evaluation, report)])
+    findings += _looked([*generation_checks(model, generation, tables.arms), *scoring_checks(evaluation)])
     if isinstance(plan, Plan):
         findings += [_disk(plan), _memory(model, plan)]
     else:
         findings.append(Finding("plan", "missing", plan, "mend what it names, or set model.path to a known model"))
-    return [*findings, *_vbench(evaluation, generation)]
+    return [*findings, *_vbench(evaluation, generation), _report(report, evaluation)]
 
 
 def _plan(params: Mapping[str, Any], images: int | None) -> Plan | str:
@@ -155,16 +158,39 @@ def _memory(model: ModelParams, plan: Plan) -> Finding:
 
 
 def _vbench(evaluation: EvaluationParams, generation: GenerationParams) -> Iterator[Finding]:
-    """Absent dimensions are reported as skipped and stop nothing."""
+    """Absent dimensions are reported as skipped and stop nothing; one that is defined on no clip stops a run."""
     labelled = generation.prompts in ("vbench_standard", "vbench_subset")
+    counts = _clips(generation, evaluation)
     for name in evaluation.vbench_dimensions:
+        clips = counts.get(canonical_name(name), 0)
+        if counts and not clips:
+            fix = "generation.prompts: vbench_custom defines the dimensions that need no labels; or leave this one out"
+            yield Finding(f"vbench {name}", "missing", f"defined on no clip of {generation.prompts}", fix)
+            continue
         state = readiness(name, evaluation.vbench_cache, labelled, evaluation.vbench_env)
         if isinstance(state, Skipped):
             first, *others = state.reason.split(";")
             said = f"{first} (and {len(others)} more)" if others else first
             yield Finding(f"vbench {name}", "optional", said, state.fix)
         else:
-            yield Finding(f"vbench {name}", "ok", "can be scored")
+            yield Finding(f"vbench {name}", "ok", f"can be scored, on {clips} clips an arm")
+
+
+def _report(report: ReportParams, evaluation: EvaluationParams) -> Finding:
+    """Claims and published figures, which a run reads after everything else."""
+    try:
+        check_report(report, evaluation)
+    except (ValueError, FileNotFoundError) as error:
+        return Finding("report", "missing", str(error), "mend or remove the file that it names")
+    return Finding("report", "ok", f"puts {report.claims} to the test, beside {report.published}")
+
+
+def _clips(generation: GenerationParams, evaluation: EvaluationParams) -> dict[str, int]:
+    """Clips an arm that each dimension is defined on; empty where the prompts are not here (a finding of its own)."""
+    try:
+        return clips_per_dimension(load_prompts(generation), evaluation.vbench_dimensions)
+    except (FileNotFoundError, ValueError, ImportError):
+        return {}
 
 
 def format_findings(findings: list[Finding]) -> str:

@@ -16,6 +16,7 @@ from vibe_pipeline.config import (
     AttentionParams,
     ClipSize,
     DataParams,
+    EvaluationParams,
     GenerationParams,
     LoraParams,
     ModelParams,
@@ -24,6 +25,7 @@ from vibe_pipeline.config import (
 )
 from vibe_pipeline.diffusion.flow import sigma_schedule
 from vibe_pipeline.diffusion.models import tile_stride
+from vibe_pipeline.evaluation.protocol import clips_per_dimension
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.source import find_images
 from vibe_pipeline.parameters import tables_of
@@ -127,7 +129,7 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
     if model.tile is not None:
         tile_stride(architecture.vae, model.tile)
     image_count, image_note = _count_images(data, images)
-    clips, first_frames, clip_note = _count_clips(generation)
+    clips, first_frames, clip_notes = _count_clips(generation, EvaluationParams(**params["evaluation"]))
     costs = Costs(architecture, model, found, share, first_frames)
     rows = [_data_row(costs, data, image_count)]
     rows += [_training_row(costs, "stage1", n, STAGE1, r, data.low, FULL) for n, r in tables.stage1.items()]
@@ -143,7 +145,7 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
     numbers = architecture.parameters
     # Weights as published: 16 bit but for the VAE.
     weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"]
-    notes = (image_note, clip_note, measure_note)
+    notes = (image_note, *clip_notes, measure_note)
     return Plan(
         architecture.name, architecture.source, numbers, weights / 1e9, device.lower(), found.memory_gb, share, notes,
         tuple(rows),
@@ -166,17 +168,23 @@ def _count_images(data: DataParams, images: int | None) -> tuple[int, str]:
     return 1, f"images: counted as 1, {data.path} holds none yet; give --images"
 
 
-def _count_clips(generation: GenerationParams) -> tuple[int, bool, str]:
-    """How many clips an arm makes, whether they hold first frames, and how that is known."""
+def _count_clips(generation: GenerationParams, evaluation: EvaluationParams) -> tuple[int, bool, tuple[str, ...]]:
+    """How many clips an arm makes, whether they hold first frames; of what, and how many VBench's dimensions have."""
     try:
         prompts = load_prompts(generation)
+        counts = clips_per_dimension(prompts, evaluation.vbench_dimensions)
     except (FileNotFoundError, ValueError, ImportError) as error:
         count = (generation.count or 1) * len(generation.seeds)
-        return count, False, f"clips an arm: {count}; the prompts themselves are not here: {error}"
+        unknown = f"clips an arm: {count}; the prompts themselves are not here: {error}", "VBench: not known"
+        return count, False, unknown
     first_frames = "first_frame" in prompts
     held = ", each with a first frame" if first_frames else ""
-    note = f"clips an arm: {len(prompts)}, (prompt, seed) pairs of {generation.prompts}{held}"
-    return len(prompts), first_frames, note
+    scored = ", ".join(f"{name} {n}" for name, n in counts.items())
+    notes = (
+        f"clips an arm: {len(prompts)}, (prompt, seed) pairs of {generation.prompts}{held}",
+        f"clips an arm that VBench's dimensions are defined on: {scored}",
+    )
+    return len(prompts), first_frames, notes
 
 
 def _data_row(costs: Costs, data: DataParams, count: int) -> Row:

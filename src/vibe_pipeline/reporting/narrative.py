@@ -137,6 +137,24 @@ def published_tables(
     return shaped
 
 
+def published_difference(published: Mapping[str, Any], arm: str, other: str) -> str:
+    """What is published for the difference of two of our arms, in the columns that both their rows have; '' if nothing.
+
+    Rows are of one table; the first row of an arm counts.
+    """
+    known, found = published.get("columns", {}), {}
+    for part in published.get("tables", []):
+        mine, theirs = (
+            next((row.get("values", {}) for row in part.get("rows", []) if name in row.get("arms", [])), {})
+            for name in (arm, other)
+        )
+        for column in part.get("columns", list(known)):
+            if mine.get(column) is not None and theirs.get(column) is not None:
+                label = known.get(column, {}).get("label", column)
+                found.setdefault(label, f"{label} {mine[column] - theirs[column]:+.1f}")
+    return ", ".join(found.values())
+
+
 def _published_row(
     row: Mapping[str, Any],
     columns: Sequence[str],

@@ -163,7 +163,7 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
     return {
         "title": inputs.title,
         "summary": narrative.summary(inputs.clips, inputs.arms, judgements),
-        "claims": [_claim(j, inputs.arms) for j in judgements],
+        "claims": [_claim(j, inputs.arms, inputs.published) for j in judgements],
         "confidence": f"{100 * inputs.bootstrap.confidence:g} %",
         "reference": inputs.reference_label,
         "replicated": TRAINING in inputs.scores,
@@ -186,7 +186,7 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
     }
 
 
-def _claim(judgement: Judgement, arms: Mapping[str, ArmParams]) -> dict[str, Any]:
+def _claim(judgement: Judgement, arms: Mapping[str, ArmParams], published: Mapping[str, Any]) -> dict[str, Any]:
     claim = judgement.claim
     marks = {HOLDS: ("holds", "✓"), FAILS: ("fails", "✗"), OPEN: ("open", "?"), ABSENT: ("absent", "–")}
     marks[NOT_RUN] = ("absent", "–")
@@ -206,6 +206,7 @@ def _claim(judgement: Judgement, arms: Mapping[str, ArmParams]) -> dict[str, Any
         "kind": kind,
         "mark": mark,
         "reason": judgement.reason,
+        "published": narrative.published_difference(published, claim.arm, claim.other),
         "evidence": evidence,
     }
 

@@ -1,6 +1,7 @@
 """The child runs: one per adapter and per arm."""
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +20,8 @@ from vibe_pipeline.identity import write_atomic
 from vibe_pipeline.masking import mask
 from vibe_pipeline.ranks import follows
 from vibe_pipeline.tracking.runs import LONGEST_PARAM, PARENT, Curve, Tracked, connected, flatten
+
+log = logging.getLogger(__name__)
 
 HOLDER, OPEN = "mlflow_run_id", "mlflow_open_run"
 """Files in an adapter's folder: the run that holds its upload; the run of a training that has not ended."""
@@ -81,9 +84,8 @@ class TrackedAdapter(Tracked):
             _await(home)
         if manifest["reused"]:
             self.log(pd.read_csv(manifest["losses"]).to_dict("records"))
-        if self.client is not None and not (home.exists() and _active(self.client, home.read_text())):
-            self.artifact(Path(manifest["path"]), "adapter")
-            self.artifact(Path(manifest["losses"]))
+        held = self.client is None or (home.exists() and _active(self.client, home.read_text()))
+        if not held and self.artifact(Path(manifest["path"]), "adapter") and self.artifact(Path(manifest["losses"])):
             write_atomic(home, lambda p: p.write_text(self.run_id))
         (folder / OPEN).unlink(missing_ok=True)
         holder = home.read_text() if home.exists() else ""
@@ -91,6 +93,11 @@ class TrackedAdapter(Tracked):
         outcome = {k: manifest[k] for k in ("final_loss", "held_out_loss") if k in manifest}
         super().log([outcome | ({"training_seconds": manifest["seconds"]} if "seconds" in manifest else {})])
         return manifest | {"run_id": holder}
+
+
+def _say_untracked(name: str, error: Exception) -> None:
+    """The server went away after the run was opened: the work goes on."""
+    log.warning("%s is not tracked, as MLflow does not answer: %s", name, mask(str(error)))
 
 
 def _await(file: Path) -> None:
@@ -141,7 +148,10 @@ def _ending(run: Tracked) -> Iterator[None]:
         if isinstance(run, TrackedAdapter):
             run.flush()
         if run.client is not None:
-            run.client.set_terminated(run.run_id, status)
+            try:
+                run.client.set_terminated(run.run_id, status)
+            except (MlflowException, OSError) as error:
+                log.warning("the MLflow run %s could not be closed as %s: %s", run.run_id, status, mask(str(error)))
 
 
 @contextlib.contextmanager
@@ -158,13 +168,14 @@ def tracked_adapter(
         folder: Where the training keeps its checkpoints. The run's id is kept there until the training ends, so that
             one that was interrupted goes on in the same run, under its new parent.
     """
-    found = connected()
-    if found is None:
-        run = TrackedAdapter(None)
-    else:
-        run = _interrupted(found[0], folder, row) or _fresh(found[0], name, stage, row, checks)
-        if folder is not None:
-            write_atomic(folder / OPEN, lambda p: p.write_text(run.run_id))
+    found, run = connected(), TrackedAdapter(None)
+    if found is not None:
+        try:
+            run = _interrupted(found[0], folder, row) or _fresh(found[0], name, stage, row, checks)
+        except (MlflowException, OSError) as error:
+            _say_untracked(name, error)
+    if folder is not None and run.client is not None:
+        write_atomic(folder / OPEN, lambda p: p.write_text(run.run_id))
     with _ending(run):
         yield run
 
@@ -204,13 +215,18 @@ def tracked_arm(name: str, row: BaseModel, tags: Mapping[str, str]) -> Iterator[
     `tags` may hold `adapter_run_id`, the run that the adapter's settings are taken from.
     """
     client, parent = connected() or (None, "")
-    run = Tracked(client, _new_child(client, name, {"kind": "arm"} | dict(tags)) if client is not None else "")
+    run, shared = Tracked(None), {}
+    if client is not None:
+        try:
+            run = Tracked(client, _new_child(client, name, {"kind": "arm"} | dict(tags)))
+            shared = client.get_run(parent).data.params
+        except (MlflowException, OSError) as error:
+            _say_untracked(name, error)
     with _ending(run):
         run.params(row)
-        if client is not None:
-            shared = client.get_run(parent).data.params
+        if run.client is not None:
             run.params({k: shared[k] for k in SHARED if k in shared})
-            run.params(_training_settings(client, tags.get("adapter_run_id", "")))
+            run.params(_training_settings(run.client, tags.get("adapter_run_id", "")))
         yield run
 
 

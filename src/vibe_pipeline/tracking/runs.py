@@ -4,7 +4,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 class Tracked:
-    """One run; does nothing when there is no client."""
+    """One run; does nothing when there is no client.
+
+    A server that is gone in the middle costs a warning and never the work, whose results are on disk.
+    """
 
     def __init__(self, client: MlflowClient | None, run_id: str = "") -> None:
         self.client, self.run_id = client, run_id
@@ -44,16 +48,27 @@ class Tracked:
         if self.client is not None:
             values = params.model_dump(mode="json") if isinstance(params, BaseModel) else params
             entries = [Param(k, mask(v)[:LONGEST_PARAM]) for k, v in flatten(values).items()]
-            for start in range(0, len(entries), 100):
-                self.client.log_batch(self.run_id, params=entries[start : start + 100])
+            with self._tolerant("parameters"):
+                for start in range(0, len(entries), 100):
+                    self.client.log_batch(self.run_id, params=entries[start : start + 100])
 
     def tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags; passwords in addresses are masked."""
         if self.client is not None:
-            self.client.log_batch(self.run_id, tags=[RunTag(k, mask(str(v))) for k, v in tags.items()])
+            with self._tolerant("tags"):
+                self.client.log_batch(self.run_id, tags=[RunTag(k, mask(str(v))) for k, v in tags.items()])
 
     def log(self, records: list[dict[str, float]]) -> None:
         """Record metrics in one batch; `step` names the step. Values that are not finite are left out."""
+        with self._tolerant("metrics"):
+            self.send(records)
+
+    def send(self, records: list[dict[str, float]]) -> None:
+        """As `log`, for callers that keep what did not arrive.
+
+        Raises:
+            MlflowException: The server did not take it.
+        """
         if self.client is None:
             return
         now = int(1000 * time.time())
@@ -66,10 +81,25 @@ class Tracked:
         for start in range(0, len(metrics), 1000):
             self.client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
 
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Upload a file."""
-        if self.client is not None:
+    def artifact(self, path: Path, folder: str | None = None) -> bool:
+        """Upload a file.
+
+        Returns:
+            Whether it is there now.
+        """
+        if self.client is None:
+            return False
+        with self._tolerant(path.name) as arrived:
             self.client.log_artifact(self.run_id, str(path), folder)
+            arrived.append(path.name)
+        return bool(arrived)
+
+    @contextmanager
+    def _tolerant(self, what: str) -> Iterator[list[str]]:
+        try:
+            yield []
+        except (MlflowException, OSError) as error:  # requests' errors are OSErrors
+            log.warning("the MLflow run %s goes without %s: %s", self.run_id, what, mask(str(error)))
 
 
 class Curve:
@@ -98,9 +128,9 @@ class Curve:
         """Send what waits; if that fails it goes on waiting."""
         self._sent = time.monotonic()
         try:
-            Tracked.log(self._run, self._waiting)  # a TrackedAdapter's own `log` leads here
+            self._run.send(self._waiting)
             self._waiting = []
-        except MlflowException as error:
+        except (MlflowException, OSError) as error:
             log.warning("%d lines of the curve wait for the tracking server: %s", len(self._waiting), mask(str(error)))
 
 
@@ -112,12 +142,8 @@ def log_artifact(run_id: str, path: Path, folder: str) -> None:
 
 def log_node_seconds(name: str, seconds: float) -> None:
     """How long a node took, on the parent run; a server that is away for a while costs a warning, not the node."""
-    if (found := connected()) is None:
-        return
-    try:
+    if (found := connected()) is not None:
         Tracked(*found).log([{NODE + name: seconds}])
-    except MlflowException as error:
-        log.warning("the seconds of node %s are not tracked: %s", name, mask(str(error)))
 
 
 def connected() -> tuple[MlflowClient, str] | None:

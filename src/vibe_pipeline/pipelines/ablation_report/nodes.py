@@ -1,6 +1,5 @@
 """Nodes of ablation_report: the table, the arms' MLflow runs, the page."""
 
-import importlib.metadata
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,8 @@ import pandas as pd
 from vibe_pipeline.config import ArmParams, EvaluationParams, ModelParams, ReportParams, Tables, TrackingParams
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.statistics import summarise
-from vibe_pipeline.identity import content_key, folder_fingerprint, write_atomic
+from vibe_pipeline.folders import in_data
+from vibe_pipeline.identity import content_key, folder_fingerprint, installed_version, write_atomic
 from vibe_pipeline.images.quality import FIGURES, check_of
 from vibe_pipeline.reporting.claims import load_claims
 from vibe_pipeline.reporting.narrative import differences
@@ -19,7 +19,7 @@ from vibe_pipeline.reporting.page import ReportInputs, load_published, write_rep
 from vibe_pipeline.reporting.pooling import Pools, pools_of
 from vibe_pipeline.tracking import git_commit, parent_run, tracked_arm
 
-REPORT = Path("data/08_reporting/report")
+REPORT = "08_reporting/report"
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "kedro", "mlflow", "vbench")
 
 
@@ -30,7 +30,8 @@ def make_table(tables: Tables, scores: pd.DataFrame, evaluation: EvaluationParam
 
 
 def _summary(scores: pd.DataFrame, references: Mapping[str, str], evaluation: EvaluationParams) -> pd.DataFrame:
-    return summarise(scores, references, evaluation.confidence, evaluation.bootstrap_samples, evaluation.seed)
+    settings = evaluation.confidence, evaluation.bootstrap_samples, evaluation.seed
+    return summarise(scores, references, *settings, declared=references)
 
 
 def check_tables(
@@ -126,7 +127,7 @@ def write_page(
         bootstrap=bootstrap,
         references=pools.references,
     )
-    page = write_report(inputs, REPORT)
+    page = write_report(inputs, in_data(REPORT))
     run = parent_run()
     run.artifact(page, "report")
     run.artifact(_export(pools, scores, clips))
@@ -137,7 +138,7 @@ def _export(pools: Pools, scores: pd.DataFrame, clips: pd.DataFrame) -> Path:
     """The scores with their prompts, which is what another run's can be compared with."""
     prompts = clips.drop_duplicates("prompt_index").set_index("prompt_index")["prompt"]
     table = pools.export(scores.assign(prompt=scores["prompt_index"].map(prompts)))
-    return write_atomic(REPORT / "scores.parquet", lambda path: table.to_parquet(path, index=False))
+    return write_atomic(in_data(REPORT) / "scores.parquet", lambda path: table.to_parquet(path, index=False))
 
 
 def _losses(manifests: dict[str, tuple[dict[str, Any], ...]]) -> pd.DataFrame:
@@ -146,7 +147,7 @@ def _losses(manifests: dict[str, tuple[dict[str, Any], ...]]) -> pd.DataFrame:
         for stage, group in manifests.items()
         for m in group
     ]
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def _checks(checks: pd.DataFrame, tables: Tables) -> pd.DataFrame:
@@ -174,7 +175,7 @@ def _provenance(
         "base model": f"{model.path} ({folder_fingerprint(Path(model.path)) if Path(model.path).is_dir() else 'hub'})",
         "device": model.device,
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {name: installed_version(name) for name in PACKAGES},
         "native size": f"{model.native.height}x{model.native.width}x{model.native.frames}, {model.native.fps:g} fps",
         "target size": f"{model.target.height}x{model.target.width}x{model.target.frames}, {model.target.fps:g} fps",
         "native clips from": ", ".join(sorted(set(clips["native_source"]))),

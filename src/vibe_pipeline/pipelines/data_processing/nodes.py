@@ -8,6 +8,7 @@ import pandas as pd
 
 from vibe_pipeline.config import AdapterParams, DataParams, ModelParams
 from vibe_pipeline.diffusion.models import find_model, limit_threads
+from vibe_pipeline.folders import in_data
 from vibe_pipeline.identity import is_folder
 from vibe_pipeline.images import check_images, find_images, require_usable
 from vibe_pipeline.images.account import take
@@ -19,8 +20,8 @@ from vibe_pipeline.images.quality import degradation_check
 from vibe_pipeline.messages import brief
 from vibe_pipeline.miniature.images import render_images
 
-CACHE = Path("data/05_model_input/latents")
-DATASETS = Path("data/01_raw/huggingface")
+CACHE = "05_model_input/latents"
+DATASETS = "01_raw/huggingface"
 
 
 def find_training_images(data: DataParams) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def find_training_images(data: DataParams) -> dict[str, Any]:
         FileNotFoundError: The folder of images, or the dataset, is not there.
     """
     if data.source == "huggingface":
-        folder = export_dataset(data, DATASETS)
+        folder = export_dataset(data, in_data(DATASETS))
     else:
         folder = render_images(data) if data.source == "miniature" else data.path
     if not is_folder(folder):
@@ -57,7 +58,7 @@ def check_training_images(
 def cache_latents(usable_images: pd.DataFrame, model: ModelParams, data: DataParams) -> dict[str, Any]:
     """Encode images and captions once."""
     limit_threads(model.threads)
-    return build_cache(usable_images, find_model(model.path), model, data, CACHE)
+    return build_cache(usable_images, find_model(model.path), model, data, in_data(CACHE))
 
 
 def check_degradations(latent_cache: dict[str, Any], adapters: dict[str, Any]) -> pd.DataFrame:

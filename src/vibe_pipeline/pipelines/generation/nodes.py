@@ -1,18 +1,18 @@
 """Nodes of generation: prompts, native clips, true renders, and one per row of `arms`."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from vibe_pipeline.config import ArmParams, GenerationParams, ModelParams, TrackingParams
+from vibe_pipeline.folders import in_data
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.generation.render import arm_clips, native_clips, reference_clips
 from vibe_pipeline.reporting.preview import write_preview
 from vibe_pipeline.tracking import parent_run
 
-CLIPS = Path("data/07_model_output/clips")
-PREVIEW = Path("data/08_reporting/report/preview")
+CLIPS = "07_model_output/clips"
+PREVIEW = "08_reporting/report/preview"
 
 
 def list_prompts(generation: GenerationParams) -> pd.DataFrame:
@@ -22,21 +22,21 @@ def list_prompts(generation: GenerationParams) -> pd.DataFrame:
 
 def render_native(prompts: pd.DataFrame, model: ModelParams, generation: GenerationParams) -> pd.DataFrame:
     """The clips that every arm starts from, made once."""
-    return native_clips(prompts, model, generation, CLIPS)
+    return native_clips(prompts, model, generation, in_data(CLIPS))
 
 
 def show_preview(native_clips: pd.DataFrame, tracking: TrackingParams) -> dict[str, Any]:
     """Contact sheets and copies of the native clips, in the report's folder and in MLflow, before any second pass."""
-    sheets = write_preview(native_clips, PREVIEW)
+    sheets = write_preview(native_clips, in_data(PREVIEW))
     run = parent_run()
-    for path in [*sheets, *sorted((PREVIEW / "clips").iterdir())[: tracking.clips_per_arm]]:
+    for path in [*sheets, *sorted((in_data(PREVIEW) / "clips").iterdir())[: tracking.clips_per_arm]]:
         run.artifact(path, "preview")
-    return {"folder": str(PREVIEW), "sheets": [str(s) for s in sheets], "clips": len(native_clips)}
+    return {"folder": str(in_data(PREVIEW)), "sheets": [str(s) for s in sheets], "clips": len(native_clips)}
 
 
 def render_references(prompts: pd.DataFrame, model: ModelParams, generation: GenerationParams) -> pd.DataFrame:
     """True renders of the prompts at target size; none for prompts whose truth is not known."""
-    return reference_clips(prompts, model, generation, CLIPS)
+    return reference_clips(prompts, model, generation, in_data(CLIPS))
 
 
 def render_arm(
@@ -54,7 +54,7 @@ def render_arm(
 
     `preview` is not read: it orders the second passes after the native clips can be looked at.
     """
-    made = arm_clips(name, arm, native, adapter, stage1, model, generation, CLIPS)
+    made = arm_clips(name, arm, native, adapter, stage1, model, generation, in_data(CLIPS))
     truth = references.set_index(["prompt_index", "seed"])["path"]
     keys = zip(made["prompt_index"], made["seed"], strict=True)
     return made.assign(reference_path=[truth.get(key, "") for key in keys])

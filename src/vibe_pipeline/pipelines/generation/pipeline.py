@@ -1,4 +1,9 @@
-"""The generation pipeline: one branch per row of `arms`, all from the same native clips."""
+"""The generation pipeline: one branch per row of `arms`, all from the same native clips.
+
+Kedro runs nodes by their depth in the graph and, at one depth, by name, so arms without an adapter come before the
+trainings of stage 2. An edge that only orders them would make them wait for trainings in every partial run and on every
+cluster; that a training would crash is found by a rehearsal before.
+"""
 
 from kedro.pipeline import Node, Pipeline
 

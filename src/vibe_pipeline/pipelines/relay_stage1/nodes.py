@@ -1,17 +1,17 @@
 """Node of relay_stage1: one per row of `stage1`."""
 
-from pathlib import Path
 from typing import Any
 
 from vibe_pipeline.config import ModelParams, Stage1Params
+from vibe_pipeline.folders import in_data
 from vibe_pipeline.tracking import tracked_adapter
 from vibe_pipeline.training.relay import stage1_folder, train_stage1
 
-ADAPTERS = Path("data/06_models/adapters")
+ADAPTERS = "06_models/adapters"
 
 
 def train_modality(name: str, latent_cache: dict[str, Any], model: ModelParams, row: Stage1Params) -> dict[str, Any]:
     """Train D1: the image modality, on low-resolution images."""
-    folder = stage1_folder(name, latent_cache, model, row, ADAPTERS)
+    folder = stage1_folder(name, latent_cache, model, row, in_data(ADAPTERS))
     with tracked_adapter(name, "stage1", row, folder=folder) as run:
-        return run.finish(train_stage1(name, latent_cache, model, row, ADAPTERS, run.log))
+        return run.finish(train_stage1(name, latent_cache, model, row, in_data(ADAPTERS), run.log))

@@ -1,19 +1,19 @@
 """Nodes of relay_stage2: one per row of `adapters`."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from vibe_pipeline.config import AdapterParams, ArmParams, GenerationParams, ModelParams
+from vibe_pipeline.folders import in_data
 from vibe_pipeline.generation.validate import ValidationClips
 from vibe_pipeline.images.quality import check_of
 from vibe_pipeline.tracking import log_artifact, tracked_adapter
 from vibe_pipeline.training.relay import stage2_folder, train_stage2
 
-ADAPTERS = Path("data/06_models/adapters")
-CLIPS = Path("data/07_model_output/clips")
+ADAPTERS = "06_models/adapters"
+CLIPS = "07_model_output/clips"
 
 
 def train_resolution(
@@ -30,10 +30,10 @@ def train_resolution(
 
     With `generation` and `arm`, a few clips are made as that arm makes them, every `validate_every` steps.
     """
-    folder = stage2_folder(name, latent_cache, stage1, model, row, ADAPTERS)
+    folder = stage2_folder(name, latent_cache, stage1, model, row, in_data(ADAPTERS))
     with tracked_adapter(name, "stage2", row, check_of(degradation_checks, row), folder) as run:
         validate = None
         if generation is not None and arm is not None:
             publish = partial(log_artifact, run.run_id)
-            validate = ValidationClips(name, arm, model, generation, row.validation_clips, CLIPS, publish)
-        return run.finish(train_stage2(name, latent_cache, stage1, model, row, ADAPTERS, run.log, validate))
+            validate = ValidationClips(name, arm, model, generation, row.validation_clips, in_data(CLIPS), publish)
+        return run.finish(train_stage2(name, latent_cache, stage1, model, row, in_data(ADAPTERS), run.log, validate))

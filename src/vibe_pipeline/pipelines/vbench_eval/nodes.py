@@ -1,6 +1,5 @@
 """Nodes of vbench_eval: VBench over all arms, and the measures that see resolution, per arm."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,10 +11,11 @@ from vibe_pipeline.evaluation.manifest import vbench_manifest
 from vibe_pipeline.evaluation.patches import score_patches
 from vibe_pipeline.evaluation.scoring import Scoring
 from vibe_pipeline.evaluation.vbench import score_vbench
+from vibe_pipeline.folders import in_data
 from vibe_pipeline.miniature.scores import measure_arm
 
-WORK = Path("data/07_model_output/vbench")
-MEMORY = Path("data/07_model_output/measured")
+WORK = "07_model_output/vbench"
+MEMORY = "07_model_output/measured"
 
 
 def run_vbench(
@@ -30,14 +30,14 @@ def run_vbench(
     )
     scoring = Scoring(
         evaluation.vbench_cache,
-        WORK,
+        in_data(WORK),
         _device(model),
         evaluation.flow_side,
         evaluation.workers,
         model.threads,
         evaluation.vbench_env,
     )
-    return score_vbench(clips, evaluation.vbench_dimensions, scoring), manifest
+    return score_vbench(clips, evaluation.vbench_dimensions, scoring, require_any=False), manifest
 
 
 def measure(
@@ -50,8 +50,8 @@ def measure(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Resolution-aware measures of one arm, and against the known truth on the miniature."""
     limit_threads(model.threads)
-    scores, spectrum = measure_arm(name, clips, native_clips, evaluation, generation, MEMORY)
-    patches = score_patches(name, clips, evaluation.vbench_cache, _device(model), MEMORY)
+    scores, spectrum = measure_arm(name, clips, native_clips, evaluation, generation, in_data(MEMORY))
+    patches = score_patches(name, clips, evaluation.vbench_cache, _device(model), in_data(MEMORY))
     return pd.concat([scores, patches], ignore_index=True), spectrum
 
 

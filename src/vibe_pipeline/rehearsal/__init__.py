@@ -1,0 +1,5 @@
+"""Every row tried once, in small, before a run."""
+
+from vibe_pipeline.rehearsal.stage import Line, RehearsalError, format_line, rehearse, require_rehearsed
+
+__all__ = ["Line", "RehearsalError", "format_line", "rehearse", "require_rehearsed"]

@@ -1,0 +1,92 @@
+"""A run's parameters, catalog and images made small: as large in pixels, tokens and batches, but few of everything."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vibe_pipeline.config import ArmParams, DataParams, GenerationParams, ModelParams, Tables, TrainParams
+from vibe_pipeline.diffusion.models import find_model
+from vibe_pipeline.identity import read_json
+from vibe_pipeline.images.cache import is_current
+
+STEPS = 2
+CAPTION = "a photograph of a street at noon"
+
+
+def judged_alone(tables: Tables) -> Tables:
+    """One arm that differences may be taken to, and what it needs."""
+    for name, arm in tables.arms.items():
+        alone = tables.model_copy(update={"arms": {name: arm}})
+        if tables.reference_arm in alone.references:
+            return alone.model_copy(update={"adapters": {n: r for n, r in tables.adapters.items() if n == arm.adapter}})
+    raise ValueError(f"evaluation.reference_arm: {tables.reference_arm!r} is not a row of arms")
+
+
+def shortened(tables: Tables) -> Tables:
+    """The tables with rows that take few steps; sizes, batches, attention and objectives stay."""
+    return tables.model_copy(
+        update={
+            "stage1": {name: _short_training(row) for name, row in tables.stage1.items()},
+            "adapters": {name: _short_training(row) for name, row in tables.adapters.items()},
+            "arms": {name: _short_arm(arm) for name, arm in tables.arms.items()},
+        }
+    )
+
+
+def few_native_steps(generation: GenerationParams) -> GenerationParams:
+    """One step of the native pass, or the solver's first two."""
+    steps = 2 if generation.native_scheduler == "unipc" else 1
+    return generation.model_copy(update={"native_steps": steps, "shard": None})
+
+
+def _short_training(row: TrainParams) -> TrainParams:
+    changes: dict[str, Any] = {"steps": STEPS, "checkpoint_every": 1, "log_every": 1}
+    if row.validate_every is not None:
+        changes["validate_every"] = STEPS
+    if getattr(row, "validation_clips", 0):
+        changes["validation_clips"] = 1
+    return row.model_copy(update=changes)
+
+
+def _short_arm(arm: ArmParams) -> ArmParams:
+    """One step from the arm's own start; two where the second differs from the first."""
+    steps = 2 if arm.scheduler == "unipc" or (arm.refresh_every or 1) > 1 else 1
+    return arm.model_copy(update={"steps": steps, "steps_are": "all"})
+
+
+def moved(catalog: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The catalog's configuration with every file below `folder`; what has no file is kept in memory."""
+    moved = {}
+    for name, entry in catalog.items():
+        if "filepath" in entry:
+            inside = re.sub(r"^\w+:/*|^/+", "", entry["filepath"])
+            moved[name] = {k: entry[k] for k in ("type", "load_args", "save_args") if k in entry}
+            moved[name]["filepath"] = str(folder.absolute() / inside)
+        else:
+            moved[name] = {"type": "MemoryDataset"}
+    return moved
+
+
+def current_latents(model: ModelParams, data: DataParams, catalog: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The project's latent cache, if it is there and of these parameters."""
+    path = Path(catalog.get("latent_cache", {}).get("filepath", ""))
+    if not path.is_file():
+        return None
+    manifest = read_json(path)
+    return manifest if is_current(manifest, find_model(model.path), model, data) else None
+
+
+def noise_images(data: DataParams, batch: int, folder: Path) -> DataParams:
+    """Random images of stage 2's size in place of the real ones: a batch, and one that is held out."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(batch + 1):
+        noise = rng.integers(0, 256, (data.high.height, data.high.width, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{i}.png", compress_level=0)
+        (folder / f"{i}.txt").write_text(CAPTION)
+    changes = {"source": "folder", "path": folder, "count": None, "held_out": 1, "min_usable_share": 1.0}
+    return data.model_copy(update=changes)
