@@ -109,9 +109,10 @@ def test_only_what_a_run_needs_is_checked() -> None:
 
 
 @pytest.mark.parametrize("part", ["data_processing", "relay_stage2", "generation"])
-def test_a_tile_that_the_vae_cannot_be_cut_into_is_refused_with_the_nearest(wan22, part: str) -> None:
+def test_a_tile_that_the_vae_cannot_be_cut_into_is_refused_with_the_nearest(wan22, tmp_path: Path, part: str) -> None:
     sizes = {"low": {"height": 32, "width": 64}, "high": {"height": 64, "width": 128}}
-    params = {"data": {"path": "x"} | sizes, "generation": GENERATION.model_dump()}
+    Image.new("RGB", (128, 64)).save(tmp_path / "a.png")
+    params = {"data": {"path": str(tmp_path)} | sizes, "generation": GENERATION.model_dump()}
     for tile, fits in ((300, False), (304, True), (None, True)):
         params["model"] = wan22.model(tile=tile).model_dump()
         if fits:
@@ -192,7 +193,7 @@ def test_a_model_that_would_run_in_part_stops_every_kind_of_run(wan21, tmp_path:
     index = json.loads((folder / "model_index.json").read_text())
     index |= {"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": 0.875}
     (folder / "model_index.json").write_text(json.dumps(index))
-    params = {"model": {"path": str(folder)}}
+    params = {"model": wan21.model(path=str(folder)).model_dump()}
     with pytest.raises(ValueError, match="two experts"):
         check_parameters(params, tables(), {"relay_stage1"})
     with pytest.raises(ValueError, match="two experts"):
@@ -233,7 +234,7 @@ def test_first_frames_are_judged_before(wan21, wan22, tmp_path: Path) -> None:
 
 def test_images_and_what_scoring_reads_are_looked_at_before(wan21, tmp_path: Path) -> None:
     sizes = {"low": {"height": 32, "width": 48}, "high": {"height": 64, "width": 96}}
-    params = {"model": {"path": str(wan21.path)}, "data": {"path": str(tmp_path / "a"), "source": "folder"} | sizes}
+    params = {"model": wan21.model().model_dump(), "data": {"path": str(tmp_path / "a"), "source": "folder"} | sizes}
     with pytest.raises(FileNotFoundError, match=r"data\.path: .*a does not exist"):
         check_parameters(params, tables(), {"data_processing"})
     (tmp_path / "a").mkdir()
@@ -261,7 +262,7 @@ def test_a_preview_needs_no_clips_of_others_yet(wan21, tmp_path: Path) -> None:
 
 
 def test_what_validation_clips_need_is_looked_at_before_training(wan21, trained: Path) -> None:
-    adapter = AdapterParams(label="d", start="base", validation_clips=1, attention={"kind": "full"})
+    adapter = AdapterParams(label="d", start="base", validation_clips=1, validate_every=1, attention={"kind": "full"})
     arm = ArmParams(label="a", adapter="d", **extra(trained.with_name("gone.safetensors")))
     rows = Tables(stage1={}, adapters={"d": adapter}, arms={"a": arm}, reference_arm="a")
     sizes = {"low": {"height": 32, "width": 48}, "high": {"height": 64, "width": 96}}
@@ -298,7 +299,7 @@ def test_a_dimension_that_no_clip_has_is_refused_and_one_that_few_have_is_said(c
 
 
 def test_scoring_is_checked_where_a_run_makes_and_scores_clips(wan21) -> None:
-    params = {"model": {"path": str(wan21.path)}, "generation": {"prompts": "miniature"}}
+    params = {"model": wan21.model().model_dump(), "generation": {"prompts": "miniature"}}
     params |= {"evaluation": evaluation("scene").model_dump()}
     with pytest.raises(ValueError, match="scene is defined on none"):
         check_parameters(params, tables(), {"generation", "vbench_eval"})
