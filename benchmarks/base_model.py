@@ -13,13 +13,14 @@ import pandas as pd
 import torch
 
 import vibe_pipeline  # noqa: F401  (before diffusers: makes torchvision importable beside a CPU build of torch)
-from vibe_pipeline.config import ClipSize, GenerationParams, ModelParams
 from vibe_pipeline.diffusion.flow import sigma_schedule
 from vibe_pipeline.diffusion.models import decode_video, encode_video, find_model, load_vae
-from vibe_pipeline.evaluation.detail import psnr
+from vibe_pipeline.evaluation.metrics.detail import psnr
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.model import ClipSize, ModelParams
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.generation.render import Denoiser, Scale
-from vibe_pipeline.miniature.measures import read_clip
+from vibe_pipeline.miniature.readout import read_clip
 from vibe_pipeline.miniature.scene import parse_caption, scene_of_prompt
 from vibe_pipeline.miniature.world import STILL_STYLE, VIDEO_STYLE, render
 

@@ -22,10 +22,11 @@ import pandas as pd
 from PIL import Image
 
 import vibe_pipeline  # noqa: F401  (before diffusers: makes torchvision importable beside a CPU build of torch)
-from vibe_pipeline.config import DataParams, ModelParams
 from vibe_pipeline.diffusion.models import find_model, limit_threads
-from vibe_pipeline.identity import read_json
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.images.cache import LatentCache, build_cache, epoch_batches
+from vibe_pipeline.io.files import read_json
 
 BATCH = 8
 PARTS = ("high", "pixel", "text")

@@ -21,9 +21,9 @@ import numpy as np
 from scipy import ndimage
 
 from vibe_pipeline.diffusion.models import limit_threads
-from vibe_pipeline.evaluation.measures import Beside, measure_clip
-from vibe_pipeline.evaluation.static import find_static
-from vibe_pipeline.generation.clips import read_frames, write_lossless
+from vibe_pipeline.evaluation.metrics.measures import Beside, measure_clip
+from vibe_pipeline.evaluation.metrics.static import find_static
+from vibe_pipeline.io.video import read_frames, write_lossless
 
 
 def moving(height: int, width: int, frames: int) -> Iterator[np.ndarray]:

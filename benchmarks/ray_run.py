@@ -113,7 +113,7 @@ def main() -> None:
     model = build_model(folder / "model")
     sequential, cluster = (copy_project(folder / name, model) for name in ("sequential", "cluster"))
     figures: dict[str, Any] = {"sequential_seconds": round(run(sequential), 1)}
-    options = ("--runner=vibe_pipeline.runner.RayRunner", f"--runner-params=cpus={given.cpus},gpus=0")
+    options = ("--runner=vibe_pipeline.runtime.ray_runner.RayRunner", f"--runner-params=cpus={given.cpus},gpus=0")
     figures |= {"ray_seconds": round(run(cluster, *options), 1), "cpus": given.cpus}
     figures["tables"] = compare(sequential, cluster)
     figures["mlflow"] = {project.name: tracked(project) for project in (sequential, cluster)}

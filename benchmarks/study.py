@@ -20,14 +20,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from vibe_pipeline.cli import Chosen, parameters_of
-from vibe_pipeline.config import ArmParams, Tables
 from vibe_pipeline.datasets import CsvTable
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.detail import band_error
+from vibe_pipeline.evaluation.claims import Judgement, judge, load_claims
+from vibe_pipeline.evaluation.metrics.detail import band_error
+from vibe_pipeline.evaluation.pooling import Pools, pools_of
 from vibe_pipeline.evaluation.statistics import summarise
-from vibe_pipeline.generation.clips import read_clip
-from vibe_pipeline.parameters import tables_of
-from vibe_pipeline.reporting.claims import Judgement, judge, load_claims
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.load import tables_of
+from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.io.video import read_clip
 from vibe_pipeline.reporting.figures import (
     SERIES,
     add_legend,
@@ -38,7 +40,6 @@ from vibe_pipeline.reporting.figures import (
     styled,
 )
 from vibe_pipeline.reporting.glossary import ARROWS, number, words
-from vibe_pipeline.reporting.pooling import Pools, pools_of
 from vibe_pipeline.reporting.sweep_figures import panel_figure, panels, sweeps_of
 
 DOCS = Path(__file__).parents[1] / "docs"

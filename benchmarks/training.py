@@ -30,15 +30,16 @@ import vibe_pipeline  # noqa: F401  before diffusers: it makes torchvision impor
 from diffusers import WanTransformer3DModel  # isort: skip
 from transformers import AutoTokenizer, UMT5EncoderModel  # isort: skip
 
-from vibe_pipeline.config import AdapterParams, ClipSize
-from vibe_pipeline.diffusion import adapters as lora
+from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.attention import install_gclf
 from vibe_pipeline.diffusion.models import WanFolder, encode_video, find_model, load_transformer, load_vae
+from vibe_pipeline.experiment.adapters import AdapterParams
+from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.images.cache import CacheEntry, LatentCache
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.training.job import Job
 from vibe_pipeline.training.loop import train_adapter
-from vibe_pipeline.training.relay import stage2_loss
+from vibe_pipeline.training.stages import stage2_loss
 
 WARM_UP = 2
 CAPTION = "a striped red circle moving left over woven navy"

@@ -23,11 +23,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vibe_pipeline.evaluation.protocol import full_info_path
-from vibe_pipeline.evaluation.sandbox import offline, point_to_cache, quiet
-from vibe_pipeline.evaluation.scoring import Scoring
-from vibe_pipeline.evaluation.vbench import score_vbench
-from vibe_pipeline.generation.clips import write_lossless
+from vibe_pipeline.io.video import write_lossless
+from vibe_pipeline.vbench.prompts import full_info_path
+from vibe_pipeline.vbench.run import Scoring
+from vibe_pipeline.vbench.score import score_vbench
+from vibe_pipeline.vbench.surroundings import offline, point_to_cache, quiet
 
 DIMENSIONS = (
     "temporal_flickering",

@@ -12,9 +12,9 @@ import vibe_pipeline  # noqa: F401  before diffusers: it makes torchvision impor
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler  # isort: skip
 from diffusers import WanPipeline, WanTransformer3DModel  # isort: skip
 
-from vibe_pipeline.config import ModelParams
 from vibe_pipeline.diffusion.models import find_model, load_transformer
-from vibe_pipeline.miniature.architecture import build_text_encoder, build_tokenizer
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.miniature.networks import build_text_encoder, build_tokenizer
 
 CPU = torch.device("cpu")
 CAPTION = "a striped red circle moving left over woven navy"

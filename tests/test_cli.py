@@ -12,8 +12,8 @@ from kedro.framework.project import configure_project
 from safetensors.torch import load_file
 
 from vibe_pipeline.cli import cli
-from vibe_pipeline.config import LoraParams
-from vibe_pipeline.diffusion import adapters as lora
+from vibe_pipeline.diffusion import lora
+from vibe_pipeline.experiment.training import LoraParams
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,7 +17,8 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from transformers import UMT5EncoderModel
 
-from vibe_pipeline.config import ArmParams, GenerationParams
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.generation import denoiser
 from vibe_pipeline.generation.render import arm_clips, native_clips
 

@@ -10,10 +10,12 @@ import torch
 from mlflow import MlflowClient
 from nbclient import NotebookClient
 
-from vibe_pipeline.config import AdapterParams, ArmParams, TrackingParams
-from vibe_pipeline.diffusion.adapters import adapter_state, add_adapter, save_adapter, set_adapter_state
+from vibe_pipeline.diffusion.lora import adapter_state, add_adapter, save_adapter, set_adapter_state
 from vibe_pipeline.diffusion.models import find_model, load_transformer
-from vibe_pipeline.generation.clips import write_preview
+from vibe_pipeline.experiment.adapters import AdapterParams
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.run import TrackingParams
+from vibe_pipeline.io.video import write_preview
 from vibe_pipeline.tracking import PARENT, URI, end_parent, start_parent, tracked_adapter, tracked_arm
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ import pytest
 from diffusers import AutoencoderKLWan
 from safetensors import safe_open
 
-from vibe_pipeline.miniature.architecture import build_text_encoder, build_transformer, build_vae, save_pipeline
+from vibe_pipeline.miniature.networks import build_text_encoder, build_transformer, build_vae, save_pipeline
 
 ROOT = Path(__file__).parents[1]
 ABSOLUTE = re.compile(r"(?:^|[\s'\"=:(\[])(?:file://)?(?:/[\w.+-]+){2,}|^~/|\b[A-Za-z]:[\\/]{1,2}\w")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kedro.io import AbstractDataset
 from PIL import Image
 
-from vibe_pipeline.config import GenerationParams
+from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.generation import external
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images import check_images, find_images

@@ -1,6 +1,6 @@
 """ViBe: ultra-high-resolution video from images alone; an experiment and evaluation pipeline."""
 
-from vibe_pipeline.compat import make_torchvision_importable
+from vibe_pipeline.runtime.torchvision_stub import make_torchvision_importable
 
 __version__ = "0.1.0"
 

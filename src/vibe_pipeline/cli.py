@@ -19,7 +19,7 @@ from kedro.utils import find_kedro_project
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from vibe_pipeline.identity import read_json
+from vibe_pipeline.io.files import read_json
 
 
 @click.group(name="vibe_pipeline")
@@ -36,8 +36,8 @@ def vibe() -> None:
 
 def _run(**options: Any) -> Any:
     """Kedro's own `run`, after what must be settled before its runner starts processes."""
-    from vibe_pipeline.parameters import ParameterError
-    from vibe_pipeline.scratch import settle_scratch
+    from vibe_pipeline.experiment.load import ParameterError
+    from vibe_pipeline.runtime.scratch import settle_scratch
 
     with said_plainly():
         settle_scratch()
@@ -78,7 +78,7 @@ def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         except KedroCliError as error:
             raise click.UsageError(f"--config: {value}: {error.message}") from error
         except (KeyError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
-            from vibe_pipeline.messages import brief
+            from vibe_pipeline.io.errors import brief
 
             raise click.UsageError(f"--config: {value} has no readable section `run:`: {brief(error)}") from error
         finally:
@@ -106,8 +106,8 @@ def parameters_of(chosen: Chosen) -> dict[str, Any]:
     Raises:
         ValueError: There is no such environment, or its parameters cannot be used; one line that names file or field.
     """
-    from vibe_pipeline.loader import loader_of
-    from vibe_pipeline.parameters import settled_parameters
+    from vibe_pipeline.experiment.load import settled_parameters
+    from vibe_pipeline.experiment.loader import loader_of
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Kedro's own, about a function that OmegaConf renamed
@@ -164,11 +164,11 @@ def rehearse(chosen: Chosen, as_json: bool) -> None:
 
     One line a node: seconds and peak memory, or the error. Exit code 1 if any failed.
     """
-    from vibe_pipeline.loader import loader_of
-    from vibe_pipeline.parameters import tables_of
-    from vibe_pipeline.preflight import check_parameters
+    from vibe_pipeline.experiment.load import tables_of
+    from vibe_pipeline.experiment.loader import loader_of
+    from vibe_pipeline.planning.preflight import check_parameters
     from vibe_pipeline.rehearsal import format_line, rehearse
-    from vibe_pipeline.runlock import lock_project, unlock
+    from vibe_pipeline.runtime.project_lock import lock_project, unlock
 
     with said_plainly():
         params = parameters_of(chosen)
@@ -194,7 +194,7 @@ def rehearse(chosen: Chosen, as_json: bool) -> None:
 @click.option("--fold", is_flag=True, help="Multiply alpha / rank into the weights, for readers that know no alpha.")
 def export_adapter(adapter: str, layout: Any, output: Path, fold: bool) -> None:
     """Write ADAPTER, a file or a trained row's name, in another program's key layout."""
-    from vibe_pipeline.diffusion import layouts
+    from vibe_pipeline.diffusion import lora_formats as layouts
 
     with said_plainly():
         source = _adapter_file(adapter)
@@ -227,7 +227,7 @@ def _adapter_file(adapter: str) -> Path:
 @click.option("--base", help="Model that it must fit: a folder, a hub id, or wan22_ti2v_5b, wan21_t2v_1_3b.")
 def import_adapter(file: Path, output: Path, alpha: float | None, base: str | None) -> None:
     """Read FILE, an adapter in diffusers, ComfyUI, kohya, LyCORIS, PEFT, DiffSynth or Wan's layout, into our format."""
-    from vibe_pipeline.diffusion import layouts
+    from vibe_pipeline.diffusion import lora_formats as layouts
     from vibe_pipeline.planning.architecture import load_architecture
 
     with said_plainly():
@@ -245,8 +245,8 @@ def import_adapter(file: Path, output: Path, alpha: float | None, base: str | No
 @click.option("--dimensions", multiple=True, help="Names with commas; without it, those of the parameters.")
 def fetch_weights(chosen: Chosen, dimensions: tuple[str, ...]) -> None:
     """Bring VBench's weights, verified, into evaluation.vbench_cache; run again, it goes on where it stopped."""
-    from vibe_pipeline.evaluation.weights import fetch_weights as fetch
-    from vibe_pipeline.evaluation.weights import listed
+    from vibe_pipeline.vbench.weights import fetch_weights as fetch
+    from vibe_pipeline.vbench.weights import listed
 
     with said_plainly():
         evaluation = parameters_of(chosen)["evaluation"]
@@ -259,8 +259,8 @@ def fetch_weights(chosen: Chosen, dimensions: tuple[str, ...]) -> None:
 @parameter_options
 def vbench_env(chosen: Chosen) -> None:
     """Make the second environment, with VBench's own versions, for dimensions that cannot run in this one."""
-    from vibe_pipeline.config import EvaluationParams
-    from vibe_pipeline.evaluation.second_env import make_second_env
+    from vibe_pipeline.experiment.evaluation import EvaluationParams
+    from vibe_pipeline.vbench.second_env import make_second_env
 
     with said_plainly():
         folder = EvaluationParams(**parameters_of(chosen)["evaluation"]).vbench_env
@@ -279,8 +279,9 @@ def compare(run_a: str, run_b: str, metrics: tuple[str, ...], chosen: Chosen, as
     RUN is the id of an MLflow run, or its unique start, or a report's scores.parquet. Differences are A − B over
     the prompts and seeds that both have.
     """
-    from vibe_pipeline.config import EvaluationParams, TrackingParams
     from vibe_pipeline.evaluation.bootstrap import Bootstrap
+    from vibe_pipeline.experiment.evaluation import EvaluationParams
+    from vibe_pipeline.experiment.run import TrackingParams
     from vibe_pipeline.reporting import compare as room
 
     with said_plainly():
@@ -296,7 +297,7 @@ def compare(run_a: str, run_b: str, metrics: tuple[str, ...], chosen: Chosen, as
 @parameter_options
 def moved(chosen: Chosen) -> None:
     """After a copy or a move of the project: let MLflow find its artefacts here. A run does this by itself."""
-    from vibe_pipeline.config import TrackingParams
+    from vibe_pipeline.experiment.run import TrackingParams
     from vibe_pipeline.tracking.store import opened
 
     with said_plainly(), opened(TrackingParams(**parameters_of(chosen).get("tracking", {})), Path.cwd()):

@@ -13,13 +13,13 @@ from kedro.framework.project import pipelines
 from kedro.pipeline import Node, Pipeline
 
 from vibe_pipeline import pipeline_registry
-from vibe_pipeline.budget import OutOfTimeError, set_deadline
-from vibe_pipeline.config import RunParams, TrackingParams
-from vibe_pipeline.identity import content_key
-from vibe_pipeline.parameters import settled_parameters, tables_of
-from vibe_pipeline.preflight import check_parameters
-from vibe_pipeline.ranks import follows, launched_outside
-from vibe_pipeline.runlock import Locks, lock_project, unlock
+from vibe_pipeline.experiment.load import settled_parameters, tables_of
+from vibe_pipeline.experiment.run import RunParams, TrackingParams
+from vibe_pipeline.io.keys import content_key
+from vibe_pipeline.planning.preflight import check_parameters
+from vibe_pipeline.runtime.deadline import OutOfTimeError, set_deadline
+from vibe_pipeline.runtime.project_lock import Locks, lock_project, unlock
+from vibe_pipeline.runtime.torchrun import follows, launched_outside
 
 log = logging.getLogger(__name__)
 

@@ -2,9 +2,9 @@
 
 from kedro.pipeline import Pipeline
 
-from vibe_pipeline.config import Tables
-from vibe_pipeline.loader import loader_of
-from vibe_pipeline.parameters import read_parameters, tables_of
+from vibe_pipeline.experiment.load import read_parameters, tables_of
+from vibe_pipeline.experiment.loader import loader_of
+from vibe_pipeline.experiment.tables import Tables
 from vibe_pipeline.pipelines import (
     ablation_report,
     base_model,

@@ -1,7 +1,7 @@
 """Project settings; see the Kedro documentation."""
 
+from vibe_pipeline.experiment.loader import LayeredLoader
 from vibe_pipeline.hooks import GraphHooks, RehearsalHooks, RunHooks, TrackingHooks
-from vibe_pipeline.loader import LayeredLoader
 
 # Of one kind the last is called first: nothing is tracked of a rehearsal.
 HOOKS = (GraphHooks(), RunHooks(), TrackingHooks(), RehearsalHooks())

@@ -18,7 +18,7 @@ from vibe_pipeline.diffusion.attention import (
     reorder_tokens,
     window_blocks,
 )
-from vibe_pipeline.diffusion.attention.tiles import plan_tiles
+from vibe_pipeline.diffusion.attention.gather import plan_tiles
 
 # (grid, half_window, pool): one frame, odd grids, H != W, windows larger than the grid on one axis or both.
 AWKWARD = [
@@ -143,7 +143,7 @@ def test_tiles_cover_every_query_once(height, width, half):
 
 
 def test_tiles_split_over_frames(monkeypatch):
-    monkeypatch.setattr("vibe_pipeline.diffusion.attention.tiles.MASK_ELEMENTS", 500)
+    monkeypatch.setattr("vibe_pipeline.diffusion.attention.gather.MASK_ELEMENTS", 500)
     assert_matches_naive((5, 6, 10), (1, 1), 2, "gather")
 
 

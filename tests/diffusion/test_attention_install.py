@@ -10,8 +10,8 @@ import vibe_pipeline  # noqa: F401  before diffusers: it makes torchvision impor
 from diffusers import WanTransformer3DModel  # isort: skip
 from peft import LoraConfig  # isort: skip
 
-from vibe_pipeline.config import AttentionParams
 from vibe_pipeline.diffusion.attention import GclfAttnProcessor, GclfSettings, install_gclf, remove_gclf
+from vibe_pipeline.experiment.attention import AttentionParams
 
 LATENT = (3, 8, 12)  # frames, height, width: a token grid of (3, 4, 6)
 SETTINGS = GclfSettings(half_window=(1, 2), pool=2)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from vibe_pipeline.config import AttentionParams
 from vibe_pipeline.diffusion.attention import GclfSettings, freeswim_scale, install_gclf, remove_gclf
 from vibe_pipeline.diffusion.freeswim import freeswim_predictor, install_freeswim
 from vibe_pipeline.diffusion.models import velocity_predictor
+from vibe_pipeline.experiment.attention import AttentionParams
 
 WINDOW = GclfSettings(kind="window", half_window=(1, 1))
 SIGMA = torch.tensor([0.7])

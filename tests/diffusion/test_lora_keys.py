@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vibe_pipeline.cli import import_adapter as command
-from vibe_pipeline.diffusion import adapters as lora
-from vibe_pipeline.diffusion.layouts import import_adapter
+from vibe_pipeline.diffusion import lora
+from vibe_pipeline.diffusion.lora_formats import import_adapter
 
 MODULES = {  # Wan's own name, and diffusers'
     "blocks.0.self_attn.q": "blocks.0.attn1.to_q",

@@ -23,7 +23,7 @@ from vibe_pipeline.diffusion.models import (
     token_grid,
     velocity_predictor,
 )
-from vibe_pipeline.images.camera import enlarge
+from vibe_pipeline.images.resize import enlarge
 
 CPU = torch.device("cpu")
 TEXTS = ["a striped red circle moving left over woven navy", "", "  a   plain blue cross &amp; unknown words "]

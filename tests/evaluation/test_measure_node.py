@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vibe_pipeline.config import EvaluationParams, GenerationParams
-from vibe_pipeline.evaluation.memory import remembered
-from vibe_pipeline.generation.clips import write_lossless
-from vibe_pipeline.miniature import scores
+from vibe_pipeline.evaluation import measure as scores
+from vibe_pipeline.evaluation.measure import measure_arm
+from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.io.table_cache import remembered
+from vibe_pipeline.io.video import write_lossless
 from vibe_pipeline.miniature.scene import sample_scene
-from vibe_pipeline.miniature.scores import measure_arm
 from vibe_pipeline.miniature.world import render
 
 TEMPORAL = {"flicker", "residual_noise", "first_frame_jump"}

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vibe_pipeline.config import ArmParams, GenerationParams
-from vibe_pipeline.generation.clips import write_lossless
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.generation.external import external_clips
 from vibe_pipeline.generation.render import arm_clips
-from vibe_pipeline.identity import read_json
+from vibe_pipeline.io.files import read_json
+from vibe_pipeline.io.video import write_lossless
 
 GENERATION = GenerationParams(prompts="miniature")
 NATIVE = pd.DataFrame(

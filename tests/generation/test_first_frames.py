@@ -8,16 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from vibe_pipeline.config import ArmParams, GenerationParams
 from vibe_pipeline.diffusion.models import encode_video, find_model, load_vae
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.generation import denoiser
+from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.first_frames import first_frame_pixels, require_first_frames
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.generation.render import arm_clips, native_clips
-from vibe_pipeline.generation.store import Scale
-from vibe_pipeline.images.camera import enlarge
 from vibe_pipeline.images.check import load_rgb
-from vibe_pipeline.images.sizing import resize_and_crop
+from vibe_pipeline.images.crop import resize_and_crop
+from vibe_pipeline.images.resize import enlarge
 
 NATIVE, TARGET = Scale(64, 96, 5, 8.0), Scale(128, 192, 5, 8.0)
 GENERATION = GenerationParams(prompts="miniature", native_steps=1, native_guidance_scale=1.0)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from vibe_pipeline.config import GenerationParams
+from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.miniature.scene import is_held_out
 

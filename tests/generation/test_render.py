@@ -17,21 +17,25 @@ from diffusers import (
 )
 from PIL import Image
 
-from vibe_pipeline.budget import DEADLINE, OutOfTimeError
-from vibe_pipeline.config import ArmParams, AttentionParams, ExtraAdapter, GenerationParams, ModelParams
-from vibe_pipeline.diffusion import adapters as lora
+from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.flow import seeded_noise, sigma_schedule
 from vibe_pipeline.diffusion.models import find_model
-from vibe_pipeline.generation import render, store
-from vibe_pipeline.generation.clips import read_clip, write_lossless
+from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
+from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.generation import clip_cache as store
+from vibe_pipeline.generation import render
+from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.denoiser import Denoiser, Sampling
 from vibe_pipeline.generation.render import arm_clips, native_clips, reference_clips
-from vibe_pipeline.generation.store import Scale
-from vibe_pipeline.generation.texts import TextStore
-from vibe_pipeline.identity import read_json
-from vibe_pipeline.images.camera import enlarge
+from vibe_pipeline.generation.text_cache import TextStore
+from vibe_pipeline.images.resize import enlarge
+from vibe_pipeline.io.files import read_json
+from vibe_pipeline.io.video import read_clip, write_lossless
 from vibe_pipeline.miniature.scene import parse_caption, scene_of_prompt
 from vibe_pipeline.miniature.world import render as render_scene
+from vibe_pipeline.runtime.deadline import DEADLINE, OutOfTimeError
 
 CAPTIONS = ["a striped red circle moving left over woven navy", "a plain blue cross moving up over ribbed gray"]
 PROMPTS = pd.DataFrame({"prompt_index": [0, 1], "prompt": CAPTIONS, "seed": [0, 0]})

@@ -10,15 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from vibe_pipeline.config import ClipSize, DataParams
 from vibe_pipeline.diffusion.models import encode_video, find_model, load_vae
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.images import cache as cache_module
 from vibe_pipeline.images import check_images, find_images
 from vibe_pipeline.images.buckets import make_buckets
 from vibe_pipeline.images.cache import PARTS, LatentCache, build_cache
 from vibe_pipeline.images.captions import check_captions
+from vibe_pipeline.images.degradation import degradation_check
 from vibe_pipeline.images.encode import prepare_pixels
-from vibe_pipeline.images.quality import degradation_check
 
 
 def size(height: int, width: int) -> dict[str, int]:

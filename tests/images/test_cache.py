@@ -19,15 +19,16 @@ import torch
 from PIL import Image
 from transformers import UMT5EncoderModel
 
-from vibe_pipeline.budget import DEADLINE, OutOfTimeError
-from vibe_pipeline.config import AdapterParams, DataParams, DegradationParams
 from vibe_pipeline.diffusion.models import encode_texts, encode_video, find_model, load_vae
 from vibe_pipeline.diffusion.objectives import degrade
+from vibe_pipeline.experiment.adapters import AdapterParams, DegradationParams
+from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.images import cache as cache_module
 from vibe_pipeline.images import encode as encode_module
 from vibe_pipeline.images.cache import PARTS, LatentCache, build_cache
-from vibe_pipeline.images.camera import enlarge, shrink
-from vibe_pipeline.images.quality import check_of, degradation_check
+from vibe_pipeline.images.degradation import check_of, degradation_check
+from vibe_pipeline.images.resize import enlarge, shrink
+from vibe_pipeline.runtime.deadline import DEADLINE, OutOfTimeError
 
 COUNT = 5
 CAPTIONS = [f"a plain {c} circle moving left over woven navy" for c in ("red", "green", "blue", "cyan", "white")]

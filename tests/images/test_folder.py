@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vibe_pipeline.config import DataParams
+from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.images import check_images, find_images
 from vibe_pipeline.images.account import held_out_count, require_usable, take
 from vibe_pipeline.images.cache import epoch_batches

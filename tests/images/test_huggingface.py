@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vibe_pipeline.config import DataParams
+from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.images import check_images, find_images
 from vibe_pipeline.images.huggingface import export_dataset
 

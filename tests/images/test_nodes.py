@@ -9,7 +9,7 @@ import yaml
 from kedro.io import AbstractDataset
 from PIL import Image
 
-from vibe_pipeline.config import DataParams
+from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.images.cache import LatentCache
 from vibe_pipeline.pipelines.data_processing import nodes
 

@@ -14,8 +14,8 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vibe_pipeline.diffusion import adapters as lora
-from vibe_pipeline.diffusion.layouts import import_adapter
+from vibe_pipeline.diffusion import lora
+from vibe_pipeline.diffusion.lora_formats import import_adapter
 
 KEY = "lora_adapter_metadata"
 MODULE = "transformer.blocks.0.attn1.to_q"

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from vibe_pipeline.config import Stage1Params
-from vibe_pipeline.diffusion import adapters as lora
+from vibe_pipeline.diffusion import lora
+from vibe_pipeline.experiment.training import Stage1Params
 from vibe_pipeline.images.cache import LatentCache
 from vibe_pipeline.training.checkpoint import NAME, load_checkpoint
 from vibe_pipeline.training.ema import make_ema
 from vibe_pipeline.training.job import Job
 from vibe_pipeline.training.loop import train_adapter
-from vibe_pipeline.training.optimiser import make_optimiser
-from vibe_pipeline.training.relay import stage1_folder, train_stage1
+from vibe_pipeline.training.optim import make_optimiser
+from vibe_pipeline.training.stages import stage1_folder, train_stage1
 
 ROW = Stage1Params(lora={"rank": 2, "alpha": 3, "targets": ["to_q"]}, steps=4, batch_size=1, ema_decay=0.9)
 State = dict[str, Any]

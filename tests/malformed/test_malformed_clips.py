@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
-from vibe_pipeline.config import ArmParams, ModelParams
-from vibe_pipeline.generation.clips import read_clip, write_lossless
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.generation.clip_cache import Job, Scale, make_clips
 from vibe_pipeline.generation.external import external_clips
-from vibe_pipeline.generation.store import Job, Scale, make_clips
+from vibe_pipeline.io.video import read_clip, write_lossless
 
 PROMPTS = pd.DataFrame({"prompt_index": [0, 1], "prompt": ["a cat", "a dog"], "seed": [3, 3]})
 NAMES = ["a cat-0.mp4", "a dog-0.mp4"]

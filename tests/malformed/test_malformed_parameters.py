@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from vibe_pipeline.loader import LayeredLoader
-from vibe_pipeline.parameters import check_groups, read_parameters, tables_of
+from vibe_pipeline.experiment.load import check_groups, read_parameters, tables_of
+from vibe_pipeline.experiment.loader import LayeredLoader
 
 CONF = Path(__file__).parents[2] / "conf"
 FILE = "parameters.yml"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vibe_pipeline.config import GenerationParams
+from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.generation.prompts import load_prompts
 
 FRAMED = "prompt,first_frame\n"

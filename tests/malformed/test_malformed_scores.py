@@ -9,12 +9,12 @@ import pytest
 from safetensors.torch import save_file
 from torch import ones
 
-from vibe_pipeline.config import TrackingParams
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.memory import remembered
-from vibe_pipeline.evaluation.store import ScoreStore
+from vibe_pipeline.experiment.run import TrackingParams
 from vibe_pipeline.images.cache import LatentCache
+from vibe_pipeline.io.table_cache import remembered
 from vibe_pipeline.reporting.compare import compare, find_side
+from vibe_pipeline.vbench.kept_scores import ScoreStore
 
 TABLE = pd.DataFrame(
     {

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from kedro.framework.project import configure_project
 
 from vibe_pipeline.cli import cli
-from vibe_pipeline.config import ArmParams
+from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.reporting.page import ReportInputs, write_report
 
 ROOT = Path(__file__).parents[2]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from vibe_pipeline.config import DataParams
-from vibe_pipeline.images.camera import shrink
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.images.resize import shrink
 from vibe_pipeline.miniature import scene as scene_module
 from vibe_pipeline.miniature import world
 from vibe_pipeline.miniature.images import render_images

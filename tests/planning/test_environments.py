@@ -10,18 +10,23 @@ import pandas as pd
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from vibe_pipeline.config import ArmParams, DataParams, EvaluationParams, GenerationParams, ModelParams, ReportParams
-from vibe_pipeline.evaluation.protocol import clips_per_dimension
+from vibe_pipeline.evaluation.claims import FAILS, HOLDS, judge, load_claims
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.load import tables_of, with_own_files
+from vibe_pipeline.experiment.loader import LayeredLoader
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.run import ReportParams
 from vibe_pipeline.generation.prompts import load_prompts
-from vibe_pipeline.loader import LayeredLoader
-from vibe_pipeline.parameters import tables_of, with_own_files
 from vibe_pipeline.pipeline_registry import register_pipelines, use_tables
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.flops import keys_per_query
-from vibe_pipeline.preflight import check_parameters
-from vibe_pipeline.reporting.claims import FAILS, HOLDS, judge, load_claims
+from vibe_pipeline.planning.preflight import check_parameters
 from vibe_pipeline.reporting.narrative import published_difference
 from vibe_pipeline.reporting.page import load_published
+from vibe_pipeline.vbench.prompts import clips_per_dimension
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ("wan22_ti2v_5b", "wan21_t2v_1_3b")

@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vibe_pipeline.config import AttentionParams, ClipSize, LoraParams
-from vibe_pipeline.diffusion.adapters import add_adapter
 from vibe_pipeline.diffusion.attention import install_gclf
+from vibe_pipeline.diffusion.lora import add_adapter
+from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.experiment.model import ClipSize
+from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.planning import flops
 from vibe_pipeline.planning.architecture import Architecture, load_architecture
 from vibe_pipeline.training.flops import count_flops

@@ -5,8 +5,8 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import nn
 
-from vibe_pipeline.config import LoraParams
-from vibe_pipeline.diffusion.adapters import FUSED, add_adapter
+from vibe_pipeline.diffusion.lora import FUSED, add_adapter
+from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.planning import memory
 from vibe_pipeline.planning.architecture import Architecture, load_architecture
 

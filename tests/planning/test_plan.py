@@ -10,8 +10,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from vibe_pipeline.config import ClipSize, LoraParams
-from vibe_pipeline.diffusion.adapters import add_adapter, save_adapter
+from vibe_pipeline.diffusion.lora import add_adapter, save_adapter
+from vibe_pipeline.experiment.model import ClipSize
+from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.planning.costs import MEASURE_SECONDS, measuring_memory
 from vibe_pipeline.planning.doctor import Finding, examine, format_findings
 from vibe_pipeline.planning.plan import make_plan

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vibe_pipeline.generation.clips import read_clip
+from vibe_pipeline.io.video import read_clip
 from vibe_pipeline.reporting import gallery
 from vibe_pipeline.reporting.media import Panel, contact_sheet, detail_window, mid_frame, some_frames, video_uri
 from vibe_pipeline.reporting.page import ReportInputs

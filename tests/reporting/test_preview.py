@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from vibe_pipeline.generation.clips import read_clip, write_lossless
-from vibe_pipeline.generation.clips import write_preview as write_playable
+from vibe_pipeline.io.video import read_clip, write_lossless
+from vibe_pipeline.io.video import write_preview as write_playable
 from vibe_pipeline.reporting.media import mid_frame, video_uri
 from vibe_pipeline.reporting.preview import FRAME, PER_SHEET, preview_sheet, write_preview
 

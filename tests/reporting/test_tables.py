@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vibe_pipeline.config import ArmParams, AttentionParams
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.reporting import narrative, tables
 from vibe_pipeline.reporting.glossary import number, spread, words
 from vibe_pipeline.reporting.page import ReportInputs

@@ -12,13 +12,16 @@ import pytest
 from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog
 
-from vibe_pipeline.config import EvaluationParams, ModelParams, ReportParams, Tables, TrackingParams
-from vibe_pipeline.evaluation.clips import WHOLE_ARM, score_table
-from vibe_pipeline.evaluation.manifest import vbench_manifest
-from vibe_pipeline.folders import data_in
-from vibe_pipeline.generation.clips import write_lossless, write_preview
+from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.run import ReportParams, TrackingParams
+from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.io.folders import data_in
+from vibe_pipeline.io.score_table import WHOLE_ARM, score_table
+from vibe_pipeline.io.video import write_lossless, write_preview
 from vibe_pipeline.pipelines import ablation_report
 from vibe_pipeline.rehearsal.small import moved
+from vibe_pipeline.vbench.manifest import vbench_manifest
 
 ROOT = Path(__file__).parents[2]
 ARMS = {

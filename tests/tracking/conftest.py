@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from vibe_pipeline import tracking
-from vibe_pipeline.config import TrackingParams
+from vibe_pipeline.experiment.run import TrackingParams
 from vibe_pipeline.tracking import start_parent
 
 VARIABLES = (

@@ -9,8 +9,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from vibe_pipeline.budget import OutOfTimeError
-from vibe_pipeline.config import AdapterParams, ArmParams, LoraParams, ObjectiveWeights, Stage1Params
+from vibe_pipeline.experiment.adapters import AdapterParams, ObjectiveWeights
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.training import LoraParams, Stage1Params
+from vibe_pipeline.runtime.deadline import OutOfTimeError
 from vibe_pipeline.tracking import Tracked, TrackedAdapter, flatten, parent_run, tracked_adapter, tracked_arm
 from vibe_pipeline.tracking import children as children_room
 from vibe_pipeline.tracking import runs as runs_room

@@ -14,9 +14,10 @@ import pytest
 from mlflow import MlflowClient
 
 from vibe_pipeline import tracking
-from vibe_pipeline.budget import OutOfTimeError
-from vibe_pipeline.config import ArmParams, Stage1Params
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.training import Stage1Params
 from vibe_pipeline.hooks import TrackingHooks
+from vibe_pipeline.runtime.deadline import OutOfTimeError
 from vibe_pipeline.tracking import (
     end_parent,
     git_commit,

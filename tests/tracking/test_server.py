@@ -11,7 +11,8 @@ import pytest
 from mlflow import MlflowClient
 
 from vibe_pipeline import tracking
-from vibe_pipeline.config import ArmParams, TrackingParams
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.run import TrackingParams
 from vibe_pipeline.tracking import end_parent, mask, start_parent, tracked_arm
 
 PASSWORD = "hunter2secret"

@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from vibe_pipeline import tracking
-from vibe_pipeline.config import TrackingParams
+from vibe_pipeline.experiment.run import TrackingParams
 from vibe_pipeline.tracking import start_parent
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vibe_pipeline.identity import content_key
+from vibe_pipeline.io.keys import content_key
 
 SIZES = ({"low": (4, 6), "high": (8, 12), "pixel": (8, 12)}, {"low": (6, 4), "high": (12, 8), "pixel": (12, 8)})
 

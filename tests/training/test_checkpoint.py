@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vibe_pipeline.config import Stage1Params
-from vibe_pipeline.training import relay
+from vibe_pipeline.experiment.training import Stage1Params
+from vibe_pipeline.training import stages as relay
 from vibe_pipeline.training.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 
 ROW = Stage1Params(

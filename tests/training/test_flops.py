@@ -8,10 +8,11 @@ from diffusers import WanTransformer3DModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vibe_pipeline.config import AttentionParams, LoraParams
-from vibe_pipeline.diffusion import adapters as lora
+from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.attention import install_gclf
 from vibe_pipeline.diffusion.models import velocity_predictor
+from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.training.flops import BACKWARD_ATTENTION, count_flops
 from vibe_pipeline.training.throughput import Window, peak_teraflops
 

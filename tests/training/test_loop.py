@@ -16,17 +16,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vibe_pipeline.budget import DEADLINE, OutOfTimeError
-from vibe_pipeline.config import AdapterParams, OptimiserParams, Stage1Params
-from vibe_pipeline.diffusion import adapters as lora
+from vibe_pipeline.diffusion import lora
+from vibe_pipeline.experiment.adapters import AdapterParams
+from vibe_pipeline.experiment.training import OptimiserParams, Stage1Params
 from vibe_pipeline.images.cache import LatentCache
-from vibe_pipeline.training import loop, optimiser
+from vibe_pipeline.runtime.deadline import DEADLINE, OutOfTimeError
+from vibe_pipeline.training import loop
+from vibe_pipeline.training import optim as optimiser
 from vibe_pipeline.training.checkpoint import load_checkpoint
-from vibe_pipeline.training.group import Group
+from vibe_pipeline.training.distributed import Group
 from vibe_pipeline.training.job import Job
 from vibe_pipeline.training.loop import train_adapter
-from vibe_pipeline.training.optimiser import learning_rate_factor
-from vibe_pipeline.training.relay import stage1_loss, train_stage2
+from vibe_pipeline.training.optim import learning_rate_factor
+from vibe_pipeline.training.stages import stage1_loss, train_stage2
 from vibe_pipeline.training.validation import held_out_loss
 
 ROW = Stage1Params(

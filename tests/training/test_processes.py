@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vibe_pipeline.budget import OutOfTimeError
-from vibe_pipeline.config import AdapterParams, Stage1Params
-from vibe_pipeline.training import relay
-from vibe_pipeline.training.group import Group
+from vibe_pipeline.experiment.adapters import AdapterParams
+from vibe_pipeline.experiment.training import Stage1Params
+from vibe_pipeline.runtime.deadline import OutOfTimeError
+from vibe_pipeline.training import stages as relay
+from vibe_pipeline.training.distributed import Group
 from vibe_pipeline.training.launch import require_devices, run_processes
 
 CPU = torch.device("cpu")

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from vibe_pipeline.config import Stage1Params
-from vibe_pipeline.diffusion import adapters as lora
+from vibe_pipeline.diffusion import lora
+from vibe_pipeline.experiment.training import Stage1Params
 from vibe_pipeline.images.cache import LatentCache
 from vibe_pipeline.training.job import Job
-from vibe_pipeline.training.relay import stage1_loss
+from vibe_pipeline.training.stages import stage1_loss
 from vibe_pipeline.training.validation import SIGMAS, held_out_loss
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from kedro_datasets._typing import ImagePreview, PlotlyPreview
 from kedro_datasets.json import JSONDataset
 
-from vibe_pipeline.identity import read_json
+from vibe_pipeline.io.files import read_json
 
 
 class PictureManifest(JSONDataset):

@@ -8,7 +8,7 @@ from kedro_datasets._typing import TablePreview
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 
-from vibe_pipeline.config import Tables
+from vibe_pipeline.experiment.tables import Tables
 
 
 class TablesDataset(JSONDataset):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vibe_pipeline.diffusion.headers import read_header
 from vibe_pipeline.diffusion.support import read_config
-from vibe_pipeline.messages import brief
+from vibe_pipeline.io.errors import brief
 
 HUB_ID = re.compile(r"(?!\.)[\w.-]{1,96}/[\w.-]{1,96}")  # the hub's own bound
 # Wan's own releases, by the type and width that their config.json states.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from vibe_pipeline.messages import brief
+from vibe_pipeline.io.errors import brief
 
 # What stands at the start of files that are taken for weights, and what they are.
 IMPOSTORS: tuple[tuple[bytes, str], ...] = (

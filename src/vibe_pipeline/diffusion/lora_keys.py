@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from vibe_pipeline.diffusion.names import diffusers_name, native_name
+from vibe_pipeline.diffusion.lora_names import diffusers_name, native_name
 
 End = Literal["A", "B", "alpha", "difference"]
 

@@ -22,14 +22,14 @@ from torch import Tensor
 from transformers import AutoTokenizer, UMT5EncoderModel
 from transformers.utils.logging import disable_progress_bar
 
-from vibe_pipeline.diffusion.convolutions import use_onednn
 from vibe_pipeline.diffusion.foreign import absent, describe_file, describe_folder
 from vibe_pipeline.diffusion.lifetime import released
 from vibe_pipeline.diffusion.objectives import Predict
+from vibe_pipeline.diffusion.onednn import use_onednn
 from vibe_pipeline.diffusion.support import read_config, require_supported
 from vibe_pipeline.diffusion.weights import require_weights
-from vibe_pipeline.messages import brief
-from vibe_pipeline.named import require_folder
+from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.named import require_folder
 
 T = TypeVar("T")
 PARTS = MappingProxyType({"vae": AutoencoderKLWan, "transformer": WanTransformer3DModel})

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from vibe_pipeline.messages import brief
+from vibe_pipeline.io.errors import brief
 
 Config = Mapping[str, Any]
 

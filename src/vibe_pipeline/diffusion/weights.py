@@ -12,7 +12,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from vibe_pipeline.diffusion.headers import impostor, read_header
 from vibe_pipeline.diffusion.support import WAY_OUT, read_config
-from vibe_pipeline.messages import brief
+from vibe_pipeline.io.errors import brief
 
 SHOWN = 3
 STEMS: Mapping[str, str] = MappingProxyType(

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, Matrix
-from vibe_pipeline.messages import brief
+from vibe_pipeline.io.errors import brief
 
 SUMMARY_COLUMNS = (
     "arm",

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vibe_pipeline.config import ArmParams, GenerationParams, ModelParams
-from vibe_pipeline.diffusion import adapters as lora
+from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.attention import install_gclf
 from vibe_pipeline.diffusion.flow import add_noise, seeded_noise
 from vibe_pipeline.diffusion.freeswim import freeswim_predictor, install_freeswim
@@ -31,11 +30,14 @@ from vibe_pipeline.diffusion.models import (
 )
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.sampling import Scheduler, denoise, guided
-from vibe_pipeline.generation.clips import read_clip
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.generation.clip_cache import Rows, Scale
 from vibe_pipeline.generation.first_frames import first_frame_pixels
-from vibe_pipeline.generation.store import Rows, Scale
-from vibe_pipeline.generation.texts import TextStore
-from vibe_pipeline.images.camera import enlarge
+from vibe_pipeline.generation.text_cache import TextStore
+from vibe_pipeline.images.resize import enlarge
+from vibe_pipeline.io.video import read_clip
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,16 @@ from typing import Any
 
 import pandas as pd
 
-from vibe_pipeline.config import ArmParams, ModelParams
-from vibe_pipeline.generation.clips import read_frames, write_preview
-from vibe_pipeline.generation.decoding import probe
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.prompts import read_table
-from vibe_pipeline.generation.store import Scale
-from vibe_pipeline.identity import content_key, file_sha256, is_file, write_json
-from vibe_pipeline.messages import absent_columns, brief
-from vibe_pipeline.named import require_folder
+from vibe_pipeline.io.decoding import probe
+from vibe_pipeline.io.errors import absent_columns, brief
+from vibe_pipeline.io.files import is_file, write_json
+from vibe_pipeline.io.keys import content_key, file_sha256
+from vibe_pipeline.io.named import require_folder
+from vibe_pipeline.io.video import read_frames, write_preview
 
 log = logging.getLogger(__name__)
 

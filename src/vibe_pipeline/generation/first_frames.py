@@ -7,11 +7,11 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from vibe_pipeline.config import ClipSize
-from vibe_pipeline.generation.store import Scale
-from vibe_pipeline.images.camera import enlarge
+from vibe_pipeline.experiment.model import ClipSize
+from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.images.check import load_rgb
-from vibe_pipeline.images.sizing import resize_and_crop
+from vibe_pipeline.images.crop import resize_and_crop
+from vibe_pipeline.images.resize import enlarge
 
 
 def require_first_frames(prompts: pd.DataFrame, native: ClipSize, base: str, takes_one: bool) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vibe_pipeline.config import GenerationParams
-from vibe_pipeline.identity import file_sha256
+from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.images.check import BadImage, load_rgb
-from vibe_pipeline.messages import absent_columns, brief
+from vibe_pipeline.io.errors import absent_columns, brief
+from vibe_pipeline.io.keys import file_sha256
+from vibe_pipeline.io.named import require_file
 from vibe_pipeline.miniature.scene import sample_scenes
-from vibe_pipeline.named import require_file
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def load_prompts(params: GenerationParams) -> pd.DataFrame:
 def _all_rows(params: GenerationParams) -> pd.DataFrame:
     if params.prompts in VBENCH_PROTOCOLS:
         # Not at the top: it reads the vbench package, which only VBench's own list needs.
-        from vibe_pipeline.evaluation.protocol import protocol_prompts
+        from vibe_pipeline.vbench.prompts import protocol_prompts
 
         return protocol_prompts(
             params.prompts, params.count, params.seeds, params.subset_seed, params.prompt_dimensions

@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vibe_pipeline.config import ArmParams, GenerationParams, ModelParams
-from vibe_pipeline.diffusion.adapters import fused_key
 from vibe_pipeline.diffusion.flow import sigma_schedule
 from vibe_pipeline.diffusion.lifetime import released
+from vibe_pipeline.diffusion.lora import fused_key
 from vibe_pipeline.diffusion.models import (
     decode_video,
     encode_video,
@@ -21,13 +20,16 @@ from vibe_pipeline.diffusion.models import (
     load_vae,
     pick_device,
 )
-from vibe_pipeline.generation.clips import read_clip
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.generation.clip_cache import Job, Make, Rows, Scale, make_clips
 from vibe_pipeline.generation.denoiser import Denoiser, Sampling
 from vibe_pipeline.generation.external import external_clips
-from vibe_pipeline.generation.store import Job, Make, Rows, Scale, make_clips
-from vibe_pipeline.generation.texts import TextStore
-from vibe_pipeline.identity import file_sha256, folder_fingerprint
-from vibe_pipeline.images.camera import enlarge
+from vibe_pipeline.generation.text_cache import TextStore
+from vibe_pipeline.images.resize import enlarge
+from vibe_pipeline.io.keys import file_sha256, folder_fingerprint
+from vibe_pipeline.io.video import read_clip
 from vibe_pipeline.miniature.scene import scene_of_prompt
 from vibe_pipeline.miniature.world import CAMERA_SIGMA, render
 

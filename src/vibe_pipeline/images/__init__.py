@@ -2,9 +2,9 @@
 
 from vibe_pipeline.images.account import require_usable
 from vibe_pipeline.images.check import BadImage, check_images, load_rgb
+from vibe_pipeline.images.crop import aspect_buckets, nearest_bucket, resize_and_crop
+from vibe_pipeline.images.find import find_images
 from vibe_pipeline.images.folder import MetadataError
-from vibe_pipeline.images.sizing import aspect_buckets, nearest_bucket, resize_and_crop
-from vibe_pipeline.images.source import find_images
 
 __all__ = [
     "BadImage",

@@ -4,8 +4,8 @@ import logging
 
 import pandas as pd
 
-from vibe_pipeline.config import DataParams
-from vibe_pipeline.messages import brief
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.io.errors import brief
 
 log = logging.getLogger(__name__)
 

@@ -3,9 +3,10 @@
 import math
 from dataclasses import dataclass
 
-from vibe_pipeline.config import ClipSize, DataParams
 from vibe_pipeline.diffusion.models import WanFolder, require_fitting_size
-from vibe_pipeline.images.sizing import aspect_buckets, nearest_bucket
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.model import ClipSize
+from vibe_pipeline.images.crop import aspect_buckets, nearest_bucket
 
 Size = tuple[int, int]
 

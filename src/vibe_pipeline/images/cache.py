@@ -19,14 +19,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vibe_pipeline.config import DataParams, ModelParams
 from vibe_pipeline.diffusion.models import WanFolder
-from vibe_pipeline.identity import content_key, folder_fingerprint, write_json
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.images.account import held_out_count
 from vibe_pipeline.images.buckets import Bucket, make_buckets
+from vibe_pipeline.images.crop import nearest_bucket
 from vibe_pipeline.images.encode import Row, Shard, encode_shards
-from vibe_pipeline.images.sizing import nearest_bucket
-from vibe_pipeline.messages import brief
+from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.files import write_json
+from vibe_pipeline.io.keys import content_key, folder_fingerprint
 
 log = logging.getLogger(__name__)
 

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin
 from tqdm import tqdm
 
+from vibe_pipeline.images.crop import nearest_bucket
+from vibe_pipeline.images.find import FoundImage
 from vibe_pipeline.images.folder import CAPTION_SUFFIX
 from vibe_pipeline.images.formats import FORMATS, MAX_TEXT, refusal_by_error
-from vibe_pipeline.images.sizing import nearest_bucket
-from vibe_pipeline.images.source import FoundImage
-from vibe_pipeline.messages import brief
+from vibe_pipeline.io.errors import brief
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from vibe_pipeline.budget import require_time
-from vibe_pipeline.config import DataParams, ModelParams
 from vibe_pipeline.diffusion.lifetime import released
 from vibe_pipeline.diffusion.models import (
     WanFolder,
@@ -33,11 +31,14 @@ from vibe_pipeline.diffusion.models import (
     pick_device,
     text_embeddings,
 )
-from vibe_pipeline.identity import remove_abandoned, require_space, write_atomic
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.images.buckets import Bucket, Size
-from vibe_pipeline.images.camera import enlarge, shrink
 from vibe_pipeline.images.check import load_rgb
-from vibe_pipeline.images.sizing import resize_and_crop
+from vibe_pipeline.images.crop import resize_and_crop
+from vibe_pipeline.images.resize import enlarge, shrink
+from vibe_pipeline.io.files import remove_abandoned, require_space, write_atomic
+from vibe_pipeline.runtime.deadline import require_time
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from vibe_pipeline.images.formats import SUFFIXES, is_image_by_content, refusal_by_name
-from vibe_pipeline.messages import brief
+from vibe_pipeline.io.errors import brief
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 CAPTION_SUFFIX = ".txt"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 
-from vibe_pipeline.messages import brief
+from vibe_pipeline.io.errors import brief
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,13 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from tqdm import tqdm
 
-from vibe_pipeline.config import DataParams
 from vibe_pipeline.diffusion.foreign import HUB_ID
-from vibe_pipeline.identity import content_key, require_space, write_atomic
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.images.find import CAPTION_COLUMN, FILE_COLUMN
 from vibe_pipeline.images.formats import SUFFIXES
-from vibe_pipeline.images.source import CAPTION_COLUMN, FILE_COLUMN
-from vibe_pipeline.messages import brief
+from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.files import require_space, write_atomic
+from vibe_pipeline.io.keys import content_key
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vibe_pipeline.miniature.architecture import TEXT_LENGTH, build_text_encoder, build_tokenizer, build_transformer
+from vibe_pipeline.miniature.networks import TEXT_LENGTH, build_text_encoder, build_tokenizer, build_transformer
 from vibe_pipeline.miniature.scene import sample_scenes
 from vibe_pipeline.miniature.trainer import Task
 from vibe_pipeline.miniature.world import render

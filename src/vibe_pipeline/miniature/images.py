@@ -7,8 +7,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from vibe_pipeline.config import DataParams
-from vibe_pipeline.identity import content_key, write_atomic
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.io.files import write_atomic
+from vibe_pipeline.io.keys import content_key
 from vibe_pipeline.miniature import scene as scene_module
 from vibe_pipeline.miniature import world
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan
 
-from vibe_pipeline.config import MiniatureParams
-from vibe_pipeline.miniature.architecture import save_pipeline
+from vibe_pipeline.experiment.miniature import MiniatureParams
 from vibe_pipeline.miniature.base import BaseObjective, base_task, encode_clips, latent_statistics, load_clips
+from vibe_pipeline.miniature.networks import save_pipeline
 from vibe_pipeline.miniature.trainer import Schedule, train
 from vibe_pipeline.miniature.vae import VaeObjective, vae_task
 

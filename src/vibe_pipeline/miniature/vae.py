@@ -21,7 +21,7 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
-from vibe_pipeline.miniature.architecture import build_vae
+from vibe_pipeline.miniature.networks import build_vae
 from vibe_pipeline.miniature.scene import sample_scene
 from vibe_pipeline.miniature.trainer import Task
 from vibe_pipeline.miniature.world import STILL_STYLE, VIDEO_STYLE, render

@@ -26,7 +26,7 @@ class RowFunction:
 
 
 def resources(gpus: int = 0, cpus: int = 1) -> list[str]:
-    """Tags that say what a node needs; :class:`vibe_pipeline.runner.RayRunner` reads them."""
+    """Tags that say what a node needs; :class:`vibe_pipeline.runtime.ray_runner.RayRunner` reads them."""
     return [f"gpu_{gpus}", f"cpu_{cpus}"]
 
 

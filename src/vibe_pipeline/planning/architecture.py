@@ -14,9 +14,9 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
 from transformers import UMT5EncoderModel
 
-from vibe_pipeline.config import ClipSize
 from vibe_pipeline.diffusion.models import WanFolder, find_model, latent_shape
 from vibe_pipeline.diffusion.weights import on_meta
+from vibe_pipeline.experiment.model import ClipSize
 
 Grid = tuple[int, int, int]
 

@@ -9,17 +9,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from vibe_pipeline.config import (
-    AdapterParams,
-    ArmParams,
-    AttentionParams,
-    ClipSize,
-    LoraParams,
-    ModelParams,
-    Tables,
-    TrainParams,
-)
-from vibe_pipeline.diffusion.adapters import fuses_exactly
+from vibe_pipeline.diffusion.lora import fuses_exactly
+from vibe_pipeline.experiment.adapters import AdapterParams
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.experiment.model import ClipSize, ModelParams
+from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.planning import flops, memory
 from vibe_pipeline.planning.architecture import Architecture, Grid
 from vibe_pipeline.planning.devices import Device

@@ -11,18 +11,23 @@ from typing import Any, Literal
 import torch
 from packaging.requirements import Requirement
 
-from vibe_pipeline.config import DataParams, EvaluationParams, GenerationParams, ModelParams, ReportParams, Tables
 from vibe_pipeline.diffusion.foreign import HUB_ID
-from vibe_pipeline.evaluation.aggregate import canonical_name
-from vibe_pipeline.evaluation.protocol import clips_per_dimension
-from vibe_pipeline.evaluation.readiness import Skipped, readiness
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.load import tables_of
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.run import ReportParams
+from vibe_pipeline.experiment.tables import Tables
 from vibe_pipeline.generation.prompts import load_prompts
+from vibe_pipeline.images.find import find_images
 from vibe_pipeline.images.huggingface import find_dataset
-from vibe_pipeline.images.source import find_images
-from vibe_pipeline.named import require_folder
-from vibe_pipeline.parameters import tables_of
+from vibe_pipeline.io.named import require_folder
 from vibe_pipeline.planning.plan import Plan, make_plan
-from vibe_pipeline.preflight import Check, check_report, generation_checks, scoring_checks, weights_check
+from vibe_pipeline.planning.preflight import Check, check_report, generation_checks, scoring_checks, weights_check
+from vibe_pipeline.vbench.prompts import clips_per_dimension
+from vibe_pipeline.vbench.readiness import Skipped, readiness
+from vibe_pipeline.vbench.totals import canonical_name
 
 State = Literal["ok", "missing", "optional"]
 

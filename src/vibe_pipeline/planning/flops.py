@@ -17,9 +17,10 @@ from diffusers import AutoencoderKLWan
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vibe_pipeline.config import AttentionParams, LoraParams
 from vibe_pipeline.diffusion.attention import Windows
 from vibe_pipeline.diffusion.models import tile_stride
+from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.planning.architecture import Architecture, Grid
 
 

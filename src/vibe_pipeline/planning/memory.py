@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from vibe_pipeline.config import LoraParams
-from vibe_pipeline.diffusion.adapters import FUSED, add_adapter
+from vibe_pipeline.diffusion.lora import FUSED, add_adapter
 from vibe_pipeline.diffusion.models import tile_stride
+from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.planning.architecture import Architecture, Grid
 
 CONTEXT_BYTES = 1.0e9

@@ -10,29 +10,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from vibe_pipeline.config import (
-    RUNS_TRANSFORMER,
-    ArmParams,
-    AttentionParams,
-    ClipSize,
-    DataParams,
-    EvaluationParams,
-    GenerationParams,
-    LoraParams,
-    ModelParams,
-    Tables,
-    TrainParams,
-)
 from vibe_pipeline.diffusion.flow import sigma_schedule
 from vibe_pipeline.diffusion.models import tile_stride
-from vibe_pipeline.evaluation.protocol import clips_per_dimension
+from vibe_pipeline.experiment.arms import RUNS_TRANSFORMER, ArmParams
+from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.load import tables_of
+from vibe_pipeline.experiment.model import ClipSize, ModelParams
+from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.prompts import load_prompts
-from vibe_pipeline.images.source import find_images
-from vibe_pipeline.parameters import tables_of
+from vibe_pipeline.images.find import find_images
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.costs import Adapter, Costs, Work, measuring, measuring_memory, stage1_of
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.memory import CONTEXT_BYTES
+from vibe_pipeline.vbench.prompts import clips_per_dimension
 
 FULL = AttentionParams(kind="full")
 STAGE1 = "Velocity loss on low-resolution images"

@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vibe_pipeline.config import ArmParams, DataParams, GenerationParams, ModelParams, Tables, TrainParams
 from vibe_pipeline.diffusion.models import find_model
-from vibe_pipeline.identity import read_json
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.training import TrainParams
 from vibe_pipeline.images.cache import is_current
+from vibe_pipeline.io.files import read_json
 
 STEPS = 2
 CAPTION = "a photograph of a street at noon"

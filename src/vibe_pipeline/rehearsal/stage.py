@@ -22,14 +22,13 @@ import torch
 from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 
-from vibe_pipeline.config import Tables
-from vibe_pipeline.diffusion import adapters as lora
+from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.models import find_model, load_transformer, pick_device
-from vibe_pipeline.evaluation.vbench import NOT_FINITE
-from vibe_pipeline.folders import data_in, in_data
-from vibe_pipeline.identity import file_sha256
-from vibe_pipeline.messages import brief
-from vibe_pipeline.parameters import GROUPS
+from vibe_pipeline.experiment.load import GROUPS
+from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.folders import data_in, in_data
+from vibe_pipeline.io.keys import file_sha256
 from vibe_pipeline.pipelines import (
     ablation_report,
     data_processing,
@@ -47,6 +46,7 @@ from vibe_pipeline.rehearsal.small import (
     shortened,
 )
 from vibe_pipeline.tracking.runs import PARENT
+from vibe_pipeline.vbench.score import NOT_FINITE
 
 log = logging.getLogger(__name__)
 

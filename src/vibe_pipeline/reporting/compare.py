@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 from mlflow import MlflowClient
 
-from vibe_pipeline.config import TrackingParams
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.statistics import NEEDED, TRAINING, paired_difference, summarise
-from vibe_pipeline.messages import brief
+from vibe_pipeline.experiment.run import TrackingParams
+from vibe_pipeline.io.errors import brief
 from vibe_pipeline.reporting.glossary import ARROWS, number, words
 from vibe_pipeline.reporting.narrative import count
 from vibe_pipeline.tracking.store import opened

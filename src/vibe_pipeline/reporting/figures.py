@@ -15,7 +15,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vibe_pipeline.config import AdapterParams, ArmParams
+from vibe_pipeline.experiment.adapters import AdapterParams
+from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.reporting.glossary import ARROWS, DIRECTION_WORDS, number, words
 from vibe_pipeline.reporting.tables import BOUNDS, arm_label, arm_order, is_scored
 

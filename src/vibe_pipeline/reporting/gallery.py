@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vibe_pipeline.config import ArmParams
+from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.reporting.media import Panel, contact_sheet, image_uri, mid_frame, video_uri
 from vibe_pipeline.reporting.tables import arm_label, arm_order
 

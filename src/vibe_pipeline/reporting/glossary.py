@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from vibe_pipeline.evaluation.measures import MEASURES
+from vibe_pipeline.evaluation.metrics.measures import MEASURES
 
 ARROWS = MappingProxyType({"higher": "↑", "lower": "↓", "none": ""})
 DIRECTION_WORDS = MappingProxyType({"higher": "higher is better", "lower": "lower is better", "none": "no better side"})

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from vibe_pipeline.generation.clips import pick_frames
+from vibe_pipeline.io.video import pick_frames
 
 Frames = NDArray[np.uint8]
 

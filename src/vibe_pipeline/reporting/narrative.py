@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from vibe_pipeline.config import AdapterParams, ArmParams
+from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, Judgement
 from vibe_pipeline.evaluation.statistics import TRAINING
-from vibe_pipeline.reporting.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, Judgement
+from vibe_pipeline.experiment.adapters import AdapterParams
+from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.reporting.glossary import number
 from vibe_pipeline.reporting.tables import BOUNDS, arm_label, is_scored, tally, text
 

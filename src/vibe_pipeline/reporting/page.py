@@ -8,24 +8,16 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from vibe_pipeline.config import AdapterParams, ArmParams
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
+from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, Claim, Judgement, judge
 from vibe_pipeline.evaluation.statistics import TRAINING
-from vibe_pipeline.masking import mask
-from vibe_pipeline.messages import brief
+from vibe_pipeline.experiment.adapters import AdapterParams
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.redact import mask
+from vibe_pipeline.io.yaml_files import read_mapping, read_yaml
 from vibe_pipeline.reporting import figures, gallery, narrative, sweep_figures, tables
-from vibe_pipeline.reporting.claims import (
-    ABSENT,
-    FAILS,
-    HOLDS,
-    NOT_RUN,
-    OPEN,
-    Claim,
-    Judgement,
-    judge,
-)
 from vibe_pipeline.reporting.glossary import ARROWS, number, words
-from vibe_pipeline.reporting.sources import read_mapping, read_yaml
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE_BYTES = 14_000_000

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from vibe_pipeline.identity import write_atomic
+from vibe_pipeline.io.files import write_atomic
 from vibe_pipeline.reporting.media import GAP, PAPER, TEXT, some_frames, wrapped
 
 FRAME = 200

@@ -8,12 +8,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vibe_pipeline.config import ArmParams
+from vibe_pipeline.evaluation.pooling import variants_of
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.sweep_names import label_with, short_fields, shown
 from vibe_pipeline.reporting.figures import DASHES, SERIES, add_legend, new_axes, styled
 from vibe_pipeline.reporting.glossary import ARROWS, DIRECTION_WORDS, number, words
-from vibe_pipeline.reporting.pooling import variants_of
 from vibe_pipeline.reporting.tables import is_scored
-from vibe_pipeline.variants import label_with, short_fields, shown
 
 WIDE_RANGE = 20
 """Positive values that span this factor go on a log axis."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from vibe_pipeline.config import ArmParams, AttentionParams
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
-from vibe_pipeline.reporting.claims import HOLDS, weigh
+from vibe_pipeline.evaluation.claims import HOLDS, weigh
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.reporting.glossary import ARROWS, DIRECTION_WORDS, family_words, number, spread, words
 
 FAMILY_ORDER = ("detail", "miniature", "vbench")

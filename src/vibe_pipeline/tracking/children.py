@@ -14,11 +14,12 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
 
-from vibe_pipeline.budget import OutOfTimeError
-from vibe_pipeline.config import AdapterParams, Stage1Params
-from vibe_pipeline.identity import write_atomic
-from vibe_pipeline.masking import mask
-from vibe_pipeline.ranks import follows
+from vibe_pipeline.experiment.adapters import AdapterParams
+from vibe_pipeline.experiment.training import Stage1Params
+from vibe_pipeline.io.files import write_atomic
+from vibe_pipeline.io.redact import mask
+from vibe_pipeline.runtime.deadline import OutOfTimeError
+from vibe_pipeline.runtime.torchrun import follows
 from vibe_pipeline.tracking.runs import LONGEST_PARAM, PARENT, Curve, Tracked, connected, flatten
 
 log = logging.getLogger(__name__)

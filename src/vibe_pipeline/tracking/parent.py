@@ -16,9 +16,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from vibe_pipeline.config import TrackingParams
-from vibe_pipeline.masking import mask
-from vibe_pipeline.messages import brief
+from vibe_pipeline.experiment.run import TrackingParams
+from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.redact import mask
 from vibe_pipeline.tracking.costs import cost_metrics
 from vibe_pipeline.tracking.runs import PARENT, URI, Tracked
 from vibe_pipeline.tracking.store import opened

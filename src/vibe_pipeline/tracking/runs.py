@@ -14,7 +14,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
 
-from vibe_pipeline.masking import mask
+from vibe_pipeline.io.redact import mask
 
 log = logging.getLogger(__name__)
 

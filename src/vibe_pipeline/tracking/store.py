@@ -13,9 +13,9 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from vibe_pipeline.config import TrackingParams
-from vibe_pipeline.masking import mask, take_credentials
-from vibe_pipeline.messages import brief, did_you_mean
+from vibe_pipeline.experiment.run import TrackingParams
+from vibe_pipeline.io.errors import brief, did_you_mean
+from vibe_pipeline.io.redact import mask, take_credentials
 from vibe_pipeline.tracking.relocation import follow_project
 
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"

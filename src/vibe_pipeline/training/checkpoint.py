@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from vibe_pipeline.identity import write_atomic
-from vibe_pipeline.messages import brief
+from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.files import write_atomic
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from vibe_pipeline.config import TrainParams
 from vibe_pipeline.diffusion.flow import draw_sigma
 from vibe_pipeline.diffusion.objectives import Predict
+from vibe_pipeline.experiment.training import TrainParams
 from vibe_pipeline.images.cache import LatentCache
-from vibe_pipeline.training.group import Group
+from vibe_pipeline.training.distributed import Group
 
 Loss = Callable[[Predict, dict[str, Tensor], Tensor, Tensor, Tensor], dict[str, Tensor]]
 """(predict, batch of cached parts, noise, sigma, weight) to named losses, `loss` among them; means over the batch."""

@@ -17,8 +17,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from accelerate.utils import patch_environment
 
-from vibe_pipeline.budget import OutOfTimeError
-from vibe_pipeline.training.group import join_group
+from vibe_pipeline.runtime.deadline import OutOfTimeError
+from vibe_pipeline.training.distributed import join_group
 
 Records = list[dict[str, float]]
 Work = Callable[..., None]

@@ -18,17 +18,17 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm import tqdm
 
-from vibe_pipeline.budget import out_of_time, require_time
-from vibe_pipeline.diffusion import adapters as lora
+from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.flow import loss_weight
 from vibe_pipeline.diffusion.models import velocity_predictor
 from vibe_pipeline.images.cache import epoch_batches
-from vibe_pipeline.messages import brief
+from vibe_pipeline.io.errors import brief
+from vibe_pipeline.runtime.deadline import out_of_time, require_time
 from vibe_pipeline.training.checkpoint import NAME, load_checkpoint, save_checkpoint
 from vibe_pipeline.training.ema import averaged, make_ema
 from vibe_pipeline.training.flops import count_flops
 from vibe_pipeline.training.job import Batch, Job, draw_batch
-from vibe_pipeline.training.optimiser import make_optimiser, set_learning_rate
+from vibe_pipeline.training.optim import make_optimiser, set_learning_rate
 from vibe_pipeline.training.throughput import Window, device_peak, peak_memory
 from vibe_pipeline.training.validation import held_out_loss
 

@@ -1,7 +1,7 @@
 """Global-Coarse-Local-Fine attention for diffusers' Wan transformers (ViBe, arXiv 2603.23326)."""
 
 from vibe_pipeline.diffusion.attention.backends import BACKENDS, Plan, gclf_attention, make_plan
-from vibe_pipeline.diffusion.attention.blocks import build_block_mask, computed_share, window_blocks
+from vibe_pipeline.diffusion.attention.flex import build_block_mask, computed_share, window_blocks
 from vibe_pipeline.diffusion.attention.geometry import Windows, freeswim_scale, inward_window_mask, reorder_tokens
 from vibe_pipeline.diffusion.attention.install import (
     AttentionSettings,

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from vibe_pipeline.diffusion.attention.blocks import build_block_mask
+from vibe_pipeline.diffusion.attention.flex import build_block_mask
+from vibe_pipeline.diffusion.attention.gather import Tile, TiledAttention, plan_tiles
 from vibe_pipeline.diffusion.attention.geometry import (
     Grid,
     HalfWindow,
@@ -26,7 +27,6 @@ from vibe_pipeline.diffusion.attention.geometry import (
     pool_tokens,
     reorder_tokens,
 )
-from vibe_pipeline.diffusion.attention.tiles import Tile, TiledAttention, plan_tiles
 
 Backend = Literal["auto", "dense", "gather", "flex"]
 BACKENDS = ("auto", "dense", "gather", "flex")

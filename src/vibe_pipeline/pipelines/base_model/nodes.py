@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from vibe_pipeline.config import MiniatureParams, ModelParams
-from vibe_pipeline.identity import folder_fingerprint
+from vibe_pipeline.experiment.miniature import MiniatureParams
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.io.keys import folder_fingerprint
 from vibe_pipeline.miniature.recipe import train_base
 
 WORK = Path("data/06_models/base_training")

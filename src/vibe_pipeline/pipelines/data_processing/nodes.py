@@ -6,18 +6,20 @@ from typing import Any
 
 import pandas as pd
 
-from vibe_pipeline.config import AdapterParams, DataParams, ModelParams
 from vibe_pipeline.diffusion.models import find_model, limit_threads
-from vibe_pipeline.folders import in_data
-from vibe_pipeline.identity import is_folder
+from vibe_pipeline.experiment.adapters import AdapterParams
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.images import check_images, find_images, require_usable
 from vibe_pipeline.images.account import take
 from vibe_pipeline.images.buckets import make_buckets
 from vibe_pipeline.images.cache import build_cache
 from vibe_pipeline.images.captions import check_captions
+from vibe_pipeline.images.degradation import degradation_check
 from vibe_pipeline.images.huggingface import export_dataset
-from vibe_pipeline.images.quality import degradation_check
-from vibe_pipeline.messages import brief
+from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.files import is_folder
+from vibe_pipeline.io.folders import in_data
 from vibe_pipeline.miniature.images import render_images
 
 CACHE = "05_model_input/latents"

@@ -4,10 +4,13 @@ from typing import Any
 
 import pandas as pd
 
-from vibe_pipeline.config import ArmParams, GenerationParams, ModelParams, TrackingParams
-from vibe_pipeline.folders import in_data
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.run import TrackingParams
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.generation.render import arm_clips, native_clips, reference_clips
+from vibe_pipeline.io.folders import in_data
 from vibe_pipeline.reporting.preview import write_preview
 from vibe_pipeline.tracking import parent_run
 

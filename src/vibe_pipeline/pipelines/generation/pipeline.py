@@ -7,7 +7,7 @@ cluster; that a training would crash is found by a rehearsal before.
 
 from kedro.pipeline import Node, Pipeline
 
-from vibe_pipeline.config import Tables
+from vibe_pipeline.experiment.tables import Tables
 from vibe_pipeline.pipelines.generation import nodes
 from vibe_pipeline.pipelines.rows import for_row, resources
 

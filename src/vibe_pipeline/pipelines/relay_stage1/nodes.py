@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from vibe_pipeline.config import ModelParams, Stage1Params
-from vibe_pipeline.folders import in_data
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.training import Stage1Params
+from vibe_pipeline.io.folders import in_data
 from vibe_pipeline.tracking import tracked_adapter
-from vibe_pipeline.training.relay import stage1_folder, train_stage1
+from vibe_pipeline.training.stages import stage1_folder, train_stage1
 
 ADAPTERS = "06_models/adapters"
 

@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from vibe_pipeline.config import Tables
+from vibe_pipeline.experiment.tables import Tables
 from vibe_pipeline.pipelines.relay_stage1 import nodes
 from vibe_pipeline.pipelines.rows import for_row, resources
 

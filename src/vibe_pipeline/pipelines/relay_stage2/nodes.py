@@ -5,12 +5,15 @@ from typing import Any
 
 import pandas as pd
 
-from vibe_pipeline.config import AdapterParams, ArmParams, GenerationParams, ModelParams
-from vibe_pipeline.folders import in_data
-from vibe_pipeline.generation.validate import ValidationClips
-from vibe_pipeline.images.quality import check_of
+from vibe_pipeline.experiment.adapters import AdapterParams
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.generation.validation_clips import ValidationClips
+from vibe_pipeline.images.degradation import check_of
+from vibe_pipeline.io.folders import in_data
 from vibe_pipeline.tracking import log_artifact, tracked_adapter
-from vibe_pipeline.training.relay import stage2_folder, train_stage2
+from vibe_pipeline.training.stages import stage2_folder, train_stage2
 
 ADAPTERS = "06_models/adapters"
 CLIPS = "07_model_output/clips"

@@ -5,14 +5,16 @@ from typing import Any
 import pandas as pd
 import torch
 
-from vibe_pipeline.config import EvaluationParams, GenerationParams, ModelParams
 from vibe_pipeline.diffusion.models import limit_threads
-from vibe_pipeline.evaluation.manifest import vbench_manifest
-from vibe_pipeline.evaluation.patches import score_patches
-from vibe_pipeline.evaluation.scoring import Scoring
-from vibe_pipeline.evaluation.vbench import score_vbench
-from vibe_pipeline.folders import in_data
-from vibe_pipeline.miniature.scores import measure_arm
+from vibe_pipeline.evaluation.measure import measure_arm
+from vibe_pipeline.evaluation.metrics.patches import score_patches
+from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.io.folders import in_data
+from vibe_pipeline.vbench.manifest import vbench_manifest
+from vibe_pipeline.vbench.run import Scoring
+from vibe_pipeline.vbench.score import score_vbench
 
 WORK = "07_model_output/vbench"
 MEMORY = "07_model_output/measured"

@@ -1,0 +1,295 @@
+"""Adapter files of other programs: their key layouts, written from ours and read back.
+
+Ours is diffusers' LoRA format with its scale in the metadata. The others name the modules as Wan's authors do:
+`comfyui` (ComfyUI, and diffusers itself), `kohya` (musubi-tuner) and `diffsynth` (DiffSynth-Studio, in which the
+paper's authors published theirs). Read, but not written, are `lycoris`, `peft` and `wan` (Wan's names
+with no prefix). diffusers' own converters only read, multiply the scale into the weights and skip keys they do not
+know, so they serve as the reference in the tests instead.
+Sources: ComfyUI comfy/weight_adapter/lora.py, DiffSynth-Studio diffsynth/utils/lora/general.py (keys, and what a
+missing alpha means: scale 1).
+"""
+
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from diffusers import WanPipeline, WanTransformer3DModel
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from peft import LoraConfig
+from peft.utils.other import get_pattern_key
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vibe_pipeline.diffusion.headers import read_header
+from vibe_pipeline.diffusion.lora import WEIGHTS_NAME, read_adapter, require_safetensors
+from vibe_pipeline.diffusion.lora_keys import Key, kind_of, layout_of, parse_key, split_prefix
+from vibe_pipeline.diffusion.lora_names import native_name
+from vibe_pipeline.diffusion.weights import linear_shapes
+from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.files import write_atomic
+
+Layout = Literal["diffusers", "comfyui", "kohya", "diffsynth"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+# Layouts whose writers leave alpha out only where it says nothing; others leave it to a file beside, or lose it.
+ALPHA_IS_RANK = ("comfyui", "kohya", "lycoris", "diffsynth", "wan")
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The update of one linear layer: (alpha / rank) B A, with A [rank, in] and B [out, rank]."""
+
+    a: Tensor
+    b: Tensor
+    alpha: float | None
+
+    @property
+    def rank(self) -> int:
+        """Rows of A."""
+        return self.a.shape[0]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import found, what it took the scale from, and how many differences it left out since they were zero."""
+
+    path: Path
+    layout: str
+    modules: int
+    ranks: tuple[int, ...]
+    alphas: tuple[float, ...]
+    scale_from: str
+    zeros_dropped: int = 0
+
+
+def export_adapter(path: Path, layout: Layout, output: Path, fold: bool = False) -> Path:
+    """Write an adapter file of ours in another program's layout.
+
+    Args:
+        path: Our file.
+        layout: `diffusers` is a checked copy.
+        output: The new file, ending in .safetensors.
+        fold: Multiply the scale into B and leave alpha out, for readers that know no alpha; B is then rounded
+            unless alpha / rank is a power of two.
+
+    Raises:
+        ValueError: Not a file of ours, a module that the layout has no name for, or a name without .safetensors.
+    """
+    require_safetensors(output)
+    state, config = read_adapter(path)
+    pairs = _scaled(_pairs(state, path), config)
+    if layout == "diffusers":
+        return write_atomic(output, lambda p: shutil.copyfile(path, p))
+    tensors: dict[str, Tensor] = {}
+    for module, pair in pairs.items():
+        tensors |= _in_layout(native_name(module), _folded(pair) if fold else pair, layout)
+    return write_atomic(output, lambda p: save_file(tensors, p, {"format": "pt"}))
+
+
+def _in_layout(native: str, pair: LowRank, layout: Layout) -> dict[str, Tensor]:
+    """Keys and tensors of one layer. diffsynth's have no alpha where it says nothing: the published form."""
+    a, b, alpha = pair.a.contiguous(), pair.b.contiguous(), torch.tensor(float(pair.alpha or pair.rank))
+    if layout == "diffsynth":
+        weights = {f"{native}.lora_A.default.weight": a, f"{native}.lora_B.default.weight": b}
+        return weights if pair.alpha == pair.rank else weights | {f"{native}.alpha": alpha}
+    name = f"diffusion_model.{native}" if layout == "comfyui" else f"lora_unet_{native.replace('.', '_')}"
+    return {f"{name}.lora_down.weight": a, f"{name}.lora_up.weight": b, f"{name}.alpha": alpha}
+
+
+def _folded(pair: LowRank) -> LowRank:
+    scale = (pair.alpha or pair.rank) / pair.rank
+    return LowRank(pair.a, (pair.b.double() * scale).to(pair.b.dtype), float(pair.rank))
+
+
+def import_adapter(
+    path: Path, folder: Path, alpha: float | None = None, base: WanTransformer3DModel | None = None
+) -> Imported:
+    """Read an adapter in any of the layouts and write it in ours, 32 bit, as `folder`/pytorch_lora_weights.safetensors.
+
+    Args:
+        path: A safetensors file.
+        folder: Gets the file.
+        alpha: For a file that does not state its own.
+        base: A transformer whose layers the adapter must fit; on the `meta` device it needs no weights.
+
+    Raises:
+        ValueError: A pickle; keys that are not a low-rank update of a Wan transformer; a difference that is not zero;
+            another base; an alpha that contradicts the file's own, or none where the layout has no convention.
+    """
+    tensors, metadata = _read(path)
+    layout, pairs, zeros = _parse(tensors, path)
+    if layout == "diffusers" and LORA_ADAPTER_METADATA_KEY in metadata:
+        _, config = read_adapter(path)
+        pairs, scale_from = _scaled(pairs, config), "the file's metadata"
+    elif all(p.alpha is not None for p in pairs.values()):
+        scale_from = "alpha in the file"
+    else:
+        pairs, scale_from = _with_alpha(pairs, alpha, layout, path)
+    if alpha is not None and any(p.alpha != alpha for p in pairs.values()):
+        stated = sorted({p.alpha for p in pairs.values() if p.alpha is not None})
+        raise ValueError(f"{path} states alpha {stated}, not {alpha}: leave out --alpha, the file knows")
+    if base is not None:
+        require_fit(pairs, base, path)
+    _write_ours(pairs, folder)
+    ranks = tuple(sorted({p.rank for p in pairs.values()}))
+    alphas = tuple(sorted({float(p.alpha or p.rank) for p in pairs.values()}))
+    return Imported(folder / WEIGHTS_NAME, layout, len(pairs), ranks, alphas, scale_from, zeros)
+
+
+def require_fit(pairs: Mapping[str, LowRank], base: WanTransformer3DModel, path: Path) -> None:
+    """Refuse an adapter of another base.
+
+    Raises:
+        ValueError: Names modules that do not exist, or whose shape differs.
+    """
+    layers = linear_shapes(base)
+    if strangers := sorted(pairs.keys() - layers.keys()):
+        image = any(".add_" in name or "image_embedder" in name for name in strangers)
+        raise ValueError(
+            f"{path} does not fit this base: {len(strangers)} of its {len(pairs)} modules do not exist there, "
+            f"among them {strangers[:3]}{' (an image-to-video base has them)' if image else ''}"
+        )
+    for module, pair in pairs.items():
+        shape = (pair.b.shape[0], pair.a.shape[1])
+        if shape != layers[module]:
+            raise ValueError(f"{path} was trained on another base: {module} is {layers[module]} here, {shape} there")
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    require_safetensors(path)
+    metadata = read_header(path).metadata
+    return load_file(path), dict(metadata)
+
+
+def _parse(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, dict[str, LowRank], int]:
+    """Layout, updates by diffusers' module name, and how many zero differences there were; every key is understood."""
+    prefixes = {split_prefix(key)[0] for key in tensors}
+    if not tensors or len(prefixes) > 1:
+        kind = kind_of(tensors)
+        found = f"its keys begin in {len(prefixes)} ways{kind and f' ({kind})'}, so {sorted(tensors)[:3]}"
+        raise ValueError(f"{path} is not an adapter of a Wan transformer; {found if tensors else 'it is empty'}")
+    layout = layout_of(tensors)
+    keys, unknown = _understood(tensors)
+    if unknown:
+        kind = kind_of(unknown) or f"{layout} layout"
+        raise ValueError(
+            f"{path}: {len(unknown)} of its {len(tensors)} keys are not a low-rank update of a Wan transformer "
+            f"({kind}), among them {sorted(unknown)[:3]}; nothing was imported"
+        )
+    differences = {name: tensors[name] for name, key in keys.items() if key.end == "difference"}
+    _require_zero(differences, len(tensors), path)
+    state: dict[str, Tensor] = {}
+    for name, key in keys.items():
+        if str(key) in state:
+            raise ValueError(f"{path} holds more than one adapter: {name} is the second of {key}; keep one a file")
+        if key.end != "difference":
+            state[str(key)] = tensors[name]
+    if not state:
+        raise ValueError(f"{path} is not an adapter of a Wan transformer: it holds {len(differences)} zeros alone")
+    return layout, _pairs(state, path), len(differences)
+
+
+def _understood(names: Iterable[str]) -> tuple[dict[str, Key], list[str]]:
+    """Every name with what it says, and those that say nothing of a Wan transformer."""
+    keys, unknown = {}, []
+    for name in names:
+        try:
+            keys[name] = parse_key(split_prefix(name)[1])
+        except ValueError:
+            unknown.append(name)
+    return keys, unknown
+
+
+def _require_zero(differences: Mapping[str, Tensor], total: int, path: Path) -> None:
+    """Differences of whole tensors cannot lie beside a base as an adapter does; where they are zero nothing is lost."""
+    sizes = {name: float(tensor.float().abs().max()) if tensor.numel() else 0.0 for name, tensor in differences.items()}
+    if changed := {name: size for name, size in sizes.items() if size != 0}:
+        shown = ", ".join(f"{name} {list(differences[name].shape)} up to {size:.3g}" for name, size in changed.items())
+        raise ValueError(
+            f"{path}: {len(changed)} of its {total} keys are differences of whole tensors that are not zero, which an "
+            f"adapter cannot hold: {brief(shown, 240)}; nothing was imported, take a version of it without them"
+        )
+
+
+def _pairs(state: Mapping[str, Tensor], path: Path) -> dict[str, LowRank]:
+    modules = list(dict.fromkeys(k.removesuffix(".alpha").split(".lora_")[0] for k in state))
+    halves = [m for m in modules if not {f"{m}.lora_A.weight", f"{m}.lora_B.weight"} <= state.keys()]
+    if halves:
+        raise ValueError(f"{path} is incomplete: {len(halves)} of its modules lack A or B, so {halves[:3]}")
+    pairs = {}
+    for module in modules:
+        a, b = state[f"{module}.lora_A.weight"], state[f"{module}.lora_B.weight"]
+        stated = state.get(f"{module}.alpha")
+        if a.ndim != 2 or b.ndim != 2 or b.shape[1] != a.shape[0] or (stated is not None and stated.numel() != 1):
+            raise ValueError(f"{path}: A {tuple(a.shape)} and B {tuple(b.shape)} of {module} make no low-rank update")
+        if not (a.float().isfinite().all() and b.float().isfinite().all()):
+            raise ValueError(f"{path}: A or B of {module} holds NaN or infinity; nothing was imported")
+        if stated is not None and not math.isfinite(stated):
+            raise ValueError(f"{path}: alpha of {module} is {float(stated)}; nothing was imported")
+        pairs[module] = LowRank(a.float(), b.float(), None if stated is None else float(stated))
+    return pairs
+
+
+def _scaled(pairs: Mapping[str, LowRank], config: Mapping[str, Any]) -> dict[str, LowRank]:
+    """Alphas from a LoRA configuration; a pattern names modules that differ from the rest."""
+    if config.get("use_rslora"):
+        raise ValueError("the adapter uses rank-stabilised scaling, which the other layouts cannot state")
+    patterns = config.get("alpha_pattern") or {}
+    alphas = {m: patterns.get(get_pattern_key(patterns, m), config["lora_alpha"]) for m in pairs}
+    return {m: LowRank(p.a, p.b, float(alphas[m])) for m, p in pairs.items()}
+
+
+def _with_alpha(
+    pairs: Mapping[str, LowRank], alpha: float | None, layout: str, path: Path
+) -> tuple[dict[str, LowRank], str]:
+    beside = path.with_name("adapter_config.json")
+    if alpha is None and layout == "peft" and beside.is_file():
+        return _scaled(pairs, _peft_config(beside)), beside.name
+    if alpha is None and layout not in ALPHA_IS_RANK:
+        raise ValueError(f"{path} does not state its alpha, and trainers differ in what they leave out: give --alpha")
+    filled = {m: p if p.alpha is not None else LowRank(p.a, p.b, float(alpha or p.rank)) for m, p in pairs.items()}
+    if alpha is not None:
+        return filled, "--alpha"
+    return filled, f"the convention of the {layout} layout: a file without alpha means alpha = rank"
+
+
+def _peft_config(path: Path) -> dict[str, Any]:
+    """What peft writes beside its weights.
+
+    Raises:
+        ValueError: It states no scale.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content | {"lora_alpha": float(content["lora_alpha"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} states no lora_alpha: {brief(error)}; give --alpha") from error
+
+
+def _write_ours(pairs: Mapping[str, LowRank], folder: Path) -> None:
+    rank = Counter(p.rank for p in pairs.values()).most_common(1)[0][0]
+    alpha = Counter(p.alpha for p in pairs.values()).most_common(1)[0][0]
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=sorted(pairs),
+        rank_pattern={m: p.rank for m, p in pairs.items() if p.rank != rank},
+        alpha_pattern={m: p.alpha for m, p in pairs.items() if p.alpha != alpha},
+    ).to_dict()
+    config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
+    state = {f"{m}.lora_{x}.weight": t.contiguous() for m, p in pairs.items() for x, t in (("A", p.a), ("B", p.b))}
+
+    def write(temporary: Path) -> None:
+        WanPipeline.save_lora_weights(
+            folder,
+            transformer_lora_layers=state,
+            transformer_lora_adapter_metadata=config,
+            weight_name=temporary.name,
+        )
+
+    write_atomic(folder / WEIGHTS_NAME, write)

@@ -1,0 +1,148 @@
+"""Claims as data, and what the scores say about each of them.
+
+A claim is that one arm is better than another on every metric it names. Both arms share prompts and
+seeds, so the difference is taken clip by clip, averaged over a prompt's seeds, and its interval comes
+from a bootstrap over prompts, and over training seeds where an arm was trained with several.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
+from vibe_pipeline.evaluation.statistics import paired_difference
+from vibe_pipeline.io.errors import refusal
+from vibe_pipeline.io.yaml_files import read_yaml
+
+Verdict = Literal["holds", "does not hold", "cannot be told from this data", "not measured", "not run"]
+HOLDS: Verdict = "holds"
+FAILS: Verdict = "does not hold"
+OPEN: Verdict = "cannot be told from this data"
+ABSENT: Verdict = "not measured"
+NOT_RUN: Verdict = "not run"
+
+
+class Claim(BaseModel):
+    """One claim: `arm` is better than `other` on every metric of `metrics` (name -> its better side)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    statement: str
+    source: str = ""
+    arm: str
+    other: str
+    metrics: dict[str, Literal["higher", "lower"]] = Field(min_length=1)
+    smallest: dict[str, FiniteFloat] = Field(
+        default_factory=dict, description="differences below these are too small to matter, however certain"
+    )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one metric says about a claim; `difference` is arm − other, with its interval."""
+
+    metric: str
+    better: Literal["higher", "lower"]
+    verdict: Verdict
+    reason: str = ""
+    difference: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    pairs: int = 0
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim, the evidence metric by metric, and the verdict."""
+
+    claim: Claim
+    verdict: Verdict
+    reason: str
+    evidence: tuple[Evidence, ...]
+
+
+def load_claims(path: Path) -> tuple[Claim, ...]:
+    """Read the claims of a yml file.
+
+    Raises:
+        ValueError: The file is not a list of claims; the message names the file and the field.
+    """
+    claims = []
+    for number, row in enumerate(read_yaml(path, "claims")):
+        try:
+            claims.append(Claim.model_validate(row))
+        except ValidationError as error:
+            raise ValueError(f"{path}: {refusal(error, f'claims.{number}', Claim)}") from error
+    return tuple(claims)
+
+
+def weigh(
+    scores: pd.DataFrame,
+    arm: str,
+    other: str,
+    metric: str,
+    better: Literal["higher", "lower"],
+    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
+) -> Evidence:
+    """What one metric says about `arm` being better than `other`."""
+    if scores.empty:
+        return Evidence(metric, better, ABSENT, why_missing(scores, (arm, other), metric))
+    found = paired_difference(scores, arm, other, metric, bootstrap)
+    low, high, n = found.low, found.high, found.prompts
+    if not n:
+        return Evidence(metric, better, ABSENT, why_missing(scores, (arm, other), metric))
+    towards = (low, high) if better == "higher" else (-high, -low)
+    if n < bootstrap.fewest_pairs:
+        verdict, reason = OPEN, f"only {n} prompt{'s' * (n != 1)}; an interval needs {bootstrap.fewest_pairs}"
+    elif towards[0] > 0:
+        verdict, reason = HOLDS, ""
+    elif towards[1] < 0:
+        verdict, reason = FAILS, ""
+    else:
+        verdict, reason = OPEN, "the interval of the difference contains 0"
+    return Evidence(metric, better, verdict, reason, found.mean, low, high, n)
+
+
+def why_missing(scores: pd.DataFrame, arms: tuple[str, ...], metric: str) -> str:
+    """The reasons the scores give for a metric's absence, or that there are none."""
+    if scores.empty:
+        return "no scores in this run"
+    rows = scores[(scores["metric"] == metric) & scores["arm"].isin(arms)]
+    given = [str(r) for r in rows.get("reason", pd.Series(dtype=object)).dropna().unique() if str(r).strip()]
+    return "; ".join(given) or "not scored for both arms on the same clips"
+
+
+def _if_it_matters(evidence: Evidence, smallest: float) -> Evidence:
+    """Evidence of a difference too small to matter speaks neither for nor against."""
+    if evidence.verdict in (HOLDS, FAILS) and abs(evidence.difference) < smallest:
+        return replace(evidence, verdict=OPEN, reason=f"the difference is below {smallest:g}, too small to matter")
+    return evidence
+
+
+def judge(claim: Claim, scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> Judgement:
+    """Judge a claim.
+
+    It holds if every named metric was measured and its interval lies on the claimed side of 0; it does not hold
+    if any lies on the other side; else it cannot be told. Without a measured metric it is not measured; without one of
+    its arms it was not run.
+    """
+    present = set(scores["arm"]) if "arm" in scores else set()
+    lacking = [a for a in (claim.arm, claim.other) if a not in present]
+    if lacking:
+        return Judgement(claim, NOT_RUN, f"not in this run: {', '.join(lacking)}", ())
+    evidence = tuple(weigh(scores, claim.arm, claim.other, m, better, bootstrap) for m, better in claim.metrics.items())
+    evidence = tuple(_if_it_matters(e, claim.smallest.get(e.metric, 0.0)) for e in evidence)
+    counts = {v: sum(e.verdict == v for e in evidence) for v in (HOLDS, FAILS, OPEN, ABSENT)}
+    measured = len(evidence) - counts[ABSENT]
+    if not measured:
+        return Judgement(claim, ABSENT, "; ".join(dict.fromkeys(e.reason for e in evidence)), evidence)
+    verdict = FAILS if counts[FAILS] else HOLDS if counts[HOLDS] == len(evidence) else OPEN
+    reason = f"{counts[HOLDS]} of {measured} measures clearly for, {counts[FAILS]} clearly against"
+    if counts[ABSENT]:
+        reason += f", {counts[ABSENT]} not measured"
+    return Judgement(claim, verdict, reason, evidence)

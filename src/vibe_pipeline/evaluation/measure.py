@@ -1,0 +1,201 @@
+"""Scores of an arm's clips: measures that see resolution, and measures against the known truth."""
+
+import logging
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from vibe_pipeline.evaluation.metrics.measures import MEASURES, Beside, Measured, measure_clip
+from vibe_pipeline.evaluation.metrics.static import StaticMask, find_static
+from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.io.keys import content_key
+from vibe_pipeline.io.score_table import WHOLE_ARM, difference_of, score_table
+from vibe_pipeline.io.table_cache import MEASURES_VERSION, remembered
+from vibe_pipeline.io.video import read_clip, read_frames
+from vibe_pipeline.miniature.readout import object_saliency
+from vibe_pipeline.miniature.readout import read_clip as read_attributes
+from vibe_pipeline.miniature.scene import BACKGROUNDS, parse_caption
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[np.float32]
+
+PAIRED = ("psnr", "band_correlation", "band_error")
+ATTRIBUTES = ("colours_right", "motion_right", "shape_right", "one_object")
+
+
+def measure_arm(
+    arm: str,
+    clips: pd.DataFrame,
+    native: pd.DataFrame,
+    evaluation: EvaluationParams,
+    generation: GenerationParams,
+    memory: Path | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score every clip of an arm.
+
+    Args:
+        arm: Its name.
+        clips: One row a clip: prompt_index, prompt, seed, path, reference_path, method, key.
+        native: The native clips: prompt_index, seed, path, key.
+        evaluation: The band of detail.
+        generation: Whether true renders are paired with the clips.
+        memory: Folder where each clip's scores are kept, by its content, as soon as they are there.
+
+    Returns:
+        The score table (see `evaluation.clips`), and the radial spectrum (arm, cycles,
+        power; geometric mean over clips).
+    """
+    scene = _Scenes(generation, clips)
+    native_clips = native.set_index(["prompt_index", "seed"])
+    rows, spectra = [], []
+    for clip in clips.itertuples(index=False):
+        source = native_clips.loc[(clip.prompt_index, clip.seed)]
+
+        def compute(clip: Any = clip, source: pd.Series = source) -> dict[str, pd.DataFrame]:
+            return _tables(_measured(clip, source, evaluation.fine_band, scene, memory))
+
+        key = memory and content_key("clip", MEASURES_VERSION, clip.key, source["key"], *scene.key(clip, evaluation))
+        tables = remembered(memory, key, compute) if memory and key else compute()
+        place = {"arm": arm, "prompt_index": clip.prompt_index, "seed": clip.seed}
+        rows += [place | row for row in tables["scores"].to_dict("records")]
+        spectra.append(tables["spectrum"])
+    if scene.known and not scene.paired:
+        rows += [_unpaired(arm, metric) for metric in PAIRED]
+    return score_table(rows), mean_spectrum(arm, spectra)
+
+
+@dataclass(frozen=True)
+class _Scenes:
+    """What is known of the scenes of an arm's clips: miniature prompts say all, others nothing."""
+
+    generation: GenerationParams
+    clips: pd.DataFrame
+
+    @property
+    def known(self) -> bool:
+        return self.generation.prompts == "miniature"
+
+    @property
+    def paired(self) -> bool:
+        """The ceiling arm renders the very scene of the reference, whatever the native clips come from."""
+        truth = self.generation.native_source == "truth" or bool((self.clips["method"] == "truth").all())
+        return self.known and truth
+
+    def key(self, clip: Any, evaluation: EvaluationParams) -> tuple[Any, ...]:
+        """What else determines a clip's scores."""
+        reference = Path(clip.reference_path).name if self.known else ""
+        differs = difference_of(clip) if self.known else ""  # what cannot be measured then depends on the target
+        return clip.method, self.known and clip.prompt, reference, self.paired, differs, evaluation.fine_band
+
+
+def _measured(
+    clip: Any, native: pd.Series, band: tuple[float, float], scene: _Scenes, memory: Path | None
+) -> tuple[Measured, dict[str, float]]:
+    """A clip's measures, and what it shows against its caption."""
+    path, own = Path(clip.path), clip.method != "external"  # another system's clips have no native clip of ours
+    beside = read_frames(Path(native["path"])) if own else None
+    if not scene.known:
+        return measure_clip(read_frames(path), band, Beside(_native_static(native, memory), beside)), {}
+    pixels = read_clip(path)  # of the miniature, so it is small
+    unpaired = () if scene.paired else PAIRED
+    if differs := difference_of(clip):  # at another rate even frames of one number show other moments
+        measured = measure_clip(pixels, band, Beside(static_mask(pixels), beside))
+        measured.missing |= {m.name: differs for m in MEASURES if m.needs == "truth" and m.name not in unpaired}
+    else:
+        truth = read_frames(Path(clip.reference_path))
+        measured = measure_clip(pixels, band, Beside(static_mask(pixels), beside, truth, unpaired))
+    return measured, attribute_scores(pixels, clip.prompt)
+
+
+def _native_static(native: pd.Series, memory: Path | None) -> StaticMask:
+    """The mask of a (prompt, seed), found once for all arms."""
+    path = Path(native["path"])
+    if memory is None:
+        return find_static(read_frames(path))
+    kept = memory / "static" / f"{content_key('static', MEASURES_VERSION, native['key'])}.npz"
+    if kept.exists():
+        try:
+            return StaticMask.load(kept)
+        except ValueError as error:
+            log.warning("%s; it is made again", error)
+    found = find_static(read_frames(path))
+    log.info(
+        "%s: nothing moves in %.1f %% of the frame%s", path.name, 100 * found.share, found.problem and " (too little)"
+    )
+    found.save(kept)
+    return found
+
+
+def mean_spectrum(arm: str, spectra: list[pd.DataFrame]) -> pd.DataFrame:
+    """Geometric mean over clips: arm, cycles, power; over those of the most frequent size, if sizes differ."""
+    sizes = Counter(tuple(table["cycles"]) for table in spectra)
+    cycles, count = sizes.most_common(1)[0]
+    if count < len(spectra):
+        log.warning("%s: the spectrum is of %d of %d clips, as the others have another size", arm, count, len(spectra))
+    levels = [table["level"] for table in spectra if tuple(table["cycles"]) == cycles]
+    return pd.DataFrame({"arm": arm, "cycles": list(cycles), "power": np.power(10.0, np.mean(levels, 0))})
+
+
+def detail_scores(clip: Array, band: tuple[float, float]) -> dict[str, float]:
+    """Measures of a miniature clip that need no truth; those of time look at the static background."""
+    return measure_clip(clip, band, Beside(static_mask(clip))).values
+
+
+def static_mask(clip: Array) -> StaticMask:
+    """Where nothing moves in any frame of a miniature clip: away from the object's whole path."""
+    saliency, _ = object_saliency(clip)
+    return StaticMask(~ndimage.binary_dilation((saliency > 0.35).any(0), iterations=max(2, clip.shape[1] // 24)))
+
+
+def attribute_scores(clip: Array, prompt: str) -> dict[str, float]:
+    """What the clip shows against what its caption says: 0 or 1 each, and the colours' distance (RGB, 0 to 1)."""
+    truth = parse_caption(prompt)
+    reading = read_attributes(clip)
+    background = np.linalg.norm(object_saliency(clip)[1] - np.array(BACKGROUNDS[truth["background"]]))
+    right = {k: float(v) for k, v in reading.right(truth).items()}
+    return right | {"background_colour_error": float(background)}
+
+
+def _tables(found: tuple[Measured, dict[str, float]]) -> dict[str, pd.DataFrame]:
+    """A clip's scores (metric, value, direction, family, status, reason) and spectrum (cycles, level)."""
+    measured, attributes = found
+    directions = {m.name: m.direction for m in MEASURES}
+    rows = [_row(name, value, directions[name], "detail") for name, value in measured.values.items()]
+    rows += [
+        _row(name, math.nan, directions[name], "detail") | {"status": "skipped", "reason": reason}
+        for name, reason in measured.missing.items()
+    ]
+    for name, value in attributes.items():
+        rows.append(_row(name, value, "higher" if name in ATTRIBUTES else "lower", "miniature"))
+    spectrum = pd.DataFrame({"cycles": measured.cycles, "level": measured.levels})
+    return {"scores": pd.DataFrame(rows), "spectrum": spectrum}
+
+
+def _row(metric: str, value: float, direction: str, family: str) -> dict[str, Any]:
+    fine = bool(np.isfinite(value))
+    return {
+        "metric": metric,
+        "value": value if fine else np.nan,
+        "direction": direction,
+        "family": family,
+        "status": "scored" if fine else "failed",
+        "reason": "" if fine else f"the measure gave {value}",
+    }
+
+
+def _unpaired(arm: str, metric: str) -> dict[str, Any]:
+    reason = (
+        "native clips come from the base, so no true render shows the same scene; set generation.native_source: truth"
+    )
+    place = {"arm": arm, "prompt_index": WHOLE_ARM, "seed": WHOLE_ARM, "status": "skipped", "reason": reason}
+    direction = next(m.direction for m in MEASURES if m.name == metric)
+    return _row(metric, math.nan, direction, "detail") | place

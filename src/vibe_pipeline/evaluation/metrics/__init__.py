@@ -1,0 +1,1 @@
+"""What a clip is worth: one file a family of measures."""

@@ -1,0 +1,295 @@
+"""What measures keep of a clip while its frames go by: sums, so that a clip's length costs no memory.
+
+Each part sees a :class:`Step` per frame, in order. Several measures may share one part.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vibe_pipeline.evaluation.metrics.pixels import Frame, Grid, strips
+from vibe_pipeline.images.resize import shrink
+
+Weights = NDArray[np.floating]
+
+# Power of 8-bit rounding noise: below it, two stored clips cannot be told apart.
+ROUNDING_POWER = (1 / 255) ** 2 / 12
+# Power under which a frame counts as flat: an amplitude of a ten-thousandth of the range.
+FLAT_POWER = 1e-8
+MAD_TO_SIGMA = 1.4826  # of a normal distribution
+NOISE_STEP = 2.0**-16
+"""Width of a class of the residual's distribution: it moves `residual_noise` by at most 1.4e-6."""
+# A second difference along both axes of a difference of values in [0, 1] lies in ±16; a little more for rounding.
+NOISE_CLASSES = round(17 / NOISE_STEP)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What parts are made for.
+
+    Attributes:
+        grid: Of the clip's frames.
+        band: Of detail, cycles per frame height; the upper end is excluded.
+        bins: Rings of the spectrum.
+    """
+
+    grid: Grid
+    band: tuple[float, float] = (0.0, math.inf)
+    bins: int = 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """One frame of a clip, and what stands beside it.
+
+    Attributes:
+        frame: Of the clip.
+        truth: The same frame of the true render.
+        native: The same frame of the native clip.
+        static: How static each pixel is, [H, W] in [0, 1]; None: everywhere fully.
+    """
+
+    frame: Frame
+    truth: Frame | None = None
+    native: Frame | None = None
+    static: Weights | None = None
+
+
+class Part(Protocol):
+    """What a measure keeps."""
+
+    def __init__(self, setting: Setting):
+        """Empty.
+
+        Raises:
+            ValueError: Frames of this size do not have what is measured.
+        """
+
+    def add(self, step: Step) -> None:
+        """Take the next frame; one without what is needed beside it is passed over."""
+
+
+class BandShare:
+    """Share of the power that lies in the band, of each frame that is not flat."""
+
+    def __init__(self, setting: Setting):
+        self._band = setting.grid.band(*setting.band)
+        self._shares: list[float] = []
+
+    def add(self, step: Step) -> None:
+        power = step.frame.power
+        total = float(power[1:].sum(dtype=np.float64))
+        if total > FLAT_POWER * math.prod(step.frame.grid.shape):
+            self._shares.append(float(power[self._band].sum(dtype=np.float64)) / total)
+
+    def mean(self) -> float:
+        """Over frames; NaN if all were flat."""
+        return float(np.mean(self._shares)) if self._shares else math.nan
+
+
+class RadialSpectrum:
+    """Mean power in each ring, of the clip and of the truth where there is one."""
+
+    def __init__(self, setting: Setting):
+        self._bins, self._ring = setting.bins, setting.grid.rings(setting.bins)
+        columns = np.broadcast_to(setting.grid.multiplicity, (setting.grid.shape[0], len(setting.grid.multiplicity)))
+        self._count = self._per_ring(columns.ravel())
+        self._sums = {False: np.zeros(self._bins), True: np.zeros(self._bins)}
+        self._frames = {False: 0, True: 0}
+
+    def add(self, step: Step) -> None:
+        for frame in (step.frame, step.truth):
+            if frame is not None:
+                self._sums[frame is step.truth] += self._per_ring(frame.power)
+                self._frames[frame is step.truth] += 1
+
+    def levels(self, truth: bool = False) -> NDArray[np.float64]:
+        """Log10 of the mean power, [bins], floored at that of 8-bit rounding noise."""
+        return np.log10(np.maximum(self._sums[truth] / (self._count * self._frames[truth]), ROUNDING_POWER))
+
+    def distance(self) -> float:
+        """Root mean square difference of the two."""
+        return float(np.sqrt(np.mean((self.levels() - self.levels(truth=True)) ** 2)))
+
+    def _per_ring(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        return np.bincount(self._ring, values, self._bins + 1)[: self._bins]
+
+
+class BandMatch:
+    """What the band holds against the truth's."""
+
+    def __init__(self, setting: Setting):
+        self._band = setting.grid.band(*setting.band)
+        columns = len(setting.grid.multiplicity)
+        self._weight = setting.grid.multiplicity[self._band % columns].astype(np.float64)
+        self._floor = FLAT_POWER * float(self._weight.sum())
+        self._error = self._power = 0.0
+        self._frames = 0
+        self._correlations: list[float] = []
+
+    def add(self, step: Step) -> None:
+        if step.truth is None:
+            return
+        ours, truth = (f.transform.ravel()[self._band].astype(np.complex128) for f in (step.frame, step.truth))
+        power, true_power = (self._sum(np.abs(values) ** 2) for values in (ours, truth))
+        self._error += self._sum(np.abs(ours - truth) ** 2)
+        self._power += true_power
+        self._frames += 1
+        if true_power > self._floor:
+            found = power > self._floor
+            both = self._sum((ours * truth.conj()).real)
+            self._correlations.append(both / math.sqrt(power * true_power) if found else 0.0)
+
+    def error(self) -> float:
+        """Power of the difference over the truth's, over all frames; NaN if the truth has nothing there."""
+        return self._error / self._power if self._power > self._floor * self._frames else math.nan
+
+    def correlation(self) -> float:
+        """Mean over the frames in which the truth has something there; NaN if there are none."""
+        return float(np.mean(self._correlations)) if self._correlations else math.nan
+
+    def _sum(self, values: NDArray[np.float64]) -> float:
+        return float(np.dot(self._weight, values))
+
+
+class _MeanSquare:
+    """Squared differences of pictures."""
+
+    def __init__(self, setting: Setting):
+        self._sum, self._count = 0.0, 0
+
+    def psnr(self) -> float:
+        """Decibels; infinite if there is no difference."""
+        error = self._sum / self._count
+        return -10 * math.log10(error) if error > 0 else math.inf
+
+    def _take(self, difference: NDArray[np.floating]) -> None:
+        self._count += difference.size
+        self._sum += float(np.sum(np.square(difference, out=difference), dtype=np.float64))
+
+
+class SquaredError(_MeanSquare):
+    """Of all pixels to the truth."""
+
+    def add(self, step: Step) -> None:
+        if step.truth is not None:
+            for rows in strips(len(step.frame.raw)):
+                self._take(step.frame.strip(rows) - step.truth.strip(rows))
+
+
+class NativeError(_MeanSquare):
+    """Of the shrunk clip to the native one."""
+
+    def add(self, step: Step) -> None:
+        if step.native is None:
+            return
+        whole = torch.from_numpy(np.ascontiguousarray(step.frame.strip(slice(None)))).permute(2, 0, 1)
+        small = shrink(whole[None, :, None], *step.native.grid.shape)[0, :, 0].permute(1, 2, 0).numpy()
+        self._take(small - step.native.strip(slice(None)))
+
+
+class StaticShare:
+    """How much of the frame counts as static, mean over frames."""
+
+    def __init__(self, setting: Setting):
+        self._shares: list[float] = []
+
+    def add(self, step: Step) -> None:
+        self._shares.append(1.0 if step.static is None else float(np.mean(step.static)))
+
+    def mean(self) -> float:
+        """Between 0 and 1."""
+        return float(np.mean(self._shares))
+
+
+class Changes:
+    """Mean absolute change of RGB from frame to frame, weighted by how static a pixel is in both."""
+
+    def __init__(self, setting: Setting):
+        self._before: Step | None = None
+        self._totals: list[tuple[float, float]] = []
+
+    def add(self, step: Step) -> None:
+        # Only the stored picture is kept, not what others computed from it.
+        before, self._before = self._before, Step(Frame(step.frame.raw, step.frame.grid), static=step.static)
+        if before is not None:
+            parts = [self._change(before, step, rows) for rows in strips(len(step.frame.raw))]
+            self._totals.append((math.fsum(p[0] for p in parts), math.fsum(p[1] for p in parts)))
+
+    def flicker(self) -> float:
+        """Over all steps; NaN if nothing is static."""
+        change, weight = np.sum(self._totals, axis=0)
+        return float(change / weight) if weight else math.nan
+
+    def first_jump(self) -> float:
+        """The first step's mean change minus the median of the later steps'; steps without static pixels are left out.
+
+        NaN if there is nothing static at the first step or at every later one.
+        """
+        steps = [change / weight if weight else math.nan for change, weight in self._totals]
+        later = [value for value in steps[1:] if not math.isnan(value)]
+        return float(steps[0] - np.median(later)) if later else math.nan
+
+    @staticmethod
+    def _change(before: Step, step: Step, rows: slice) -> tuple[float, float]:
+        difference = step.frame.strip(rows) - before.frame.strip(rows)
+        change = np.abs(difference, out=difference) @ np.full(3, 1 / 3, difference.dtype)
+        if before.static is None or step.static is None:
+            return float(change.sum(dtype=np.float64)), float(change.size)
+        weight = before.static[rows] * step.static[rows]
+        return float(np.sum(change * weight, dtype=np.float64)), float(weight.sum(dtype=np.float64))
+
+
+class TemporalNoise:
+    """The distribution of what changes from frame to frame in a pixel and not in its neighbours."""
+
+    def __init__(self, setting: Setting):
+        self._before: tuple[NDArray[np.floating], Weights | None] | None = None
+        self._counts = np.zeros(2 * NOISE_CLASSES + 1, np.int64)
+
+    def add(self, step: Step) -> None:
+        luma, static = step.frame.luma, step.static
+        before, self._before = self._before, (luma, static)
+        if before is None:
+            return
+        for rows in strips(max(0, len(luma) - 2)):
+            halo = slice(rows.start, rows.stop + 2)
+            # Second differences over both axes are Immerkaer's kernel.
+            residual = np.diff(np.diff(luma[halo] - before[0][halo], n=2, axis=0), n=2, axis=1)
+            if before[1] is not None and static is not None:
+                residual = residual[_whole_windows((static[halo] >= 0.5) & (before[1][halo] >= 0.5))]
+            self._count(residual)
+
+    def sigma(self) -> float:
+        """Standard deviation of the noise, robustly; NaN if nothing is static."""
+        if not self._counts.any():
+            return math.nan
+        middle = _twice_median(self._counts)
+        # In half classes, as the median may lie between two.
+        deviations = np.abs(2 * np.arange(len(self._counts)) - middle)
+        half_classes = _twice_median(np.bincount(deviations, self._counts)) / 2
+        return MAD_TO_SIGMA * half_classes * NOISE_STEP / 2 / (6 * math.sqrt(2))
+
+    def _count(self, residual: NDArray[np.floating]) -> None:
+        if residual.size:
+            classes = np.rint(residual * residual.dtype.type(1 / NOISE_STEP)).astype(np.intp).ravel()
+            lowest = int(classes.min())
+            found = np.bincount(classes - lowest)
+            start = NOISE_CLASSES + lowest
+            self._counts[start : start + len(found)] += found
+
+
+def _whole_windows(static: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where all 3x3 pixels are static; a row and a column less on each side."""
+    tall = static[:-2] & static[1:-1] & static[2:]
+    return tall[:, :-2] & tall[:, 1:-1] & tall[:, 2:]
+
+
+def _twice_median(counts: NDArray[Any]) -> int:
+    """The sum of the two middle values of a distribution over 0, 1, 2, ..."""
+    reached, total = np.cumsum(counts), int(counts.sum())
+    return int(np.searchsorted(reached, (total + 1) // 2) + np.searchsorted(reached, total // 2 + 1))

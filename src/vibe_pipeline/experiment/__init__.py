@@ -1,0 +1,1 @@
+"""What may be asked for: groups of parameters as types, the tables, sweeps."""

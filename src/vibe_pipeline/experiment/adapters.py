@@ -1,0 +1,63 @@
+"""A row of `adapters`: what stage 2 trains."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    Field,
+    model_validator,
+)
+
+from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.experiment.groups import Name, NonNegative, Params
+from vibe_pipeline.experiment.origin import Unfolded
+from vibe_pipeline.experiment.training import TrainParams
+
+
+class DegradationParams(Params):
+    """How stage 2 makes the degraded latent that it learns to restore.
+
+    `latent` is the paper's: shrink and enlarge the latent, by `factor` and `mode`. `pixel` is our own variation:
+    shrink the image to native size, enlarge it, encode: what inference feeds the model; it has neither of the two.
+    """
+
+    kind: Literal["latent", "pixel"] = "latent"
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    mode: Literal["trilinear", "nearest"] = "trilinear"
+
+
+class ObjectiveWeights(Params):
+    """Weights of the stage-2 losses: velocity, hfato, degraded-velocity ("without x0 loss")."""
+
+    velocity: NonNegative = 0.0
+    hfato: NonNegative = 0.0
+    degraded_velocity: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if not any((self.velocity, self.hfato, self.degraded_velocity)):
+            raise ValueError("all loss weights are 0: give velocity, hfato or degraded_velocity a positive weight")
+        return self
+
+
+class AdapterParams(Unfolded, TrainParams):
+    """One row of `adapters`: a stage-2 adapter."""
+
+    label: str = Field(description="what the report calls it")
+    start: Name = Field("stage1", description="a row of `stage1`, fused and frozen (Relay), or `base` (naive tuning)")
+    objective: ObjectiveWeights = ObjectiveWeights(hfato=1.0)
+    degradation: DegradationParams = DegradationParams()
+    attention: AttentionParams = AttentionParams(kind="gclf")
+    validation_clips: Annotated[int, Field(ge=0)] = Field(
+        0, description="prompts rendered every validate_every steps, as the first arm of this adapter does"
+    )
+
+    @model_validator(mode="after")
+    def _validation_clips_have_their_steps(self) -> Self:
+        if self.validation_clips and self.validate_every is None:
+            raise ValueError("validation_clips are made every validate_every steps: give validate_every a number")
+        return self
+
+    @property
+    def degrades(self) -> bool:
+        """Whether any of its losses takes a degraded latent."""
+        return bool(self.objective.hfato or self.objective.degraded_velocity)

@@ -1,0 +1,67 @@
+"""`data`: the training images."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    Field,
+    PositiveInt,
+    model_validator,
+)
+
+from vibe_pipeline.experiment.groups import Fraction, NonNegative, Params
+from vibe_pipeline.experiment.model import ClipSize
+
+
+class DataParams(Params):
+    """Training images: where they are, and what is made of them."""
+
+    source: Literal["miniature", "folder", "huggingface"] = "folder"
+    path: Path = Field(
+        description="the folder of images (the miniature renders its own into it); huggingface: a dataset's hub id or "
+        "local folder"
+    )
+    split: str = Field("train", description="huggingface: which split")
+    subset: str | None = Field(None, description="huggingface: which configuration, where a dataset has several")
+    image_column: str = Field("image", description="huggingface: the column of images")
+    text_column: str = Field("text", description="huggingface: the column of captions")
+    count: PositiveInt | None = Field(None, description="how many images to render or to use at most")
+    low: ClipSize = Field(description="stage-1 image size")
+    high: ClipSize = Field(description="stage-2 image size")
+    buckets: Literal["single", "aspect"] = Field(
+        "aspect", description="single: every image is cut to `high`; aspect: to the nearest aspect of about its area"
+    )
+    max_aspect: Annotated[float, Field(ge=1)] = Field(
+        2.0, description="long side over short side of the longest bucket; longer images are cut to it"
+    )
+    bucket_tokens: PositiveInt = Field(
+        2, description="sides of high buckets are multiples of this many tokens: of `attention.pool`, for gclf"
+    )
+    camera_blur: NonNegative = Field(
+        0.0, description="Gaussian sigma, native pixels: how much softer the base's clips are than a shrunk image"
+    )
+    min_usable_share: Fraction = Field(
+        0.5, description="fewer usable images than this share of all that was found, refused ones too, stop the run"
+    )
+    max_caption_words: PositiveInt = 256
+    check_workers: PositiveInt | None = Field(
+        None, description="processes that decode images in the check; None: model.threads, or else one a core"
+    )
+    encode_batch: PositiveInt = Field(1, description="images encoded together")
+    held_out: PositiveInt = Field(
+        16, description="images kept from training, for the held-out loss and the check; within held_out_share"
+    )
+    held_out_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.25, description="at most this share of the usable images is held out, and always one of them"
+    )
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _low_is_within_high(self) -> Self:
+        low, high = self.low, self.high
+        if low.height > high.height or low.width > high.width:
+            raise ValueError(
+                f"low {low.height}x{low.width} does not lie within high {high.height}x{high.width}: the low-resolution "
+                "images are made by shrinking the others"
+            )
+        return self

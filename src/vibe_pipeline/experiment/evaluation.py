@@ -1,0 +1,43 @@
+"""`evaluation`: what is scored, and how figures are summarised."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
+
+from vibe_pipeline.experiment.groups import Name, Params
+
+
+class EvaluationParams(Params):
+    """What is scored, and how the figures are summarised."""
+
+    vbench_dimensions: Annotated[tuple[str, ...], Field(min_length=1)]
+    vbench_cache: Path = Field(description="folder of VBench's weights; `kedro vibe fetch-weights` fills it")
+    vbench_env: Path = Field(
+        Path("data/06_models/vbench_env"),
+        description="second environment with VBench's own pins: kedro vibe vbench-env",
+    )
+    flow_side: PositiveInt | None = Field(
+        None, description="longest side in pixels that RAFT and AMT see, in every arm; None: clips as they are"
+    )
+    workers: PositiveInt = Field(1, description="processes that score clips side by side, each with its own models")
+    prompt_rewriting: str = Field("none", description="what rewrote the prompts before generation; stated with scores")
+    fine_band: tuple[PositiveFloat, PositiveFloat] = Field(
+        description="cycles per frame height between which detail is measured: above what native clips hold"
+    )
+    reference_arm: Name = Field(description="the arm differences are taken to")
+    bootstrap_samples: PositiveInt = 2000
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    seed: int = 0
+
+    @field_validator("fine_band")
+    @classmethod
+    def _band_rises(cls, band: tuple[float, float]) -> tuple[float, float]:
+        if band[0] >= band[1]:
+            raise ValueError(f"the band must rise from a lower to a higher frequency, got {list(band)}")
+        return band

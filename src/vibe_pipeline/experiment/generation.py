@@ -1,0 +1,47 @@
+"""`generation`: prompts, seeds and the native pass."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    PositiveInt,
+    field_validator,
+)
+
+from vibe_pipeline.experiment.groups import Params
+
+
+class GenerationParams(Params):
+    """Prompts, seeds and the native pass."""
+
+    prompts: Literal["miniature", "vbench_standard", "vbench_subset", "vbench_custom"] | Path = Field(
+        description="the held-out captions, VBench's own list, or a file: .txt (one a line), .csv or .jsonl"
+    )
+    skip: Annotated[int, Field(ge=0)] = Field(0, description="prompts to pass over, from the top (not VBench's)")
+    count: PositiveInt | None = Field(None, description="how many prompts after those; None: all, 128 of vbench_subset")
+    prompt_dimensions: tuple[str, ...] = Field((), description="VBench prompts of these dimensions only")
+    subset_seed: int = Field(0, description="which choice of VBench's prompts, where `count` makes one")
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    shard: str | None = Field(None, pattern=r"^[1-9]\d*/[1-9]\d*$", description="i/n: every n-th (prompt, seed) only")
+    negative_prompt: str = ""
+    native_steps: PositiveInt = 50
+    native_guidance_scale: Annotated[float, Field(ge=1)] = 5.0
+    native_scheduler: Literal["euler", "unipc"] = "euler"
+    native_source: Literal["base", "truth"] = Field("base", description="truth: true renders, for paired measurements")
+    batch_size: PositiveInt = Field(1, description="clips denoised together")
+    stop_after_preview: bool = Field(False, description="make native clips and their contact sheet, then stop")
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"the same seed stands twice in {list(seeds)}; clips are told apart by prompt and seed")
+        return seeds
+
+    @field_validator("shard")
+    @classmethod
+    def _shard_is_one_of_them(cls, shard: str | None) -> str | None:
+        if shard is not None and int(shard.split("/")[0]) > int(shard.split("/")[1]):
+            raise ValueError(f"shard {shard}: the first number counts from 1 to the second")
+        return shard

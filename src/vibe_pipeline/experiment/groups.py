@@ -1,0 +1,30 @@
+"""What all groups of parameters share: unknown fields are errors, values are immutable."""
+
+from typing import Annotated, Any, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", description="lower case, digits and underscores")]
+
+
+class Params(BaseModel):
+    """Base of all parameter groups: unknown fields are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads yes and no as truth values, which pydantic would take for 1 and 0."""
+        kind = cls.model_fields[info.field_name].annotation if info.field_name else bool
+        if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
+            raise ValueError(f"takes no truth value, not {value}")
+        return value

@@ -1,0 +1,158 @@
+"""Reading the parameters of a project: whatever is wrong with them is one line that names file or field."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kedro.config import OmegaConfigLoader
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+from yaml import YAMLError
+
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.miniature import MiniatureParams
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.run import ReportParams, RunParams, TrackingParams
+from vibe_pipeline.experiment.sweeps import unfold
+from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.io.errors import brief, did_you_mean, refusal
+
+TABLES = ("stage1", "adapters", "arms")
+OWN_FILES = ("claims", "published")
+GROUPS: tuple[tuple[str, type[BaseModel], bool], ...] = (
+    ("model", ModelParams, True),
+    ("data", DataParams, True),
+    ("generation", GenerationParams, True),
+    ("evaluation", EvaluationParams, True),
+    ("miniature", MiniatureParams, False),
+    ("report", ReportParams, False),
+    ("run", RunParams, False),
+    ("tracking", TrackingParams, False),
+)
+
+
+class ParameterError(ValueError):
+    """Parameters that cannot be used; the message names the file or the field, and the value."""
+
+
+def read_parameters(loader: OmegaConfigLoader) -> dict[str, Any]:
+    """The parameters of the loader's environment.
+
+    Raises:
+        ParameterError: A file is no YAML, has a key twice, a tag that would make an object, or refers to nothing.
+    """
+    try:
+        return loader["parameters"]
+    except ParameterError:
+        raise
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, AttributeError, ValueError) as error:
+        place = _culprit(loader)
+        raise ParameterError(f"{place} cannot be read as parameters: {brief(error, 240)}") from None
+
+
+def settled_parameters(loader: OmegaConfigLoader, project: Path) -> dict[str, Any]:
+    """The parameters of the loader's environment, every group checked, sweeps unfolded: what a run works with.
+
+    `report.claims` and `report.published` are the environment's own files, where `project` has them.
+
+    Raises:
+        ParameterError: A file cannot be read, or a value cannot be used.
+        ValueError: A sweep cannot be unfolded.
+    """
+    params = read_parameters(loader)
+    check_groups(params)
+    return with_own_files(unfold(params), loader, project)
+
+
+def with_own_files(params: Mapping[str, Any], loader: OmegaConfigLoader, project: Path) -> dict[str, Any]:
+    """Parameters whose report reads the environment's own claims.yml and published.yml because they lie there.
+
+    A path that the parameters give themselves stays; where the environment has no such file, base's counts.
+
+    Args:
+        params: Of the loader's environment.
+        loader: Its folders are looked through, the environment's first.
+        project: Paths inside of it are written relative to it.
+    """
+    folders = [Path(loader.conf_source) / str(name) for name in (loader.env or loader.default_run_env, loader.base_env)]
+    report = dict(params.get("report") or {})
+    for name in OWN_FILES:
+        found = next((folder / f"{name}.yml" for folder in folders if (folder / f"{name}.yml").is_file()), None)
+        if found is not None and name not in report:
+            inside = found.is_relative_to(project)
+            report[name] = str(found.relative_to(project) if inside else found)
+    return {**params, "report": report}
+
+
+def check_groups(params: Mapping[str, Any]) -> None:
+    """Check every group of parameters but the tables, which are checked against each other elsewhere.
+
+    Raises:
+        ParameterError: A group is missing or unknown, or a value is wrong; names the field and the value.
+    """
+    known = (*(name for name, _, _ in GROUPS), *TABLES)
+    # Kedro keeps names with an underscore in front for YAML anchors.
+    if unknown := [key for key in params if key not in known and not str(key).startswith("_")]:
+        raise ParameterError(_unknown_group(unknown[0], known))
+    needed = (*(name for name, _, required in GROUPS if required), *TABLES)
+    if lacking := [name for name in needed if name not in params]:
+        raise ParameterError(f"parameters: the group {lacking[0]!r} is missing")
+    for name, model, _ in GROUPS:
+        if name in params:
+            _require(model, params[name], name)
+    for name in TABLES:
+        if not isinstance(params[name], Mapping):
+            raise ParameterError(f"{name}: should be a table of named rows, not {brief(repr(params[name]), 60)}")
+
+
+def tables_of(params: Mapping[str, Any]) -> Tables:
+    """The tables of a parameters dictionary, their sweeps unfolded, checked against each other.
+
+    Raises:
+        ParameterError: A row is wrong, or contradicts another; names the field and the value.
+    """
+    params = unfold(params)
+    try:
+        return Tables(
+            stage1=params["stage1"],
+            adapters=params["adapters"],
+            arms=params["arms"],
+            reference_arm=params["evaluation"]["reference_arm"],
+            stop_after_preview=params["generation"].get("stop_after_preview", False),
+        )
+    except ValidationError as error:
+        raise ParameterError(refusal(error, model=Tables)) from None
+
+
+def _unknown_group(name: object, known: Sequence[str]) -> str:
+    said = f"parameters: {brief(name, 60)!r} is not a group"
+    head, _, field = str(name).partition(".")
+    if field and head in known:
+        return f"{said}; write the field inside its group, as `{head}: {{{brief(field, 60)}: ...}}`"
+    return f"{said}; there are {', '.join(known)}{did_you_mean(name, known)}"
+
+
+def _require(model: type[BaseModel], values: Any, name: str) -> None:
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        # Without its cause, which would show values whole, credentials among them.
+        raise ParameterError(refusal(error, name, model)) from None
+
+
+def _culprit(loader: OmegaConfigLoader) -> str:
+    """The first file of parameters that cannot be read alone; else the folder."""
+    source = Path(loader.conf_source)
+    folders = dict.fromkeys(name for name in (loader.base_env, loader.env or loader.default_run_env) if name)
+    for file in sorted(file for name in folders for file in (source / name).rglob("parameters*") if file.is_file()):
+        try:
+            content = OmegaConf.load(file)
+            OmegaConf.to_container(content, resolve=True)
+            if not OmegaConf.is_dict(content):
+                return str(file)
+        except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError, ValueError):
+            return str(file)
+    return str(source)

@@ -1,0 +1,114 @@
+"""How the parameters of a project are put together; Kedro, its registry, Kedro-Viz and `kedro vibe` all read this way.
+
+Four layers, each over the one before:
+
+1. `conf/base`.
+2. One environment: `--env`, else the variable `KEDRO_ENV`, else `local`. A group or table that it has replaces that
+   of base as a whole, so that an experiment of its own inherits nothing from the miniature.
+3. `conf/local` is that environment when none is chosen, and is the exception: it holds what one person changes, so its
+   groups are laid on base's field by field. Its tables replace base's as a whole, as those of any environment do.
+4. `--params` and `--config`, field by field, in groups and in the rows of tables.
+
+Kedro's own loader lays `--params` on the environment's file alone, and what comes of it replaces the whole group of
+base: one field given on the command line would drop all others.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kedro.config import MissingConfigException, OmegaConfigLoader
+from kedro.framework.project import settings
+
+from vibe_pipeline.experiment.load import TABLES, ParameterError
+from vibe_pipeline.io.errors import brief, did_you_mean
+
+WRITTEN = "written"
+"""The files of parameters without what the command line gives; Kedro adds that to `parameters` alone."""
+
+
+class LayeredLoader(OmegaConfigLoader):
+    """Kedro's loader of configuration, with parameters laid field by field."""
+
+    def __init__(
+        self,
+        conf_source: str | Path,
+        env: str | None = None,
+        runtime_params: dict[str, Any] | None = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(conf_source, env or os.environ.get("KEDRO_ENV"), runtime_params, **arguments)
+        self.config_patterns[WRITTEN] = self.config_patterns["parameters"]
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        """The configuration of a kind; parameters in their layers."""
+        if key != "parameters" or key in self.data:
+            return super().__getitem__(key)
+        chosen = self.env or self.default_run_env
+        self._require_folder(chosen)
+        rows = self._layers(chosen, WRITTEN)
+        _require_rows(self.runtime_params or {}, rows)
+        return self._layers(chosen, "parameters")
+
+    def _layers(self, chosen: str, key: str) -> dict[str, Any]:
+        """Base and the chosen environment; Kedro has laid the command line's values on each, if `key` has them."""
+        base = self._read(self.base_env, key)
+        if chosen == self.base_env:
+            return base
+        own, written = self._read(chosen, key), self._read(chosen, WRITTEN)
+        # Names with an underscore in front are YAML anchors, which WRITTEN leaves out.
+        own = {name: value for name, value in own.items() if name in written or str(name).startswith("_")}
+        if chosen != self.default_run_env:
+            return base | own
+        return base | {k: v if k in TABLES else _laid(base.get(k), v) for k, v in own.items()}
+
+    def _read(self, env: str, key: str) -> dict[str, Any]:
+        """What the files of one environment alone say."""
+        kept = self.env, self.base_env
+        self.env = self.base_env = env
+        try:
+            return super().__getitem__(key)
+        finally:
+            self.env, self.base_env = kept
+
+    def _require_folder(self, env: str) -> None:
+        source = Path(self.conf_source)
+        if not source.is_dir() or (source / env).is_dir():
+            return
+        known = sorted(p.name for p in source.iterdir() if p.is_dir())
+        way = "make it, it may be empty" if env == self.default_run_env else f"environments: {', '.join(known)}"
+        raise MissingEnvironmentError(f"{source / env} does not exist; {way}{did_you_mean(env, known)}")
+
+
+def loader_of(
+    env: str | None = None, runtime_params: dict[str, Any] | None = None, conf_source: str | None = None
+) -> OmegaConfigLoader:
+    """The loader of the project in the current folder, made as a run's session makes it."""
+    source = conf_source or str(Path.cwd() / settings.CONF_SOURCE)
+    return settings.CONFIG_LOADER_CLASS(source, env, runtime_params, **settings.CONFIG_LOADER_ARGS)
+
+
+class MissingEnvironmentError(ParameterError, MissingConfigException):
+    """There is no folder for the chosen environment."""
+
+
+def _laid(below: Any, above: Any) -> Any:
+    """`above` on `below`: mappings field by field, all else as it is."""
+    if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
+        return above
+    return {**below, **{name: _laid(below.get(name), value) for name, value in above.items()}}
+
+
+def _require_rows(given: Mapping[str, Any], written: Mapping[str, Any]) -> None:
+    """Refuse a row that only the command line names: a misspelt one would be trained beside the one that was meant."""
+    for table in TABLES:
+        rows, there = given.get(table), written.get(table)
+        if not isinstance(rows, Mapping) or not isinstance(there, Mapping):
+            continue
+        for name in rows:
+            if name not in there:
+                raise ParameterError(
+                    f"{table} has no row {brief(name, 60)!r}; --params and --config change rows that are written "
+                    f"({brief(', '.join(there), 200)}), new ones go into an environment{did_you_mean(name, there)}"
+                )

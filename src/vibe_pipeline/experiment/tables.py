@@ -1,0 +1,68 @@
+"""The tables that the graph is built from, checked against each other."""
+
+from typing import Any, Self
+
+from pydantic import (
+    SerializerFunctionWrapHandler,
+    field_serializer,
+    model_validator,
+)
+
+from vibe_pipeline.experiment.adapters import AdapterParams
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.groups import Name, Params
+from vibe_pipeline.experiment.origin import Unfolded
+from vibe_pipeline.experiment.training import Stage1Params
+
+
+class Tables(Params):
+    """The tables that the graph is built from, checked against each other."""
+
+    stage1: dict[Name, Stage1Params]
+    adapters: dict[Name, AdapterParams]
+    arms: dict[Name, ArmParams]
+    reference_arm: Name
+    stop_after_preview: bool = False
+
+    @model_validator(mode="after")
+    def _rows_exist(self) -> Self:
+        if "base" in self.stage1:
+            raise ValueError("stage1.base: `base` means the original base in adapters.*.start; choose another name")
+        if both := sorted(set(self.stage1) & set(self.adapters)):
+            raise ValueError(f"adapters.{both[0]}: stage1 has a row of that name too, and both would be kept under it")
+        for name, row in self.adapters.items():
+            if row.start != "base" and row.start not in self.stage1:
+                raise ValueError(f"adapters.{name}.start: {row.start!r} is no row of stage1 ({', '.join(self.stage1)})")
+        for name, arm in self.arms.items():
+            if arm.adapter is not None and arm.adapter not in self.adapters:
+                known = ", ".join(self.adapters)
+                raise ValueError(f"arms.{name}.adapter: {arm.adapter!r} is no row of adapters ({known})")
+            if arm.keep_stage1 and self.adapters[arm.adapter].start == "base":
+                raise ValueError(f"arms.{name}.keep_stage1: adapter {arm.adapter!r} starts from the base, not stage 1")
+        if self.reference_arm not in self.references:
+            known = ", ".join(self.arms)
+            raise ValueError(f"evaluation.reference_arm: {self.reference_arm!r} is no row of arms ({known})")
+        return self
+
+    def arm_of(self, adapter: str) -> str:
+        """The first arm that uses an adapter, without stage 1: how its validation clips are made.
+
+        Raises:
+            ValueError: No arm does.
+        """
+        for name, arm in self.arms.items():
+            if arm.adapter == adapter and not arm.keep_stage1:
+                return name
+        raise ValueError(f"adapters.{adapter}.validation_clips: no arm uses this adapter, so how they are made is open")
+
+    @field_serializer("adapters", "arms", mode="wrap")
+    def _with_origins(self, rows: dict[str, Unfolded], dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The tables as a whole say where rows came from; a row of its own does not, as that changes no result."""
+        return {name: dumped | rows[name].stated() for name, dumped in dump(rows).items()}
+
+    @property
+    def references(self) -> set[str]:
+        """What may be named as reference: an arm, the arm that replicates are pooled into, a swept row as written."""
+        origins = [origin for arm in self.arms.values() for origin in arm.origins]
+        pooled = {origin.replicate.of for origin in origins if origin.replicate}
+        return set(self.arms) | pooled | {origin.family for origin in origins}

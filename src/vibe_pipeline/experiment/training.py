@@ -1,0 +1,84 @@
+"""What one adapter's training takes, whichever stage; a row of `stage1`."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from vibe_pipeline.experiment.groups import NonNegative, Params
+
+
+class LoraParams(Params):
+    """Shape of a low-rank update."""
+
+    rank: PositiveInt = 32
+    alpha: PositiveFloat = 32.0
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
+        "ffn.net.0.proj",
+        "ffn.net.2",
+    )
+
+
+class OptimiserParams(Params):
+    """AdamW and its schedule."""
+
+    kind: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw", description="adamw_8bit holds its state in a quarter of the memory, and needs bitsandbytes"
+    )
+    learning_rate: PositiveFloat = 1e-4
+    weight_decay: NonNegative = 0.01
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip_norm: PositiveFloat | None = 1.0
+
+
+class TrainParams(Params):
+    """What one adapter's training takes, whichever stage."""
+
+    lora: LoraParams = LoraParams()
+    optimiser: OptimiserParams = OptimiserParams()
+    steps: PositiveInt = 3000
+    batch_size: PositiveInt = Field(1, description="images per optimiser step, over all processes")
+    micro_batch: PositiveInt | None = Field(
+        None, description="images per forward and process, gradients accumulated; None: all of its share at once"
+    )
+    processes: PositiveInt = Field(1, description="training processes on this machine; with CUDA one GPU each")
+    sigma_shift: PositiveFloat = Field(5.0, description="s of the training sigmas")
+    sigma_sampling: Literal["uniform_shifted", "logit_normal"] = Field(
+        "uniform_shifted", description="the paper's, or the sigmoid of a normal draw; both are shifted by s"
+    )
+    logit_mean: float = Field(0.0, description="of the normal draw, for logit_normal")
+    logit_std: PositiveFloat = Field(1.0, description="likewise")
+    loss_weighting: Literal["bell", "uniform", "cosmap"] = Field(
+        "bell", description="w(sigma): the paper's bell, 1, or the cosine map of Stable Diffusion 3"
+    )
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="average the adapter over steps with this decay; the average is what is kept"
+    )
+    seed: int = 0
+    checkpoint_every: PositiveInt = Field(100, description="steps between checkpoints")
+    log_every: PositiveInt = Field(10, description="steps between log lines")
+    validate_every: PositiveInt | None = Field(None, description="steps between held-out losses; None: at the end only")
+    autocast: bool = Field(True, description="bfloat16 activations; the adapter itself stays in 32 bit")
+    gradient_checkpointing: bool = Field(
+        False, description="recompute blocks in the backward pass: less memory, slower"
+    )
+    compile: bool = Field(False, description="torch.compile of the repeated blocks")
+
+    @model_validator(mode="after")
+    def _every_process_has_images(self) -> Self:
+        if self.processes > self.batch_size:
+            raise ValueError(f"batch_size {self.batch_size} leaves some of {self.processes} processes without an image")
+        return self
+
+
+class Stage1Params(TrainParams):
+    """One row of `stage1`: velocity loss on low-resolution images with full attention."""

@@ -1,0 +1,156 @@
+"""Clips by content: what determines a clip is hashed into its name, and a manifest beside it says the rest.
+
+A clip whose manifest carries the same key is not made again, so a killed run loses at most the batch in work.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+from tqdm import tqdm
+
+from vibe_pipeline.experiment.model import ClipSize
+from vibe_pipeline.io.files import read_json, require_space, write_json
+from vibe_pipeline.io.keys import content_key, installed_version
+from vibe_pipeline.io.video import write_lossless, write_preview
+from vibe_pipeline.runtime.deadline import require_time
+
+log = logging.getLogger(__name__)
+
+Rows = list[dict[str, Any]]
+Make = Callable[[Rows], Tensor]
+"""Rows of prompts to pixels [B, 3, T, H, W] in [0, 1]."""
+
+PACKAGES = ("vibe_pipeline", "torch", "diffusers", "transformers", "peft")
+# What a manifest repeats from a clip's row, where the row has it.
+FROM_ROW = ("prompt_index", "prompt", "seed", "first_frame", "native_key", "key")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Size of the clips."""
+
+    height: int
+    width: int
+    frames: int
+    fps: float
+
+    @classmethod
+    def of(cls, size: ClipSize) -> "Scale":
+        """From the parameters."""
+        return cls(size.height, size.width, size.frames, size.fps)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Clips to be made.
+
+    Attributes:
+        name: Of the arm, or `native` or `reference`.
+        settings: Everything but the row that determines the pixels; hashed into the key.
+        folder: Where they go.
+        size: Of every clip.
+        prepare: Loads models and gives the function that makes clips; entered only if any are missing, and left when
+            the last is made or one failed: the models' memory is free again then.
+        batch_size: Clips made together.
+        notes: What else the manifest should say (sigmas, device): follows from the settings.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    folder: Path
+    size: Scale
+    prepare: Callable[[], AbstractContextManager[Make]]
+    batch_size: int
+    notes: dict[str, Any]
+
+
+def make_clips(prompts: pd.DataFrame, job: Job) -> pd.DataFrame:
+    """Make the clips that are not there yet.
+
+    Args:
+        prompts: One row a clip: prompt_index, prompt, seed, and whatever `job.prepare` reads.
+        job: What to make.
+
+    Returns:
+        `prompts` with key, path, preview_path, and seconds, the wall time a clip took.
+
+    Raises:
+        OSError: The disk would not hold the missing clips.
+    """
+    rows: Rows = [row | _place(row, job) for row in prompts.to_dict("records")]
+    missing = [row for row in rows if not _is_made(row)]
+    require_space(job.folder, len(missing) * job.size.frames * job.size.height * job.size.width * 3)
+    if missing:
+        with job.prepare() as make:
+            _make_missing(missing, len(rows), job, make)
+    for row in rows:
+        row["seconds"] = read_json(manifest_path(row))["seconds"]
+    return pd.DataFrame(rows)
+
+
+def _make_missing(missing: Rows, total: int, job: Job, make: Make) -> None:
+    there = total - len(missing)
+    with tqdm(total=total, initial=there, desc=f"clips {job.name}", unit="clip", mininterval=2) as bar:
+        for batch in _batches(missing, job.batch_size):
+            begun = time.monotonic()
+            require_time(f"{bar.n} of {total} clips of {job.name}")
+            pixels = make(batch)
+            _keep(batch, pixels, job, (time.monotonic() - begun) / len(batch))
+            bar.update(len(batch))
+
+
+def manifest_path(row: dict[str, Any]) -> Path:
+    """The manifest beside a clip."""
+    return Path(row["path"]).with_suffix(".json")
+
+
+def _place(row: dict[str, Any], job: Job) -> dict[str, str]:
+    key = content_key(
+        job.settings, row["prompt"], row["seed"], row.get("native_key"), row.get("first_frame_sha256", "")
+    )
+    # The key is in the name, so that changing a setting back finds the clips that were made with it.
+    stem = job.folder / f"{row['prompt_index']:04d}-{row['seed']}-{key[:8]}"
+    return {"key": key, "path": f"{stem}.mp4", "preview_path": f"{stem}.preview.mp4"}
+
+
+def _batches(rows: Rows, size: int) -> list[Rows]:
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def _is_made(row: dict[str, Any]) -> bool:
+    path = Path(row["path"])
+    if not (manifest_path(row).exists() and path.exists() and Path(row["preview_path"]).exists()):
+        return False
+    try:
+        content = read_json(manifest_path(row))
+    except ValueError as error:
+        log.warning("%s", error)
+        return False
+    if not isinstance(content, dict) or not isinstance(content.get("seconds"), int | float):
+        log.warning("%s is not the manifest of a clip; the clip is made again", manifest_path(row))
+        return False
+    return content.get("key") == row["key"] and content.get("bytes") == path.stat().st_size
+
+
+def _keep(batch: Rows, pixels: Tensor, job: Job, seconds: float) -> None:
+    for row, clip in zip(batch, pixels.permute(0, 2, 3, 4, 1).numpy(), strict=True):
+        path = write_lossless(Path(row["path"]), clip, job.size.fps)
+        write_preview(Path(row["preview_path"]), clip, job.size.fps)
+        manifest = {
+            "arm": job.name,
+            **{k: row[k] for k in FROM_ROW if k in row},
+            "size": asdict(job.size),
+            "settings": job.settings,
+            **job.notes,
+            "seconds": seconds,
+            "bytes": path.stat().st_size,
+            "versions": {name: installed_version(name) for name in PACKAGES},
+        }
+        write_json(manifest_path(row), manifest)

@@ -1,0 +1,1 @@
+"""The ground: files, keys, video, tables, errors."""

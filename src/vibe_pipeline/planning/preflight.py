@@ -1,0 +1,304 @@
+"""What is checked before the first node runs: models and files are there and whole, and sizes fit one another.
+
+One list of checks serves the run, which stops at the first that fails, and `kedro vibe doctor`, which shows them all.
+Files are judged by their headers, keys and shapes: nothing is loaded.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vibe_pipeline.diffusion.foreign import HUB_ID
+from vibe_pipeline.diffusion.lora import check_adapter
+from vibe_pipeline.diffusion.models import find_model, require_fitting_size, require_whole, tile_stride
+from vibe_pipeline.diffusion.weights import Shapes, linear_shapes
+from vibe_pipeline.evaluation.bootstrap import Bootstrap
+from vibe_pipeline.evaluation.metrics.detail import high_frequency_share
+from vibe_pipeline.experiment.arms import RUNS_TRANSFORMER, ArmParams, ExtraAdapter
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.run import ReportParams
+from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.generation.clip_cache import Scale
+from vibe_pipeline.generation.external import measured_clips
+from vibe_pipeline.generation.first_frames import require_first_frames
+from vibe_pipeline.generation.prompts import load_prompts
+from vibe_pipeline.images.find import find_images
+from vibe_pipeline.io.named import require_file, require_folder, require_no_file
+from vibe_pipeline.planning.architecture import load_architecture
+from vibe_pipeline.vbench.dimensions import dimension_of
+from vibe_pipeline.vbench.prompts import INSTALL, clips_per_dimension
+from vibe_pipeline.vbench.totals import DIMENSIONS
+
+log = logging.getLogger(__name__)
+
+TRAINING = {"data_processing", "relay_stage1", "relay_stage2"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a run needs.
+
+    Attributes:
+        item: What: the field that names it.
+        look: Says what is there; a ValueError, OSError or ImportError says in one line what is wrong.
+        fix: The command or the setting that mends it.
+    """
+
+    item: str
+    look: Callable[[], str]
+    fix: str
+
+
+def weights_check(path_or_id: str) -> Check:
+    """The base: a model that can be run, whole."""
+
+    def look() -> str:
+        found = find_model(path_or_id)
+        require_whole(found)
+        return str(found.path)
+
+    is_id = HUB_ID.fullmatch(path_or_id) and not Path(path_or_id).exists()
+    fix = f"hf download {path_or_id}" if is_id else "set model.path to a whole model, as the line above says"
+    return Check("weights", look, fix)
+
+
+def generation_checks(
+    model: ModelParams, generation: GenerationParams, arms: Mapping[str, ArmParams]
+) -> Iterator[Check]:
+    """The prompts and every file that these arms name."""
+    prompts = cache(lambda: load_prompts(generation))
+    layers = cache(lambda: linear_shapes(load_architecture(model.path).build_transformer()))
+    ours = "set generation.prompts to vbench_subset or a file of prompts"
+    yield Check("prompts", lambda: _prompts(prompts(), model), INSTALL if _needs_vbench(generation) else ours)
+    for name, arm in arms.items():
+        for extra in arm.extra_adapters:
+            field = f"arms.{name}.extra_adapters"
+            fix = f"kedro vibe import-adapter FILE --output DIR --base {model.path}, or mend the path"
+            yield Check(field, lambda extra=extra, field=field: _adapter(extra, field, layers), fix)
+        if arm.path is not None:
+            fix = "put the other system's clips there, one for each prompt and seed"
+            yield Check(f"arms.{name}.path", lambda n=name, arm=arm: _external(n, arm, prompts, model), fix)
+
+
+def scoring_checks(evaluation: EvaluationParams) -> Iterator[Check]:
+    """Folders that are only opened once everything was generated."""
+
+    def folder(field: str, path: Path) -> str:
+        require_no_file(path, field)
+        return f"{path}{'' if path.is_dir() else ', not made yet'}"
+
+    for field in ("vbench_cache", "vbench_env"):
+        name, path = f"evaluation.{field}", getattr(evaluation, field)
+        yield Check(name, lambda name=name, path=path: folder(name, path), "set it to a folder")
+
+
+def check_generation(model: ModelParams, generation: GenerationParams, tables: Tables) -> None:
+    """Refuse sizes, files and folders that would stop a run after hours.
+
+    Raises:
+        ValueError: A size that does not fit VAE, patches or an arm's pooling, with the nearest that do; a model that
+            cannot be run; a file that is damaged or of another kind.
+        FileNotFoundError: The model, the prompts, an extra adapter or an external folder is not there.
+    """
+    weights_check(model.path).look()
+    found = find_model(model.path)
+    time = found.config_of("vae")["scale_factor_temporal"]
+    if (model.native.frames - 1) % time:
+        raise ValueError(f"model.native.frames {model.native.frames}: this VAE takes {time} k + 1 frames")
+    require_fitting_size(found, model.native.height, model.native.width, "model.native")
+    require_fitting_size(found, model.target.height, model.target.width, "model.target")
+    for name, arm in tables.arms.items():
+        if arm.attention.kind == "gclf" and arm.method in RUNS_TRANSFORMER:
+            what = f"arms.{name} with attention.pool {arm.attention.pool}: model.target"
+            require_fitting_size(found, model.target.height, model.target.width, what, arm.attention.pool)
+    arms = {} if generation.stop_after_preview else tables.arms  # their clips may be made from the preview
+    for check in generation_checks(model, generation, arms):
+        check.look()
+
+
+def check_model(model: ModelParams) -> None:
+    """Refuse a model that is not there, and a tile that its VAE cannot be cut into.
+
+    Raises:
+        FileNotFoundError: No such model.
+        ValueError: Names the nearest tiles that fit.
+    """
+    found = find_model(model.path)
+    if model.tile is not None:
+        tile_stride(found.config_of("vae"), model.tile)
+
+
+def check_training(data: DataParams, tables: Tables) -> None:
+    """Refuse buckets that an adapter's pooled attention could not divide.
+
+    Raises:
+        ValueError: Names the adapter and both numbers.
+    """
+    for name, row in tables.adapters.items():
+        pool = row.attention.pool
+        if data.buckets == "aspect" and row.attention.kind == "gclf" and data.bucket_tokens % pool:
+            raise ValueError(
+                f"adapters.{name}.attention.pool {pool} does not divide data.bucket_tokens {data.bucket_tokens}: some "
+                f"buckets would not fit; set bucket_tokens to a multiple of {pool}"
+            )
+
+
+def check_images(data: DataParams) -> None:
+    """Refuse a folder of images that is not one, or whose metadata cannot be read.
+
+    Raises:
+        ValueError, FileNotFoundError: Names the folder, or the file and the line.
+    """
+    if data.source == "folder":
+        find_images(require_folder(data.path, "data.path", "put captioned images there"))
+
+
+def check_single_size(model: ModelParams, data: DataParams, tables: Tables) -> None:
+    """Refuse a training size that an adapter's pooled attention could not divide, where all images are cut to it.
+
+    Raises:
+        ValueError: Names the adapter and the nearest sizes that fit.
+    """
+    for name, row in tables.adapters.items():
+        if data.buckets == "single" and row.attention.kind == "gclf":
+            what, pool = f"adapters.{name} with attention.pool {row.attention.pool}: data.high", row.attention.pool
+            require_fitting_size(find_model(model.path), data.high.height, data.high.width, what, pool)
+
+
+def check_space(model: ModelParams, clips: int, arms: int, folder: Path) -> None:
+    """Warn if the clips of a run may not fit the disk: each arm refuses to begin without room for its raw frames."""
+    native, target = (s.height * s.width * s.frames * 3 for s in (model.native, model.target))
+    needed, free = clips * (native + arms * target), shutil.disk_usage(folder).free
+    if free < needed:
+        log.warning(
+            "the clips take up to %.1f GB (lossless files are smaller), and %.1f GB are free at %s; free some, make "
+            "data/ a link to a larger disk, or lower generation.count",
+            needed / 1e9, free / 1e9, folder.absolute(),
+        )  # fmt: skip
+
+
+def check_band(model: ModelParams, evaluation: EvaluationParams) -> None:
+    """Refuse a band of detail that no frame of the target size has.
+
+    Raises:
+        ValueError: Names the band and the size.
+    """
+    frame = np.random.default_rng(0).random((1, model.target.height, model.target.width, 3), dtype=np.float32)
+    try:
+        high_frequency_share(frame, *evaluation.fine_band)
+    except ValueError as error:
+        raise ValueError(f"evaluation.fine_band {list(evaluation.fine_band)} at model.target: {error}") from error
+
+
+def check_scoring(generation: GenerationParams, evaluation: EvaluationParams) -> None:
+    """Refuse VBench dimensions that are defined on no clip; warn of those on too few prompts to tell arms apart.
+
+    Raises:
+        ValueError: Names the dimensions, and what would define them; or the prompts cannot be read.
+    """
+    prompts = load_prompts(generation.model_copy(update={"shard": None})).drop_duplicates("prompt_index")
+    counts = clips_per_dimension(prompts, evaluation.vbench_dimensions)
+    if none := [name for name, count in counts.items() if not count]:
+        raise ValueError(
+            f"evaluation.vbench_dimensions: {', '.join(none)} is defined on none of the {len(prompts)} prompts of "
+            f"generation.prompts {generation.prompts}; take it out, or use vbench_custom (every dimension that "
+            "needs no labels, on every clip) or vbench_subset with generation.prompt_dimensions"
+        )
+    fewest = Bootstrap(confidence=evaluation.confidence).fewest_pairs
+    if few := [f"{name} on {count}" for name, count in counts.items() if count < fewest]:
+        log.warning("fewer than %d prompts cannot tell two arms apart: %s", fewest, ", ".join(few))
+
+
+def check_report(report: ReportParams, evaluation: EvaluationParams) -> None:
+    """Refuse claims and published figures that the report could not read, after everything was made and scored.
+
+    Raises:
+        ValueError: Names the file and the place.
+        FileNotFoundError: There is no such file.
+    """
+    from vibe_pipeline.evaluation.claims import load_claims
+    from vibe_pipeline.reporting.page import load_published  # not at the top: it draws, and takes a second to import
+
+    for name, path, read in (("claims", report.claims, load_claims), ("published", report.published, load_published)):
+        read(require_file(path, f"report.{name}"))
+    asked = {dimension_of(name).name for name in evaluation.vbench_dimensions}
+    wanted = {metric for claim in load_claims(report.claims) for metric in claim.metrics} & set(DIMENSIONS)
+    if unasked := sorted(wanted - asked):
+        log.warning(
+            "%s has claims on %s, which evaluation.vbench_dimensions does not ask for: they will not be measured",
+            report.claims, ", ".join(unasked),
+        )  # fmt: skip
+
+
+def check_parameters(params: Mapping[str, Any], tables: Tables, tags: set[str]) -> None:
+    """Check what the nodes of a run will need, by their tags."""
+    if tags & {"data_processing", "relay_stage2"}:
+        check_training(DataParams(**params["data"]), tables)
+    if tags & {"data_processing", "relay_stage1", "relay_stage2", "generation"}:
+        check_model(ModelParams(**params["model"]))
+    if tags & {"data_processing", "relay_stage2"}:
+        check_single_size(ModelParams(**params["model"]), DataParams(**params["data"]), tables)
+    if {"generation", "vbench_eval"} <= tags:
+        evaluation = EvaluationParams(**params["evaluation"])
+        check_scoring(GenerationParams(**params["generation"]), evaluation)
+        check_band(ModelParams(**params["model"]), evaluation)
+    if "generation" in tags:
+        model, making = ModelParams(**params["model"]), GenerationParams(**params["generation"])
+        check_generation(model, making, tables)
+        arms = 0 if tables.stop_after_preview else len(tables.arms)
+        check_space(model, len(load_prompts(making)), arms, Path.cwd())
+    elif tags & TRAINING:
+        weights_check(params["model"]["path"]).look()
+        if "relay_stage2" in tags and (arms := _validation_arms(tables)):
+            generation = GenerationParams(**params["generation"])
+            for check in generation_checks(ModelParams(**params["model"]), generation, arms):
+                check.look()
+    if "data_processing" in tags:
+        check_images(DataParams(**params["data"]))
+    if tags & {"vbench_eval", "ablation_report"}:
+        evaluation = EvaluationParams(**params["evaluation"])
+        for check in scoring_checks(evaluation):
+            check.look()
+        check_report(ReportParams(**params.get("report", {})), evaluation)
+
+
+def _validation_arms(tables: Tables) -> dict[str, ArmParams]:
+    """Arms whose clips are rendered while an adapter is in training."""
+    names = [tables.arm_of(name) for name, row in tables.adapters.items() if row.validation_clips]
+    return {name: tables.arms[name] for name in names}
+
+
+def _prompts(prompts: pd.DataFrame, model: ModelParams) -> str:
+    if "first_frame" in prompts:
+        found = find_model(model.path)
+        require_first_frames(prompts, model.native, found.name, found.expand_timesteps)
+    return f"{len(prompts)} (prompt, seed) pairs"
+
+
+def _needs_vbench(generation: GenerationParams) -> bool:
+    return isinstance(generation.prompts, str) and generation.prompts.startswith("vbench_")
+
+
+def _adapter(extra: ExtraAdapter, field: str, layers: Callable[[], Shapes]) -> str:
+    try:
+        changed = check_adapter(require_file(extra.path, field), layers())
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(field) else f"{field}: {error}") from error
+    return f"{extra.path}, {changed} layers"
+
+
+def _external(name: str, arm: ArmParams, prompts: Callable[[], pd.DataFrame], model: ModelParams) -> str:
+    path = require_folder(arm.path or Path(), f"arms.{name}.path", "put the other system's clips there")
+    clips = measured_clips(name, arm, prompts(), Scale.of(model.target))
+    differing = sorted({row["differs"] for row, _ in clips} - {""})
+    return f"{len(clips)} clips in {path}" + (f"; {'; '.join(differing)}" if differing else "")

@@ -1,0 +1,256 @@
+"""The two stages of Relay LoRA: what each trains, on what, with which loss."""
+
+import logging
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor
+
+from vibe_pipeline.diffusion import lora
+from vibe_pipeline.diffusion.attention import install_gclf
+from vibe_pipeline.diffusion.lifetime import released
+from vibe_pipeline.diffusion.models import (
+    WanFolder,
+    find_model,
+    limit_threads,
+    load_transformer,
+    pick_device,
+    token_grid,
+)
+from vibe_pipeline.diffusion.objectives import Predict, mixed_loss, velocity_loss
+from vibe_pipeline.experiment.adapters import AdapterParams
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.training import Stage1Params, TrainParams
+from vibe_pipeline.images.cache import LatentCache
+from vibe_pipeline.io.files import read_json, write_atomic, write_json
+from vibe_pipeline.io.keys import content_key, folder_fingerprint
+from vibe_pipeline.runtime.torchrun import launched_outside
+from vibe_pipeline.training.checkpoint import remove_checkpoints
+from vibe_pipeline.training.distributed import Group, join_group
+from vibe_pipeline.training.job import Job, Loss, OnLog, OnValidate, no_log
+from vibe_pipeline.training.launch import run_processes
+from vibe_pipeline.training.loop import train_adapter
+from vibe_pipeline.training.validation import held_out_loss
+
+log = logging.getLogger(__name__)
+
+NEEDED = frozenset({"name", "key", "path", "losses", "held_out_loss"})  # of a manifest that is read again
+
+
+def stage1_loss(
+    predict: Predict, batch: dict[str, Tensor], noise: Tensor, sigma: Tensor, weight: Tensor
+) -> dict[str, Tensor]:
+    """Velocity loss on low-resolution images."""
+    return {"loss": velocity_loss(predict, batch["low"], noise, sigma, weight)}
+
+
+def stage2_loss(
+    predict: Predict, batch: dict[str, Tensor], noise: Tensor, sigma: Tensor, weight: Tensor, row: AdapterParams
+) -> dict[str, Tensor]:
+    """The row's mix of objectives on high-resolution images."""
+    degraded = batch["pixel"] if row.degradation.kind == "pixel" else None
+    return mixed_loss(
+        row.objective.model_dump(),
+        predict,
+        batch["high"],
+        noise,
+        sigma,
+        weight,
+        row.degradation.factor,
+        row.degradation.mode,
+        degraded,
+    )
+
+
+def stage1_folder(name: str, cache: dict[str, Any], model: ModelParams, row: Stage1Params, root: Path) -> Path:
+    """Where D1 is trained and kept: named by what determines it."""
+    fingerprint = folder_fingerprint(find_model(model.path).path)
+    return root / f"{name}-{content_key('stage1', fingerprint, cache['key'], _training_identity(row))}"
+
+
+def stage2_folder(
+    name: str,
+    cache: dict[str, Any],
+    stage1: dict[str, Any] | None,
+    model: ModelParams,
+    row: AdapterParams,
+    root: Path,
+) -> Path:
+    """Where D2 is trained and kept: named by what determines it."""
+    fingerprint = folder_fingerprint(find_model(model.path).path)
+    before = lora.fused_key(stage1["key"], getattr(torch, model.dtype)) if stage1 else None
+    return root / f"{name}-{content_key('stage2', fingerprint, cache['key'], _training_identity(row), before)}"
+
+
+def train_stage1(
+    name: str,
+    cache: dict[str, Any],
+    model: ModelParams,
+    row: Stage1Params,
+    root: Path,
+    on_log: OnLog,
+    on_validate: OnValidate | None = None,
+) -> dict[str, Any]:
+    """Train D1 on low-resolution images with full attention, or return what an earlier run trained.
+
+    Args:
+        name: The row's.
+        cache: The latent cache's manifest.
+        model: The base model.
+        row: How to train.
+        root: Gets a folder named by what determines the adapter.
+        on_log: Gets log lines as they come, in this process.
+        on_validate: Called every `validate_every` steps; must be picklable where there are several processes.
+
+    Returns:
+        A manifest: name, key, path, losses (a CSV file), parameters, final_loss, held_out_loss, seconds, reused.
+    """
+    folder = stage1_folder(name, cache, model, row, root)
+    key = folder.name.removeprefix(f"{name}-")
+    task = Task(name, key, model, row, cache, ("low",), stage1_loss, folder, None, on_validate)
+    return _finished(folder) or _train(task, on_log)
+
+
+def train_stage2(
+    name: str,
+    cache: dict[str, Any],
+    stage1: dict[str, Any] | None,
+    model: ModelParams,
+    row: AdapterParams,
+    root: Path,
+    on_log: OnLog,
+    on_validate: OnValidate | None = None,
+) -> dict[str, Any]:
+    """Fuse D1 (unless the row starts from the original base), freeze it, and train D2 on high resolution.
+
+    `stage1` is the manifest of D1; the rest is as in :func:`train_stage1`.
+    """
+    fused = Path(stage1["path"]) if stage1 is not None else None
+    folder = stage2_folder(name, cache, stage1, model, row, root)
+    key = folder.name.removeprefix(f"{name}-")
+    parts = ("high", "pixel") if row.degradation.kind == "pixel" else ("high",)
+    task = Task(name, key, model, row, cache, parts, partial(stage2_loss, row=row), folder, fused, on_validate)
+    return _finished(folder) or _train(task, on_log)
+
+
+def _training_identity(row: TrainParams) -> dict[str, Any]:
+    """What changes the weights by more than the order of sums: neither its name, nor how it is divided or watched."""
+    watching = {"label", "log_every", "checkpoint_every", "validate_every", "validation_clips"}
+    dividing = {"processes", "micro_batch", "gradient_checkpointing", "compile"}
+    return row.model_dump(mode="json", exclude=watching | dividing)
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    manifest = folder / "manifest.json"
+    if not manifest.exists():
+        return None
+    content = read_json(manifest)
+    if not isinstance(content, dict) or not content.keys() >= NEEDED:
+        log.warning("%s is no manifest of an adapter; it is trained anew", manifest)
+        return None
+    if not Path(content["path"]).exists():
+        return None
+    log.info("%s is trained already", folder.name)
+    return content | {"reused": True}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One adapter to train: paths and parameters alone, so that it can be sent to other processes.
+
+    Attributes:
+        cache: The latent cache's manifest.
+        parts: Cached latents to train on, and those the loss needs beside them.
+        fused: A stage-1 adapter to merge into the base first.
+    """
+
+    name: str
+    key: str
+    model: ModelParams
+    row: TrainParams
+    cache: dict[str, Any]
+    parts: tuple[str, ...]
+    loss: Loss
+    folder: Path
+    fused: Path | None = None
+    on_validate: OnValidate | None = None
+
+
+def _train(task: Task, on_log: OnLog) -> dict[str, Any]:
+    """Train in this process, in new ones, or as one of those that torchrun or accelerate started."""
+    limit_threads(task.model.threads)
+    device = pick_device(task.model.device)
+    if launched_outside():
+        group, device = join_group(device)
+        work(group, device, on_log if group.leads else no_log, task)
+    elif task.row.processes > 1:
+        run_processes(work, (task,), task.row.processes, device, on_log)
+    else:
+        work(Group(), device, on_log, task)
+    return read_json(task.folder / "manifest.json") | {"reused": False}
+
+
+def work(group: Group, device: torch.device, on_log: OnLog, task: Task) -> None:
+    """Train and measure as one process of a group; the first writes the adapter and its manifest."""
+    limit_threads(task.model.threads)
+    found, dtype = find_model(task.model.path), getattr(torch, task.model.dtype)
+    with released(load_transformer(found, device, dtype)) as transformer:
+        _equip(transformer, found, task)
+        job = _job(transformer, task, group, device, on_log)
+        records = train_adapter(job)
+        held_out = held_out_loss(replace(job, cache=job.held_out))
+        if group.leads:
+            _publish(job, task.key, records, held_out)
+        group.wait()
+
+
+def _equip(transformer: WanTransformer3DModel, found: WanFolder, task: Task) -> None:
+    """Stage 1, the adapter to be trained, and the attention that it is trained with."""
+    row, native = task.row, task.model.native
+    if task.fused is not None:
+        lora.fuse_adapter(transformer, task.fused)
+    lora.add_adapter(transformer, task.name, row.lora.rank, row.lora.alpha, row.lora.targets, row.seed)
+    if isinstance(row, AdapterParams) and row.attention.kind != "full":
+        install_gclf(transformer, row.attention, token_grid(found, native.height, native.width))
+
+
+def _job(transformer: WanTransformer3DModel, task: Task, group: Group, device: torch.device, on_log: OnLog) -> Job:
+    return Job(
+        task.name,
+        transformer,
+        LatentCache(task.cache),
+        task.parts[0],
+        task.loss,
+        task.row,
+        find_model(task.model.path).expand_timesteps,
+        device,
+        getattr(torch, task.model.dtype),
+        task.folder,
+        on_log,
+        LatentCache(task.cache, held_out=True),
+        task.on_validate,
+        group,
+        task.parts[1:],
+    )
+
+
+def _publish(job: Job, key: str, records: pd.DataFrame, held_out: float) -> None:
+    path = lora.save_adapter(job.transformer, job.name, job.folder)
+    write_atomic(job.folder / "losses.csv", lambda p: records.to_csv(p, index=False))
+    manifest = {
+        "name": job.name,
+        "key": key,
+        "path": str(path),
+        "losses": str(job.folder / "losses.csv"),
+        "parameters": job.params.model_dump(mode="json"),
+        "final_loss": float(records["loss"].iloc[-1]),
+        "held_out_loss": held_out,
+        "seconds": float(records["seconds"].sum()),
+    }
+    write_json(job.folder / "manifest.json", manifest)
+    remove_checkpoints(job.folder)

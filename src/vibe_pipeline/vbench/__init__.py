@@ -1,0 +1,1 @@
+"""VBench, driven and not rewritten."""

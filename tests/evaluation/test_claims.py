@@ -1,0 +1,91 @@
+"""A claim's verdict follows from the paired differences, in all four outcomes."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vibe_pipeline.evaluation.bootstrap import Bootstrap
+from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, Claim, judge, load_claims, weigh
+
+CLAIM = Claim(name="c", statement="a beats b", arm="a", other="b", metrics={"noise": "lower", "detail": "higher"})
+
+
+def scores(**differences: list[float]) -> pd.DataFrame:
+    """Scores of arms a and b whose paired differences a − b are those given, over very unlike prompts."""
+    rows = []
+    for metric, values in differences.items():
+        for prompt, value in enumerate(values):
+            rows += [("a", prompt, 0, metric, 10.0 * prompt + value), ("b", prompt, 0, metric, 10.0 * prompt)]
+    table = pd.DataFrame(rows, columns=["arm", "prompt_index", "seed", "metric", "value"])
+    return table.assign(direction="lower", family="detail", status="scored", reason="")
+
+
+UP, DOWN = list(np.linspace(0.5, 1.5, 10)), list(np.linspace(-1.5, -0.5, 10))
+MIXED = [-1.0, 1.0] * 5
+
+
+@pytest.mark.parametrize(
+    ("noise", "detail", "verdict"),
+    [(DOWN, UP, HOLDS), (UP, UP, FAILS), (DOWN, MIXED, OPEN), (MIXED, MIXED, OPEN), (MIXED, DOWN, FAILS)],
+)
+def test_verdict_follows_from_all_metrics(noise: list[float], detail: list[float], verdict: str) -> None:
+    assert judge(CLAIM, scores(noise=noise, detail=detail)).verdict == verdict
+
+
+def test_an_absent_arm_is_not_run_and_no_scores_are_not_a_verdict() -> None:
+    judgement = judge(CLAIM.model_copy(update={"other": "z"}), scores(noise=DOWN, detail=UP))
+    assert (judgement.verdict, judgement.reason) == (NOT_RUN, "not in this run: z")
+    assert judge(CLAIM, pd.DataFrame()).verdict == NOT_RUN
+    assert judge(CLAIM, scores(other=UP)).verdict == ABSENT
+
+
+def test_a_claim_does_not_hold_on_half_its_metrics() -> None:
+    table = scores(noise=DOWN, detail=UP)
+    skipped = table["metric"] == "detail"
+    table.loc[skipped, ["value", "status", "reason"]] = [np.nan, "skipped", "no weights"]
+    judgement = judge(CLAIM, table)
+    assert judgement.verdict == OPEN
+    assert "1 not measured" in judgement.reason
+    assert judgement.evidence[1].reason == "no weights"
+
+
+def test_a_certain_difference_that_is_too_small_decides_nothing() -> None:
+    table = scores(noise=UP, detail=UP)
+    assert judge(CLAIM, table).verdict == FAILS
+    judgement = judge(CLAIM.model_copy(update={"smallest": {"noise": 2.0}}), table)
+    assert judgement.verdict == OPEN
+    assert "too small to matter" in judgement.evidence[0].reason
+
+
+def test_few_prompts_cannot_tell() -> None:
+    evidence = weigh(scores(noise=[-1.0] * 5), "a", "b", "noise", "lower")
+    assert evidence.verdict == OPEN
+    assert "only 5 prompts" in evidence.reason
+    assert Bootstrap().fewest_pairs == 6
+    assert Bootstrap(confidence=0.5).fewest_pairs == 2
+
+
+def test_seeds_of_a_prompt_are_averaged_and_intervals_are_reproducible() -> None:
+    one = scores(noise=DOWN)
+    two = pd.concat([one, one.assign(seed=1)])
+    assert weigh(two, "a", "b", "noise", "lower") == weigh(one, "a", "b", "noise", "lower")
+    evidence = weigh(one, "a", "b", "noise", "lower")
+    assert evidence.low < evidence.difference < evidence.high < 0
+    assert evidence.difference == pytest.approx(-1.0)
+
+
+def test_declared_claims_load() -> None:
+    claims = load_claims(Path(__file__).parents[2] / "conf/base/claims.yml")
+    assert {c.name for c in claims} >= {"relay_beats_naive", "hfato_adds_detail", "hfato_pixel_adds_detail"}
+
+
+@pytest.mark.parametrize(
+    "text", ["claims: 3", "[]", "claims:\n  - {name: x, statement: y, arm: a, other: b, metrics: {m: up}}"]
+)
+def test_broken_claims_name_the_file(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "claims.yml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"claims\.yml"):
+        load_claims(path)

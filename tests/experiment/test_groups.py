@@ -1,0 +1,194 @@
+"""The parameters: wrong values are refused by the name of their field; the tables agree with each other."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from vibe_pipeline.experiment.adapters import AdapterParams, DegradationParams, ObjectiveWeights
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.load import with_own_files
+from vibe_pipeline.experiment.loader import LayeredLoader
+from vibe_pipeline.experiment.model import ClipSize, ModelParams
+from vibe_pipeline.experiment.run import TrackingParams
+from vibe_pipeline.experiment.sweeps import unfold
+from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.training import LoraParams, OptimiserParams, Stage1Params
+
+SIZE = {"height": 64, "width": 64}
+MODEL = {"path": "x", "native": SIZE | {"frames": 9}, "target": SIZE | {"frames": 9}}
+DATA = {"path": "x", "low": SIZE, "high": SIZE}
+EVALUATION = {
+    "vbench_dimensions": ["temporal_flickering"],
+    "vbench_cache": "x",
+    "fine_band": [1, 2],
+    "reference_arm": "a",
+}
+ARM = {"label": "x"}
+
+WRONG: list[tuple[type[BaseModel], dict[str, Any], str]] = [
+    (ClipSize, SIZE | {"height": 0}, "height"),
+    (ClipSize, SIZE | {"frames": 8}, "frames\n.*4k . 1 frames: 8 is not; nearest 9"),
+    (ClipSize, SIZE | {"fps": -1}, "fps"),
+    (ModelParams, MODEL | {"target": SIZE | {"frames": 5}}, "target.frames 5 differs from native.frames 9"),
+    (ModelParams, MODEL | {"dtype": "float8"}, "dtype"),
+    (ModelParams, MODEL | {"device": "tpu"}, "device"),
+    (ModelParams, MODEL | {"flow_shift": 0}, "flow_shift"),
+    (ModelParams, MODEL | {"tread": 1}, "tread.*\n.*Extra inputs"),
+    (DataParams, DATA | {"min_usable_share": 1.5}, "min_usable_share"),
+    (DataParams, DATA | {"camera_blur": -0.1}, "camera_blur"),
+    (DataParams, DATA | {"source": "web"}, "source"),
+    (LoraParams, {"rank": 0}, "rank"),
+    (LoraParams, {"targets": []}, "targets"),
+    (OptimiserParams, {"learning_rate": 0}, "learning_rate"),
+    (OptimiserParams, {"schedule": "linear"}, "schedule"),
+    (OptimiserParams, {"clip_norm": 0}, "clip_norm"),
+    (AttentionParams, {"pool": 1}, "pool"),
+    (AttentionParams, {"half_window": [1]}, "half_window"),
+    (AttentionParams, {"half_window": [0, 3]}, "half_window"),
+    (DegradationParams, {"factor": 1.0}, "factor"),
+    (DegradationParams, {"kind": "noise"}, "kind"),
+    (ObjectiveWeights, {"hfato": 0.0}, "all loss weights are 0"),
+    (ObjectiveWeights, {"hfato": -1.0}, "hfato"),
+    (ObjectiveWeights, {"hfatto": 1.0}, "hfatto"),
+    (Stage1Params, {"steps": 0}, "steps"),
+    (Stage1Params, {"attention": {"kind": "gclf"}}, "attention"),
+    (AdapterParams, {"label": "x", "start": "Stage 1"}, "start"),
+    (ArmParams, ARM | {"strength": 0.0}, "strength"),
+    (ArmParams, ARM | {"strength": 1.01}, "strength"),
+    (ArmParams, ARM | {"steps": 3, "strength": 0.3, "steps_are": "share"}, "strength 0.3 of 3 steps leaves none"),
+    (AdapterParams, {"label": "x", "validation_clips": 2}, "give validate_every a number"),
+    (ArmParams, ARM | {"guidance_scale": 0.5}, "guidance_scale"),
+    (ArmParams, ARM | {"method": "magic"}, "method"),
+    (ArmParams, ARM | {"keep_stage1": True}, "keep_stage1 needs an adapter"),
+    (ArmParams, ARM | {"method": "upsample", "adapter": "full"}, "an adapter would do nothing"),
+    (GenerationParams, {"prompts": "miniature", "seeds": []}, "seeds"),
+    (GenerationParams, {"prompts": "miniature", "seeds": [1, 2, 1]}, "seeds.*\n.*stands twice"),
+    (GenerationParams, {"prompts": "miniature", "count": 0}, "count"),
+    (EvaluationParams, EVALUATION | {"vbench_dimensions": []}, "vbench_dimensions"),
+    (EvaluationParams, EVALUATION | {"fine_band": [20, 13]}, "fine_band.*\n.*must rise"),
+    (EvaluationParams, EVALUATION | {"confidence": 95}, "confidence"),
+    (TrackingParams, {"clips_per_arm": -1}, "clips_per_arm"),
+]
+
+
+@pytest.mark.parametrize(("params", "values", "message"), WRONG, ids=lambda v: getattr(v, "__name__", None))
+def test_a_wrong_value_is_refused_by_name(params: type[BaseModel], values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        params(**values)
+
+
+@pytest.mark.parametrize(
+    ("params", "values"),
+    [(ModelParams, MODEL), (DataParams, DATA), (EvaluationParams, EVALUATION), (ArmParams, ARM), (ClipSize, SIZE)],
+)
+def test_the_values_that_were_changed_are_right_otherwise(params: type[BaseModel], values: dict[str, Any]) -> None:
+    made = params(**values)
+    assert params(**made.model_dump(mode="json")) == made
+    with pytest.raises(ValidationError, match="frozen"):
+        made.label = made.height = made.path = "other"
+
+
+def test_prompts_are_the_miniatures_or_a_file() -> None:
+    assert GenerationParams(prompts="miniature").prompts == "miniature"
+    assert GenerationParams(prompts="prompts.txt").prompts == Path("prompts.txt")
+
+
+def tables(**changes: dict[str, Any]) -> Tables:
+    rows: dict[str, Any] = {
+        "stage1": {"stage1": {}},
+        "adapters": {"full": {"label": "Full"}, "naive": {"label": "Naive", "start": "base"}},
+        "arms": {"full": {"label": "Full", "adapter": "full"}, "plain": {"label": "Plain", "method": "upsample"}},
+        "reference_arm": "full",
+    }
+    return Tables(**(rows | changes))
+
+
+def test_tables_that_agree_are_kept_as_they_are() -> None:
+    assert list(tables().arms) == ["full", "plain"]
+    kept = tables(arms={"full": {"label": "x", "adapter": "full", "keep_stage1": True}})
+    assert kept.arms["full"].keep_stage1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stage1": {}}, r"adapters\.full\.start: 'stage1' is no row"),
+        ({"adapters": {"naive": {"label": "x", "start": "base"}}}, r"arms\.full\.adapter: 'full' is no row"),
+        ({"reference_arm": "ful"}, "reference_arm: 'ful' is no row"),
+        (
+            {"arms": {"full": {"label": "x", "adapter": "naive", "keep_stage1": True}}},
+            r"arms\.full\.keep_stage1.*starts from the base",
+        ),
+        ({"stage1": {"stage1": {}, "base": {}}}, r"stage1\.base"),
+        ({"stage1": {"stage1": {}, "full": {}}}, r"adapters\.full: stage1 has a row of that name"),
+        ({"arms": {"Full Arm": {"label": "x"}}}, "Full Arm"),
+        ({"arms": {"full": {"label": "x", "steps": -1}}}, r"arms\.full\.steps"),
+    ],
+)
+def test_tables_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        tables(**changes)
+
+
+CONF = Path(__file__).parents[2] / "conf"
+PARAMETERS = {
+    "model": ModelParams,
+    "data": DataParams,
+    "generation": GenerationParams,
+    "evaluation": EvaluationParams,
+    "tracking": TrackingParams,
+}
+
+
+ENVIRONMENTS = sorted({p.parent.name for p in CONF.glob("*/parameters.yml")} - {"local"})
+
+
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_every_environment_of_the_repository_is_valid(env: str) -> None:
+    loader = LayeredLoader(str(CONF), env=env, base_env="base", default_run_env="base")
+    loaded = unfold(loader["parameters"])
+    for name, params in PARAMETERS.items():
+        assert params(**loaded[name])
+    rows = {name: loaded[name] for name in ("stage1", "adapters", "arms")}
+    assert Tables(**rows, reference_arm=loaded["evaluation"]["reference_arm"]).arms
+
+
+def test_validation_clips_are_made_as_the_first_arm_of_the_adapter_does() -> None:
+    adapters = {"a": AdapterParams(label="a", start="base"), "b": AdapterParams(label="b", start="base")}
+    arms = {"x": ArmParams(label="x"), "y": ArmParams(label="y", adapter="a"), "z": ArmParams(label="z", adapter="a")}
+    tables = Tables(stage1={}, adapters=adapters, arms=arms, reference_arm="x")
+    assert tables.arm_of("a") == "y"
+    with pytest.raises(ValueError, match=r"adapters\.b\.validation_clips: no arm uses"):
+        tables.arm_of("b")
+
+
+def test_an_environments_own_files_count_because_they_lie_there(tmp_path: Path) -> None:
+    """The environment's before base's, conf/local without one; a path in the parameters before both."""
+    for place in ("base/claims", "base/published", "mine/claims", "local/published"):
+        path = tmp_path / "conf" / f"{place}.yml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("claims: []")
+
+    def found(env: str | None, project: Path = tmp_path, **report: str) -> dict[str, str]:
+        loader = LayeredLoader(str(tmp_path / "conf"), env=env, base_env="base", default_run_env="local")
+        return with_own_files({"report": report, "model": 1}, loader, project)["report"]
+
+    assert found("mine") == {"claims": "conf/mine/claims.yml", "published": "conf/base/published.yml"}
+    assert found(None) == {"claims": "conf/base/claims.yml", "published": "conf/local/published.yml"}
+    assert found("mine", claims="x.yml", title="T") == {
+        "claims": "x.yml", "title": "T", "published": "conf/base/published.yml",
+    }  # fmt: skip
+    assert found("mine", tmp_path / "elsewhere")["claims"] == str(tmp_path / "conf/mine/claims.yml")
+
+
+@pytest.mark.parametrize("env", ["miniature_study", "miniature_sweeps", "miniature_x4", "miniature_x4_confirm"])
+def test_the_studies_put_their_own_claims_to_the_test(env: str) -> None:
+    root = Path(__file__).parents[2]
+    loader = LayeredLoader(str(root / "conf"), env=env, base_env="base", default_run_env="local")
+    assert with_own_files(loader["parameters"], loader, root)["report"]["claims"] == f"conf/{env}/claims.yml"

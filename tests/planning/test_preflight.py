@@ -1,0 +1,342 @@
+"""What is refused before the first node runs."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from vibe_pipeline.diffusion import lora
+from vibe_pipeline.experiment.adapters import AdapterParams
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.run import ReportParams
+from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.io.video import write_lossless
+from vibe_pipeline.planning.preflight import (
+    check_band,
+    check_generation,
+    check_parameters,
+    check_report,
+    check_scoring,
+    check_space,
+    check_training,
+)
+
+GENERATION = GenerationParams(prompts="miniature")
+
+
+def tables(**arm: object) -> Tables:
+    return Tables(stage1={}, adapters={}, arms={"a": ArmParams(label="a", **arm)}, reference_arm="a")
+
+
+def test_what_fits_passes(tiny) -> None:
+    check_generation(tiny.model(), GENERATION, tables(attention={"kind": "gclf", "pool": 2}))
+
+
+@pytest.mark.parametrize("which", ["native", "target"])
+def test_a_size_that_does_not_fit_is_named_with_the_nearest(wan21, which: str) -> None:
+    model = wan21.model(**{which: {"height": 72, "width": 96, "frames": 5}})
+    with pytest.raises(ValueError, match=f"model.{which} 72x96 .* nearest that are: 64x96 or 80x96"):
+        check_generation(model, GENERATION, tables())
+
+
+def test_a_pooling_that_does_not_divide_names_its_arm(wan21) -> None:
+    row = {"attention": {"kind": "gclf", "pool": 4}}
+    with pytest.raises(ValueError, match=r"arms\.a with attention\.pool 4: model\.target 64x96 .* 64x64 or 64x128"):
+        check_generation(wan21.model(), GENERATION, tables(**row))
+    check_generation(wan21.model(), GENERATION, tables(**row, method="upsample"))
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ({"extra_adapters": [{"path": "no.safetensors"}]}, r"arms\.a\.extra_adapters: no\.safetensors does not exist"),
+        ({"method": "external", "path": "no"}, r"arms\.a\.path: no does not exist; put the other"),
+    ],
+)
+def test_files_that_are_not_there_are_named(wan21, arm: dict, message: str) -> None:
+    with pytest.raises(FileNotFoundError, match=message):
+        check_generation(wan21.model(), GENERATION, tables(**arm))
+
+
+def test_prompts_that_are_not_there_are_named(wan21, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.txt does not exist"):
+        check_generation(wan21.model(), GenerationParams(prompts=tmp_path / "none.txt"), tables())
+
+
+def test_buckets_that_pooling_does_not_divide_are_refused(tmp_path: Path) -> None:
+    sizes = {"low": {"height": 32, "width": 48}, "high": {"height": 64, "width": 96}}
+    data = DataParams(path=tmp_path, buckets="aspect", bucket_tokens=2, **sizes)
+    row = {"a": AdapterParams(label="a", start="base", attention={"kind": "gclf", "pool": 4})}
+    rows = Tables(stage1={}, adapters=row, arms=tables().arms, reference_arm="a")
+    with pytest.raises(ValueError, match=r"adapters\.a\.attention\.pool 4 does not divide data\.bucket_tokens 2"):
+        check_training(data, rows)
+    check_training(data.model_copy(update={"bucket_tokens": 4}), rows)
+    check_training(data.model_copy(update={"buckets": "single"}), rows)
+
+
+def test_a_single_training_size_that_pooling_does_not_divide_is_named_with_the_nearest(wan21) -> None:
+    sizes = {"low": {"height": 32, "width": 48}, "high": {"height": 64, "width": 96}}
+    params = {"model": wan21.model().model_dump(), "data": {"path": "x", "buckets": "single"} | sizes}
+    for pool, fits in ((2, True), (4, False)):
+        row = {"a": AdapterParams(label="a", start="base", attention={"kind": "gclf", "pool": pool})}
+        rows = Tables(stage1={}, adapters=row, arms=tables().arms, reference_arm="a")
+        if fits:
+            check_parameters(params, rows, {"relay_stage2"})
+            continue
+        with pytest.raises(ValueError, match=r"adapters\.a with attention\.pool 4: data\.high 64x96 .*64x64 or 64x128"):
+            check_parameters(params, rows, {"relay_stage2"})
+
+
+def test_only_what_a_run_needs_is_checked() -> None:
+    sizes = {"low": {"height": 32, "width": 48}, "high": {"height": 64, "width": 96}}
+    native = {"native": sizes["low"], "target": sizes["high"]}
+    nowhere = {"model": {"path": "somewhere/else"} | native, "data": {"path": "x"} | sizes}
+    check_parameters(nowhere, tables(), {"base_model"})
+    with pytest.raises(FileNotFoundError, match=r"somewhere/else.*hf download"):
+        check_parameters(nowhere, tables(), {"relay_stage1"})
+
+
+@pytest.mark.parametrize("part", ["data_processing", "relay_stage2", "generation"])
+def test_a_tile_that_the_vae_cannot_be_cut_into_is_refused_with_the_nearest(wan22, tmp_path: Path, part: str) -> None:
+    sizes = {"low": {"height": 32, "width": 64}, "high": {"height": 64, "width": 128}}
+    Image.new("RGB", (128, 64)).save(tmp_path / "a.png")
+    params = {"data": {"path": str(tmp_path)} | sizes, "generation": GENERATION.model_dump()}
+    for tile, fits in ((300, False), (304, True), (None, True)):
+        params["model"] = wan22.model(tile=tile).model_dump()
+        if fits:
+            check_parameters(params, tables(), {part})
+            continue
+        with pytest.raises(ValueError, match=r"model\.tile 300 must be a multiple of 16 .*fit: 288 or 304"):
+            check_parameters(params, tables(), {part})
+
+
+def extra(path: Path) -> dict[str, Any]:
+    return {"extra_adapters": [{"path": str(path)}]}
+
+
+@pytest.fixture
+def trained(wan21, tmp_path: Path) -> Path:
+    """An adapter of the tiny base."""
+    transformer = wan21.transformer()
+    lora.add_adapter(transformer, "d", 4, 4.0, ("to_q",), 0)
+    return lora.save_adapter(transformer, "d", tmp_path / "style")
+
+
+def test_an_adapter_that_fits_passes_by_its_header_alone(wan21, trained: Path, monkeypatch) -> None:
+    monkeypatch.setattr(lora, "load_file", lambda *_: pytest.fail("a tensor was read"))
+    check_generation(wan21.model(), GENERATION, tables(**extra(trained)))
+
+
+# What is made of an adapter file, and what the message names beside the arm's field.
+def _comfyui(path: Path) -> Path:
+    name = "diffusion_model.blocks.0.self_attn.q.lora_{}.weight"
+    save_file({name.format("down"): torch.ones(4, 32), name.format("up"): torch.ones(32, 4)}, path)
+    return path
+
+
+def _pickle(path: Path) -> Path:
+    return path.rename(path.with_suffix(".ckpt"))
+
+
+def _empty(path: Path) -> Path:
+    path.write_bytes(b"")
+    return path
+
+
+ADAPTERS = {
+    "another layout": (_comfyui, "comfyui layout, not in ours: convert it with `kedro vibe import-adapter"),
+    "a pickle": (_pickle, "is not .safetensors"),
+    "a folder": (lambda p: p.parent, "is a folder, not a file"),
+    "empty": (_empty, "empty (0 bytes)"),
+    "a name that no file has": (lambda p: p.with_name("n" * 300), "cannot be a path"),
+}
+
+
+@pytest.mark.parametrize("case", ADAPTERS)
+def test_an_adapter_that_would_be_refused_after_hours_is_refused_before(wan21, trained: Path, case: str) -> None:
+    change, named = ADAPTERS[case]
+    with pytest.raises((ValueError, OSError)) as error:
+        check_generation(wan21.model(), GENERATION, tables(**extra(change(trained))))
+    message = str(error.value)
+    assert message.startswith("arms.a.extra_adapters: ") and named in message and "\n" not in message, message
+
+
+def test_an_adapter_of_another_base_is_refused_before(wan21, wan22, trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(wan21.path, tmp_path / "wider")
+    check_generation(wan22.model(), GENERATION, tables(**extra(trained)))  # the same blocks
+    from vibe_pipeline.diffusion.weights import on_meta
+
+    config = json.loads((folder / "transformer/config.json").read_text()) | {"attention_head_dim": 32}
+    (folder / "transformer/config.json").write_text(json.dumps(config))
+    state = on_meta("transformer", config).state_dict()
+    save_file(
+        {k: torch.zeros(v.shape) for k, v in state.items()}, folder / "transformer/diffusion_pytorch_model.safetensors"
+    )
+    with pytest.raises(ValueError, match=r"arms\.a\.extra_adapters: .*was trained on another base: blocks\..*64"):
+        check_generation(wan21.model(path=str(folder)), GENERATION, tables(**extra(trained)))
+
+
+def test_a_model_that_would_run_in_part_stops_every_kind_of_run(wan21, tmp_path: Path) -> None:
+    folder = shutil.copytree(wan21.path, tmp_path / "A14B")
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": 0.875}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    params = {"model": wan21.model(path=str(folder)).model_dump()}
+    with pytest.raises(ValueError, match="two experts"):
+        check_parameters(params, tables(), {"relay_stage1"})
+    with pytest.raises(ValueError, match="two experts"):
+        check_generation(wan21.model(path=str(folder)), GENERATION, tables())
+
+
+def _prompts(folder: Path, text: str) -> GenerationParams:
+    (folder / "p.csv").write_text(text)
+    return GenerationParams(prompts=folder / "p.csv")
+
+
+def test_external_clips_are_measured_before(wan21, tmp_path: Path) -> None:
+    generation = _prompts(tmp_path, "prompt\na cat\na dog\n")
+    theirs = tables(method="external", path=str(tmp_path / "clips"))
+    clip = np.zeros((9, 32, 48, 3), np.float32)
+    write_lossless(tmp_path / "clips/a cat-0.mp4", clip, 16)
+    with pytest.raises(FileNotFoundError, match=r"arms\.a: .*lacks 1 of 2 clips, among them 'a dog' seed 0"):
+        check_generation(wan21.model(), generation, theirs)
+    (tmp_path / "clips/a dog-0.mp4").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"a dog-0\.mp4 cannot be read as a video"):
+        check_generation(wan21.model(), generation, theirs)
+    write_lossless(tmp_path / "clips/a dog-0.mp4", clip, 16)
+    before = sorted(tmp_path.rglob("*"))
+    check_generation(wan21.model(), generation, theirs)  # another scale: stated, not refused
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_first_frames_are_judged_before(wan21, wan22, tmp_path: Path) -> None:
+    generation = _prompts(tmp_path, "prompt,first_frame\na cat,a.png\n")
+    Image.new("RGB", (96, 64)).save(tmp_path / "a.png")
+    check_generation(wan22.model(), generation, tables())  # native size: smaller than the target
+    with pytest.raises(ValueError, match=r"generation\.prompts: 1 prompts have a first_frame, and model takes no"):
+        check_generation(wan21.model(), generation, tables())
+    Image.new("RGB", (96, 63)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"smaller than model\.native 64x96.*a\.png is 63x96"):
+        check_generation(wan22.model(), generation, tables())
+
+
+def test_images_and_what_scoring_reads_are_looked_at_before(wan21, tmp_path: Path) -> None:
+    sizes = {"low": {"height": 32, "width": 48}, "high": {"height": 64, "width": 96}}
+    params = {"model": wan21.model().model_dump(), "data": {"path": str(tmp_path / "a"), "source": "folder"} | sizes}
+    with pytest.raises(FileNotFoundError, match=r"data\.path: .*a does not exist"):
+        check_parameters(params, tables(), {"data_processing"})
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/metadata.csv").write_text("name,text\nx.png,a\n")
+    with pytest.raises(ValueError, match=r"metadata\.csv, line 1"):
+        check_parameters(params, tables(), {"data_processing"})
+    evaluation = {"vbench_dimensions": ["scene"], "fine_band": [1, 2], "reference_arm": "a"}
+    claims = tmp_path / "claims.yml"
+    report = {"claims": str(claims), "published": "conf/base/published.yml"}
+    scored = {"evaluation": evaluation | {"vbench_cache": str(tmp_path / "weights")}, "report": report}
+    with pytest.raises(FileNotFoundError, match=r"report\.claims: .*claims\.yml does not exist"):
+        check_parameters(scored, tables(), {"vbench_eval"})
+    claims.write_text("claims: 3")
+    with pytest.raises(ValueError, match=r"claims\.yml: expected a key"):
+        check_parameters(scored, tables(), {"ablation_report"})
+    scored["evaluation"]["vbench_cache"] = str(claims)
+    with pytest.raises(ValueError, match=r"evaluation\.vbench_cache: .*claims\.yml is a file, not a folder"):
+        check_parameters(scored, tables(), {"vbench_eval"})
+
+
+def test_a_preview_needs_no_clips_of_others_yet(wan21, tmp_path: Path) -> None:
+    """They may be made from the native clips that it shows."""
+    theirs = tables(method="external", path=str(tmp_path / "clips"))
+    check_generation(wan21.model(), GENERATION.model_copy(update={"stop_after_preview": True}), theirs)
+
+
+def test_what_validation_clips_need_is_looked_at_before_training(wan21, trained: Path) -> None:
+    adapter = AdapterParams(label="d", start="base", validation_clips=1, validate_every=1, attention={"kind": "full"})
+    arm = ArmParams(label="a", adapter="d", **extra(trained.with_name("gone.safetensors")))
+    rows = Tables(stage1={}, adapters={"d": adapter}, arms={"a": arm}, reference_arm="a")
+    sizes = {"low": {"height": 32, "width": 48}, "high": {"height": 64, "width": 96}}
+    params = {"model": wan21.model().model_dump(), "generation": {"prompts": "miniature"}}
+    params |= {"data": {"path": "x", "buckets": "single"} | sizes}
+    with pytest.raises(FileNotFoundError, match=r"arms\.a\.extra_adapters: .*gone"):
+        check_parameters(params, rows, {"relay_stage2"})
+    check_parameters(params, rows, {"relay_stage1"})
+
+
+def test_a_model_folder_that_may_not_be_read_is_not_called_absent(wan21, monkeypatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # root, as tests often run, may read everything
+    with pytest.raises(PermissionError, match=r"model\.path: .* may not be read by this user"):
+        check_generation(wan21.model(), GENERATION, tables())
+
+
+def evaluation(*dimensions: str) -> EvaluationParams:
+    return EvaluationParams(vbench_dimensions=dimensions, vbench_cache="none", fine_band=(1.0, 2.0), reference_arm="a")
+
+
+def test_a_dimension_that_no_clip_has_is_refused_and_one_that_few_have_is_said(caplog) -> None:
+    pytest.importorskip("vbench")
+    custom = GenerationParams(prompts="vbench_custom", count=64)
+    check_scoring(custom, evaluation("subject_consistency", "overall_consistency", "temporal_flickering"))
+    assert not caplog.records
+    with pytest.raises(ValueError, match=r"vbench_dimensions: scene, color is defined on none of the 64 prompts"):
+        check_scoring(custom, evaluation("scene", "imaging_quality", "color"))
+    with pytest.raises(
+        ValueError, match=r"scene is defined on none of the 64 prompts of generation\.prompts miniature"
+    ):
+        check_scoring(GenerationParams(prompts="miniature"), evaluation("scene"))
+    check_scoring(GenerationParams(prompts="vbench_subset", count=16), evaluation("subject_consistency", "scene"))
+    assert "fewer than 6 prompts cannot tell two arms apart: subject_consistency on 2, scene on 2" in caplog.text
+
+
+def test_scoring_is_checked_where_a_run_makes_and_scores_clips(wan21) -> None:
+    params = {"model": wan21.model().model_dump(), "generation": {"prompts": "miniature"}}
+    params |= {"evaluation": evaluation("scene").model_dump()}
+    with pytest.raises(ValueError, match="scene is defined on none"):
+        check_parameters(params, tables(), {"generation", "vbench_eval"})
+    check_parameters(params, tables(), {"vbench_eval"})
+
+
+def test_claims_and_published_figures_are_read_before_the_run(tmp_path: Path, caplog) -> None:
+    claims, published = tmp_path / "claims.yml", tmp_path / "published.yml"
+    report = ReportParams(claims=claims, published=published)
+    asked = evaluation("imaging_quality")
+    with pytest.raises(FileNotFoundError, match=r"report\.claims: .*claims\.yml does not exist"):
+        check_report(report, asked)
+    claim = "claims: [{name: n, statement: s, arm: a, other: b, metrics: {imaging_quality: higher, flicker: lower}}]"
+    claims.write_text(claim)
+    published.write_text("tables: [{rows: [{method: X}]}]")
+    with pytest.raises(ValueError, match=r"published\.yml: the row 'X' needs both"):
+        check_report(report, asked)
+    published.write_text("tables: []")
+    check_report(report, asked)
+    assert not caplog.records
+    claims.write_text(claim.replace("flicker: lower", "scene: higher"))
+    check_report(report, asked)
+    assert "claims on scene, which evaluation.vbench_dimensions does not ask for" in caplog.text
+
+
+def test_a_band_that_the_target_cannot_hold_is_refused(wan21) -> None:
+    """64 rows have frequencies up to 32 along an axis and half as many again along the diagonal."""
+    fits = evaluation("imaging_quality").model_copy(update={"fine_band": (13.0, 20.0)})
+    check_band(wan21.model(), fits)
+    with pytest.raises(ValueError, match=r"\[352\.0, 640\.0\] at model\.target: a 64x96 frame has no frequency"):
+        check_band(wan21.model(), fits.model_copy(update={"fine_band": (352.0, 640.0)}))
+
+
+def test_too_little_space_for_all_clips_is_said_before_the_first(wan21, tmp_path: Path, caplog, monkeypatch) -> None:
+    """Five frames of 32x48 natively and of 64x96 in each arm, three bytes a pixel."""
+    native, target = 32 * 48 * 5 * 3, 64 * 96 * 5 * 3
+    for free, warned in ((10 * (native + 4 * target), False), (10 * (native + 4 * target) - 1, True)):
+        monkeypatch.setattr(
+            "vibe_pipeline.planning.preflight.shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free)
+        )
+        check_space(wan21.model(), 10, 4, tmp_path)
+        assert ("the clips take up to 0.0 GB" in caplog.text) == warned

@@ -1,0 +1,227 @@
+"""The rehearsal: every row tried at its size, failures named and survived, nothing left behind or touched."""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from click.testing import CliRunner
+from kedro.framework.project import configure_project
+from kedro.pipeline import Node, Pipeline
+from PIL import Image
+
+from vibe_pipeline.cli import cli
+from vibe_pipeline.diffusion import objectives
+from vibe_pipeline.diffusion.models import find_model
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.load import tables_of
+from vibe_pipeline.experiment.loader import LayeredLoader
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.hooks import RehearsalHooks
+from vibe_pipeline.images.cache import build_cache, is_current
+from vibe_pipeline.io.files import read_json, write_json
+from vibe_pipeline.rehearsal import Line, RehearsalError, format_line, rehearse, require_rehearsed
+from vibe_pipeline.rehearsal.small import judged_alone, moved, shortened
+from vibe_pipeline.rehearsal.stage import failed_scores
+from vibe_pipeline.training import stages as relay
+
+ROOT = Path(__file__).parents[2]
+ENV = "wan22_ti2v_5b"
+ADAPTERS = ("full", "no_hfato")
+ARMS = ("full", "no_hfato", "keep_stage1", "direct", "upsample")
+
+
+def size(height: int, width: int, frames: int = 1) -> dict[str, int]:
+    return {"height": height, "width": width, "frames": frames}
+
+
+@pytest.fixture
+def project(tmp_path: Path, wan22, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose environment has some rows of the 5B's, on the tiny checkpoint of its style."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    configure_project("vibe_pipeline")
+    path = tmp_path / "conf" / ENV / "parameters.yml"
+    params = yaml.safe_load(path.read_text())
+    small = {"path": str(wan22.path), "native": size(64, 96, 5), "target": size(128, 256, 5)}
+    params["model"] |= small | {"dtype": "float32", "device": "cpu", "text_length": 128, "tile": None, "threads": 1}
+    params["data"] |= {"low": size(64, 128), "high": size(128, 256)}
+    (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
+    params["generation"] |= {"prompts": "prompts.txt", "count": None}
+    params["evaluation"] |= {"fine_band": [10.0, 30.0], "vbench_dimensions": ["temporal_flickering"]}
+    params["adapters"] = {name: params["adapters"][name] for name in ADAPTERS}
+    params["arms"] = {name: params["arms"][name] for name in ARMS}
+    params["arms"]["swim"] = {
+        "label": "FreeSwim", "method": "freeswim", "attention": {"kind": "window"}, "refresh_every": 2, "steps": 50,
+    }  # fmt: skip
+    for row in (*params["stage1"].values(), *params["adapters"].values()):
+        row["lora"] = {"rank": 4, "alpha": 4}
+    path.write_text(yaml.safe_dump(params))
+    return tmp_path
+
+
+def change(project: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    path = project / "conf" / ENV / "parameters.yml"
+    params = yaml.safe_load(path.read_text())
+    edit(params)
+    path.write_text(yaml.safe_dump(params))
+
+
+def loader() -> LayeredLoader:
+    return LayeredLoader("conf", env=ENV, base_env="base", default_run_env="local")
+
+
+def rehearsed() -> dict[str, Line]:
+    params = loader()["parameters"]
+    lines: list[Line] = []
+    returned = rehearse(params, tables_of(params), loader()["catalog"], lines.append)
+    assert returned == lines
+    return {line.node: line for line in lines}
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file but the lock, by its content."""
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != ".run.lock")
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_every_row_is_tried_and_nothing_is_left_or_touched(project: Path) -> None:
+    kept = project / "data/06_models/adapters/full-0/checkpoint.pt"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"hours of work")
+    (project / "data/07_model_output/clips/arms/full").mkdir(parents=True)
+    (project / "data/07_model_output/clips/arms/full/0000-0-a.mp4").write_bytes(b"a clip")
+    leftover = project / "data/.rehearsal/data/06_models"
+    before = contents(project)
+    leftover.mkdir(parents=True)  # of a killed rehearsal
+    lines = rehearsed()
+    assert {line.node: line.error for line in lines.values() if line.error} == {}
+    expected = {"stage1.stage1.train", "render_native", "arms.full.measure", "run_vbench", "write_page"}
+    expected |= {f"adapters.{name}.train" for name in ADAPTERS} | {f"arms.{name}.generate" for name in (*ARMS, "swim")}
+    assert expected <= set(lines) and all(line.seconds > 0 for line in lines.values())
+    order = list(lines)
+    trainings = [order.index(name) for name in order if name.endswith(".train")]
+    assert max(trainings) < min(order.index(name) for name in order if name.endswith(".generate"))
+    assert contents(project) == before and not (project / "data/.rehearsal").exists()
+    assert not (project / "mlflow.db").exists() and not (project / "mlruns").exists()
+
+
+def test_rows_keep_their_sizes_and_take_two_steps_so_that_the_optimisers_state_is_there(project: Path) -> None:
+    whole = tables_of(loader()["parameters"])
+    small = shortened(whole)
+    for name, row in whole.adapters.items():
+        few = {"steps": 2, "checkpoint_every": 1, "log_every": 1, "validate_every": 2}
+        assert small.adapters[name] == row.model_copy(update=few)
+    assert small.arms["direct"] == whole.arms["direct"].model_copy(update={"steps": 1})
+    assert small.arms["swim"].steps == 2  # the second takes the stored outputs
+    assert set(judged_alone(small).arms) == {"full"} and set(judged_alone(small).adapters) == {"full"}
+
+
+def test_a_training_that_would_crash_is_found_before_a_clip_is_made(project: Path, monkeypatch) -> None:
+    def fails(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("CUDA error: out of everything")
+
+    def velocity_fails(weights: dict[str, float], *args: object, **kwargs: object) -> Any:
+        return fails() if weights["velocity"] else objectives.mixed_loss(weights, *args, **kwargs)
+
+    monkeypatch.setattr(relay, "mixed_loss", velocity_fails)
+    lines = rehearsed()
+    assert lines["adapters.no_hfato.train"].error == "RuntimeError: CUDA error: out of everything"
+    assert not lines["adapters.full.train"].error and not lines["arms.full.generate"].error
+    assert not lines["arms.no_hfato.generate"].error  # with an untrained adapter
+    assert lines["write_page"].error == "not tried, as something before it failed"
+    with pytest.raises(
+        RehearsalError, match=r"in 1 of \d+ rows, nothing was run: adapters\.no_hfato\.train: .* everything$"
+    ):
+        require_rehearsed(list(lines.values()))
+
+    monkeypatch.setattr(relay, "velocity_loss", fails)
+    monkeypatch.setattr(relay, "mixed_loss", fails)
+    hooks = RehearsalHooks()
+    hooks._loader = loader()
+    hooks._params = loader()["parameters"]
+    graph = Pipeline([Node(lambda: 1, None, "clips", name="generate", tags="generation")])
+    hooks.before_pipeline_run(graph)  # not asked for
+    hooks._params = hooks._params | {"run": {"rehearse": True}}
+    with pytest.raises(RehearsalError, match=r"stage1\.stage1\.train"):
+        hooks.before_pipeline_run(graph)
+    assert not list(project.rglob("*.mp4")) and not list(project.rglob("*.safetensors"))
+
+
+def test_the_command_says_so_and_fails(project: Path) -> None:
+    """Tiles of an attention that do not divide the size of training."""
+    change(project, lambda p: p["data"].update(buckets="single"))
+    change(project, lambda p: p["adapters"]["no_hfato"].update(attention={"kind": "gclf", "pool": 3}))
+    done = CliRunner().invoke(cli, ["vibe", "rehearse", f"--env={ENV}"])
+    assert done.exit_code == 1, done.output
+    said = r"FAILED +[\d.]+ s +- +adapters\.no_hfato\.train: ValueError: token grid \(1, 4, 8\) does not divide"
+    assert re.search(said, done.output)
+    assert re.search(r"ok +[\d.]+ s +- +arms\.full\.generate$", done.output, re.MULTILINE)
+    assert not (project / "data/.rehearsal").exists()
+
+
+def test_latents_that_are_there_and_of_these_settings_are_the_ones_trained_on(project: Path) -> None:
+    params = loader()["parameters"]
+    model, data = ModelParams(**params["model"]), DataParams(**params["data"]).model_copy(update={"held_out": 1})
+    rows = []
+    for i in range(3):
+        Image.new("RGB", (256, 128), (40 * i, 90, 60)).save(project / f"{i}.png")
+        rows.append({"path": str(project / f"{i}.png"), "caption": "a wall", "sha256": f"{i:064d}"})
+    usable = pd.DataFrame(rows).assign(height=128, width=256)
+    manifest = build_cache(usable, find_model(model.path), model, data, project / "data/05_model_input/latents")
+    manifest = read_json(write_json(project / "data/05_model_input/latent_cache.json", manifest))
+    before = contents(project)
+    lines = rehearsed()
+    assert "cache_latents" not in lines and not any(line.error for line in lines.values())
+    assert contents(project) == before
+    found = find_model(model.path)
+    assert is_current(manifest, found, model, data)
+    assert not is_current(manifest, found, model, data.model_copy(update={"camera_blur": 1.0}))
+    Path(manifest["images"][0]["shard"]).unlink()
+    assert not is_current(manifest, found, model, data)
+
+
+def test_every_file_of_the_catalog_is_moved_and_a_store_elsewhere_too() -> None:
+    catalog = {
+        "a-{name}": {"type": "pandas.CSVDataset", "filepath": "data/07/{name}.csv", "metadata": {"layer": 1}},
+        "b": {"type": "pandas.CSVDataset", "filepath": "s3://bucket/b.csv", "credentials": "prod"},
+        "c": {"type": "pandas.SQLTableDataset", "table_name": "c", "credentials": "db"},
+    }
+    folder = Path("/somewhere")
+    assert moved(catalog, folder) == {
+        "a-{name}": {"type": "pandas.CSVDataset", "filepath": "/somewhere/data/07/{name}.csv"},
+        "b": {"type": "pandas.CSVDataset", "filepath": "/somewhere/bucket/b.csv"},
+        "c": {"type": "MemoryDataset"},
+    }
+
+
+def test_a_dimension_that_raises_is_a_failure_and_a_score_that_is_not_finite_is_none() -> None:
+    """As `score_vbench` says them."""
+    reasons = (
+        "VBench gave the score nan for a.mp4",
+        "failed, because VBench cannot be started: ImportError: libGL.so.1",
+    )
+    rows = [{"metric": f"m{i}", "status": "failed", "reason": reason} for i, reason in enumerate(reasons)]
+    rows.append({"metric": "m2", "status": "skipped", "reason": "no weights"})
+    assert failed_scores({"vbench_scores": pd.DataFrame(rows)}) == f"m1: {reasons[1]}"
+    assert failed_scores({"scores": pd.DataFrame(rows)}) == ""
+
+
+def test_a_line_is_one_line() -> None:
+    assert format_line(Line("arms.full.generate", 12.34, 41.27)) == "ok         12.3 s   41.3 GB  arms.full.generate"
+    assert format_line(Line("run_vbench", 1, None, "no")) == "FAILED      1.0 s         -  run_vbench: no"
+
+
+def test_a_swept_reference_is_judged_by_one_of_its_variants() -> None:
+    rows = {f"full_{i}": {"label": "x", "family": "full", "swept": {"strength": i}} for i in (1, 2)}
+    tables = Tables(
+        stage1={}, adapters={}, arms={"upsample": {"label": "u", "method": "upsample"}} | rows, reference_arm="full"
+    )
+    assert set(judged_alone(tables).arms) == {"full_1"}

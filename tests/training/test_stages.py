@@ -1,0 +1,188 @@
+"""The two stages: what each trains on, what its result is keyed by."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vibe_pipeline.diffusion import lora
+from vibe_pipeline.diffusion.attention import GclfAttnProcessor
+from vibe_pipeline.diffusion.models import find_model, load_transformer
+from vibe_pipeline.experiment.adapters import AdapterParams
+from vibe_pipeline.experiment.training import Stage1Params
+from vibe_pipeline.training import stages as relay
+from vibe_pipeline.training.job import Job
+
+SHAPE = {"lora": {"rank": 2, "alpha": 4}, "steps": 2, "batch_size": 2, "optimiser": {"learning_rate": 1e-2}}
+STAGE1 = Stage1Params(**SHAPE)
+STAGE2 = AdapterParams(label="full", **SHAPE)
+
+
+def quiet(records: list[dict[str, float]]) -> None:
+    """No tracking."""
+
+
+@pytest.fixture
+def stage1(wan21, make_cache, tmp_path: Path) -> dict[str, Any]:
+    return relay.train_stage1("stage1", make_cache(), wan21.model(), STAGE1, tmp_path / "adapters", quiet)
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """Keep every job with a copy of its frozen weights and attention, as training finds them; train nothing."""
+    seen: list[Job] = []
+
+    def spy(job: Job) -> pd.DataFrame:
+        frozen = {
+            k.replace(".base_layer", ""): v.clone() for k, v in job.transformer.state_dict().items() if "lora_" not in k
+        }
+        job.transformer.seen = frozen
+        job.transformer.adapters = job.transformer.active_adapters()
+        job.transformer.gclf = isinstance(job.transformer.blocks[0].attn1.processor, GclfAttnProcessor)
+        seen.append(job)
+        return pd.DataFrame([{"step": 2, "loss": 1.0, "seconds": 1.0}])
+
+    monkeypatch.setattr(relay, "train_adapter", spy)
+    return seen
+
+
+def test_naive_tuning_starts_from_the_base_and_relay_from_the_fused(
+    wan21, make_cache, tmp_path, stage1, jobs, monkeypatch
+) -> None:
+    cache, root = make_cache(), tmp_path / "adapters"
+    relay.train_stage2("naive", cache, None, wan21.model(), STAGE2.model_copy(update={"start": "base"}), root, quiet)
+    relay.train_stage2("full", cache, stage1, wan21.model(), STAGE2, root, quiet)
+    base, fused = wan21.transformer().state_dict(), wan21.transformer()
+    lora.fuse_adapter(fused, Path(stage1["path"]))
+    naive, full = (j.transformer.seen for j in jobs)
+    assert all(torch.equal(naive[k], base[k]) for k in base)
+    assert all(torch.equal(full[k], v) for k, v in fused.state_dict().items())
+    assert sum(not torch.equal(full[k], base[k]) for k in base) == 20
+    assert [j.part for j in jobs] == ["high", "high"]
+    assert all(j.transformer.gclf for j in jobs)
+
+
+def test_in_16_bit_stage_1_stands_beside_the_bases_own_weights(wan21, make_cache, tmp_path, stage1, jobs) -> None:
+    model = wan21.model(dtype="bfloat16")
+    relay.train_stage2("full", make_cache(), stage1, model, STAGE2, tmp_path, quiet)
+    base = load_transformer(find_model(model.path), torch.device("cpu"), torch.bfloat16).state_dict()
+    assert all(torch.equal(jobs[0].transformer.seen[k], v) for k, v in base.items())
+    assert jobs[0].transformer.adapters == [lora.FUSED, "full"]
+
+
+class Killed(Exception):
+    """What a log line's receiver raises."""
+
+
+def test_a_stage_2_in_16_bit_that_was_killed_ends_as_a_straight_one(wan21, make_cache, tmp_path, stage1) -> None:
+    model, row = (
+        wan21.model(dtype="bfloat16"),
+        STAGE2.model_copy(update={"steps": 4, "log_every": 2, "checkpoint_every": 1}),
+    )
+    cache = make_cache()
+
+    def kill(records: list[dict[str, float]]) -> None:
+        raise Killed
+
+    straight = relay.train_stage2("full", cache, stage1, model, row, tmp_path / "straight", quiet)
+    with pytest.raises(Killed):
+        relay.train_stage2("full", cache, stage1, model, row, tmp_path / "killed", kill)
+    assert list((tmp_path / "killed").rglob("checkpoint.pt"))
+    resumed = relay.train_stage2("full", cache, stage1, model, row, tmp_path / "killed", quiet)
+    assert Path(resumed["path"]).read_bytes() == Path(straight["path"]).read_bytes()
+    state, config = lora.read_adapter(Path(straight["path"]))
+    assert config["r"] == 2 and len(state) == 40
+    alone = relay.train_stage2("full", cache, None, model, row, tmp_path / "naive", quiet)
+    assert Path(alone["path"]).read_bytes() != Path(straight["path"]).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["full", "window", "gclf"])
+def test_attention_is_the_rows_while_training_and_while_measuring(
+    wan21, make_cache, tmp_path, jobs, monkeypatch, kind
+) -> None:
+    measured = []
+
+    def measure(job: Job) -> float:
+        measured.append(isinstance(job.transformer.blocks[0].attn1.processor, GclfAttnProcessor))
+        return 0.0
+
+    monkeypatch.setattr(relay, "held_out_loss", measure)
+    row = STAGE2.model_copy(update={"attention": STAGE2.attention.model_copy(update={"kind": kind})})
+    relay.train_stage2("a", make_cache(), None, wan21.model(), row, tmp_path, quiet)
+    assert [jobs[0].transformer.gclf] == measured == [kind != "full"]
+
+
+def test_stage_1_uses_low_images_with_full_attention(wan21, make_cache, tmp_path, jobs) -> None:
+    relay.train_stage1("stage1", make_cache(), wan21.model(), STAGE1, tmp_path, quiet)
+    assert (jobs[0].part, jobs[0].transformer.gclf, jobs[0].loss) == ("low", False, relay.stage1_loss)
+
+
+@pytest.mark.parametrize("style", ["wan21", "wan22"])
+def test_both_stages_train_on_either_kind_of_model(request, make_cache, tmp_path, style) -> None:
+    tiny = request.getfixturevalue(style)
+    cache = make_cache(16 if style == "wan21" else 48)
+    logged: list[dict] = []
+    first = relay.train_stage1("stage1", cache, tiny.model(), STAGE1, tmp_path, logged.extend)
+    row = STAGE2.model_copy(update={"degradation": STAGE2.degradation.model_copy(update={"kind": "pixel"})})
+    second = relay.train_stage2("full", cache, first, tiny.model(), row, tmp_path, logged.extend)
+    assert len(logged) == 2
+    for manifest in (first, second):
+        folder = Path(manifest["path"]).parent
+        assert not manifest["reused"]
+        assert not (folder / "checkpoint.pt").exists()
+        assert pd.read_csv(manifest["losses"])["loss"].iloc[-1] == pytest.approx(manifest["final_loss"])
+        assert 0 < manifest["held_out_loss"] < 100
+        assert any(v.abs().max() > 0 for k, v in load_file(manifest["path"]).items() if "lora_B" in k)
+        assert manifest["seconds"] > 0
+
+
+def test_the_degradations_are_what_the_row_says(make_cache, monkeypatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(relay, "mixed_loss", lambda *args: seen.append(args) or {})
+    batch = {"high": torch.zeros(1), "pixel": torch.ones(1)}
+    for kind in ("latent", "pixel"):
+        row = STAGE2.model_copy(
+            update={"degradation": STAGE2.degradation.model_copy(update={"kind": kind, "factor": 0.25})}
+        )
+        relay.stage2_loss(None, batch, None, None, None, row)
+    assert seen[0][-1] is None
+    assert seen[0][6:8] == (0.25, "trilinear")
+    assert seen[1][-1] is batch["pixel"]
+    assert all(args[2] is batch["high"] for args in seen)
+
+
+def test_what_changes_the_weights_changes_the_key_and_nothing_else_does(
+    wan21, wan22, make_cache, tmp_path, stage1, jobs
+) -> None:
+    cache, model = make_cache(), wan21.model()
+    rows: dict[str, tuple[dict, dict | None, AdapterParams]] = {
+        "same": (cache, stage1, STAGE2),
+        "label": (cache, stage1, STAGE2.model_copy(update={"label": "other"})),
+        "log": (cache, stage1, STAGE2.model_copy(update={"log_every": 1, "checkpoint_every": 1})),
+        "seed": (cache, stage1, STAGE2.model_copy(update={"seed": 1})),
+        "steps": (cache, stage1, STAGE2.model_copy(update={"steps": 3})),
+        "images": (cache | {"key": "other"}, stage1, STAGE2),
+        "stage1": (cache, stage1 | {"key": "other"}, STAGE2),
+        "naive": (cache, None, STAGE2),
+    }
+    keys = {n: relay.train_stage2("full", c, s, model, r, tmp_path / n, quiet)["key"] for n, (c, s, r) in rows.items()}
+    assert keys["same"] == keys["label"] == keys["log"]
+    assert len(set(keys.values())) == len(rows) - 2
+
+
+def test_a_finished_adapter_is_not_trained_again_unless_its_file_is_gone(
+    wan21, make_cache, tmp_path, stage1, monkeypatch
+) -> None:
+    calls: list[str] = []
+    train = relay.train_adapter
+    monkeypatch.setattr(relay, "train_adapter", lambda job: calls.append(job.name) or train(job))
+    arguments = ("stage1", make_cache(), wan21.model(), STAGE1, tmp_path / "adapters", quiet)
+    again = relay.train_stage1(*arguments)
+    assert again == stage1 | {"reused": True}
+    assert not calls
+    Path(stage1["path"]).unlink()
+    assert not relay.train_stage1(*arguments)["reused"]
+    assert calls == ["stage1"]
