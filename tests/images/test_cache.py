@@ -134,7 +134,8 @@ import os, signal, sys
 from pathlib import Path
 import pandas as pd
 import vibe_pipeline
-from vibe_pipeline.config import DataParams, ModelParams
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.diffusion.models import find_model
 from vibe_pipeline.images import cache, encode
 

@@ -34,8 +34,9 @@ CHILD = """
 import json, sys, time
 from pathlib import Path
 import vibe_pipeline
-from vibe_pipeline.config import ModelParams, Stage1Params
-from vibe_pipeline.training.relay import train_stage1
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.training import Stage1Params
+from vibe_pipeline.training.stages import train_stage1
 
 def slowly(records):
     print(records[-1]["step"], flush=True)

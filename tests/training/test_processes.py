@@ -35,7 +35,7 @@ WORK = """
 import os, signal
 import torch
 import torch.distributed as dist
-from vibe_pipeline.budget import require_time
+from vibe_pipeline.runtime.deadline import require_time
 
 def work(group, device, on_log, how):
     on_log([{"step": 1, "rank": group.rank}])
@@ -54,8 +54,9 @@ NODE = """
 import json, sys
 from pathlib import Path
 import vibe_pipeline
-from vibe_pipeline.config import ModelParams, Stage1Params
-from vibe_pipeline.training.relay import train_stage1
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.training import Stage1Params
+from vibe_pipeline.training.stages import train_stage1
 
 cache, model, row = (json.loads(Path(p).read_text()) for p in sys.argv[1:4])
 log = lambda records: print(*[r["step"] for r in records], flush=True)
