@@ -1,7 +1,31 @@
-"""Import-time fixes for installed packages, each with its reason; applied only where needed."""
+"""A fix for torchvision beside a CPU build of torch, applied when torchvision is first imported and only where needed."""
 
 import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
+
+
+class _BeforeTorchvision(MetaPathFinder):
+    """Finds nothing; sees that torchvision is about to be imported, by diffusers or peft for example."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Mend once, then step aside."""
+        if fullname == "torchvision":
+            sys.meta_path.remove(self)
+            make_torchvision_importable()
+        return None
+
+
+def mend_torchvision_on_import() -> None:
+    """Mend torchvision when something imports it: at once would load torch, which `kedro vibe --help` does not need."""
+    if "torchvision" not in sys.modules and not any(isinstance(f, _BeforeTorchvision) for f in sys.meta_path):
+        sys.meta_path.insert(0, _BeforeTorchvision())
 
 
 def make_torchvision_importable() -> bool:
