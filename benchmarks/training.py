@@ -17,7 +17,6 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ from vibe_pipeline.images.cache import CacheEntry, LatentCache
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.training.job import Job
 from vibe_pipeline.training.loop import train_adapter
-from vibe_pipeline.training.stages import stage2_loss
+from vibe_pipeline.training.stages import StageLoss
 
 WARM_UP = 2
 CAPTION = "a striped red circle moving left over woven navy"
@@ -156,7 +155,7 @@ def build_job(
     )
     lora.add_adapter(transformer, "d2", row.lora.rank, row.lora.alpha, row.lora.targets, 0)
     install_gclf(transformer, row.attention, native_grid)
-    loss, device = partial(stage2_loss, row=row), torch.device(args.device)
+    loss, device = StageLoss("high", row.objective, row.degradation), torch.device(args.device)
     dtype = transformer.blocks[0].attn1.to_q.weight.dtype
     return Job("d2", transformer, images, "high", loss, row, per_token, device, dtype, Path())
 

@@ -5,6 +5,9 @@ import torch
 from torch import Tensor
 
 from vibe_pipeline.diffusion.objectives import (
+    OBJECTIVES,
+    Objective,
+    Sample,
     degrade,
     degraded_velocity_loss,
     hfato_loss,
@@ -37,15 +40,17 @@ def test_hfato_without_degradation_is_sigma_squared_times_the_velocity_loss(batc
     expected = one["sigma"][0] ** 2 * velocity_loss(predict, **one)
     torch.testing.assert_close(hfato, expected, rtol=1e-5, atol=1e-7)
     assert float(hfato) > 0
-    assert float(hfato_loss(predict, **one)) != pytest.approx(float(hfato), rel=1e-3)
+    degraded = hfato_loss(predict, **one, degraded=degrade(one["x0"]))
+    assert float(degraded) != pytest.approx(float(hfato), rel=1e-3)
 
 
 def test_hfato_is_zero_for_the_velocity_that_leads_to_the_clean_latent(batch: dict) -> None:
     def perfect(x: Tensor, sigma: Tensor) -> Tensor:
         return (x - batch["x0"]) / sigma.view(-1, 1, 1, 1, 1)
 
-    assert float(hfato_loss(perfect, **batch)) == pytest.approx(0, abs=1e-9)
-    assert float(degraded_velocity_loss(perfect, **batch)) > 0.1
+    degraded = degrade(batch["x0"])
+    assert float(hfato_loss(perfect, **batch, degraded=degraded)) == pytest.approx(0, abs=1e-9)
+    assert float(degraded_velocity_loss(perfect, degraded, batch["noise"], batch["sigma"])) > 0.1
 
 
 def test_velocity_loss_is_its_equation(batch: dict) -> None:
@@ -57,12 +62,20 @@ def test_velocity_loss_is_its_equation(batch: dict) -> None:
     torch.testing.assert_close(velocity_loss(predict, **batch, weight=weight), (weight * error).mean())
 
 
+def test_hfato_is_its_equation(batch: dict) -> None:
+    x0, noise, sigma = batch.values()
+    degraded, s = degrade(x0), sigma.view(-1, 1, 1, 1, 1)
+    x_sigma = (1 - s) * degraded + s * noise
+    error = (x_sigma - s * predict(x_sigma, sigma) - x0).square().mean((1, 2, 3, 4))
+    weight = torch.tensor([0.5, 2.0, 1.0])
+    torch.testing.assert_close(hfato_loss(predict, **batch, degraded=degraded, weight=weight), (weight * error).mean())
+
+
 def test_without_x0_loss_the_degraded_latent_is_the_target(batch: dict) -> None:
-    x0 = degrade(batch["x0"])
-    expected = velocity_loss(predict, x0, batch["noise"], batch["sigma"])
-    torch.testing.assert_close(degraded_velocity_loss(predict, **batch), expected)
-    ours = degraded_velocity_loss(predict, **batch, degraded=batch["x0"])
-    torch.testing.assert_close(ours, velocity_loss(predict, **batch))
+    noise, sigma, s = batch["noise"], batch["sigma"], batch["sigma"].view(-1, 1, 1, 1, 1)
+    degraded = degrade(batch["x0"])
+    error = (predict((1 - s) * degraded + s * noise, sigma) - (noise - degraded)).square().mean()
+    torch.testing.assert_close(degraded_velocity_loss(predict, degraded, noise, sigma), error)
 
 
 def test_known_values_of_the_degradation() -> None:
@@ -97,10 +110,27 @@ def test_latents_that_cannot_be_degraded_are_refused(shape: tuple, factor: float
 
 def test_a_mix_is_the_weighted_sum_of_its_parts(batch: dict) -> None:
     weights = {"velocity": 0.5, "hfato": 2.0, "degraded_velocity": 0.0}
-    losses = mixed_loss(weights, predict, **batch)
+    degraded = degrade(batch["x0"])
+    losses = mixed_loss(weights, predict, Sample(**batch, degraded=degraded))
     assert set(losses) == {"loss", "velocity", "hfato"}
     torch.testing.assert_close(losses["velocity"], velocity_loss(predict, **batch))
-    torch.testing.assert_close(losses["hfato"], hfato_loss(predict, **batch))
+    torch.testing.assert_close(losses["hfato"], hfato_loss(predict, **batch, degraded=degraded))
     torch.testing.assert_close(losses["loss"], 0.5 * losses["velocity"] + 2 * losses["hfato"])
+    third = mixed_loss({"degraded_velocity": 1.0}, predict, Sample(**batch, degraded=degraded))["loss"]
+    torch.testing.assert_close(third, degraded_velocity_loss(predict, degraded, batch["noise"], batch["sigma"]))
+
+
+def test_an_unknown_objective_and_a_missing_degraded_latent_are_refused(batch: dict) -> None:
     with pytest.raises(ValueError, match="hfatto"):
-        mixed_loss({"hfatto": 1.0}, predict, **batch)
+        mixed_loss({"hfatto": 1.0}, predict, Sample(**batch))
+    with pytest.raises(ValueError, match="degraded latent"):
+        mixed_loss({"hfato": 1.0}, predict, Sample(**batch))
+
+
+def test_a_new_objective_is_one_entry(batch: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = Objective(lambda predict, s: predict(s.x0, s.sigma).abs().mean(), "small velocities on clean latents")
+    monkeypatch.setitem(OBJECTIVES, "toy", toy)
+    losses = mixed_loss({"toy": 3.0, "velocity": 1.0}, predict, Sample(**batch))
+    expected = predict(batch["x0"], batch["sigma"]).abs().mean()
+    torch.testing.assert_close(losses["toy"], expected)
+    torch.testing.assert_close(losses["loss"], 3 * expected + velocity_loss(predict, **batch))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from vibe_pipeline.experiment.adapters import AdapterParams, DegradationParams, ObjectiveWeights
+from vibe_pipeline.experiment.adapters import AdapterParams, DegradationParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.data import DataParams
@@ -53,9 +53,9 @@ WRONG: list[tuple[type[BaseModel], dict[str, Any], str]] = [
     (AttentionParams, {"half_window": [0, 3]}, "half_window"),
     (DegradationParams, {"factor": 1.0}, "factor"),
     (DegradationParams, {"kind": "noise"}, "kind"),
-    (ObjectiveWeights, {"hfato": 0.0}, "all loss weights are 0"),
-    (ObjectiveWeights, {"hfato": -1.0}, "hfato"),
-    (ObjectiveWeights, {"hfatto": 1.0}, "hfatto"),
+    (AdapterParams, {"label": "x", "objective": {"hfato": 0.0}}, "all loss weights are 0"),
+    (AdapterParams, {"label": "x", "objective": {"hfato": -1.0}}, "hfato"),
+    (AdapterParams, {"label": "x", "objective": {"hfatto": 1.0}}, "hfatto"),
     (Stage1Params, {"steps": 0}, "steps"),
     (Stage1Params, {"attention": {"kind": "gclf"}}, "attention"),
     (AdapterParams, {"label": "x", "start": "Stage 1"}, "start"),

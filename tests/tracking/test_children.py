@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from vibe_pipeline.experiment.adapters import AdapterParams, ObjectiveWeights
+from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.training import LoraParams, Stage1Params
 from vibe_pipeline.runtime.deadline import OutOfTimeError
@@ -117,7 +117,7 @@ def test_a_server_that_is_away_for_a_while_stops_no_training(caplog: pytest.LogC
 
 
 def adapter_and_arm(manifest, folder: Path) -> tuple[str, str]:
-    weights = ObjectiveWeights(hfato=1.0, velocity=0.25)
+    weights = {"velocity": 0.25, "hfato": 1.0}
     row = AdapterParams(label="Full", objective=weights, steps=150, seed=3)
     with tracked_adapter("full", "stage2", row) as run:
         trained = run.finish(manifest(folder))

@@ -28,7 +28,7 @@ from vibe_pipeline.training.distributed import Group
 from vibe_pipeline.training.job import Job
 from vibe_pipeline.training.loop import train_adapter
 from vibe_pipeline.training.optim import learning_rate_factor
-from vibe_pipeline.training.stages import stage1_loss, train_stage2
+from vibe_pipeline.training.stages import STAGE1_LOSS, train_stage2
 from vibe_pipeline.training.validation import held_out_loss
 
 ROW = Stage1Params(
@@ -59,7 +59,7 @@ def job(wan21, make_cache, tmp_path: Path) -> Callable[..., Job]:
         home = tmp_path / folder
         home.mkdir(exist_ok=True)
         cpu = torch.device("cpu")
-        one = Job("d1", transformer, cache, "low", stage1_loss, row, False, cpu, torch.float32, home)
+        one = Job("d1", transformer, cache, "low", STAGE1_LOSS, row, False, cpu, torch.float32, home)
         return replace(one, held_out=held_out)
 
     return build

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.attention import GclfAttnProcessor
 from vibe_pipeline.diffusion.models import find_model, load_transformer
-from vibe_pipeline.experiment.adapters import AdapterParams
+from vibe_pipeline.diffusion.objectives import degrade
+from vibe_pipeline.experiment.adapters import AdapterParams, DegradationParams
 from vibe_pipeline.experiment.training import Stage1Params
 from vibe_pipeline.training import stages as relay
 from vibe_pipeline.training.job import Job
@@ -117,7 +118,7 @@ def test_attention_is_the_rows_while_training_and_while_measuring(
 
 def test_stage_1_uses_low_images_with_full_attention(wan21, make_cache, tmp_path, jobs) -> None:
     relay.train_stage1("stage1", make_cache(), wan21.model(), STAGE1, tmp_path, quiet)
-    assert (jobs[0].part, jobs[0].transformer.gclf, jobs[0].loss) == ("low", False, relay.stage1_loss)
+    assert (jobs[0].part, jobs[0].transformer.gclf, jobs[0].loss) == ("low", False, relay.STAGE1_LOSS)
 
 
 @pytest.mark.parametrize("style", ["wan21", "wan22"])
@@ -139,19 +140,23 @@ def test_both_stages_train_on_either_kind_of_model(request, make_cache, tmp_path
         assert manifest["seconds"] > 0
 
 
-def test_the_degradations_are_what_the_row_says(make_cache, monkeypatch) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr(relay, "mixed_loss", lambda *args: seen.append(args) or {})
-    batch = {"high": torch.zeros(1), "pixel": torch.ones(1)}
-    for kind in ("latent", "pixel"):
-        row = STAGE2.model_copy(
-            update={"degradation": STAGE2.degradation.model_copy(update={"kind": kind, "factor": 0.25})}
-        )
-        relay.stage2_loss(None, batch, None, None, None, row)
-    assert seen[0][-1] is None
-    assert seen[0][6:8] == (0.25, "trilinear")
-    assert seen[1][-1] is batch["pixel"]
-    assert all(args[2] is batch["high"] for args in seen)
+@pytest.mark.parametrize("kind", ["latent", "pixel"])
+def test_the_degraded_latent_is_made_as_the_row_says(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    high, pixel, noise = (torch.randn(2, 4, 1, 8, 8, generator=generator) for _ in range(3))
+    degradation = DegradationParams(kind=kind, factor=0.25, mode="nearest")
+    loss = relay.StageLoss("high", {"hfato": 1.0}, degradation)
+    seen: list[torch.Tensor] = []
+
+    def predict(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return torch.zeros_like(x)
+
+    value = loss(predict, {"high": high, "pixel": pixel}, noise, torch.full((2,), 0.5), torch.ones(2))["loss"]
+    expected = pixel if kind == "pixel" else degrade(high, 0.25, "nearest")
+    torch.testing.assert_close(seen[0], 0.5 * expected + 0.5 * noise)
+    torch.testing.assert_close(value, (seen[0] - high).square().mean())
+    assert loss.extra_parts == (("pixel",) if kind == "pixel" else ())
 
 
 def test_what_changes_the_weights_changes_the_key_and_nothing_else_does(

@@ -10,7 +10,7 @@ from vibe_pipeline.diffusion import lora
 from vibe_pipeline.experiment.training import Stage1Params
 from vibe_pipeline.images.cache import LatentCache
 from vibe_pipeline.training.job import Job
-from vibe_pipeline.training.stages import stage1_loss
+from vibe_pipeline.training.stages import STAGE1_LOSS
 from vibe_pipeline.training.validation import SIGMAS, held_out_loss
 
 
@@ -22,7 +22,7 @@ def test_it_is_the_mean_over_images_and_sigmas_whatever_the_chunks(request, make
     lora.add_adapter(transformer, "d1", 2, 2, ("to_q",), 0)
     cache, row = LatentCache(make_cache(16 if style == "wan21" else 48, count=11, buckets=2)), Stage1Params()
     cpu = torch.device("cpu")
-    job = Job("d1", transformer, cache, "low", stage1_loss, row, per_token, cpu, torch.float32, Path())
+    job = Job("d1", transformer, cache, "low", STAGE1_LOSS, row, per_token, cpu, torch.float32, Path())
     errors = []
     for indices in cache.buckets.values():
         x0, text = cache.batch("low", indices), cache.batch("text", indices)

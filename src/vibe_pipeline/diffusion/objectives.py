@@ -1,11 +1,14 @@
-"""The paper's training objectives; each function is its equation.
+"""The paper's training objectives; each function is its equation, each name an entry of `OBJECTIVES`.
 
-`predict(x_sigma, sigma)` returns the velocity [B, C, T, H, W]; x0 and noise are [B, C, T, H, W], sigma and
+`predict(x_sigma, sigma)` returns the velocity [B, C, T, H, W]; x0, degraded and noise are [B, C, T, H, W], sigma and
 weight [B]; the result is the mean over the batch. Source: the authors' published training code; the reading
 of the ablation "without x0 loss" is ours.
+
+To add an objective, write its equation and one entry of `OBJECTIVES`: a row of `adapters` can then weigh it by name.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,66 +47,92 @@ def velocity_loss(predict: Predict, x0: Tensor, noise: Tensor, sigma: Tensor, we
 
 
 def hfato_loss(
-    predict: Predict,
-    x0: Tensor,
-    noise: Tensor,
-    sigma: Tensor,
-    weight: Tensor | None = None,
-    factor: float = 0.5,
-    mode: str = "trilinear",
-    degraded: Tensor | None = None,
+    predict: Predict, x0: Tensor, degraded: Tensor, noise: Tensor, sigma: Tensor, weight: Tensor | None = None
 ) -> Tensor:
     """w(sigma) ||(x_sigma - sigma v) - x0||^2 with x_sigma made from the DEGRADED latent: stage 2.
 
-    `degraded` gives that latent explicitly (our pixel form); else it is `degrade(x0, factor, mode)`. Without
-    degradation this is sigma^2 times the velocity loss.
+    Where nothing is degraded this is sigma^2 times the velocity loss.
     """
-    degraded = degrade(x0, factor, mode) if degraded is None else degraded
     x_sigma = add_noise(degraded, noise, sigma)
     x0_hat = x_sigma - sigma.view(-1, 1, 1, 1, 1) * predict(x_sigma, sigma)
     return _weighted_mean((x0_hat - x0).float().square(), weight)
 
 
 def degraded_velocity_loss(
-    predict: Predict,
-    x0: Tensor,
-    noise: Tensor,
-    sigma: Tensor,
-    weight: Tensor | None = None,
-    factor: float = 0.5,
-    mode: str = "trilinear",
-    degraded: Tensor | None = None,
+    predict: Predict, degraded: Tensor, noise: Tensor, sigma: Tensor, weight: Tensor | None = None
 ) -> Tensor:
     """The ablation "without x0 loss": degradation without clean supervision, the velocity loss towards it."""
-    degraded = degrade(x0, factor, mode) if degraded is None else degraded
     return velocity_loss(predict, degraded, noise, sigma, weight)
 
 
-def mixed_loss(
-    weights: Mapping[str, float],
-    predict: Predict,
-    x0: Tensor,
-    noise: Tensor,
-    sigma: Tensor,
-    weight: Tensor | None = None,
-    factor: float = 0.5,
-    mode: str = "trilinear",
-    degraded: Tensor | None = None,
-) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Sample:
+    """What a loss is computed from.
+
+    Attributes:
+        x0: Clean latents [B, C, T, H, W].
+        noise: Of the same shape.
+        sigma: Noise levels [B].
+        weight: w(sigma) [B]; None weighs all alike.
+        degraded: Degraded latents, of the shape of x0; needed by the objectives that say `degrades`.
+    """
+
+    x0: Tensor
+    noise: Tensor
+    sigma: Tensor
+    weight: Tensor | None = None
+    degraded: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """An entry of `OBJECTIVES`.
+
+    Attributes:
+        loss: The mean over the batch.
+        words: What is learned, in words.
+        degrades: It reads the degraded latent.
+    """
+
+    loss: Callable[[Predict, Sample], Tensor]
+    words: str
+    degrades: bool = False
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "velocity": Objective(
+        lambda predict, s: velocity_loss(predict, s.x0, s.noise, s.sigma, s.weight),
+        "velocity towards the clean latent",
+    ),
+    "hfato": Objective(
+        lambda predict, s: hfato_loss(predict, s.x0, s.degraded, s.noise, s.sigma, s.weight),
+        "clean latent from a degraded one (HFATO)",
+        degrades=True,
+    ),
+    "degraded_velocity": Objective(
+        lambda predict, s: degraded_velocity_loss(predict, s.degraded, s.noise, s.sigma, s.weight),
+        "velocity towards the degraded latent (without x0 loss)",
+        degrades=True,
+    ),
+}
+
+
+def degrades(weights: Mapping[str, float]) -> bool:
+    """Whether any objective with a weight reads the degraded latent."""
+    return any(share and OBJECTIVES[name].degrades for name, share in weights.items())
+
+
+def mixed_loss(weights: Mapping[str, float], predict: Predict, sample: Sample) -> dict[str, Tensor]:
     """The weighted sum of objectives under `loss`, and each unweighted under its name.
 
     Raises:
-        ValueError: A name in `weights` is not an objective.
+        ValueError: A name in `weights` is not an objective, or one needs the degraded latent and there is none.
     """
-    shaped = {"factor": factor, "mode": mode, "degraded": degraded}
-    known: dict[str, Callable[[], Tensor]] = {
-        "velocity": lambda: velocity_loss(predict, x0, noise, sigma, weight),
-        "hfato": lambda: hfato_loss(predict, x0, noise, sigma, weight, **shaped),
-        "degraded_velocity": lambda: degraded_velocity_loss(predict, x0, noise, sigma, weight, **shaped),
-    }
-    if unknown := set(weights) - set(known):
-        raise ValueError(f"unknown objectives {sorted(unknown)}; known: {', '.join(known)}")
-    parts = {name: known[name]() for name, share in weights.items() if share}
+    if unknown := sorted(set(weights) - set(OBJECTIVES)):
+        raise ValueError(f"unknown objectives {unknown}; known: {', '.join(OBJECTIVES)}")
+    if degrades(weights) and sample.degraded is None:
+        raise ValueError(f"objectives {sorted(weights)} need the degraded latent: give sample.degraded")
+    parts = {name: OBJECTIVES[name].loss(predict, sample) for name, share in weights.items() if share}
     return {"loss": sum(weights[name] * value for name, value in parts.items())} | parts
 
 

@@ -2,10 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, model_validator
 
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.groups import Name, NonNegative, Params
@@ -25,18 +22,22 @@ class DegradationParams(Params):
     mode: Literal["trilinear", "nearest"] = "trilinear"
 
 
-class ObjectiveWeights(Params):
-    """Weights of the stage-2 losses: velocity, hfato, degraded-velocity ("without x0 loss")."""
+def _weights_of_objectives(weights: dict[str, float]) -> dict[str, float]:
+    """Known objectives with a weight; those that weigh nothing are left out, so that equal rows have equal keys."""
+    from vibe_pipeline.diffusion.objectives import OBJECTIVES  # torch: loaded when rows are checked, not for --help
 
-    velocity: NonNegative = 0.0
-    hfato: NonNegative = 0.0
-    degraded_velocity: NonNegative = 0.0
+    if unknown := sorted(set(weights) - set(OBJECTIVES)):
+        raise ValueError(f"unknown objective {unknown[0]!r}; known: {', '.join(OBJECTIVES)}")
+    if not any(weights.values()):
+        raise ValueError(f"all loss weights are 0: give one of {', '.join(OBJECTIVES)} a positive weight")
+    return {name: weight for name, weight in weights.items() if weight}
 
-    @model_validator(mode="after")
-    def _something_to_learn(self) -> Self:
-        if not any((self.velocity, self.hfato, self.degraded_velocity)):
-            raise ValueError("all loss weights are 0: give velocity, hfato or degraded_velocity a positive weight")
-        return self
+
+ObjectiveWeights = Annotated[
+    dict[str, NonNegative],
+    AfterValidator(_weights_of_objectives),
+    Field(description="weights of the stage-2 losses by name; see `diffusion.objectives.OBJECTIVES`"),
+]
 
 
 class AdapterParams(Unfolded, TrainParams):
@@ -44,7 +45,7 @@ class AdapterParams(Unfolded, TrainParams):
 
     label: str = Field(description="what the report calls it")
     start: Name = Field("stage1", description="a row of `stage1`, fused and frozen (Relay), or `base` (naive tuning)")
-    objective: ObjectiveWeights = ObjectiveWeights(hfato=1.0)
+    objective: ObjectiveWeights = {"hfato": 1.0}  # noqa: RUF012  pydantic copies it
     degradation: DegradationParams = DegradationParams()
     attention: AttentionParams = AttentionParams(kind="gclf")
     validation_clips: Annotated[int, Field(ge=0)] = Field(
@@ -60,4 +61,6 @@ class AdapterParams(Unfolded, TrainParams):
     @property
     def degrades(self) -> bool:
         """Whether any of its losses takes a degraded latent."""
-        return bool(self.objective.hfato or self.objective.degraded_velocity)
+        from vibe_pipeline.diffusion.objectives import degrades
+
+        return degrades(self.objective)

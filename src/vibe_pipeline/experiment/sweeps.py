@@ -112,6 +112,11 @@ def _sweeps(
         inner = _model_in(info.annotation)
         if isinstance(item, Mapping) and inner is not None:
             yield from _sweeps(item, inner, where, f"{prefix}{key}.")
+        elif isinstance(item, Mapping) and get_origin(info.annotation) is dict:
+            takes = TypeAdapter(get_args(info.annotation)[1]).validate_python
+            for name, values in item.items():
+                if isinstance(values, list):
+                    yield f"{prefix}{key}.{name}", _values(values, takes, f"{where}: {prefix}{key}.{name}")
         elif isinstance(item, list):
             takes = TypeAdapter(Annotated[info.annotation, info]).validate_python
             if _error(takes, item) and (_is_sweep(item) or not _takes_lists(info.annotation)):

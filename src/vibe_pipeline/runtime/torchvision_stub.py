@@ -1,4 +1,4 @@
-"""A fix for torchvision beside a CPU build of torch, applied when torchvision is first imported and only where needed."""
+"""A fix for torchvision beside a CPU build of torch, applied at its first import and only where needed."""
 
 import importlib.util
 import sys

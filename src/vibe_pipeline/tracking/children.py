@@ -128,8 +128,7 @@ def _new_child(client: MlflowClient, name: str, tags: Mapping[str, str]) -> str:
 def _settings(row: BaseModel) -> dict[str, Any]:
     """The row, and its objective in words: a column to compare by."""
     if isinstance(row, AdapterParams):
-        weights = {k: v for k, v in row.objective.model_dump().items() if v}
-        words = " + ".join(k if v == 1 else f"{v:g} {k}" for k, v in weights.items())
+        words = " + ".join(k if v == 1 else f"{v:g} {k}" for k, v in row.objective.items())
     else:
         words = "velocity" if isinstance(row, Stage1Params) else ""
     return row.model_dump(mode="json") | ({"objective_name": words} if words else {})

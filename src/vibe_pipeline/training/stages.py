@@ -1,8 +1,8 @@
 """The two stages of Relay LoRA: what each trains, on what, with which loss."""
 
 import logging
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from vibe_pipeline.diffusion.models import (
     pick_device,
     token_grid,
 )
-from vibe_pipeline.diffusion.objectives import Predict, mixed_loss, velocity_loss
-from vibe_pipeline.experiment.adapters import AdapterParams
+from vibe_pipeline.diffusion.objectives import Predict, Sample, degrade, degrades, mixed_loss
+from vibe_pipeline.experiment.adapters import AdapterParams, DegradationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.training import Stage1Params, TrainParams
 from vibe_pipeline.images.cache import LatentCache
@@ -42,29 +42,41 @@ log = logging.getLogger(__name__)
 NEEDED = frozenset({"name", "key", "path", "losses", "held_out_loss"})  # of a manifest that is read again
 
 
-def stage1_loss(
-    predict: Predict, batch: dict[str, Tensor], noise: Tensor, sigma: Tensor, weight: Tensor
-) -> dict[str, Tensor]:
-    """Velocity loss on low-resolution images."""
-    return {"loss": velocity_loss(predict, batch["low"], noise, sigma, weight)}
+@dataclass(frozen=True)
+class StageLoss:
+    """The loss of a stage, on one of the cached latents; can be sent to other processes.
+
+    Attributes:
+        part: Which latents are learned: `low` or `high`.
+        objective: Weights of `diffusion.objectives.OBJECTIVES`.
+        degradation: How the degraded latent is made, where an objective reads it.
+    """
+
+    part: str
+    objective: Mapping[str, float]
+    degradation: DegradationParams = field(default_factory=DegradationParams)
+
+    @property
+    def extra_parts(self) -> tuple[str, ...]:
+        """Cached latents that are needed beside `part`."""
+        return ("pixel",) if degrades(self.objective) and self.degradation.kind == "pixel" else ()
+
+    def __call__(
+        self, predict: Predict, batch: dict[str, Tensor], noise: Tensor, sigma: Tensor, weight: Tensor
+    ) -> dict[str, Tensor]:
+        """Named losses, `loss` among them."""
+        sample = Sample(x0=batch[self.part], noise=noise, sigma=sigma, weight=weight, degraded=self._degraded(batch))
+        return mixed_loss(self.objective, predict, sample)
+
+    def _degraded(self, batch: dict[str, Tensor]) -> Tensor | None:
+        if not degrades(self.objective):
+            return None
+        if self.degradation.kind == "pixel":
+            return batch["pixel"]
+        return degrade(batch[self.part], self.degradation.factor, self.degradation.mode)
 
 
-def stage2_loss(
-    predict: Predict, batch: dict[str, Tensor], noise: Tensor, sigma: Tensor, weight: Tensor, row: AdapterParams
-) -> dict[str, Tensor]:
-    """The row's mix of objectives on high-resolution images."""
-    degraded = batch["pixel"] if row.degradation.kind == "pixel" else None
-    return mixed_loss(
-        row.objective.model_dump(),
-        predict,
-        batch["high"],
-        noise,
-        sigma,
-        weight,
-        row.degradation.factor,
-        row.degradation.mode,
-        degraded,
-    )
+STAGE1_LOSS = StageLoss("low", {"velocity": 1.0})
 
 
 def stage1_folder(name: str, cache: dict[str, Any], model: ModelParams, row: Stage1Params, root: Path) -> Path:
@@ -112,7 +124,7 @@ def train_stage1(
     """
     folder = stage1_folder(name, cache, model, row, root)
     key = folder.name.removeprefix(f"{name}-")
-    task = Task(name, key, model, row, cache, ("low",), stage1_loss, folder, None, on_validate)
+    task = Task(name, key, model, row, cache, ("low",), STAGE1_LOSS, folder, None, on_validate)
     return _finished(folder) or _train(task, on_log)
 
 
@@ -133,8 +145,8 @@ def train_stage2(
     fused = Path(stage1["path"]) if stage1 is not None else None
     folder = stage2_folder(name, cache, stage1, model, row, root)
     key = folder.name.removeprefix(f"{name}-")
-    parts = ("high", "pixel") if row.degradation.kind == "pixel" else ("high",)
-    task = Task(name, key, model, row, cache, parts, partial(stage2_loss, row=row), folder, fused, on_validate)
+    loss = StageLoss("high", row.objective, row.degradation)
+    task = Task(name, key, model, row, cache, ("high", *loss.extra_parts), loss, folder, fused, on_validate)
     return _finished(folder) or _train(task, on_log)
 
 
