@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from vibe_pipeline.evaluation.claims import FAILS, HOLDS, judge, load_claims
+from vibe_pipeline.evaluation.published import load_published
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
@@ -25,7 +26,6 @@ from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.flops import keys_per_query
 from vibe_pipeline.planning.preflight import check_parameters
 from vibe_pipeline.reporting.narrative import published_difference
-from vibe_pipeline.reporting.page import load_published
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 
 ROOT = Path(__file__).parents[2]

@@ -50,6 +50,11 @@ def unusable(path: Path) -> str:
     return "" if path.is_file() else f"{path} does not exist"
 
 
+def too_few(needed: int, frames: int) -> str:
+    """The reason of a missing score where a clip is too short; empty if it is not."""
+    return f"at least {needed} frames are needed; the clip has {frames}" if frames < needed else ""
+
+
 def score_table(rows: Iterable[dict[str, object]]) -> pd.DataFrame:
     """Rows to a score table with :data:`SCORE_COLUMNS` in order and stable types."""
     table = pd.DataFrame(list(rows), columns=list(SCORE_COLUMNS))

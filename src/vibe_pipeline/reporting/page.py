@@ -13,9 +13,7 @@ from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN,
 from vibe_pipeline.evaluation.statistics import TRAINING
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
-from vibe_pipeline.io.errors import brief
 from vibe_pipeline.io.redact import mask
-from vibe_pipeline.io.yaml_files import read_mapping, read_yaml
 from vibe_pipeline.reporting import figures, gallery, narrative, sweep_figures, tables
 from vibe_pipeline.reporting.glossary import ARROWS, number, words
 
@@ -93,29 +91,6 @@ class Plot:
 
     svg: str
     caption: str
-
-
-def load_published(path: Path) -> dict[str, Any]:
-    """Read the published figures.
-
-    Raises:
-        ValueError: A row lacks its source or reliability; the message names file and row.
-    """
-    content = read_mapping(path)
-    for part in read_yaml(path, "tables") if "tables" in content else ():
-        rows = part.get("rows", [])
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise ValueError(f"{path}: `rows` of a table should be a list of rows, not {brief(repr(rows), 60)}")
-        for row in rows:
-            if not (row.get("source") and row.get("reliability")):
-                raise ValueError(f"{path}: the row {row.get('method')!r} needs both `source` and `reliability`")
-            values = row.get("values", {})
-            if not isinstance(values, dict) or not all(isinstance(v, int | float | None) for v in values.values()):
-                raise ValueError(
-                    f"{path}: the row {row.get('method')!r} needs numbers by column as `values`, not "
-                    f"{brief(repr(values), 60)}"
-                )
-    return content
 
 
 def write_report(inputs: ReportInputs, folder: Path) -> Path:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from vibe_pipeline.evaluation.metrics.pixels import too_few
+from vibe_pipeline.io.score_table import too_few
 from vibe_pipeline.vbench.dimensions import FLOW_DIMENSIONS, dimension_of
 from vibe_pipeline.vbench.sizes import shrunk_size
 

@@ -22,7 +22,8 @@ from vibe_pipeline.evaluation.metrics.gathering import (
     Step,
     TemporalNoise,
 )
-from vibe_pipeline.evaluation.metrics.pixels import Clip, Frame, Grid, checked, require_same_shape, too_few
+from vibe_pipeline.evaluation.metrics.pixels import Clip, Frame, Grid, checked, require_same_shape
+from vibe_pipeline.io.score_table import too_few
 
 Mask = NDArray[np.floating]
 Gathered = TypeVar("Gathered", bound=Part)

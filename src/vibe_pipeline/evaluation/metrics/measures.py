@@ -22,8 +22,9 @@ from vibe_pipeline.evaluation.metrics.gathering import (
     Step,
     TemporalNoise,
 )
-from vibe_pipeline.evaluation.metrics.pixels import Frame, Grid, too_few
+from vibe_pipeline.evaluation.metrics.pixels import Frame, Grid
 from vibe_pipeline.evaluation.metrics.static import StaticMask
+from vibe_pipeline.io.score_table import too_few
 
 Picture = NDArray[np.uint8] | NDArray[np.floating]
 

@@ -30,11 +30,6 @@ def checked(clip: Clip) -> Clip:
     return array
 
 
-def too_few(needed: int, frames: int) -> str:
-    """Why a clip is too short, or an empty string."""
-    return f"at least {needed} frames are needed; the clip has {frames}" if frames < needed else ""
-
-
 def require_same_shape(a: Clip, b: Clip) -> None:
     """Raises ValueError naming both shapes if they differ."""
     if np.shape(a) != np.shape(b):

@@ -10,6 +10,7 @@ import pandas as pd
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.claims import load_claims
 from vibe_pipeline.evaluation.pooling import Pools, pools_of
+from vibe_pipeline.evaluation.published import load_published
 from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
@@ -21,7 +22,7 @@ from vibe_pipeline.io.files import write_atomic
 from vibe_pipeline.io.folders import in_data
 from vibe_pipeline.io.keys import content_key, folder_fingerprint, installed_version
 from vibe_pipeline.reporting.narrative import differences
-from vibe_pipeline.reporting.page import ReportInputs, load_published, write_report
+from vibe_pipeline.reporting.page import ReportInputs, write_report
 from vibe_pipeline.tracking import git_commit, parent_run, tracked_arm
 
 REPORT = "08_reporting/report"
