@@ -33,7 +33,7 @@ CLAIMS: dict[str, tuple[str, str]] = {
     "no list": ("claims: {name: n}\n", "name"),
     "list of words": ("claims: [relay]\n", "['relay']"),
     "field missing": ("claims: [{name: n}]\n", "claims.0.statement"),
-    "field unknown": (f"claims: [{CLAIM}, weight: 3}}]\n", "claims.0.weight"),
+    "field unknown": (f"claims: [{CLAIM}, weight: 3}}]\n", "claims.0 has no field 'weight'"),
     "no metric": (f"claims: [{CLAIM.replace('flicker: lower', '')}}}]\n", "claims.0.metrics"),
     "neither side": (f"claims: [{CLAIM.replace('lower', 'up')}}}]\n", "'up'"),
     "smallest in words": (f"claims: [{CLAIM}, smallest: {{flicker: tiny}}}}]\n", "'tiny'"),
