@@ -13,7 +13,7 @@ import torch
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.clip_cache import Job, Scale, make_clips
-from vibe_pipeline.generation.external import external_clips
+from vibe_pipeline.generation.methods.external import external_clips
 from vibe_pipeline.io.video import read_clip, write_lossless
 
 PROMPTS = pd.DataFrame({"prompt_index": [0, 1], "prompt": ["a cat", "a dog"], "seed": [3, 3]})

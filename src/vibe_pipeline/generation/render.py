@@ -25,7 +25,7 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.clip_cache import Job, Make, Rows, Scale, make_clips
 from vibe_pipeline.generation.denoiser import Denoiser, Sampling
-from vibe_pipeline.generation.external import external_clips
+from vibe_pipeline.generation.methods.external import external_clips
 from vibe_pipeline.generation.text_cache import TextStore
 from vibe_pipeline.images.resize import enlarge
 from vibe_pipeline.io.keys import file_sha256, folder_fingerprint

@@ -29,8 +29,8 @@ from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import ReportParams
 from vibe_pipeline.experiment.tables import Tables
 from vibe_pipeline.generation.clip_cache import Scale
-from vibe_pipeline.generation.external import measured_clips
 from vibe_pipeline.generation.first_frames import require_first_frames
+from vibe_pipeline.generation.methods.external import measured_clips
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.named import require_file, require_folder, require_no_file

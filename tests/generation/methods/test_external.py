@@ -10,7 +10,7 @@ import pytest
 
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.generation import GenerationParams
-from vibe_pipeline.generation.external import external_clips
+from vibe_pipeline.generation.methods.external import external_clips
 from vibe_pipeline.generation.render import arm_clips
 from vibe_pipeline.io.files import read_json
 from vibe_pipeline.io.video import write_lossless

@@ -1,0 +1,1 @@
+"""How an arm's clips can be made."""
