@@ -152,7 +152,7 @@ def doctor(chosen: Chosen, images: int | None, as_json: bool) -> None:
     click.echo(json.dumps([vars(f) for f in findings], indent=1) if as_json else format_findings(findings))
     missing = any(f.state == "missing" for f in findings)
     if not (as_json or missing):
-        click.echo(f"next, every training and arm tried for a step: kedro vibe rehearse{chosen.shown}")
+        click.echo("next, every training and arm tried for a step: kedro vibe rehearse" + chosen.shown)
     sys.exit(missing)
 
 
@@ -164,15 +164,15 @@ def rehearse(chosen: Chosen, as_json: bool) -> None:
 
     One line a node: seconds and peak memory, or the error. Exit code 1 if any failed.
     """
-    from vibe_pipeline.experiment.load import tables_of
     from vibe_pipeline.experiment.loader import loader_of
+    from vibe_pipeline.generation.methods import checked_tables
     from vibe_pipeline.planning.preflight import check_parameters
     from vibe_pipeline.rehearsal import format_line, rehearse
     from vibe_pipeline.runtime.project_lock import lock_project, unlock
 
     with said_plainly():
         params = parameters_of(chosen)
-        tables = tables_of(params)
+        tables = checked_tables(params)
         check_parameters(params, tables, {"relay_stage2", "generation", "vbench_eval", "ablation_report"})
         catalog = loader_of(chosen.env, chosen.params, chosen.conf_source)["catalog"]
         locks = lock_project(Path("data"))

@@ -13,8 +13,9 @@ from kedro.framework.project import pipelines
 from kedro.pipeline import Node, Pipeline
 
 from vibe_pipeline import pipeline_registry
-from vibe_pipeline.experiment.load import settled_parameters, tables_of
+from vibe_pipeline.experiment.load import settled_parameters
 from vibe_pipeline.experiment.run import RunParams, TrackingParams
+from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.io.keys import content_key
 from vibe_pipeline.planning.preflight import check_parameters
 from vibe_pipeline.runtime.deadline import OutOfTimeError, set_deadline
@@ -33,7 +34,7 @@ class GraphHooks:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         self._params: dict[str, Any] = settled_parameters(context.config_loader, Path(context.project_path))
         context.config_loader["parameters"] = self._params
-        self._tables = tables_of(self._params)
+        self._tables = checked_tables(self._params)
         pipeline_registry.use_tables(self._tables)
 
     @hook_impl(tryfirst=True)
@@ -165,6 +166,6 @@ class RehearsalHooks:
             )
         from vibe_pipeline.rehearsal import format_line, rehearse, require_rehearsed
 
-        tables = pipeline_registry.tables_of(self._params)
+        tables = checked_tables(self._params)
         lines = rehearse(self._params, tables, self._loader["catalog"], lambda line: log.info("%s", format_line(line)))
         require_rehearsed(lines)

@@ -216,7 +216,7 @@ def test_each_thing_missing_is_named_with_what_mends_it(params, tiny, tmp_path: 
     broken["evaluation"]["vbench_cache"] = str(tmp_path / "vbench")
     found = {f.item: f for f in examine(broken)}
     wanted = {"weights", "images", "prompts", "arms.full.extra_adapters", "arms.theirs.path"}
-    wanted |= {"evaluation.vbench_cache", "report.claims", "report.published"}
+    wanted |= {"evaluation.vbench_cache", "report"}
     assert {name for name, f in found.items() if f.state == "missing"} == wanted
     assert (
         "second-of-2.safetensors" in found["weights"].found
@@ -256,5 +256,5 @@ def test_names_that_no_file_can_have_are_findings_not_crashes(params) -> None:
     params["evaluation"]["vbench_cache"] = params["evaluation"]["vbench_env"] = long
     params["report"]["claims"] = f"{long}.yml"
     found = states(examine(params))
-    for item in ("images", "prompts", "evaluation.vbench_cache", "evaluation.vbench_env", "report.claims"):
+    for item in ("images", "prompts", "evaluation.vbench_cache", "evaluation.vbench_env", "report"):
         assert found[item] == "missing", item

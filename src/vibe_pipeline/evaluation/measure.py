@@ -16,6 +16,7 @@ from vibe_pipeline.evaluation.metrics.measures import MEASURES, Beside, Measured
 from vibe_pipeline.evaluation.metrics.static import StaticMask, find_static
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.generation.methods import METHODS
 from vibe_pipeline.io.keys import content_key
 from vibe_pipeline.io.score_table import WHOLE_ARM, difference_of, score_table
 from vibe_pipeline.io.table_cache import MEASURES_VERSION, remembered
@@ -87,7 +88,9 @@ class _Scenes:
     @property
     def paired(self) -> bool:
         """The ceiling arm renders the very scene of the reference, whatever the native clips come from."""
-        truth = self.generation.native_source == "truth" or bool((self.clips["method"] == "truth").all())
+        truth = self.generation.native_source == "truth" or all(
+            METHODS[m].bound == "ceiling" for m in self.clips["method"]
+        )
         return self.known and truth
 
     def key(self, clip: Any, evaluation: EvaluationParams) -> tuple[Any, ...]:
@@ -101,7 +104,7 @@ def _measured(
     clip: Any, native: pd.Series, band: tuple[float, float], scene: _Scenes, memory: Path | None
 ) -> tuple[Measured, dict[str, float]]:
     """A clip's measures, and what it shows against its caption."""
-    path, own = Path(clip.path), clip.method != "external"  # another system's clips have no native clip of ours
+    path, own = Path(clip.path), METHODS[clip.method].from_native  # another system's clips have no native clip of ours
     beside = read_frames(Path(native["path"])) if own else None
     if not scene.known:
         return measure_clip(read_frames(path), band, Beside(_native_static(native, memory), beside)), {}

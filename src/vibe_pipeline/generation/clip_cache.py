@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Job:
+class ClipJob:
     """Clips to be made.
 
     Attributes:
@@ -68,10 +68,10 @@ class Job:
     size: Scale
     prepare: Callable[[], AbstractContextManager[Make]]
     batch_size: int
-    notes: dict[str, Any]
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
-def make_clips(prompts: pd.DataFrame, job: Job) -> pd.DataFrame:
+def make_clips(prompts: pd.DataFrame, job: ClipJob) -> pd.DataFrame:
     """Make the clips that are not there yet.
 
     Args:
@@ -95,7 +95,7 @@ def make_clips(prompts: pd.DataFrame, job: Job) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _make_missing(missing: Rows, total: int, job: Job, make: Make) -> None:
+def _make_missing(missing: Rows, total: int, job: ClipJob, make: Make) -> None:
     there = total - len(missing)
     with tqdm(total=total, initial=there, desc=f"clips {job.name}", unit="clip", mininterval=2) as bar:
         for batch in _batches(missing, job.batch_size):
@@ -111,7 +111,7 @@ def manifest_path(row: dict[str, Any]) -> Path:
     return Path(row["path"]).with_suffix(".json")
 
 
-def _place(row: dict[str, Any], job: Job) -> dict[str, str]:
+def _place(row: dict[str, Any], job: ClipJob) -> dict[str, str]:
     key = content_key(
         job.settings, row["prompt"], row["seed"], row.get("native_key"), row.get("first_frame_sha256", "")
     )
@@ -139,7 +139,7 @@ def _is_made(row: dict[str, Any]) -> bool:
     return content.get("key") == row["key"] and content.get("bytes") == path.stat().st_size
 
 
-def _keep(batch: Rows, pixels: Tensor, job: Job, seconds: float) -> None:
+def _keep(batch: Rows, pixels: Tensor, job: ClipJob, seconds: float) -> None:
     for row, clip in zip(batch, pixels.permute(0, 2, 3, 4, 1).numpy(), strict=True):
         path = write_lossless(Path(row["path"]), clip, job.size.fps)
         write_preview(Path(row["preview_path"]), clip, job.size.fps)

@@ -15,10 +15,10 @@ from vibe_pipeline.diffusion.foreign import HUB_ID
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
-from vibe_pipeline.experiment.load import tables_of
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import ReportParams
 from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.images.huggingface import find_dataset
@@ -57,7 +57,7 @@ def examine(params: Mapping[str, Any], images: int | None = None) -> list[Findin
         images: How many there will be, where the folder is not here yet (for the disk).
     """
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
-    generation, tables = GenerationParams(**params["generation"]), tables_of(params)
+    generation, tables = GenerationParams(**params["generation"]), checked_tables(params)
     plan = _plan(params, images)
     evaluation, report = EvaluationParams(**params["evaluation"]), ReportParams(**params.get("report", {}))
     findings = [*_packages(data, tables), *_looked([weights_check(model.path)]), *_images(data)]

@@ -6,25 +6,25 @@ losses, VBench.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vibe_pipeline.diffusion.flow import sigma_schedule
 from vibe_pipeline.diffusion.models import tile_stride
-from vibe_pipeline.experiment.arms import RUNS_TRANSFORMER, ArmParams
+from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
-from vibe_pipeline.experiment.load import tables_of
 from vibe_pipeline.experiment.model import ClipSize, ModelParams
 from vibe_pipeline.experiment.tables import Tables
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
+from vibe_pipeline.generation.methods import checked_tables, method_of
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.planning.costs import Adapter, Costs, Work, measuring, measuring_memory, stage1_of
+from vibe_pipeline.planning.costs import Costs, Work, measuring, measuring_memory, stage1_of
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.memory import CONTEXT_BYTES
 from vibe_pipeline.vbench.prompts import clips_per_dimension
@@ -119,7 +119,7 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
     if not 0 < share <= 1:
         raise ValueError(f"the share of peak must be in (0, 1], got {share}")
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
-    generation, tables = GenerationParams(**params["generation"]), tables_of(params)
+    generation, tables = GenerationParams(**params["generation"]), checked_tables(params)
     architecture, found = load_architecture(model.path), find_device(device)
     if model.tile is not None:
         tile_stride(architecture.vae, model.tile)
@@ -227,25 +227,24 @@ def _native_row(costs: Costs, generation: GenerationParams, clips: int) -> Row:
 
 
 def _arm_row(costs: Costs, name: str, arm: ArmParams, tables: Tables, generation: GenerationParams, clips: int) -> Row:
-    size = costs.model.target
-    disk = clips * _clip_bytes(size)
-    if arm.method not in RUNS_TRANSFORMER:
-        through_vae = arm.method == "truth"
-        work = costs.encode(size) + costs.decode(size) if through_vae else Work()
-        peak = _vae_peak(costs, size) + CONTEXT_BYTES if through_vae else 0.0
+    size, method = costs.model.target, method_of(arm)
+    disk, shift = clips * _clip_bytes(size), arm.flow_shift or costs.model.flow_shift
+    steps = len(sigma_schedule(arm.steps, shift, method.strength(arm), arm.steps_are)) - 1
+    load = method.workload(arm, steps)
+    work = costs.encode(size) * load.encodes + costs.decode(size) * load.decodes
+    if not load.forwards:
+        peak = _vae_peak(costs, size) + CONTEXT_BYTES if load.encodes or load.decodes else 0.0
         return _row("arm", name, arm.label, "clip", clips, None, None, work, peak, disk)
     adapters = costs.arm_adapters(arm, tables)
-    work = _denoising(costs, size, arm, adapters) + costs.decode(size) * (1 if arm.detail_transfer is None else 2)
-    if arm.method != "direct":
-        work += costs.encode(size)
+    for attention, times in load.forwards:
+        work += costs.forward(size, attention, adapters) * times
     tokens, keys = costs.keys(size, FULL), costs.keys(size, arm.attention)
     extra = sum(map(costs.adapter_bytes, adapters))
-    doubled = arm.method == "freeswim"
-    if doubled and arm.refresh_every and not costs.model.offload:
+    if load.keeps_cross_attention and not costs.model.offload:
         config = costs.architecture.transformer
         width = config["num_attention_heads"] * config["attention_head_dim"]
         extra += generation.batch_size * config["num_layers"] * tokens * width * costs.dtype.itemsize
-    peak = _rendering_memory(costs, size, generation.batch_size * (2 if doubled else 1), extra, arm.method != "direct")
+    peak = _rendering_memory(costs, size, generation.batch_size * load.copies, extra, load.encodes > 0)
     return _row("arm", name, arm.label, "clip", clips, tokens, keys, work, peak, disk)
 
 
@@ -265,17 +264,6 @@ def _measures_row(size: ClipSize, clips: int) -> tuple[Row, str]:
     memory = measuring_memory(size) / 1e9
     note = f"our measures: on the {cores} cores of this machine, an arm at a time; {memory:.1f} GB of main memory"
     return _row("measures", "all", "Our measures, on processors", "clip", clips, None, None, work, 0.0, 0.0), note
-
-
-def _denoising(costs: Costs, size: ClipSize, arm: ArmParams, adapters: Sequence[Adapter]) -> Work:
-    shift = arm.flow_shift or costs.model.flow_shift
-    steps = len(sigma_schedule(arm.steps, shift, arm.start, arm.steps_are)) - 1
-    bound, passes = costs.forward(size, arm.attention, adapters), _passes(arm.guidance_scale)
-    work = bound * (steps * passes)
-    if arm.method == "freeswim":  # the full path: in every pass, or in the conditional one of each k-th step
-        full = steps * passes if arm.refresh_every is None else -(-steps // arm.refresh_every)
-        work += costs.forward(size, FULL, adapters) * full
-    return work
 
 
 def _passes(guidance_scale: float) -> int:

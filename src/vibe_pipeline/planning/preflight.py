@@ -21,7 +21,7 @@ from vibe_pipeline.diffusion.models import find_model, require_fitting_size, req
 from vibe_pipeline.diffusion.weights import Shapes, linear_shapes
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.metrics.detail import high_frequency_share
-from vibe_pipeline.experiment.arms import RUNS_TRANSFORMER, ArmParams, ExtraAdapter
+from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
@@ -30,6 +30,7 @@ from vibe_pipeline.experiment.run import ReportParams
 from vibe_pipeline.experiment.tables import Tables
 from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.first_frames import require_first_frames
+from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.generation.methods.external import measured_clips
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
@@ -118,7 +119,7 @@ def check_generation(model: ModelParams, generation: GenerationParams, tables: T
     require_fitting_size(found, model.native.height, model.native.width, "model.native")
     require_fitting_size(found, model.target.height, model.target.width, "model.target")
     for name, arm in tables.arms.items():
-        if arm.attention.kind == "gclf" and arm.method in RUNS_TRANSFORMER:
+        if arm.attention.kind == "gclf" and method_of(arm).runs_transformer:
             what = f"arms.{name} with attention.pool {arm.attention.pool}: model.target"
             require_fitting_size(found, model.target.height, model.target.width, what, arm.attention.pool)
     arms = {} if generation.stop_after_preview else tables.arms  # their clips may be made from the preview

@@ -8,7 +8,7 @@ import pandas as pd
 
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.reporting.media import Panel, contact_sheet, image_uri, mid_frame, video_uri
-from vibe_pipeline.reporting.tables import arm_label, arm_order
+from vibe_pipeline.reporting.tables import arm_label, arm_order, bound_of
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _panels(rows: pd.DataFrame, arms: Mapping[str, ArmParams]) -> tuple[list[Pan
             panels.append(Panel(arm_label(arm, arms), mid_frame(Path(str(by_arm.loc[arm, "path"])))))
         except (OSError, ValueError) as error:
             problems.append(f"{arm_label(arm, arms)}: {_short(error)}")
-    if not any(a in arms and arms[a].method == "truth" for a in by_arm.index):
+    if not any(bound_of(a, arms) == "ceiling" for a in by_arm.index):
         panels += _reference(rows)
     return panels, problems
 

@@ -10,8 +10,9 @@ from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN,
 from vibe_pipeline.evaluation.statistics import TRAINING
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.reporting.glossary import number
-from vibe_pipeline.reporting.tables import BOUNDS, arm_label, is_scored, tally, text
+from vibe_pipeline.reporting.tables import arm_label, bound_of, is_scored, tally, text
 
 HARSH = 1.5
 """Rule of thumb: a degraded latent this many times further from the truth than the real thing is another task."""
@@ -44,7 +45,7 @@ def _what_was_run(clips: pd.DataFrame, arms: Mapping[str, ArmParams]) -> str:
     if clips.empty:
         return "No clips were generated in this run, so there is nothing to look at below."
     names = clips["arm"].unique()
-    bounds = sum(n in arms and arms[n].method in BOUNDS for n in names)
+    bounds = sum(bound_of(n, arms) is not None for n in names)
     sizes = clips.drop_duplicates(["height", "width", "frames"])
     shape = " and ".join(f"{r.frames} frames at {r.width} × {r.height}" for r in sizes.itertuples())
     beside = f" (of which {bounds} run no model and serve as bounds)" if bounds else ""
@@ -59,7 +60,7 @@ def _what_was_run(clips: pd.DataFrame, arms: Mapping[str, ArmParams]) -> str:
 def _what_was_refined(clips: pd.DataFrame, arms: Mapping[str, ArmParams]) -> str:
     if clips.empty:
         return ""
-    refine = [a for a in clips["arm"].unique() if a in arms and arms[a].method == "refine"]
+    refine = [a for a in clips["arm"].unique() if a in arms and method_of(arms[a]).second_pass]
     sources = sorted(clips.loc[clips["arm"].isin(refine), "native_source"].dropna().unique())
     if sources == ["truth"]:
         return (

@@ -10,11 +10,10 @@ import pandas as pd
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
 from vibe_pipeline.evaluation.claims import HOLDS, weigh
 from vibe_pipeline.experiment.arms import ArmParams
-from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.generation.methods import Bound, method_of
 from vibe_pipeline.reporting.glossary import ARROWS, DIRECTION_WORDS, family_words, number, spread, words
 
 FAMILY_ORDER = ("detail", "miniature", "vbench")
-BOUNDS = ("truth", "upsample")
 
 
 @dataclass(frozen=True)
@@ -75,55 +74,20 @@ def arm_label(arm: str, arms: Mapping[str, ArmParams]) -> str:
 
 def arm_settings(arm: str, arms: Mapping[str, ArmParams]) -> str:
     """One line on what an arm runs."""
-    if arm not in arms:
-        return ""
-    params = arms[arm]
-    if params.method == "truth":
-        return "true render through the VAE: the ceiling"
-    if params.method == "upsample":
-        return "no model: the native clip, enlarged"
-    if params.method == "external":
-        return f"another system's clips, from {params.path}"
-    start = "from noise" if params.method == "direct" else f"strength {params.strength:g}"
-    attention = _attention_settings(params.attention)
-    share = params.steps_are == "share" and params.start < 1
-    steps = f"{int(params.start * params.steps)} of {params.steps} steps" if share else f"{params.steps} steps"
-    adapter = f"adapter {params.adapter}" if params.adapter else "no adapter"
-    said = {
-        "FreeSwim": params.method == "freeswim",
-        "stage 1 kept": params.keep_stage1,
-        f"{len(params.extra_adapters)} extra adapters": params.extra_adapters,
-        f"full path every {params.refresh_every} steps": params.refresh_every,
-    }
-    how = {
-        "UniPC": params.scheduler == "unipc",
-        f"flow shift {params.flow_shift or 0:g}": params.flow_shift,
-        f"guidance {params.guidance_scale:g}": params.guidance_scale != 1,
-        f"{params.detail_transfer or 0:g} of the change added to the enlarged clip": params.detail_transfer,
-    }
-    parts = [adapter, *(k for k, v in said.items() if v), f"{attention} attention", start, steps]
-    return " · ".join([*parts, *(k for k, v in how.items() if v)])
+    return method_of(arms[arm]).describe(arms[arm]) if arm in arms else ""
 
 
-def _attention_settings(params: AttentionParams) -> str:
-    """Kind, pooling, and what differs from half the native window and the plain scale."""
-    said = [f"{params.pool}×"] if params.kind == "gclf" else []
-    if params.half_window and params.kind != "full":
-        said.append("half window {}x{}".format(*params.half_window))
-    if params.scale is not None:
-        said.append(f"scale {params.scale}")
-    return params.kind + (f" ({', '.join(said)})" if said else "")
+def bound_of(arm: str, arms: Mapping[str, ArmParams]) -> Bound | None:
+    """Whether an arm bounds what a model can do, from below (`floor`) or above (`ceiling`); None: a contestant."""
+    return method_of(arms[arm]).bound if arm in arms else None
 
 
 def arm_order(present: list[str], arms: Mapping[str, ArmParams]) -> list[str]:
     """Arms as declared, with plain upsampling first and the truth last; undeclared ones before the truth."""
     declared = [a for a in arms if a in present] + sorted(a for a in present if a not in arms)
 
-    def place(arm: str) -> int:
-        method = arms[arm].method if arm in arms else ""
-        return {"upsample": 0, "truth": 2}.get(method, 1)
-
-    return sorted(dict.fromkeys(declared), key=place)
+    places = {"floor": 0, None: 1, "ceiling": 2}
+    return sorted(dict.fromkeys(declared), key=lambda arm: places[bound_of(arm, arms)])
 
 
 def arms_run(table: pd.DataFrame, arms: Mapping[str, ArmParams], differs: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -170,7 +134,7 @@ def best_arms(
     best: dict[str, str] = {}
     if table.empty or scores.empty:
         return best
-    bounds = [a for a, params in arms.items() if params.method in BOUNDS]
+    bounds = [a for a in arms if bound_of(a, arms)]
     rows = table[is_scored(table) & ~table["arm"].isin(bounds) & table["direction"].isin(["higher", "lower"])]
     for metric, group in rows.groupby("metric", sort=False):
         direction = group["direction"].iloc[0]
@@ -264,7 +228,7 @@ def _block(
             label=arm_label(arm, arms),
             cells=tuple(_cell(lookup.get((arm, m)), best.get(m) == arm, arm in references) for m in shown),
             is_reference=arm in references,
-            is_bound=arm in arms and arms[arm].method in BOUNDS,
+            is_bound=bound_of(arm, arms) is not None,
             training_seeds=training_seeds(table, arm),
         )
         for arm in order
@@ -316,8 +280,8 @@ def tally(table: pd.DataFrame, arm: str, references: Collection[str]) -> str:
 
 def unbeaten_upsampling(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[str]:
     """Labels of the metrics on which no arm that runs the model has a better mean than plain upsampling."""
-    plain = [a for a, params in arms.items() if params.method == "upsample"]
-    bounds = [a for a, params in arms.items() if params.method in BOUNDS]
+    plain = [a for a in arms if bound_of(a, arms) == "floor"]
+    bounds = [a for a in arms if bound_of(a, arms)]
     found = []
     for metric in metric_order(table):
         rows = table[(table["metric"] == metric) & is_scored(table)]

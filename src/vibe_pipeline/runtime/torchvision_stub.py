@@ -23,7 +23,7 @@ class _BeforeTorchvision(MetaPathFinder):
 
 
 def mend_torchvision_on_import() -> None:
-    """Mend torchvision when something imports it: at once would load torch, which `kedro vibe --help` does not need."""
+    """Mend torchvision when something imports it: at once would load torch, which a help page does not need."""
     if "torchvision" not in sys.modules and not any(isinstance(f, _BeforeTorchvision) for f in sys.meta_path):
         sys.meta_path.insert(0, _BeforeTorchvision())
 
