@@ -15,7 +15,7 @@ from kedro.io import AbstractDataset
 from PIL import Image
 
 from vibe_pipeline.experiment.generation import GenerationParams
-from vibe_pipeline.generation import external
+from vibe_pipeline.generation.methods import external
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images import check_images, find_images
 
