@@ -36,7 +36,7 @@ def vibe() -> None:
 
 def _run(**options: Any) -> Any:
     """Kedro's own `run`, after what must be settled before its runner starts processes."""
-    from vibe_pipeline.experiment.load import ParameterError
+    from vibe_pipeline.experiment.errors import ParameterError
     from vibe_pipeline.runtime.scratch import settle_scratch
 
     with said_plainly():
