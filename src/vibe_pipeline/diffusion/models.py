@@ -2,37 +2,47 @@
 
 The miniature is a folder of the same classes, so there is no second code path for it. Parts are loaded
 separately because text encoder, transformer and VAE of the real models need not sit in memory together.
+
+diffusers and transformers are imported by what loads a part, not at the top: finding and judging a folder, which a plan
+and every start of a run do, would wait seconds for them.
 """
 
-import inspect
+from __future__ import annotations
+
+import ast
+import importlib.util
 import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from diffusers.pipelines.wan.pipeline_wan import prompt_clean
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoTokenizer, UMT5EncoderModel
-from transformers.utils.logging import disable_progress_bar
 
 from vibe_pipeline.diffusion.foreign import absent, describe_file, describe_folder
 from vibe_pipeline.diffusion.lifetime import released
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.onednn import use_onednn
 from vibe_pipeline.diffusion.support import read_config, require_supported
-from vibe_pipeline.diffusion.weights import require_weights
+from vibe_pipeline.diffusion.weights import Once, made, require_weights
 from vibe_pipeline.io.errors import brief
 from vibe_pipeline.io.named import require_folder
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
 T = TypeVar("T")
-PARTS = MappingProxyType({"vae": AutoencoderKLWan, "transformer": WanTransformer3DModel})
+CLASSES = MappingProxyType(
+    {
+        "vae": ("models/autoencoders/autoencoder_kl_wan.py", "AutoencoderKLWan"),
+        "transformer": ("models/transformers/transformer_wan.py", "WanTransformer3DModel"),
+    }
+)
+"""Where diffusers defines the parts that it has."""
 SIZES = MappingProxyType(
     {
         "vae": ("z_dim", "scale_factor_spatial", "scale_factor_temporal"),
@@ -62,7 +72,7 @@ class WanFolder:
         """
         file = self.path / part / "config.json"
         # A file states only what the diffusers of its day knew: Wan2.1's VAE says nothing of its scale.
-        content = _defaults(PARTS.get(part)) | read_config(file)
+        content = class_defaults(part) | read_config(file)
         for name in SIZES.get(part, ()):
             values = content.get(name)
             if not all(type(n) is int and n > 0 for n in (values if isinstance(values, list | tuple) else [values])):
@@ -70,10 +80,23 @@ class WanFolder:
         return content
 
 
-def _defaults(cls: type | None) -> dict[str, Any]:
-    """What a class takes where its configuration says nothing."""
-    signature = inspect.signature(cls.__init__).parameters.values() if cls else ()
-    return {p.name: p.default for p in signature if p.default is not p.empty}
+def class_defaults(part: str) -> dict[str, Any]:
+    """What the class of a part takes where its configuration says nothing; nothing for parts that are transformers'."""
+    return dict(_written_defaults(*CLASSES[part])) if part in CLASSES else {}
+
+
+@cache
+def _written_defaults(path: str, name: str) -> Mapping[str, Any]:
+    """The defaults in the source of a class of diffusers: they are needed to judge a folder, and to import diffusers
+    takes longer than all the rest of that."""
+    package = importlib.util.find_spec("diffusers")
+    if package is None or package.origin is None:
+        raise ImportError("diffusers is not installed: pip install -r requirements/core.txt")
+    tree = ast.parse((Path(package.origin).parent / path).read_text(encoding="utf-8"))
+    cls = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    init = next(node for node in cls.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
+    named = init.args.args[-len(init.args.defaults) :]
+    return {arg.arg: ast.literal_eval(value) for arg, value in zip(named, init.args.defaults, strict=True)}
 
 
 def find_model(path_or_id: str) -> WanFolder:
@@ -100,24 +123,35 @@ def _folder(path_or_id: str) -> Path:
             return require_folder(folder, "model.path")
         if folder.is_file():
             raise FileNotFoundError(describe_file(folder))
-        return Path(snapshot_download(path_or_id, local_files_only=True))
-    except FileNotFoundError as error:
-        if isinstance(error, LocalEntryNotFoundError):
-            raise FileNotFoundError(absent(path_or_id)) from error
-        raise
-    except PermissionError:
+        return _downloaded(path_or_id)
+    except (FileNotFoundError, PermissionError):
         raise
     except (ValueError, OSError) as error:  # no id, or a name too long for a file
         raise FileNotFoundError(absent(path_or_id)) from error
 
 
-def require_whole(model: WanFolder) -> None:
+def _downloaded(model_id: str) -> Path:
+    """Where the hub's cache has a model; the hub's client is imported here, as a folder can do without it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model_id, local_files_only=True))
+    except LocalEntryNotFoundError as error:
+        raise FileNotFoundError(absent(model_id)) from error
+
+
+def require_whole(model: WanFolder, once: Once = made) -> None:
     """Refuse a model whose weights are not all there or not of its configurations; headers alone are read.
+
+    Args:
+        model: The folder.
+        once: As :func:`weights.require_weights` has it.
 
     Raises:
         ValueError: One line that names the files.
     """
-    require_weights(model.path, {part: model.config_of(part) for part in SIZES})
+    require_weights(model.path, {part: model.config_of(part) for part in SIZES}, once)
 
 
 def pick_device(name: str) -> torch.device:
@@ -152,6 +186,8 @@ def _load(cls: type[T], model: WanFolder, part: str, dtype: torch.dtype) -> T:
 
 def load_transformer(model: WanFolder, device: torch.device, dtype: torch.dtype) -> WanTransformer3DModel:
     """The transformer, frozen, ready for adapters."""
+    from diffusers import WanTransformer3DModel
+
     transformer = _load(WanTransformer3DModel, model, "transformer", dtype)
     return transformer.requires_grad_(False).eval().to(device)
 
@@ -160,6 +196,8 @@ def load_vae(
     model: WanFolder, device: torch.device, tile: int | None = None, dtype: torch.dtype = torch.float32
 ) -> AutoencoderKLWan:
     """The VAE, in the 32 bit that diffusers recommends for Wan or another; `tile` pixels a side bound its memory."""
+    from diffusers import AutoencoderKLWan
+
     stride = None if tile is None else tile_stride(model.config_of("vae"), tile)
     vae = _load(AutoencoderKLWan, model, "vae", dtype)
     if tile is not None:
@@ -191,6 +229,10 @@ def text_embeddings(
     Raises:
         ValueError: A text is longer than `length` tokens and would be cut in silence.
     """
+    from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+    from transformers import AutoTokenizer, UMT5EncoderModel
+    from transformers.utils.logging import disable_progress_bar
+
     disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(model.path, subfolder="tokenizer")
     with released(_load(UMT5EncoderModel, model, "text_encoder", dtype).eval().to(device)) as encoder:

@@ -1,4 +1,4 @@
-"""What is raised where parameters cannot be used; in a file of its own, as every command imports the loader's errors."""
+"""What is raised where parameters cannot be used; alone here, because every command imports it with the loader."""
 
 
 class ParameterError(ValueError):

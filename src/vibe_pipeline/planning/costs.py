@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from vibe_pipeline.diffusion.lora import fuses_exactly
+from vibe_pipeline.diffusion.precision import fuses_exactly
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
@@ -19,6 +19,7 @@ from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.planning import flops, memory
 from vibe_pipeline.planning.architecture import Architecture, Grid
 from vibe_pipeline.planning.devices import Device
+from vibe_pipeline.planning.figures import Figures
 
 STATE_BYTES = {"adamw": 8.0, "adamw_8bit": 2.0}
 """AdamW's two moments of each trained number; 8 bit as bitsandbytes keeps them."""
@@ -90,6 +91,7 @@ class Costs:
     Attributes:
         share: Of the device's peak that is reached.
         first_frames: Whether clips hold a first frame, and so have one timestep a token.
+        figures: Where what the modules themselves give is kept.
     """
 
     architecture: Architecture
@@ -97,6 +99,7 @@ class Costs:
     device: Device
     share: float
     first_frames: bool = False
+    figures: Figures = field(default_factory=Figures)
     _memo: dict[tuple, Any] = field(default_factory=dict, compare=False)
 
     @property
@@ -109,10 +112,15 @@ class Costs:
         """Of the VAE."""
         return getattr(torch, self.model.vae_dtype)
 
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Numbers in the weights of each part."""
+        return self._kept(("parameters",), lambda: self.architecture.parameters)
+
     def weights(self, part: str) -> float:
         """Bytes of a part's weights on the device."""
         dtype = self.vae_dtype if part == "vae" else self.dtype
-        return float(self.architecture.parameters[part] * dtype.itemsize)
+        return float(self.parameters[part] * dtype.itemsize)
 
     def keys(self, size: ClipSize, attention: AttentionParams) -> int:
         """Keys that each query of self-attention sees."""
@@ -157,7 +165,7 @@ class Costs:
         batch = row.micro_batch or -(-row.batch_size // row.processes)
         grid, beside = self.architecture.grid(size), next(iter(self.beside(stage1)), None)
         key = ("train", grid, batch, row.lora, row.autocast, row.gradient_checkpointing, beside)
-        activations = self._once(
+        activations = self._kept(
             key,
             lambda: memory.training_activations(
                 self.architecture, grid, batch, self.model.text_length, row.lora, self.dtype, row.autocast,
@@ -172,7 +180,7 @@ class Costs:
     def forward_memory(self, size: ClipSize, batch: int) -> float:
         """Bytes of a forward beside weights."""
         grid, text = self.architecture.grid(size), self.model.text_length
-        return self._once(
+        return self._kept(
             ("forward", grid, batch),
             lambda: memory.inference_activations(self.architecture, grid, batch, text, self.dtype, self.first_frames),
         )
@@ -188,7 +196,7 @@ class Costs:
     def vae_memory(self, size: ClipSize, decode: bool) -> float:
         """Bytes of a VAE call beside weights."""
         latent = self.architecture.latent(size)
-        return self._once(
+        return self._kept(
             ("vae memory", latent, decode),
             lambda: memory.vae_activations(self.architecture, latent, self.model.tile, self.vae_dtype, decode),
         )
@@ -196,12 +204,12 @@ class Costs:
     def text(self) -> Work:
         """One prompt."""
         length = self.model.text_length
-        return self._work(self._once(("text",), lambda: flops.text_flops(self.architecture, length)), self.dtype)
+        return self._work(self._kept(("text",), lambda: flops.text_flops(self.architecture, length)), self.dtype)
 
     def text_memory(self) -> float:
         """Peak bytes of encoding prompts: the encoder is alone on the device."""
         length = self.model.text_length
-        working = self._once(("text memory",), lambda: memory.text_activations(self.architecture, length, self.dtype))
+        working = self._kept(("text memory",), lambda: memory.text_activations(self.architecture, length, self.dtype))
         return memory.CONTEXT_BYTES + self.weights("text_encoder") + working
 
     def adapter_parameters(self, adapter: Adapter) -> int:
@@ -221,7 +229,7 @@ class Costs:
         """Rank, d_in and d_out by module."""
         if isinstance(adapter, Path):
             return self._once(("file", adapter), lambda: _layers_of_file(adapter))
-        found = self._once(("layers", adapter.targets), lambda: flops.adapter_layers(self.architecture, adapter))
+        found = self._kept(("layers", adapter.targets), lambda: flops.adapter_layers(self.architecture, adapter))
         return {name: (adapter.rank, *shape) for name, shape in found.items()}
 
     def _forward_flops(self, size: ClipSize, attention: AttentionParams, per_token: bool = False) -> flops.Flops:
@@ -232,11 +240,17 @@ class Costs:
         latent = self.architecture.latent(size)
         calls = self._once(("vae calls",), lambda: flops.VaeFlops(self.architecture, self.model.tile))
         call = calls.decode if decode else calls.encode
-        return self._work(self._once(("vae", latent, decode), lambda: call(latent)), self.vae_dtype, True)
+        return self._work(self._kept(("vae", latent, decode), lambda: call(latent)), self.vae_dtype, True)
 
     def _work(self, operations: float, dtype: torch.dtype, convolutions: bool = False) -> Work:
         teraflops = operations / 1e12
         return Work(teraflops, teraflops / (self.device.teraflops(dtype, convolutions) * self.share))
+
+    def _kept(self, key: tuple, make: Callable[[], Any]) -> Any:
+        """A figure that takes the modules to make; what it depends on beside its key is the model's and the run's."""
+        parts = (self.architecture.transformer, self.architecture.vae, self.architecture.text_encoder)
+        model = (self.model.dtype, self.model.vae_dtype, self.model.tile, self.model.text_length)
+        return self._once(key, lambda: self.figures.once((*key, parts, model, self.first_frames), make))
 
     def _once(self, key: tuple, make: Callable[[], Any]) -> Any:
         if key not in self._memo:

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKLWan
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,6 +21,9 @@ from vibe_pipeline.diffusion.models import tile_stride
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.planning.architecture import Architecture, Grid
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class VaeFlops:
         return total
 
     @cached_property
-    def _vae(self) -> AutoencoderKLWan:
+    def _vae(self) -> "AutoencoderKLWan":
         return self.architecture.build_vae()
 
     def _call(self, what: str, frames: int, height: int, width: int) -> float:

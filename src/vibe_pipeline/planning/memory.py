@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from vibe_pipeline.diffusion.lora import FUSED, add_adapter
 from vibe_pipeline.diffusion.models import tile_stride
 from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.planning.architecture import Architecture, Grid
@@ -155,6 +154,8 @@ def _training_trial(
     checkpointing: bool,
     beside: LoraParams | None,
 ) -> Activations:
+    from vibe_pipeline.diffusion.lora import FUSED, add_adapter  # with peft, which a plan of kept figures does without
+
     transformer = architecture.build_transformer(layers).train()
     if checkpointing:
         transformer.enable_gradient_checkpointing()

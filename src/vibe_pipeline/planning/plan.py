@@ -26,6 +26,7 @@ from vibe_pipeline.images.find import find_images
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.costs import Adapter, Costs, Work, measuring, measuring_memory, stage1_of
 from vibe_pipeline.planning.devices import find_device
+from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
 from vibe_pipeline.planning.memory import CONTEXT_BYTES
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 
@@ -102,7 +103,13 @@ class Plan:
         return asdict(self) | {"rows": rows, "totals": totals}
 
 
-def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.5, images: int | None = None) -> Plan:
+def make_plan(
+    params: Mapping[str, Any],
+    device: str = "h100",
+    share: float = 0.5,
+    images: int | None = None,
+    figures: Figures = NOTHING_KEPT,
+) -> Plan:
     """Plan a run.
 
     Args:
@@ -110,6 +117,7 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
         device: A name in `planning.devices`.
         share: Of the device's peak that is assumed.
         images: How many there will be, where the folder is not here yet.
+        figures: Where what the modules themselves give is kept from one plan to the next.
 
     Raises:
         ValueError: An unknown device, a share outside (0, 1], a size that does not fit the attention's pooling,
@@ -125,7 +133,7 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
         tile_stride(architecture.vae, model.tile)
     image_count, image_note = _count_images(data, images)
     clips, first_frames, clip_notes = _count_clips(generation, EvaluationParams(**params["evaluation"]))
-    costs = Costs(architecture, model, found, share, first_frames)
+    costs = Costs(architecture, model, found, share, first_frames, figures)
     rows = [_data_row(costs, data, image_count)]
     rows += [_training_row(costs, "stage1", n, STAGE1, r, data.low, FULL) for n, r in tables.stage1.items()]
     rows += [
@@ -137,7 +145,7 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
     rows += _validation_rows(costs, tables, generation)
     measures, measure_note = _measures_row(model.target, clips * len(tables.arms))
     rows.append(measures)
-    numbers = architecture.parameters
+    numbers = costs.parameters
     # Weights as published: 16 bit but for the VAE.
     weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"]
     notes = (image_note, *clip_notes, measure_note)

@@ -16,9 +16,8 @@ import numpy as np
 import pandas as pd
 
 from vibe_pipeline.diffusion.foreign import HUB_ID
-from vibe_pipeline.diffusion.lora import check_adapter
 from vibe_pipeline.diffusion.models import find_model, require_fitting_size, require_whole, tile_stride
-from vibe_pipeline.diffusion.weights import Shapes, linear_shapes
+from vibe_pipeline.diffusion.weights import Once, Shapes, linear_shapes, made
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.metrics.detail import high_frequency_share
 from vibe_pipeline.experiment.arms import RUNS_TRANSFORMER, ArmParams, ExtraAdapter
@@ -59,12 +58,12 @@ class Check:
     fix: str
 
 
-def weights_check(path_or_id: str) -> Check:
-    """The base: a model that can be run, whole."""
+def weights_check(path_or_id: str, once: Once = made) -> Check:
+    """The base: a model that can be run, whole; `once` keeps the shapes that its configurations ask for."""
 
     def look() -> str:
         found = find_model(path_or_id)
-        require_whole(found)
+        require_whole(found, once)
         return str(found.path)
 
     is_id = HUB_ID.fullmatch(path_or_id) and not Path(path_or_id).exists()
@@ -290,6 +289,8 @@ def _needs_vbench(generation: GenerationParams) -> bool:
 
 
 def _adapter(extra: ExtraAdapter, field: str, layers: Callable[[], Shapes]) -> str:
+    from vibe_pipeline.diffusion.lora import check_adapter  # with peft and diffusers: for arms that have such a file
+
     try:
         changed = check_adapter(require_file(extra.path, field), layers())
     except ValueError as error:
