@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from vibe_pipeline.diffusion.headers import impostor, read_header
 from vibe_pipeline.diffusion.support import WAY_OUT, read_config
 from vibe_pipeline.io.errors import brief
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SHOWN = 3
 STEMS: Mapping[str, str] = MappingProxyType(
@@ -24,9 +24,10 @@ Once = Callable[[tuple[Any, ...], Callable[[], Any]], Any]
 """Looks a result up by its key, and makes it where it is not kept."""
 
 
-def on_meta(part: str, config: Mapping[str, Any]) -> nn.Module:
+def on_meta(part: str, config: Mapping[str, Any]) -> "nn.Module":
     """A part of a model from its configuration, frozen, without weights (on torch's `meta` device)."""
     # Not at the top: they take seconds to import, and files are judged, by what is kept of earlier ones, without them.
+    import torch
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
     from transformers import UMT5Config, UMT5EncoderModel
 
@@ -37,8 +38,10 @@ def on_meta(part: str, config: Mapping[str, Any]) -> nn.Module:
         return cls.from_config({k: v for k, v in config.items() if not k.startswith("_")}).requires_grad_(False).eval()
 
 
-def linear_shapes(transformer: nn.Module) -> Shapes:
+def linear_shapes(transformer: "nn.Module") -> Shapes:
     """[out, in] of every linear layer by its name: what an adapter can be laid on."""
+    from torch import nn
+
     return {n: tuple(m.weight.shape) for n, m in transformer.named_modules() if isinstance(m, nn.Linear)}
 
 

@@ -10,14 +10,13 @@ from functools import cached_property
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from vibe_pipeline.diffusion.models import WanFolder, find_model, latent_shape
+from vibe_pipeline.diffusion.checkpoint import WanFolder, find_model, latent_shape
 from vibe_pipeline.diffusion.weights import on_meta
 from vibe_pipeline.experiment.model import ClipSize
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
+    from torch import nn
     from transformers import UMT5EncoderModel
 
 Grid = tuple[int, int, int]
@@ -67,7 +66,7 @@ class Architecture:
         return {name: count_parameters(module) for name, module in parts.items()}
 
 
-def count_parameters(module: nn.Module) -> int:
+def count_parameters(module: "nn.Module") -> int:
     """Numbers in a module's weights."""
     return sum(p.numel() for p in module.parameters())
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from packaging.requirements import Requirement
 
 from vibe_pipeline.diffusion.foreign import HUB_ID
@@ -153,6 +152,8 @@ def _memory(model: ModelParams, plan: Plan) -> Finding:
     needed = f"the plan needs {plan.peak_memory_gb:.0f} GB"
     if model.device == "cpu":
         return Finding("device", "ok", f"model.device is cpu; {needed} of main memory")
+    import torch  # only to ask for a GPU
+
     if not torch.cuda.is_available():
         small = plan.peak_memory_gb < 4
         fix = "install torch's CUDA build on a machine with an NVIDIA GPU: pip install -r requirements/torch.txt"

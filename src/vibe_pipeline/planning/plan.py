@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from vibe_pipeline.diffusion.flow import sigma_schedule
-from vibe_pipeline.diffusion.models import tile_stride
+from vibe_pipeline.diffusion.checkpoint import tile_stride
+from vibe_pipeline.diffusion.flow import schedule_steps
 from vibe_pipeline.experiment.arms import RUNS_TRANSFORMER, ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.data import DataParams
@@ -24,10 +24,9 @@ from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.planning.costs import Adapter, Costs, Work, measuring, measuring_memory, stage1_of
+from vibe_pipeline.planning.costs import CONTEXT_BYTES, Adapter, Costs, Work, measuring, measuring_memory, stage1_of
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
-from vibe_pipeline.planning.memory import CONTEXT_BYTES
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 
 FULL = AttentionParams(kind="full")
@@ -196,7 +195,7 @@ def _data_row(costs: Costs, data: DataParams, count: int) -> Row:
     encoding = costs.weights("vae") + data.encode_batch * costs.vae_memory(data.high, decode=False)
     numbers = sum(_numbers(costs, size) for size in (data.low, data.high, data.high))
     text = costs.model.text_length * costs.architecture.transformer["text_dim"]
-    size = 2 * numbers + costs.dtype.itemsize * text
+    size = 2 * numbers + costs.number_bytes * text
     peak = max(costs.text_memory(), CONTEXT_BYTES + encoding)
     return _row("data", "cache", "Latents and text embeddings", "image", count, None, None, work, peak, count * size)
 
@@ -252,7 +251,7 @@ def _arm_row(costs: Costs, name: str, arm: ArmParams, tables: Tables, generation
     if doubled and arm.refresh_every and not costs.model.offload:
         config = costs.architecture.transformer
         width = config["num_attention_heads"] * config["attention_head_dim"]
-        extra += generation.batch_size * config["num_layers"] * tokens * width * costs.dtype.itemsize
+        extra += generation.batch_size * config["num_layers"] * tokens * width * costs.number_bytes
     peak = _rendering_memory(costs, size, generation.batch_size * (2 if doubled else 1), extra, arm.method != "direct")
     return _row("arm", name, arm.label, "clip", clips, tokens, keys, work, peak, disk)
 
@@ -276,8 +275,7 @@ def _measures_row(size: ClipSize, clips: int) -> tuple[Row, str]:
 
 
 def _denoising(costs: Costs, size: ClipSize, arm: ArmParams, adapters: Sequence[Adapter]) -> Work:
-    shift = arm.flow_shift or costs.model.flow_shift
-    steps = len(sigma_schedule(arm.steps, shift, arm.start, arm.steps_are)) - 1
+    steps = schedule_steps(arm.steps, arm.start, arm.steps_are)
     bound, passes = costs.forward(size, arm.attention, adapters), _passes(arm.guidance_scale)
     work = bound * (steps * passes)
     if arm.method == "freeswim":  # the full path: in every pass, or in the conditional one of each k-th step

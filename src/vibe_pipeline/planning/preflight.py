@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vibe_pipeline.diffusion.checkpoint import find_model, require_fitting_size, require_whole, tile_stride
 from vibe_pipeline.diffusion.foreign import HUB_ID
-from vibe_pipeline.diffusion.models import find_model, require_fitting_size, require_whole, tile_stride
 from vibe_pipeline.diffusion.weights import Once, Shapes, linear_shapes, made
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.metrics.detail import high_frequency_share
 from vibe_pipeline.experiment.arms import RUNS_TRANSFORMER, ArmParams, ExtraAdapter
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
@@ -192,6 +191,8 @@ def check_band(model: ModelParams, evaluation: EvaluationParams) -> None:
     Raises:
         ValueError: Names the band and the size.
     """
+    from vibe_pipeline.evaluation.metrics.detail import high_frequency_share  # with torch, which doctor does without
+
     frame = np.random.default_rng(0).random((1, model.target.height, model.target.width, 3), dtype=np.float32)
     try:
         high_frequency_share(frame, *evaluation.fine_band)
