@@ -13,16 +13,13 @@ from types import MappingProxyType
 from typing import Any
 
 from vibe_pipeline.diffusion.foreign import absent, describe_file, describe_folder
-from vibe_pipeline.diffusion.support import read_config, require_supported
+from vibe_pipeline.diffusion.support import CLASSES, read_config, require_supported
 from vibe_pipeline.diffusion.weights import Once, made, require_weights
 from vibe_pipeline.io.errors import brief
 from vibe_pipeline.io.named import require_folder
 
-CLASSES = MappingProxyType(
-    {
-        "vae": ("models/autoencoders/autoencoder_kl_wan.py", "AutoencoderKLWan"),
-        "transformer": ("models/transformers/transformer_wan.py", "WanTransformer3DModel"),
-    }
+SOURCES = MappingProxyType(
+    {"vae": "models/autoencoders/autoencoder_kl_wan.py", "transformer": "models/transformers/transformer_wan.py"}
 )
 """Where diffusers defines the parts that it has."""
 SIZES = MappingProxyType(
@@ -64,13 +61,15 @@ class WanFolder:
 
 def class_defaults(part: str) -> dict[str, Any]:
     """What the class of a part takes where its configuration says nothing; nothing for parts that are transformers'."""
-    return dict(_written_defaults(*CLASSES[part])) if part in CLASSES else {}
+    return dict(_written_defaults(SOURCES[part], CLASSES[part])) if part in SOURCES else {}
 
 
 @cache
 def _written_defaults(path: str, name: str) -> Mapping[str, Any]:
-    """The defaults in the source of a class of diffusers: they are needed to judge a folder, and to import diffusers
-    takes longer than all the rest of that."""
+    """The defaults in the source of a class of diffusers.
+
+    They are needed to judge a folder, and to import diffusers for them would take longer than all the rest of that.
+    """
     package = importlib.util.find_spec("diffusers")
     if package is None or package.origin is None:
         raise ImportError("diffusers is not installed: pip install -r requirements/core.txt")
