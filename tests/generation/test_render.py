@@ -28,9 +28,9 @@ from vibe_pipeline.generation import clip_cache as store
 from vibe_pipeline.generation import render
 from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.denoiser import Denoiser, Sampling
-from vibe_pipeline.generation.methods import upsample
 from vibe_pipeline.generation.render import arm_clips, native_clips, reference_clips
 from vibe_pipeline.generation.text_cache import TextCache
+from vibe_pipeline.images import resize as resizing
 from vibe_pipeline.images.resize import enlarge
 from vibe_pipeline.io.files import read_json
 from vibe_pipeline.io.video import read_clip, write_lossless
@@ -278,8 +278,8 @@ def test_a_killed_run_loses_only_the_batch_in_work(wan21, native, tmp_path: Path
     arguments = ("a", arm, native, None, None, wan21.model(), one, tmp_path / "clips")
     with monkeypatch.context() as patch:
         calls: list[int] = []
-        resize = upsample.enlarge
-        patch.setattr(upsample, "enlarge", lambda *a: resize(*a) if not calls.append(1) and len(calls) < 2 else 1 / 0)
+        resize = resizing.enlarge
+        patch.setattr(resizing, "enlarge", lambda *a: resize(*a) if not calls.append(1) and len(calls) < 2 else 1 / 0)
         with pytest.raises(ZeroDivisionError):
             arm_clips(*arguments)
     arm_clips(*arguments)
@@ -369,9 +369,9 @@ def test_spent_hours_stop_between_two_clips_and_the_next_run_makes_the_rest(
 ) -> None:
     arm, one = REFINE.model_copy(update={"method": "upsample"}), GENERATION.model_copy(update={"batch_size": 1})
     arguments = ("a", arm, native, None, None, wan21.model(), one, tmp_path / "clips")
-    resize = upsample.enlarge
+    resize = resizing.enlarge
     with monkeypatch.context() as patch:
-        patch.setattr(upsample, "enlarge", lambda *a: patch.setenv(DEADLINE, "0") or resize(*a))
+        patch.setattr(resizing, "enlarge", lambda *a: patch.setenv(DEADLINE, "0") or resize(*a))
         with pytest.raises(OutOfTimeError, match="kept: 1 of 2 clips of a"):
             arm_clips(*arguments)
     arm_clips(*arguments)

@@ -171,7 +171,7 @@ def test_without_weights_every_part_stops_before_it_starts(environment, monkeypa
     def nothing_downloaded(*args: object, **kwargs: object) -> None:
         raise LocalEntryNotFoundError("not there")
 
-    monkeypatch.setattr("vibe_pipeline.diffusion.models.snapshot_download", nothing_downloaded)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", nothing_downloaded)
     _, params = environment
     with pytest.raises(FileNotFoundError, match="hf download Wan-AI/Wan2"):
         check_parameters(params, tables_of(params), {part})

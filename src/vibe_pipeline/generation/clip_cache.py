@@ -9,10 +9,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from torch import Tensor
 from tqdm import tqdm
 
 from vibe_pipeline.experiment.model import ClipSize
@@ -21,10 +20,13 @@ from vibe_pipeline.io.keys import content_key, installed_version
 from vibe_pipeline.io.video import write_lossless, write_preview
 from vibe_pipeline.runtime.deadline import require_time
 
+if TYPE_CHECKING:  # what reads clips and their sizes, as doctor does, needs no torch
+    from torch import Tensor
+
 log = logging.getLogger(__name__)
 
 Rows = list[dict[str, Any]]
-Make = Callable[[Rows], Tensor]
+Make = Callable[[Rows], "Tensor"]
 """Rows of prompts to pixels [B, 3, T, H, W] in [0, 1]."""
 
 PACKAGES = ("vibe_pipeline", "torch", "diffusers", "transformers", "peft")
@@ -139,7 +141,7 @@ def _is_made(row: dict[str, Any]) -> bool:
     return content.get("key") == row["key"] and content.get("bytes") == path.stat().st_size
 
 
-def _keep(batch: Rows, pixels: Tensor, job: ClipJob, seconds: float) -> None:
+def _keep(batch: Rows, pixels: "Tensor", job: ClipJob, seconds: float) -> None:
     for row, clip in zip(batch, pixels.permute(0, 2, 3, 4, 1).numpy(), strict=True):
         path = write_lossless(Path(row["path"]), clip, job.size.fps)
         write_preview(Path(row["preview_path"]), clip, job.size.fps)

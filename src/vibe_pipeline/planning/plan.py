@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from vibe_pipeline.diffusion.flow import sigma_schedule
-from vibe_pipeline.diffusion.models import tile_stride
+from vibe_pipeline.diffusion.checkpoint import tile_stride
+from vibe_pipeline.diffusion.flow import schedule_steps
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.data import DataParams
@@ -24,9 +24,9 @@ from vibe_pipeline.generation.methods import checked_tables, method_of
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.planning.costs import Costs, Work, measuring, measuring_memory, stage1_of
+from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, measuring, measuring_memory, stage1_of
 from vibe_pipeline.planning.devices import find_device
-from vibe_pipeline.planning.memory import CONTEXT_BYTES
+from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 
 FULL = AttentionParams(kind="full")
@@ -102,7 +102,13 @@ class Plan:
         return asdict(self) | {"rows": rows, "totals": totals}
 
 
-def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.5, images: int | None = None) -> Plan:
+def make_plan(
+    params: Mapping[str, Any],
+    device: str = "h100",
+    share: float = 0.5,
+    images: int | None = None,
+    figures: Figures = NOTHING_KEPT,
+) -> Plan:
     """Plan a run.
 
     Args:
@@ -110,6 +116,7 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
         device: A name in `planning.devices`.
         share: Of the device's peak that is assumed.
         images: How many there will be, where the folder is not here yet.
+        figures: Where what the modules themselves give is kept from one plan to the next.
 
     Raises:
         ValueError: An unknown device, a share outside (0, 1], a size that does not fit the attention's pooling,
@@ -125,7 +132,7 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
         tile_stride(architecture.vae, model.tile)
     image_count, image_note = _count_images(data, images)
     clips, first_frames, clip_notes = _count_clips(generation, EvaluationParams(**params["evaluation"]))
-    costs = Costs(architecture, model, found, share, first_frames)
+    costs = Costs(architecture, model, found, share, first_frames, figures)
     rows = [_data_row(costs, data, image_count)]
     rows += [_training_row(costs, "stage1", n, STAGE1, r, data.low, FULL) for n, r in tables.stage1.items()]
     rows += [
@@ -137,7 +144,7 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
     rows += _validation_rows(costs, tables, generation)
     measures, measure_note = _measures_row(model.target, clips * len(tables.arms))
     rows.append(measures)
-    numbers = architecture.parameters
+    numbers = costs.parameters
     # Weights as published: 16 bit but for the VAE.
     weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"]
     notes = (image_note, *clip_notes, measure_note)
@@ -188,7 +195,7 @@ def _data_row(costs: Costs, data: DataParams, count: int) -> Row:
     encoding = costs.weights("vae") + data.encode_batch * costs.vae_memory(data.high, decode=False)
     numbers = sum(_numbers(costs, size) for size in (data.low, data.high, data.high))
     text = costs.model.text_length * costs.architecture.transformer["text_dim"]
-    size = 2 * numbers + costs.dtype.itemsize * text
+    size = 2 * numbers + costs.number_bytes * text
     peak = max(costs.text_memory(), CONTEXT_BYTES + encoding)
     return _row("data", "cache", "Latents and text embeddings", "image", count, None, None, work, peak, count * size)
 
@@ -228,8 +235,7 @@ def _native_row(costs: Costs, generation: GenerationParams, clips: int) -> Row:
 
 def _arm_row(costs: Costs, name: str, arm: ArmParams, tables: Tables, generation: GenerationParams, clips: int) -> Row:
     size, method = costs.model.target, method_of(arm)
-    disk, shift = clips * _clip_bytes(size), arm.flow_shift or costs.model.flow_shift
-    steps = len(sigma_schedule(arm.steps, shift, method.strength(arm), arm.steps_are)) - 1
+    disk, steps = clips * _clip_bytes(size), schedule_steps(arm.steps, method.strength(arm), arm.steps_are)
     load = method.workload(arm, steps)
     work = costs.encode(size) * load.encodes + costs.decode(size) * load.decodes
     if not load.forwards:
@@ -243,7 +249,7 @@ def _arm_row(costs: Costs, name: str, arm: ArmParams, tables: Tables, generation
     if load.keeps_cross_attention and not costs.model.offload:
         config = costs.architecture.transformer
         width = config["num_attention_heads"] * config["attention_head_dim"]
-        extra += generation.batch_size * config["num_layers"] * tokens * width * costs.dtype.itemsize
+        extra += generation.batch_size * config["num_layers"] * tokens * width * costs.number_bytes
     peak = _rendering_memory(costs, size, generation.batch_size * load.copies, extra, load.encodes > 0)
     return _row("arm", name, arm.label, "clip", clips, tokens, keys, work, peak, disk)
 

@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vibe_pipeline.diffusion.checkpoint import find_model, require_fitting_size, require_whole, tile_stride
 from vibe_pipeline.diffusion.foreign import HUB_ID
-from vibe_pipeline.diffusion.lora import check_adapter
-from vibe_pipeline.diffusion.models import find_model, require_fitting_size, require_whole, tile_stride
-from vibe_pipeline.diffusion.weights import Shapes, linear_shapes
+from vibe_pipeline.diffusion.weights import Once, Shapes, linear_shapes, made
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.metrics.detail import high_frequency_share
 from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
@@ -60,12 +58,12 @@ class Check:
     fix: str
 
 
-def weights_check(path_or_id: str) -> Check:
-    """The base: a model that can be run, whole."""
+def weights_check(path_or_id: str, once: Once = made) -> Check:
+    """The base: a model that can be run, whole; `once` keeps the shapes that its configurations ask for."""
 
     def look() -> str:
         found = find_model(path_or_id)
-        require_whole(found)
+        require_whole(found, once)
         return str(found.path)
 
     is_id = HUB_ID.fullmatch(path_or_id) and not Path(path_or_id).exists()
@@ -194,6 +192,8 @@ def check_band(model: ModelParams, evaluation: EvaluationParams) -> None:
     Raises:
         ValueError: Names the band and the size.
     """
+    from vibe_pipeline.evaluation.metrics.detail import high_frequency_share  # with torch, which doctor does without
+
     frame = np.random.default_rng(0).random((1, model.target.height, model.target.width, 3), dtype=np.float32)
     try:
         high_frequency_share(frame, *evaluation.fine_band)
@@ -291,6 +291,8 @@ def _needs_vbench(generation: GenerationParams) -> bool:
 
 
 def _adapter(extra: ExtraAdapter, field: str, layers: Callable[[], Shapes]) -> str:
+    from vibe_pipeline.diffusion.lora import check_adapter  # with peft and diffusers: for arms that have such a file
+
     try:
         changed = check_adapter(require_file(extra.path, field), layers())
     except ValueError as error:

@@ -1,11 +1,15 @@
-"""What a method is: one way of making an arm's clips. Each is one entry in one file of this folder."""
+"""What a method is: one way of making an arm's clips. Each is one entry in one file of this folder.
+
+The entries are read by plan, doctor and checks of parameters too, so what makes clips (torch, diffusers) is imported
+where clips are made.
+"""
 
 import os
 import secrets
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pandas as pd
 
@@ -14,10 +18,10 @@ from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.clip_cache import ClipJob, Make, Scale, make_clips
-from vibe_pipeline.generation.clip_settings import arm_sampling, arm_settings, notes
-from vibe_pipeline.generation.denoiser import Denoiser, attach_attention
-from vibe_pipeline.generation.text_cache import text_cache
 from vibe_pipeline.io.keys import content_key
+
+if TYPE_CHECKING:
+    from vibe_pipeline.generation.denoiser import Denoiser
 
 Bound = Literal["floor", "ceiling"]
 
@@ -125,6 +129,8 @@ class Method:
             One row a clip: arm, prompt_index, prompt, seed, path, preview_path, height, width, frames, fps, seconds,
             key, method, sigma_start, native_source, differs (of another system's clips: how from the target).
         """
+        from vibe_pipeline.generation.clip_settings import arm_sampling, arm_settings, notes
+
         rows = job.native.rename(columns={"path": "native_path", "key": "native_key"})
         sampling = arm_sampling(job.arm, job.model, self.strength(job.arm))
         settings = arm_settings(job.arm, job.model, job.generation, job.adapter, job.stage1)
@@ -186,8 +192,12 @@ class DenoisingMethod(Method):
         """What else the description says behind the adapter, and whether it applies to the row."""
         return {}
 
-    def denoiser(self, job: ArmJob) -> Denoiser:
+    def denoiser(self, job: ArmJob) -> "Denoiser":
         """The arm's models, loaded; a context manager."""
+        from vibe_pipeline.generation.clip_settings import arm_sampling
+        from vibe_pipeline.generation.denoiser import Denoiser
+        from vibe_pipeline.generation.text_cache import text_cache
+
         return Denoiser(
             model=job.model,
             params=job.generation,
@@ -200,8 +210,10 @@ class DenoisingMethod(Method):
             attach=self.attach,
         )
 
-    def attach(self, denoiser: Denoiser, arm: ArmParams, native_grid: tuple[int, int]) -> None:
+    def attach(self, denoiser: "Denoiser", arm: ArmParams, native_grid: tuple[int, int]) -> None:
         """Give the transformer the row's attention; `native_grid` is (H, W) in tokens."""
+        from vibe_pipeline.generation.denoiser import attach_attention
+
         attach_attention(denoiser, arm, native_grid)
 
     def workload(self, arm: ArmParams, steps: int) -> Workload:

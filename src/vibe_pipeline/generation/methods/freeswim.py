@@ -1,13 +1,14 @@
 """`freeswim`: the training-free baseline (arXiv 2511.14712); `diffusion.freeswim` holds the method itself."""
 
-import torch
+from typing import TYPE_CHECKING
 
-from vibe_pipeline.diffusion.freeswim import install_freeswim
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
-from vibe_pipeline.generation.denoiser import Denoiser
 from vibe_pipeline.generation.methods.base import Workload, passes
 from vibe_pipeline.generation.methods.refine import Refine
+
+if TYPE_CHECKING:
+    from vibe_pipeline.generation.denoiser import Denoiser
 
 
 class FreeSwim(Refine):
@@ -22,8 +23,12 @@ class FreeSwim(Refine):
         if arm.attention.kind != "window":
             raise ValueError(f"freeswim is window attention beside full: attention.kind is {arm.attention.kind!r}")
 
-    def attach(self, denoiser: Denoiser, arm: ArmParams, native_grid: tuple[int, int]) -> None:
+    def attach(self, denoiser: "Denoiser", arm: ArmParams, native_grid: tuple[int, int]) -> None:
         """Both paths; what the full one keeps for later steps stays in main memory where models take turns."""
+        import torch
+
+        from vibe_pipeline.diffusion.freeswim import install_freeswim
+
         store = torch.device("cpu") if denoiser.offload else None
         denoiser.swim = install_freeswim(denoiser.transformer, arm.attention, native_grid, store)
         denoiser.refresh_every = arm.refresh_every

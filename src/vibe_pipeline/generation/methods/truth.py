@@ -3,21 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
-from vibe_pipeline.diffusion.lifetime import released
-from vibe_pipeline.diffusion.models import (
-    decode_video,
-    encode_video,
-    find_model,
-    limit_threads,
-    load_vae,
-    pick_device,
-)
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.generation.clip_cache import Make
 from vibe_pipeline.generation.methods.base import ArmJob, Method, Workload
-from vibe_pipeline.generation.true_renders import true_renders
 
 
 class Truth(Method):
@@ -33,6 +21,19 @@ class Truth(Method):
     @contextmanager
     def prepare(self, job: ArmJob) -> Iterator[Make]:
         """The VAE alone."""
+        import torch
+
+        from vibe_pipeline.diffusion.lifetime import released
+        from vibe_pipeline.diffusion.models import (
+            decode_video,
+            encode_video,
+            find_model,
+            limit_threads,
+            load_vae,
+            pick_device,
+        )
+        from vibe_pipeline.generation.true_renders import true_renders
+
         limit_threads(job.model.threads)
         device, dtype = pick_device(job.model.device), getattr(torch, job.model.vae_dtype)
         with released(load_vae(find_model(job.model.path), device, job.model.tile, dtype)) as vae:
