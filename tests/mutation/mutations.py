@@ -379,7 +379,7 @@ TRAINING = [
         "training/validation.py",
         "len(indices) * sum(values)",
         "sum(values)",
-        LOOP + ("tests/training/test_validation.py",),
+        (*LOOP, "tests/training/test_validation.py"),
         "held-out loss divided twice",
     ),
     (
@@ -428,7 +428,7 @@ IMAGES = [
         "images/account.py",
         "int(data.held_out_share * images)",
         "images",
-        CACHE + ("tests/images/test_nodes.py",),
+        (*CACHE, "tests/images/test_nodes.py"),
         "held-out share ignored",
     ),
     ("images/cache.py", "if r.held_out == held_out]", "]", CACHE, "trains on held-out images"),

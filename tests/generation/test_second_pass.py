@@ -1,0 +1,134 @@
+"""The whole second pass of an arm against diffusers' video-to-video pipeline, on tiny checkpoints of both styles.
+
+The reference is WanVideoToVideoPipeline itself (its encoding, noising, guidance, Euler steps and decoding) with the
+adapter loaded by diffusers and GCLF as a dense mask; noise, schedule and enlarging are written out here.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanVideoToVideoPipeline
+from torch import Tensor
+
+from tests.dense_gclf import install_dense_gclf
+from vibe_pipeline.diffusion import lora
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.generation import clip_cache
+from vibe_pipeline.generation.render import arm_clips
+from vibe_pipeline.io.video import read_clip, write_lossless
+
+CAPTIONS = ["a striped red circle moving left over woven navy", "a plain blue cross moving up over ribbed gray"]
+NEGATIVE = "a plain green square moving down"
+SEEDS = [3, 11]
+STEPS, STRENGTH, GUIDANCE, SHIFT = 4, 0.5, 3.0, 9.0
+PARAMS = GenerationParams(prompts="miniature", negative_prompt=NEGATIVE, batch_size=2)
+ARM = {
+    "label": "full",
+    "adapter": "own",
+    "attention": {"kind": "gclf", "pool": 2},
+    "steps": STEPS,
+    "strength": STRENGTH,
+    "guidance_scale": GUIDANCE,
+    "flow_shift": SHIFT,
+}
+
+
+@pytest.fixture
+def native(tiny, tmp_path: Path) -> pd.DataFrame:
+    """Two native clips of smooth random pixels, as `native_clips` lists them."""
+    rows = []
+    for index, (caption, seed) in enumerate(zip(CAPTIONS, SEEDS, strict=True)):
+        clip = np.random.default_rng(index).random((5, 2 * tiny.token, 3 * tiny.token, 3), np.float32)
+        path = write_lossless(tmp_path / "native" / f"{index}.mp4", clip, 8)
+        place = {"prompt_index": index, "prompt": caption, "seed": seed, "key": f"n{index}", "path": str(path)}
+        rows.append(place | {"preview_path": "", "seconds": 1.0})
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def adapter(tiny, tmp_path: Path) -> dict[str, Any]:
+    """The manifest of a random adapter, of another alpha than its rank."""
+    transformer, generator = tiny.transformer(), torch.Generator().manual_seed(1)
+    lora.add_adapter(transformer, "own", 4, 8.0, ("to_q", "to_v", "ffn.net.2"), 1)
+    state = lora.adapter_state(transformer, "own")
+    lora.set_adapter_state(
+        transformer, "own", {k: 0.2 * torch.randn(v.shape, generator=generator) for k, v in state.items()}
+    )
+    return {"name": "own", "key": "own", "path": str(lora.save_adapter(transformer, "own", tmp_path / "own"))}
+
+
+@pytest.fixture
+def pixels(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Every clip as it goes to its file, before it is rounded to bytes: [T, H, W, 3]."""
+    seen: list[np.ndarray] = []
+    write = clip_cache.write_lossless
+    monkeypatch.setattr(
+        clip_cache, "write_lossless", lambda path, clip, fps: seen.append(clip.copy()) or write(path, clip, fps)
+    )
+    return seen
+
+
+def shifted(u: np.ndarray, shift: float = SHIFT) -> np.ndarray:
+    return shift * u / (1 + (shift - 1) * u)
+
+
+SCHEDULES = {
+    "all": (shifted(np.linspace(STRENGTH, 0, STEPS + 1)[:-1]), 1.0),
+    "share": (shifted(np.linspace(1, 0, STEPS + 1)[:-1]), STRENGTH),
+}
+"""Noise levels of the whole schedule, and the strength by which diffusers cuts it."""
+
+
+def reference_pipeline(tiny, folder: Path) -> WanVideoToVideoPipeline:
+    parts = WanPipeline.from_pretrained(tiny.path).components
+    wanted = {name: parts[name] for name in ("tokenizer", "text_encoder", "transformer", "vae")}
+    pipe = WanVideoToVideoPipeline(**wanted, scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0))
+    pipe.vae_scale_factor_spatial = pipe.vae.config.scale_factor_spatial  # it assumes the 8 of Wan2.1
+    pipe.load_lora_weights(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def enlarged(path: str, tiny) -> Tensor:
+    """Bicubic to 4 x 6 tokens, frame by frame, [1, T, 3, H, W]."""
+    frames = torch.from_numpy(read_clip(Path(path))).permute(0, 3, 1, 2)
+    large = F.interpolate(frames, (4 * tiny.token, 6 * tiny.token), mode="bicubic", align_corners=False)
+    return large.clamp(0, 1)[None]
+
+
+def generator_of(prompt: str, seed: int) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)
+
+
+@pytest.mark.parametrize("steps_are", ["all", "share"])
+def test_the_second_pass_is_diffusers_video_to_video(tiny, native, adapter, pixels, tmp_path, steps_are: str) -> None:
+    arm = ArmParams(**ARM, steps_are=steps_are)
+    arm_clips("full", arm, native, adapter, None, tiny.model(flow_shift=2.0), PARAMS, tmp_path / "clips")
+    pipe = reference_pipeline(tiny, Path(adapter["path"]).parent)
+    install_dense_gclf(pipe.transformer, (2, 4, 6), (2, 3), 2)
+    sigmas, strength = SCHEDULES[steps_are]
+    for row, ours in zip(native.to_dict("records"), pixels, strict=True):
+        theirs = pipe(
+            enlarged(row["path"], tiny),
+            row["prompt"],
+            NEGATIVE,
+            4 * tiny.token,
+            6 * tiny.token,
+            timesteps=(1000 * sigmas).tolist(),
+            strength=strength,
+            guidance_scale=GUIDANCE,
+            generator=generator_of(row["prompt"], row["seed"]),
+            max_sequence_length=12,
+            output_type="np",
+        ).frames[0]
+        scale = theirs.std()
+        assert scale > 1e-3
+        np.testing.assert_allclose(ours / scale, theirs / scale, rtol=0, atol=2e-3)
