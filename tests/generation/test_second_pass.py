@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanVideoToVideoPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline, WanVideoToVideoPipeline
 from torch import Tensor
 
 from tests.dense_gclf import install_dense_gclf
@@ -82,6 +82,7 @@ def shifted(u: np.ndarray, shift: float = SHIFT) -> np.ndarray:
 SCHEDULES = {
     "all": (shifted(np.linspace(STRENGTH, 0, STEPS + 1)[:-1]), 1.0),
     "share": (shifted(np.linspace(1, 0, STEPS + 1)[:-1]), STRENGTH),
+    "direct": (shifted(np.linspace(1, 0, STEPS + 1)[:-1]), 1.0),  # from sigma 1, so that nothing of the clip is left
 }
 """Noise levels of the whole schedule, and the strength by which diffusers cuts it."""
 
@@ -108,13 +109,41 @@ def generator_of(prompt: str, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)
 
 
-@pytest.mark.parametrize("steps_are", ["all", "share"])
-def test_the_second_pass_is_diffusers_video_to_video(tiny, native, adapter, pixels, tmp_path, steps_are: str) -> None:
-    arm = ArmParams(**ARM, steps_are=steps_are)
+NATIVE_HALF = 2 // 2, 3 // 2  # of the native 2 x 3 tokens; half of the target's would see everything
+FREESWIM_SCALE = (np.log(2 * 6) / np.log(6) / 16) ** 0.5  # 6 native tokens a frame, 16 channels a head
+VARIANTS: dict[str, tuple[dict[str, Any], tuple[Any, ...] | None]] = {
+    "gclf": ({}, (NATIVE_HALF, 2)),
+    "gclf, share of the steps": ({"steps_are": "share"}, (NATIVE_HALF, 2)),
+    "gclf, unipc": ({"scheduler": "unipc"}, (NATIVE_HALF, 2)),
+    "gclf, freeswim's scale": ({"attention": {"kind": "gclf", "scale": "freeswim"}}, (NATIVE_HALF, 2, FREESWIM_SCALE)),
+    "window": ({"attention": {"kind": "window"}}, (NATIVE_HALF, 0)),
+    "window of its own": ({"attention": {"kind": "window", "half_window": (1, 2)}}, ((1, 2), 0)),
+    "full": ({"attention": {"kind": "full"}}, None),
+    "direct": ({"method": "direct"}, (NATIVE_HALF, 2)),
+    "without guidance": ({"guidance_scale": 1.0}, (NATIVE_HALF, 2)),
+}
+"""Changes of the arm, and the dense attention (half window, tile, scale) that is the same; None: diffusers' own."""
+
+
+class GivenUniPC(UniPCMultistepScheduler):
+    """Takes its timesteps from the pipeline's caller: 1000 sigma, which diffusers would cut to whole numbers."""
+
+    def set_timesteps(self, timesteps: list[float] | None = None, device: Any = None) -> None:
+        super().set_timesteps(sigmas=np.asarray(timesteps) / 1000)
+        self.timesteps = 1000 * self.sigmas[:-1]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_second_pass_is_diffusers_video_to_video(tiny, native, adapter, pixels, tmp_path, variant: str) -> None:
+    changes, attention = VARIANTS[variant]
+    arm = ArmParams(**ARM | changes)
     arm_clips("full", arm, native, adapter, None, tiny.model(flow_shift=2.0), PARAMS, tmp_path / "clips")
     pipe = reference_pipeline(tiny, Path(adapter["path"]).parent)
-    install_dense_gclf(pipe.transformer, (2, 4, 6), (2, 3), 2)
-    sigmas, strength = SCHEDULES[steps_are]
+    if arm.scheduler == "unipc":
+        pipe.scheduler = GivenUniPC(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0)
+    if attention is not None:
+        install_dense_gclf(pipe.transformer, (2, 4, 6), *attention)
+    sigmas, strength = SCHEDULES["direct" if arm.method == "direct" else arm.steps_are]
     for row, ours in zip(native.to_dict("records"), pixels, strict=True):
         theirs = pipe(
             enlarged(row["path"], tiny),
@@ -124,7 +153,7 @@ def test_the_second_pass_is_diffusers_video_to_video(tiny, native, adapter, pixe
             6 * tiny.token,
             timesteps=(1000 * sigmas).tolist(),
             strength=strength,
-            guidance_scale=GUIDANCE,
+            guidance_scale=arm.guidance_scale,
             generator=generator_of(row["prompt"], row["seed"]),
             max_sequence_length=12,
             output_type="np",

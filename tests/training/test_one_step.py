@@ -34,6 +34,7 @@ ROW = {
     "log_every": 1,
 }
 TRAINED = 6  # images of the cache's 8
+NATIVE_HALF = 2 // 2, 3 // 2  # of the native 2 x 3 tokens; half of what is trained on would see everything
 STAGE2 = {"label": "d2", "start": "base"}
 OBJECTIVES = {"hfato, latent": {}, "hfato, pixel": {"degradation": {"kind": "pixel"}}}
 
@@ -155,7 +156,7 @@ def test_stage_2_is_hfato_under_gclf_of_the_native_window(
     row = AdapterParams(**ROW, **STAGE2, **OBJECTIVES[objective], steps=steps)
     ours = trained(lambda f, note: train_stage2("d", cache, None, tiny.model(), row, f, note), tmp_path, killed_after)
     transformer = tiny.transformer()
-    install_dense_gclf(transformer, (1, 4, 6), (2, 3), 2)
+    install_dense_gclf(transformer, (1, 4, 6), NATIVE_HALF, 2)
     kind = row.degradation.kind
     theirs = plain_training(transformer, cache, steps, "high", lambda *a: hfato(*a, kind))
     require_equal(ours, theirs)
