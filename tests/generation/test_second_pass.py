@@ -21,7 +21,7 @@ from vibe_pipeline.diffusion import lora
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.generation import clip_cache
-from vibe_pipeline.generation.render import arm_clips
+from vibe_pipeline.generation.render import arm_clips, native_clips
 from vibe_pipeline.io.video import read_clip, write_lossless
 
 CAPTIONS = ["a striped red circle moving left over woven navy", "a plain blue cross moving up over ribbed gray"]
@@ -133,7 +133,11 @@ class GivenUniPC(UniPCMultistepScheduler):
         self.timesteps = 1000 * self.sigmas[:-1]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("tiny", "variant"),
+    [*(("wan21", name) for name in VARIANTS), ("wan22", "gclf"), ("wan22", "full")],
+    indirect=["tiny"],
+)
 def test_the_second_pass_is_diffusers_video_to_video(tiny, native, adapter, pixels, tmp_path, variant: str) -> None:
     changes, attention = VARIANTS[variant]
     arm = ArmParams(**ARM | changes)
@@ -161,3 +165,27 @@ def test_the_second_pass_is_diffusers_video_to_video(tiny, native, adapter, pixe
         scale = theirs.std()
         assert scale > 1e-3
         np.testing.assert_allclose(ours / scale, theirs / scale, rtol=0, atol=2e-3)
+
+
+class GivenEuler(FlowMatchEulerDiscreteScheduler):
+    """Euler steps over the shifted levels from pure noise, however many are asked for."""
+
+    def set_timesteps(self, num_inference_steps: int | None = None, device: Any = None, **_: Any) -> None:
+        sigmas = shifted(np.linspace(1, 0, num_inference_steps + 1)[:-1], 2.5)
+        super().set_timesteps(sigmas=sigmas.tolist(), device=device)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_native_clips_are_wan_pipelines_at_native_size(tiny, pixels, tmp_path, seed: int) -> None:
+    """With the negative prompt, guidance and the model's flow shift of the parameters; the arms' own do not count."""
+    params = PARAMS.model_copy(update={"native_steps": 3, "native_guidance_scale": 2.0})
+    prompts = pd.DataFrame([{"prompt_index": 0, "prompt": CAPTIONS[0], "seed": seed}])
+    native_clips(prompts, tiny.model(flow_shift=2.5), params, tmp_path)
+    pipe = WanPipeline.from_pretrained(tiny.path, scheduler=GivenEuler(shift=1.0))
+    pipe.set_progress_bar_config(disable=True)
+    height, width, latent = 2 * tiny.token, 3 * tiny.token, (1, pipe.vae.config.z_dim, 2, 4, 6)
+    noise = torch.randn(latent, generator=generator_of(CAPTIONS[0], seed))
+    theirs = pipe(
+        CAPTIONS[0], NEGATIVE, height, width, 5, 3, 2.0, max_sequence_length=12, output_type="np", latents=noise
+    ).frames[0]  # fmt: skip
+    np.testing.assert_allclose(pixels[0] / theirs.std(), theirs / theirs.std(), rtol=0, atol=2e-3)

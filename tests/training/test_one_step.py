@@ -160,3 +160,29 @@ def test_stage_2_is_hfato_under_gclf_of_the_native_window(
     kind = row.degradation.kind
     theirs = plain_training(transformer, cache, steps, "high", lambda *a: hfato(*a, kind))
     require_equal(ours, theirs)
+
+
+def test_autocast_is_bfloat16_and_the_held_out_loss_is_of_the_held_out_images(wan21, make_cache, tmp_path) -> None:
+    cache = make_cache()
+    row = Stage1Params(**ROW | {"autocast": True}, steps=1)
+    logged: list[dict[str, float]] = []
+    manifest = train_stage1("d", cache, wan21.model(), row, tmp_path, logged.extend)
+
+    def in_16_bit(*arguments: Any) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return stage1_loss(*arguments).float()
+
+    _, rounded, _ = plain_training(wan21.transformer(), cache, 1, "low", in_16_bit)
+    _, exact, _ = plain_training(wan21.transformer(), cache, 1, "low", stage1_loss)
+    assert abs(rounded[0] / exact[0] - 1) > 1e-5
+    assert logged[0]["loss"] == pytest.approx(rounded[0], rel=1e-6)
+
+    transformer = wan21.transformer()
+    lora.load_adapter(transformer, Path(manifest["path"]), "d")
+    latents, texts = load_file(cache["images"][0]["shard"]), load_file(cache["images"][0]["text_shard"])
+    parts = {"low": torch.stack([latents[f"{i:02d}.low"].float() for i in (6, 7)])}
+    parts["text"] = torch.stack([texts[f"{i:02d}.text"] for i in (6, 7)])
+    noise = torch.randn(parts["low"].shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        losses = [stage1_loss(transformer, parts, noise, torch.full((2,), s)).mean() for s in (0.2, 0.4, 0.6, 0.8)]
+    assert manifest["held_out_loss"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
