@@ -189,3 +189,30 @@ def test_native_clips_are_wan_pipelines_at_native_size(tiny, pixels, tmp_path, s
         CAPTIONS[0], NEGATIVE, height, width, 5, 3, 2.0, max_sequence_length=12, output_type="np", latents=noise
     ).frames[0]  # fmt: skip
     np.testing.assert_allclose(pixels[0] / theirs.std(), theirs / theirs.std(), rtol=0, atol=2e-3)
+
+
+def make_first(tiny, native: pd.DataFrame, adapter: dict[str, Any], folder: Path, **changes: Any) -> None:
+    """Make the first clip of an arm."""
+    arm = ArmParams(**ARM | changes)
+    arm_clips("arm", arm, native[:1], adapter, None, tiny.model(), PARAMS, folder)
+
+
+def test_freeswim_whose_window_sees_everything_is_full_attention(tiny, native, adapter, pixels, tmp_path) -> None:
+    """Both of its paths are then the same, in the form that repeats and in the cached one that renews every step."""
+    whole = {"method": "freeswim", "attention": {"kind": "window", "half_window": (4, 6)}}
+    for changes in (whole, whole | {"refresh_every": 1}, {"attention": {"kind": "full"}}):
+        make_first(tiny, native, adapter, tmp_path, **changes)
+    dual, cached, full = pixels
+    np.testing.assert_allclose(dual / full.std(), full / full.std(), rtol=0, atol=2e-3)
+    np.testing.assert_allclose(cached / full.std(), full / full.std(), rtol=0, atol=2e-3)
+
+
+def test_freeswim_takes_the_layout_from_full_attention(tiny, native, adapter, pixels, tmp_path) -> None:
+    """Without guidance the cached form that renews every step is the other form; one that does so less often is not."""
+    own = {"attention": {"kind": "window"}, "guidance_scale": 1.0}
+    swim = own | {"method": "freeswim"}
+    for changes in (swim, swim | {"refresh_every": 1}, swim | {"refresh_every": 2}, own):
+        make_first(tiny, native, adapter, tmp_path, **changes)
+    dual, every, second, window = (clip / pixels[0].std() for clip in pixels)
+    np.testing.assert_allclose(every, dual, rtol=0, atol=2e-3)
+    assert np.abs(second - dual).max() > 1e-2 and np.abs(window - dual).max() > 1e-2
