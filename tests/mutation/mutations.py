@@ -15,6 +15,7 @@ FREESWIM = ("tests/diffusion/test_freeswim.py",)
 LORA = ("tests/diffusion/test_lora.py",)
 MODELS = ("tests/diffusion/test_models.py",)
 RENDER = ("tests/generation/test_second_pass.py", "tests/generation/test_render.py")
+KEYS = ("tests/generation/test_clip_keys.py",)
 LOOP = ("tests/training/test_one_step.py", "tests/training/test_loop.py")
 STAGES = ("tests/training/test_one_step.py", "tests/training/test_stages.py")
 CACHE = ("tests/images/test_camera.py", "tests/images/test_cache.py")
@@ -324,12 +325,12 @@ GENERATION = [
         "clips of a batch share the noise",
     ),
     (DENOISER, 'f"extra_{i}", extra.weight)', 'f"extra_{i}")', RENDER, "extra adapters at full weight"),
-    (ARMS, "[model.text_length, params.negative_prompt]", "[model.text_length]", RENDER, "key lacks negative prompt"),
-    (ARMS, '"adapter": adapter["key"] if adapter else None', '"adapter": None', RENDER, "key lacks the adapter"),
-    (ARMS, '        "flow_shift": model.flow_shift,\n', "", RENDER, "key lacks the model's flow shift"),
-    (ARMS, "        params.native_guidance_scale,\n", "", RENDER, "native key lacks the guidance"),
-    (CLIPS, ', row.get("native_key")', "", RENDER, "key lacks the native clip"),
-    (CLIPS, 'row["prompt"], row["seed"], row.get', 'row["prompt"], row.get', RENDER, "key lacks the seed"),
+    (ARMS, "[model.text_length, params.negative_prompt]", "[model.text_length]", KEYS, "key lacks negative prompt"),
+    (ARMS, '"adapter": adapter["key"] if adapter else None', '"adapter": None', KEYS, "key lacks the adapter"),
+    (ARMS, '        "flow_shift": model.flow_shift,\n', "", KEYS, "key lacks the model's flow shift"),
+    (ARMS, "        params.native_guidance_scale,\n", "", KEYS, "native key lacks the guidance"),
+    (CLIPS, ', row.get("native_key")', "", KEYS, "key lacks the native clip"),
+    (CLIPS, 'row["prompt"], row["seed"], row.get', 'row["prompt"], row.get', KEYS, "key lacks the seed"),
     (
         "generation/text_cache.py",
         "embedding[:used]",
