@@ -299,36 +299,6 @@ def test_true_renders_are_the_world_at_target_size(wan21, tmp_path: Path) -> Non
     assert reference_clips(PROMPTS, model, other, tmp_path).empty
 
 
-def test_every_arm_of_the_papers_tables_runs_on_both_styles(tiny, tmp_path: Path) -> None:
-    """Attention of each kind, both schedulers, FreeSwim in both forms: each its own clip, all finite."""
-    model = tiny.model()
-    native = native_clips(PROMPTS[:1], model, GENERATION, tmp_path)
-    window, gclf = ({"kind": k, "half_window": (1, 1), "pool": 2} for k in ("window", "gclf"))
-    swim = {"method": "freeswim", "attention": window | {"scale": "freeswim"}, "guidance_scale": 2.0, "flow_shift": 9.0}
-    base = {"label": "x", "steps": 3, "strength": 0.6, "guidance_scale": 1.0}
-    arms = {
-        "full": {},
-        "window": {"attention": window},
-        "gclf": {"attention": gclf},
-        "gclf with freeswims scale": {"attention": gclf | {"scale": "freeswim"}},
-        "unipc": {"scheduler": "unipc"},
-        "share": {"steps_are": "share"},
-        "direct": {"method": "direct"},
-        "direct with gclf": {"method": "direct", "attention": gclf},
-        "freeswim": swim,
-        "freeswim, cached": swim | {"refresh_every": 2},
-    }
-    clips = {}
-    for name, changes in arms.items():
-        arm = ArmParams(**(base | changes))
-        made = arm_clips(name.replace(" ", "_"), arm, native, None, None, model, GENERATION, tmp_path)
-        clips[name] = read_clip(Path(made["path"][0]))
-        assert clips[name].shape == (5, 4 * tiny.token, 6 * tiny.token, 3)
-    names = list(arms)
-    same = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :] if np.array_equal(clips[a], clips[b])]
-    assert same == []
-
-
 def test_extra_adapters_come_with_their_weights(wan21, native, adapter, tmp_path: Path) -> None:
     own, style = adapter("own", 1), adapter("style", 2)
 
