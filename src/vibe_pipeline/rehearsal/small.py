@@ -69,7 +69,7 @@ def moved(catalog: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for name, entry in catalog.items():
         if "filepath" in entry:
             inside = re.sub(r"^\w+:/*|^/+", "", entry["filepath"])
-            moved[name] = {k: entry[k] for k in ("type", "load_args", "save_args") if k in entry}
+            moved[name] = {k: entry[k] for k in ("type", "load_args", "save_args", "text") if k in entry}
             moved[name]["filepath"] = str(folder.absolute() / inside)
         else:
             moved[name] = {"type": "MemoryDataset"}
