@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vibe_pipeline.io.score_table import WHOLE_ARM, check_clip_table, score_table, unusable
+from vibe_pipeline.io.score_table import Place, check_clip_table, score_row, score_table, unusable
 from vibe_pipeline.vbench.dimensions import FLOW_DIMENSIONS, dimension_of
 from vibe_pipeline.vbench.jobs import Job
 from vibe_pipeline.vbench.kept_scores import clip_id
@@ -172,26 +172,10 @@ def _clip_row(
             reason = f"{NOT_FINITE} {value} for {clip.path}"
     status = "skipped" if reason and reason == short else "failed" if reason else "scored"
     seen = "x".join(map(str, seen_size(name, clip.height, clip.width, scoring.flow_side)))
-    place = (clip.arm, clip.prompt_index, clip.seed)
-    return _row(*place, name, math.nan if reason else value, status, reason, "" if reason else seen)
+    value, seen = (math.nan, "") if reason else (value, seen)
+    return score_row(Place(clip.arm, clip.prompt_index, clip.seed), dimension_of(name), value, status, reason, seen)
 
 
 def _arm_rows(clips: pd.DataFrame, name: str, status: str, reason: str) -> list[Row]:
     """One row per arm for a dimension without scores."""
-    return [_row(arm, WHOLE_ARM, WHOLE_ARM, name, math.nan, status, reason, "") for arm in clips["arm"].unique()]
-
-
-def _row(arm: str, prompt_index: int, seed: int, metric: str, value: float, status: str, reason: str, seen: str) -> Row:
-    """A row of the score table; every VBench dimension is better when higher."""
-    return {
-        "arm": arm,
-        "prompt_index": prompt_index,
-        "seed": seed,
-        "metric": metric,
-        "value": value,
-        "direction": "higher",
-        "family": "vbench",
-        "status": status,
-        "reason": reason,
-        "seen": seen,
-    }
+    return [score_row(Place(arm), dimension_of(name), math.nan, status, reason) for arm in clips["arm"].unique()]
