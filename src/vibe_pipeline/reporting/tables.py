@@ -9,11 +9,11 @@ import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
 from vibe_pipeline.evaluation.claims import HOLDS, weigh
+from vibe_pipeline.evaluation.metrics.registry import FAMILIES
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.reporting.glossary import ARROWS, DIRECTION_WORDS, family_words, number, spread, words
 
-FAMILY_ORDER = ("detail", "miniature", "vbench")
 BOUNDS = ("truth", "upsample")
 
 
@@ -147,7 +147,7 @@ def metric_order(table: pd.DataFrame) -> list[str]:
     if table.empty:
         return []
     found = table.drop_duplicates("metric")
-    rank = {family: i for i, family in enumerate(FAMILY_ORDER)}
+    rank = {family: i for i, family in enumerate(FAMILIES)}
     keyed = [
         (rank.get(f, len(rank)), i, m) for i, (m, f) in enumerate(zip(found["metric"], found["family"], strict=True))
     ]
