@@ -22,7 +22,7 @@ from vibe_pipeline.vbench.run import Outcome, Scoring, run_jobs
 
 logger = logging.getLogger(__name__)
 
-Row = dict[str, object]
+ScoreRow = dict[str, object]
 NOT_FINITE = "VBench gave the score"
 
 
@@ -98,7 +98,7 @@ def _wants(clips: pd.DataFrame, dimension: str) -> list[bool]:
     return [not names or dimension in names for names in _listed(clips)]
 
 
-def _all_rows(clips: pd.DataFrame, names: Sequence[str], scoring: Scoring) -> list[Row]:
+def _all_rows(clips: pd.DataFrame, names: Sequence[str], scoring: Scoring) -> list[ScoreRow]:
     """Rows of every dimension, in the order asked for."""
     found = states(clips, names, scoring)
     ready = {name: state for name, state in found.items() if isinstance(state, Ready)}
@@ -107,7 +107,7 @@ def _all_rows(clips: pd.DataFrame, names: Sequence[str], scoring: Scoring) -> li
     if jobs:
         _warn_of_memory(clips, scoring)
     outcome = run_jobs(list({job.clip: job for job in jobs.values()}.values()), ready, scoring)
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     for name, state in found.items():
         mine = clips[_wants(clips, name)]
         if isinstance(state, Skipped):
@@ -160,7 +160,7 @@ def _require_a_score(table: pd.DataFrame) -> None:
 
 def _clip_row(
     clip: tuple, name: str, jobs: Mapping[int, Job], broken: Mapping[int, str], outcome: Outcome, scoring: Scoring
-) -> Row:
+) -> ScoreRow:
     """The row of one clip: its score, or why there is none."""
     value, short = math.nan, too_short(name, int(clip.frames))
     reason = broken.get(clip.Index, short)
@@ -176,6 +176,6 @@ def _clip_row(
     return score_row(Place(clip.arm, clip.prompt_index, clip.seed), dimension_of(name), value, status, reason, seen)
 
 
-def _arm_rows(clips: pd.DataFrame, name: str, status: str, reason: str) -> list[Row]:
+def _arm_rows(clips: pd.DataFrame, name: str, status: str, reason: str) -> list[ScoreRow]:
     """One row per arm for a dimension without scores."""
     return [score_row(Place(arm), dimension_of(name), math.nan, status, reason) for arm in clips["arm"].unique()]
