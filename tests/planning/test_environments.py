@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from vibe_pipeline.evaluation.claims import FAILS, HOLDS, judge, load_claims
+from vibe_pipeline.evaluation.claims import FAILS, HOLDS, evaluate_claim, load_claims
 from vibe_pipeline.evaluation.published import load_published
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.data import DataParams
@@ -140,7 +140,7 @@ def test_the_environments_own_claims_are_the_papers_and_can_be_decided_either_wa
     for claim in claims:
         assert set(claim.metrics) == (set(OVERALL) if claim.other.startswith("no_") else set(OVERALL[3:])) < set(asked)
         for gain, verdict in ((0.2, HOLDS), (-0.2, FAILS)):
-            judgement = judge(claim, made_up(tables.arms, asked, gain))
+            judgement = evaluate_claim(claim, made_up(tables.arms, asked, gain))
             assert judgement.verdict == verdict, (claim.name, judgement)
             assert {e.verdict for e in judgement.evidence} == {verdict}
     published = load_published(ROOT / report.published)

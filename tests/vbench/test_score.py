@@ -211,3 +211,17 @@ def test_a_clip_that_the_decoder_chokes_on_fails_alone(clip_table, tmp_path, mon
     table = score_vbench(clip_table, [FLICKER], Scoring(tmp_path / "cache", tmp_path / "work"))
     assert table["status"].tolist() == ["failed"] + ["scored"] * (len(clip_table) - 1)
     assert "cannot be read as a video: RuntimeError: moov atom not found" in table["reason"].iloc[0]
+
+
+@needs_vbench
+def test_a_renamed_arm_is_not_scored_again(clip_table, tmp_path, monkeypatch):
+    from vibe_pipeline.vbench import engine
+
+    scored, stock = [], engine.Engine.score
+    monkeypatch.setattr(engine.Engine, "score", lambda self, *of: scored.append(of) or stock(self, *of))
+    scoring = Scoring(tmp_path / "cache", tmp_path / "work")
+    first = score_vbench(clip_table, [FLICKER], scoring)
+    once = len(scored)
+    renamed = score_vbench(clip_table.assign(arm="new_" + clip_table["arm"]), [FLICKER], scoring)
+    assert once and len(scored) == once
+    pd.testing.assert_frame_equal(renamed, first.assign(arm="new_" + first["arm"]))

@@ -11,7 +11,8 @@ import zipfile
 import pytest
 
 from vibe_pipeline.vbench import weights
-from vibe_pipeline.vbench.dimensions import REGISTRY, Archive, Weight
+from vibe_pipeline.vbench.dimensions import REGISTRY
+from vibe_pipeline.vbench.weight_files import Archive, Weight
 from vibe_pipeline.vbench.weights import FetchError, download, fetch_weights, listed
 
 CONTENT = b"PK\x03\x04" + bytes(range(256)) * 20_000

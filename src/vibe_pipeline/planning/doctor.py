@@ -24,9 +24,9 @@ from vibe_pipeline.io.named import require_folder
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
 from vibe_pipeline.planning.plan import Plan, make_plan
 from vibe_pipeline.planning.preflight import Check, check_report, generation_checks, scoring_checks, weights_check
+from vibe_pipeline.vbench.dimensions import canonical_name
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 from vibe_pipeline.vbench.readiness import Skipped, readiness
-from vibe_pipeline.vbench.totals import canonical_name
 
 State = Literal["ok", "missing", "optional"]
 

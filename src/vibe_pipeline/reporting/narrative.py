@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, Judgement
+from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, ClaimVerdict
 from vibe_pipeline.evaluation.statistics import TRAINING
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
@@ -36,7 +36,7 @@ def differences(clips: pd.DataFrame) -> dict[str, str]:
     return found
 
 
-def summary(clips: pd.DataFrame, arms: Mapping[str, ArmParams], judgements: Sequence[Judgement]) -> list[str]:
+def summary(clips: pd.DataFrame, arms: Mapping[str, ArmParams], judgements: Sequence[ClaimVerdict]) -> list[str]:
     """What was run and what came out, in three sentences (fewer if there is nothing to say)."""
     return [s for s in (_what_was_run(clips, arms), _what_was_refined(clips, arms), _outcome(judgements)) if s]
 
@@ -72,7 +72,7 @@ def _what_was_refined(clips: pd.DataFrame, arms: Mapping[str, ArmParams]) -> str
     return f"The refined arms start from native clips of mixed origin: {', '.join(sources)}." if sources else ""
 
 
-def _outcome(judgements: Sequence[Judgement]) -> str:
+def _outcome(judgements: Sequence[ClaimVerdict]) -> str:
     if not judgements:
         return "No claims were put to the test."
     counts = Counter(j.verdict for j in judgements)

@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
-from vibe_pipeline.evaluation.claims import HOLDS, weigh
+from vibe_pipeline.evaluation.claims import HOLDS, compare_on_metric
+from vibe_pipeline.evaluation.metrics.registry import FAMILIES
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.generation.methods import Bound, method_of
 from vibe_pipeline.reporting.glossary import ARROWS, DIRECTION_WORDS, family_words, number, spread, words
-
-FAMILY_ORDER = ("detail", "miniature", "vbench")
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class ArmRow:
     """One arm's cells, in the order of the block's columns."""
 
     arm: str
@@ -61,7 +60,7 @@ class Block:
     title: str
     note: str
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ArmRow, ...]
     n: str
     unscored: tuple[tuple[str, str], ...] = ()
     reasons: tuple[str, ...] = field(default=())
@@ -111,7 +110,7 @@ def metric_order(table: pd.DataFrame) -> list[str]:
     if table.empty:
         return []
     found = table.drop_duplicates("metric")
-    rank = {family: i for i, family in enumerate(FAMILY_ORDER)}
+    rank = {family: i for i, family in enumerate(FAMILIES)}
     keyed = [
         (rank.get(f, len(rank)), i, m) for i, (m, f) in enumerate(zip(found["metric"], found["family"], strict=True))
     ]
@@ -140,7 +139,7 @@ def best_arms(
         direction = group["direction"].iloc[0]
         ranked = group.sort_values("mean", ascending=direction == "lower")["arm"].tolist()
         if len(ranked) > 1:
-            evidence = weigh(scores, ranked[0], ranked[1], str(metric), direction, bootstrap)
+            evidence = compare_on_metric(scores, ranked[0], ranked[1], str(metric), direction, bootstrap)
             if evidence.verdict == HOLDS:
                 best[str(metric)] = ranked[0]
     return best
@@ -223,7 +222,7 @@ def _block(
     lookup = {(row["arm"], row["metric"]): row for _, row in table.iterrows()}
     directions = table.drop_duplicates("metric").set_index("metric")["direction"]
     rows = tuple(
-        Row(
+        ArmRow(
             arm=arm,
             label=arm_label(arm, arms),
             cells=tuple(_cell(lookup.get((arm, m)), best.get(m) == arm, arm in references) for m in shown),
