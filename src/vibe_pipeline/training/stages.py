@@ -124,7 +124,18 @@ def train_stage1(
     """
     folder = stage1_folder(name, cache, model, row, root)
     key = folder.name.removeprefix(f"{name}-")
-    task = Task(name, key, model, row, cache, ("low",), STAGE1_LOSS, folder, None, on_validate)
+    task = Task(
+        name=name,
+        key=key,
+        model=model,
+        row=row,
+        cache=cache,
+        parts=("low",),
+        loss=STAGE1_LOSS,
+        folder=folder,
+        fused=None,
+        on_validate=on_validate,
+    )
     return _finished(folder) or _train(task, on_log)
 
 
@@ -146,7 +157,18 @@ def train_stage2(
     folder = stage2_folder(name, cache, stage1, model, row, root)
     key = folder.name.removeprefix(f"{name}-")
     loss = StageLoss("high", row.objective, row.degradation)
-    task = Task(name, key, model, row, cache, ("high", *loss.extra_parts), loss, folder, fused, on_validate)
+    task = Task(
+        name=name,
+        key=key,
+        model=model,
+        row=row,
+        cache=cache,
+        parts=("high", *loss.extra_parts),
+        loss=loss,
+        folder=folder,
+        fused=fused,
+        on_validate=on_validate,
+    )
     return _finished(folder) or _train(task, on_log)
 
 
@@ -171,7 +193,7 @@ def _finished(folder: Path) -> dict[str, Any] | None:
     return content | {"reused": True}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """One adapter to train: paths and parameters alone, so that it can be sent to other processes.
 
@@ -233,21 +255,21 @@ def _equip(transformer: WanTransformer3DModel, found: WanFolder, task: Task) -> 
 
 def _job(transformer: WanTransformer3DModel, task: Task, group: Group, device: torch.device, on_log: OnLog) -> Job:
     return Job(
-        task.name,
-        transformer,
-        LatentCache(task.cache),
-        task.parts[0],
-        task.loss,
-        task.row,
-        find_model(task.model.path).expand_timesteps,
-        device,
-        getattr(torch, task.model.dtype),
-        task.folder,
-        on_log,
-        LatentCache(task.cache, held_out=True),
-        task.on_validate,
-        group,
-        task.parts[1:],
+        name=task.name,
+        transformer=transformer,
+        cache=LatentCache(task.cache),
+        part=task.parts[0],
+        loss=task.loss,
+        params=task.row,
+        expand_timesteps=find_model(task.model.path).expand_timesteps,
+        device=device,
+        dtype=getattr(torch, task.model.dtype),
+        folder=task.folder,
+        on_log=on_log,
+        held_out=LatentCache(task.cache, held_out=True),
+        on_validate=task.on_validate,
+        group=group,
+        extra_parts=task.parts[1:],
     )
 
 
