@@ -4,8 +4,6 @@ The entries are read by plan, doctor and checks of parameters too, so what makes
 where clips are made.
 """
 
-import os
-import secrets
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.clip_cache import ClipJob, Make, Scale, make_clips
+from vibe_pipeline.io.files import link_by_name
 from vibe_pipeline.io.keys import content_key
 
 if TYPE_CHECKING:
@@ -145,18 +144,10 @@ class Method:
             notes=notes(job.model, sampling),
         )
         made = make_clips(rows, clip_job)
-        show_under_name(job.root / "by_name" / job.name, folder)
+        link_by_name(job.root / "by_name" / job.name, folder)
         made.insert(0, "arm", job.name)
         stated = {"method": self.name, "native_source": job.generation.native_source, "differs": ""}
         return made.assign(sigma_start=float(sampling.sigmas[0]), **stated, **vars(job.size))
-
-
-def show_under_name(link: Path, folder: Path) -> None:
-    """Let people find a row's clips by its name: folders are named by content, so that a renamed row finds them too."""
-    link.parent.mkdir(parents=True, exist_ok=True)
-    new = link.with_name(f".{link.name}.{secrets.token_hex(3)}")
-    new.symlink_to(os.path.relpath(folder, link.parent))
-    new.replace(link)
 
 
 class DenoisingMethod(Method):
