@@ -364,7 +364,13 @@ TRAINING = [
         LOOP,
         "cosine does not reach 0",
     ),
-    (TRAIN, '(losses["loss"] * share).backward()', 'losses["loss"].backward()', LOOP, "micro-batches summed"),
+    (
+        TRAIN,
+        '(losses["loss"] * share).backward()',
+        'losses["loss"].backward()',
+        ("tests/training/test_processes.py",),
+        "micro-batches summed",
+    ),
     (TRAIN, "params.seed), run.step, None)", "params.seed), 0, None)", LOOP, "a resumed run repeats its images"),
     (TRAIN, "        run.ema.copy_to(run.parameters)", "        pass", LOOP, "the average is not kept"),
     (
