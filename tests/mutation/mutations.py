@@ -364,7 +364,13 @@ TRAINING = [
         LOOP,
         "cosine does not reach 0",
     ),
-    (TRAIN, '(losses["loss"] * share).backward()', 'losses["loss"].backward()', LOOP, "micro-batches summed"),
+    (
+        TRAIN,
+        '(losses["loss"] * share).backward()',
+        'losses["loss"].backward()',
+        ("tests/training/test_processes.py",),
+        "micro-batches summed",
+    ),
     (TRAIN, "params.seed), run.step, None)", "params.seed), 0, None)", LOOP, "a resumed run repeats its images"),
     (TRAIN, "        run.ema.copy_to(run.parameters)", "        pass", LOOP, "the average is not kept"),
     (
@@ -472,7 +478,7 @@ EVALUATION = [
     (GATHERING, "/ (6 * math.sqrt(2))", "/ 6", DETAIL, "noise of two frames counted as one's"),
     (GATHERING, "-10 * math.log10(error)", "-20 * math.log10(error)", DETAIL, "PSNR doubled"),
     (GATHERING, "both / math.sqrt(power * true_power)", "both / true_power", DETAIL, "correlation not normalised"),
-    (GATHERING, "power[1:].sum(", "power.sum(", DETAIL, "share of the power with the mean"),
+    ("evaluation/metrics/pixels.py", "power *= self.grid.multiplicity", "power *= 1", DETAIL, "mirrored power lost"),
     (
         GATHERING,
         "self._error += self._sum(np.abs(ours - truth) ** 2)",
