@@ -110,7 +110,9 @@ OBJECTIVES: dict[str, Objective] = {
         "velocity towards the clean latent",
     ),
     "hfato": Objective(
-        lambda predict, s: hfato_loss(predict, s.x0, s.degraded, s.noise, s.sigma, s.weight),
+        lambda predict, s: hfato_loss(
+            predict=predict, x0=s.x0, degraded=s.degraded, noise=s.noise, sigma=s.sigma, weight=s.weight
+        ),
         "clean latent from a degraded one (HFATO)",
         degrades=True,
     ),

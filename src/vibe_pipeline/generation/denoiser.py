@@ -141,12 +141,12 @@ class Denoiser:
             tqdm(total=steps, desc=f"{size.height}x{size.width}", unit="step", leave=False, mininterval=2) as bar,
         ):
             latent = denoise(
-                self._predict(rows, first_frame is not None),
-                start.to(self.device),
-                self.sampling.sigmas,
-                self.sampling.scheduler,
-                bar.update,
-                first_frame,
+                predict=self._predict(rows, first_frame is not None),
+                x=start.to(self.device),
+                sigmas=self.sampling.sigmas,
+                scheduler=self.sampling.scheduler,
+                on_step=bar.update,
+                first_frame=first_frame,
             )
         if self.swim is not None:
             self.swim.stored.clear()

@@ -192,10 +192,17 @@ class Costs:
         activations = self._kept(
             key,
             lambda: _memory().training_activations(
-                self.architecture, grid, batch, self.model.text_length, row.lora, self.dtype, row.autocast,
-                row.gradient_checkpointing, beside,
+                architecture=self.architecture,
+                grid=grid,
+                batch=batch,
+                text_length=self.model.text_length,
+                lora=row.lora,
+                dtype=self.dtype,
+                autocast=row.autocast,
+                checkpointing=row.gradient_checkpointing,
+                beside=beside,
             ),
-        )  # fmt: skip
+        )
         per_number = 8 + STATE_BYTES[row.optimiser.kind] + (4 if row.ema_decay else 0)
         trained = self.adapter_parameters(row.lora) * per_number
         frozen = self.weights("transformer") + sum(map(self.adapter_bytes, self.beside(stage1)))
@@ -207,7 +214,12 @@ class Costs:
         return self._kept(
             ("forward", grid, batch),
             lambda: _memory().inference_activations(
-                self.architecture, grid, batch, text, self.dtype, self.first_frames
+                architecture=self.architecture,
+                grid=grid,
+                batch=batch,
+                text_length=text,
+                dtype=self.dtype,
+                per_token=self.first_frames,
             ),
         )
 

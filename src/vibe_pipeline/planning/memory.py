@@ -99,7 +99,9 @@ def inference_activations(
     """
     transformer = architecture.build_transformer(2)
     with _fake(transformer, dtype), torch.no_grad():
-        inputs = _transformer_inputs(architecture, grid, batch, text_length, dtype, per_token)
+        inputs = _transformer_inputs(
+            architecture=architecture, grid=grid, batch=batch, text_length=text_length, dtype=dtype, per_token=per_token
+        )
         with LiveBytes([*_tensors(transformer), *inputs]) as live:
             transformer(*inputs, return_dict=False)
     return live.peak
@@ -159,7 +161,14 @@ def _training_trial(
     with torch.device("meta"):
         for name, shape in ((FUSED, beside), ("trained", lora)):  # the last that is added is the one that is trained
             if shape is not None:
-                add_adapter(transformer, name, shape.rank, shape.alpha, shape.targets, 0)
+                add_adapter(
+                    transformer=transformer,
+                    name=name,
+                    rank=shape.rank,
+                    alpha=shape.alpha,
+                    targets=shape.targets,
+                    seed=0,
+                )
     with _fake(transformer, dtype):
         inputs = _transformer_inputs(architecture, grid, batch, text_length, dtype)
         with (

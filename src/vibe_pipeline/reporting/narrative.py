@@ -132,7 +132,10 @@ def published_tables(
     for part in published.get("tables", []):
         columns = part.get("columns", list(known))
         heads = [known.get(c, {}).get("label", c) for c in columns]
-        rows = [_published_row(row, columns, known, table, arms, references) for row in part.get("rows", [])]
+        rows = [
+            _published_row(row=row, columns=columns, known=known, table=table, arms=arms, references=references)
+            for row in part.get("rows", [])
+        ]
         given = [f"{r.get('source', 'no source')}; {r.get('reliability', '')}" for r in part.get("rows", [])]
         sources = list(dict.fromkeys(given))
         shaped.append({"title": part.get("title", ""), "heads": heads, "rows": rows, "sources": sources})

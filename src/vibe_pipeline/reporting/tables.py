@@ -139,7 +139,9 @@ def best_arms(
         direction = group["direction"].iloc[0]
         ranked = group.sort_values("mean", ascending=direction == "lower")["arm"].tolist()
         if len(ranked) > 1:
-            evidence = compare_on_metric(scores, ranked[0], ranked[1], str(metric), direction, bootstrap)
+            evidence = compare_on_metric(
+                scores=scores, arm=ranked[0], other=ranked[1], metric=str(metric), better=direction, bootstrap=bootstrap
+            )
             if evidence.verdict == HOLDS:
                 best[str(metric)] = ranked[0]
     return best

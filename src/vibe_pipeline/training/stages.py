@@ -259,7 +259,14 @@ def _equip(transformer: WanTransformer3DModel, found: WanFolder, task: Task) -> 
     row, native = task.row, task.model.native
     if task.fused is not None:
         lora.fuse_adapter(transformer, task.fused)
-    lora.add_adapter(transformer, task.name, row.lora.rank, row.lora.alpha, row.lora.targets, row.seed)
+    lora.add_adapter(
+        transformer=transformer,
+        name=task.name,
+        rank=row.lora.rank,
+        alpha=row.lora.alpha,
+        targets=row.lora.targets,
+        seed=row.seed,
+    )
     if isinstance(row, AdapterParams) and row.attention.kind != "full":
         install_gclf(transformer, row.attention, token_grid(found, native.height, native.width))
 

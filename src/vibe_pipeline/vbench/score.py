@@ -82,7 +82,14 @@ def _state(clips: pd.DataFrame, name: str, scoring: Scoring, free: int | None) -
     state = readiness(name, scoring.cache_dir, all(_listed(mine)), scoring.second_env)
     if isinstance(state, Skipped):
         return state
-    too_much = too_large(name, mine, scoring.flow_side, scoring.device, scoring.workers, free)
+    too_much = too_large(
+        dimension=name,
+        clips=mine,
+        flow_side=scoring.flow_side,
+        device=scoring.device,
+        at_once=scoring.workers,
+        free=free,
+    )
     return Skipped(name, too_much) if too_much else state
 
 
@@ -117,7 +124,10 @@ def _all_rows(clips: pd.DataFrame, names: Sequence[str], scoring: Scoring) -> li
             logger.error("VBench %s: %s", name, outcome.whole[name])
             rows += _arm_rows(mine, name, "failed", outcome.whole[name])
         else:
-            rows += [_clip_row(clip, name, jobs, broken, outcome, scoring) for clip in mine.itertuples()]
+            rows += [
+                _clip_row(clip=clip, name=name, jobs=jobs, broken=broken, outcome=outcome, scoring=scoring)
+                for clip in mine.itertuples()
+            ]
     return rows
 
 
@@ -173,7 +183,14 @@ def _clip_row(
     status = "skipped" if reason and reason == short else "failed" if reason else "scored"
     seen = "x".join(map(str, seen_size(name, clip.height, clip.width, scoring.flow_side)))
     value, seen = (math.nan, "") if reason else (value, seen)
-    return score_row(Place(clip.arm, clip.prompt_index, clip.seed), dimension_of(name), value, status, reason, seen)
+    return score_row(
+        place=Place(clip.arm, clip.prompt_index, clip.seed),
+        metric=dimension_of(name),
+        value=value,
+        status=status,
+        reason=reason,
+        seen=seen,
+    )
 
 
 def _arm_rows(clips: pd.DataFrame, name: str, status: str, reason: str) -> list[ScoreRow]:

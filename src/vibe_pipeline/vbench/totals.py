@@ -59,7 +59,14 @@ def vbench_totals(scores: Mapping[str, float]) -> VBenchTotals:
     total = None
     if quality is not None and semantic is not None:
         total = (QUALITY_WEIGHT * quality + SEMANTIC_WEIGHT * semantic) / (QUALITY_WEIGHT + SEMANTIC_WEIGHT)
-    return VBenchTotals(quality, semantic, total, missing, partial_quality, partial_semantic)
+    return VBenchTotals(
+        quality=quality,
+        semantic=semantic,
+        total=total,
+        missing=missing,
+        partial_quality=partial_quality,
+        partial_semantic=partial_semantic,
+    )
 
 
 def plain_mean(scores: Mapping[str, float], dimensions: Iterable[str]) -> float | None:

@@ -15,4 +15,6 @@ def train_modality(name: str, latent_cache: dict[str, Any], model: ModelParams, 
     """Train D1: the image modality, on low-resolution images."""
     folder = stage1_folder(latent_cache, model, row, in_data(ADAPTERS))
     with alone(name, folder), tracked_adapter(name, "stage1", row, folder=folder) as run:
-        return run.finish(train_stage1(name, latent_cache, model, row, in_data(ADAPTERS), run.log))
+        return run.finish(
+            train_stage1(name=name, cache=latent_cache, model=model, row=row, root=in_data(ADAPTERS), on_log=run.log)
+        )

@@ -39,5 +39,24 @@ def train_resolution(
         validate = None
         if generation is not None and arm is not None:
             publish = partial(log_artifact, run.run_id)
-            validate = ValidationClips(name, arm, model, generation, row.validation_clips, in_data(CLIPS), publish)
-        return run.finish(train_stage2(name, latent_cache, stage1, model, row, in_data(ADAPTERS), run.log, validate))
+            validate = ValidationClips(
+                adapter=name,
+                arm=arm,
+                model=model,
+                generation=generation,
+                count=row.validation_clips,
+                root=in_data(CLIPS),
+                publish=publish,
+            )
+        return run.finish(
+            train_stage2(
+                name=name,
+                cache=latent_cache,
+                stage1=stage1,
+                model=model,
+                row=row,
+                root=in_data(ADAPTERS),
+                on_log=run.log,
+                on_validate=validate,
+            )
+        )

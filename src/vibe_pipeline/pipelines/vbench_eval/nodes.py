@@ -56,7 +56,9 @@ def measure(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Resolution-aware measures of one arm, and against the known truth on the miniature."""
     limit_threads(model.threads)
-    scores, spectrum = measure_arm(name, clips, native_clips, evaluation, generation, in_data(MEMORY))
+    scores, spectrum = measure_arm(
+        arm=name, clips=clips, native=native_clips, evaluation=evaluation, generation=generation, memory=in_data(MEMORY)
+    )
     patches = score_patches(name, clips, evaluation.vbench_cache, _device(model), in_data(MEMORY))
     return pd.concat([scores, patches], ignore_index=True), spectrum
 
