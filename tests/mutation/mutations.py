@@ -15,7 +15,8 @@ FREESWIM = ("tests/diffusion/test_freeswim.py",)
 LORA = ("tests/diffusion/test_lora.py",)
 MODELS = ("tests/diffusion/test_models.py",)
 RENDER = ("tests/generation/test_second_pass.py", "tests/generation/test_render.py")
-KEYS = ("tests/generation/test_clip_keys.py",)
+KEYS = ("tests/experiment/test_content_keys.py",)
+SCORES = ("tests/evaluation/test_measured_values.py",)
 LOOP = ("tests/training/test_one_step.py", "tests/training/test_loop.py")
 STAGES = ("tests/training/test_one_step.py", "tests/training/test_stages.py")
 CACHE = ("tests/images/test_camera.py", "tests/images/test_cache.py")
@@ -620,8 +621,137 @@ STATISTICS_AND_CLAIMS = [
     ),
 ]
 
+IN_KEYS = [
+    (ARMS, '"arm": _arm_settings(arm)', '"arm": None', KEYS, "key lacks the arm"),
+    (ARMS, 'fused_key(kept["key"], getattr(torch, model.dtype)) if kept else None', "None", KEYS, "key lacks stage 1"),
+    (ARMS, '        "target": model.target.model_dump(),\n', "", KEYS, "key lacks the target"),
+    (
+        ARMS,
+        "[file_sha256(extra.path) for extra in arm.extra_adapters]",
+        "[]",
+        KEYS,
+        "key lacks extra adapters' content",
+    ),
+    (
+        ARMS,
+        '"precision": [model.dtype, model.vae_dtype, model.tile]',
+        '"precision": []',
+        KEYS,
+        "key lacks the precision",
+    ),
+    (
+        ARMS,
+        "        params.native_scheduler,\n        model.flow_shift,\n",
+        "",
+        KEYS,
+        "native key lacks solver and shift",
+    ),
+    (ARMS, '{"native": model.native.model_dump(), ', "{", KEYS, "native key lacks the size"),
+    (CLIPS, 'job.settings, row["prompt"], ', "job.settings, ", KEYS, "key lacks the prompt"),
+    (CLIPS, ', row.get("first_frame_sha256", "")', "", KEYS, "key lacks the first frame"),
+    (
+        STAGE,
+        'dividing = {"processes",',
+        'dividing = {"optimiser", "processes",',
+        KEYS,
+        "training key lacks the optimiser",
+    ),
+    (
+        STAGE,
+        'dividing = {"processes",',
+        'dividing = {"lora", "processes",',
+        KEYS,
+        "training key lacks the adapter's shape",
+    ),
+    (
+        STAGE,
+        'dividing = {"processes",',
+        'dividing = {"attention", "processes",',
+        KEYS,
+        "training key lacks the attention",
+    ),
+    (
+        STAGE,
+        'dividing = {"processes",',
+        'dividing = {"objective", "processes",',
+        KEYS,
+        "training key lacks the objective",
+    ),
+    (
+        STAGE,
+        'dividing = {"processes",',
+        'dividing = {"degradation", "processes",',
+        KEYS,
+        "training key lacks degradation",
+    ),
+    (
+        STAGE,
+        'dividing = {"processes",',
+        'dividing = {"sigma_shift", "processes",',
+        KEYS,
+        "training key lacks the shift",
+    ),
+    (
+        STAGE,
+        'dividing = {"processes",',
+        'dividing = {"ema_decay", "processes",',
+        KEYS,
+        "training key lacks the average",
+    ),
+    (STAGE, 'dividing = {"processes",', 'dividing = {"autocast", "processes",', KEYS, "training key lacks autocast"),
+    (STAGE, "_training_identity(row), before)", "_training_identity(row), None)", KEYS, "training key lacks stage 1"),
+]
+
+OF_AN_ARMS_SCORES = [
+    (
+        MEASURE,
+        "_measured(clip, source, evaluation.fine_band,",
+        "_measured(clip, source, (4.0, 8.0),",
+        SCORES,
+        "band fixed",
+    ),
+    (
+        MEASURE,
+        "measure_clip(read_frames(path), band, Beside(_native_static(native, memory), beside))",
+        "measure_clip(read_frames(path), band, Beside(static_mask(read_clip(path)), beside))",
+        SCORES,
+        "the miniature's mask on other prompts",
+    ),
+    (
+        MEASURE,
+        "Beside(static_mask(pixels), beside, truth,",
+        "Beside(static_mask(pixels), truth, beside,",
+        SCORES,
+        "truth swapped",
+    ),
+    (
+        GATHERING,
+        "weight = before.static[rows] * step.static[rows]",
+        "weight = 1 - before.static[rows]",
+        SCORES,
+        "mask upside down",
+    ),
+    (
+        "evaluation/metrics/pixels.py",
+        "(0.2126, 0.7152, 0.0722)",
+        "(1 / 3, 1 / 3, 1 / 3)",
+        SCORES,
+        "luminance unweighted",
+    ),
+]
+
 MUTATIONS = [
     Mutation(*row)
-    for group in (NAMED_BY_THE_ISSUE, DIFFUSION, GENERATION, TRAINING, IMAGES, EVALUATION, STATISTICS_AND_CLAIMS)
+    for group in (
+        NAMED_BY_THE_ISSUE,
+        DIFFUSION,
+        GENERATION,
+        TRAINING,
+        IMAGES,
+        EVALUATION,
+        STATISTICS_AND_CLAIMS,
+        IN_KEYS,
+        OF_AN_ARMS_SCORES,
+    )
     for row in group
 ]
