@@ -18,7 +18,7 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.origin import Unfolded
 from vibe_pipeline.experiment.training import LoraParams, OptimiserParams, TrainParams
-from vibe_pipeline.generation import render
+from vibe_pipeline.generation import denoiser, render
 from vibe_pipeline.generation.render import arm_clips, native_clips
 from vibe_pipeline.io.video import write_lossless
 from vibe_pipeline.training.stages import stage2_folder
@@ -101,7 +101,7 @@ PARTS: dict[str, dict[str, Any]] = {
 class Blank:
     """Stands for the denoiser: grey clips at once, as only keys are looked at."""
 
-    def __init__(self, *settings: Any) -> None:
+    def __init__(self, *settings: Any, **named: Any) -> None:
         pass
 
     def __enter__(self) -> "Blank":
@@ -118,7 +118,8 @@ class Blank:
 
 @pytest.fixture
 def blank(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(render, "Denoiser", Blank)
+    monkeypatch.setattr(render, "Denoiser", Blank)  # of native clips; an arm's method imports it when it makes clips
+    monkeypatch.setattr(denoiser, "Denoiser", Blank)
 
 
 @pytest.fixture
@@ -159,6 +160,7 @@ def test_of_an_arms_clips(arm_key, wan21) -> None:
     same = {"label": arm_key(arm={"label": "b"}), "unused stage 1": arm_key(d1="other")}
     same |= {"offload": arm_key(model={"offload": True}), "threads": arm_key(model={"threads": 1})}
     same |= {"batch": arm_key(generation={"batch_size": 3})}
+    same |= {"a renamed adapter": arm_key(arm={"adapter": "renamed"})}  # its content has a key of its own
     assert set(same.values()) == {keys["as it is"]}, same
 
 
@@ -205,7 +207,7 @@ def test_of_an_adapter(wan21, wan22, tmp_path: Path) -> None:
     def key(cache: str = "c", stage1: str | None = "s", model: ModelParams | None = None, **changes: Any) -> str:
         row = AdapterParams(**{"label": "a"} | changes)
         before = {"key": stage1} if stage1 else None
-        return stage2_folder("a", {"key": cache}, before, model or wan21.model(), row, tmp_path).name
+        return stage2_folder({"key": cache}, before, model or wan21.model(), row, tmp_path).name
 
     keys = {"as it is": key(), "images": key(cache="d"), "stage 1": key(stage1="t"), "naive": key(stage1=None)}
     keys |= {"base": key(model=wan22.model())}
@@ -218,4 +220,5 @@ def test_of_an_adapter(wan21, wan22, tmp_path: Path) -> None:
     keys |= {"form": key(degradation={"kind": "pixel"}), "mode": key(degradation={"mode": "nearest"})}
     assert len(set(keys.values())) == len(keys), keys
     same = {name: key(**{name: value}) for name, value in TRAIN_HARMLESS.items()}
+    same |= {"a renamed stage 1": key(start="renamed")}  # its content has a key of its own
     assert set(same.values()) == {keys["as it is"]}, same

@@ -30,7 +30,7 @@ def arm_settings(
     adapter: dict[str, Any] | None,
     stage1: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Everything that determines an arm's clips; neither the row's name nor its label.
+    """Everything that determines an arm's clips; no name of a row, its own or its adapter's, and no label.
 
     Args:
         arm: The row.
@@ -42,7 +42,7 @@ def arm_settings(
     # A field that came later and is off is left out, so that older clips count.
     off = {"detail_transfer"} if arm.detail_transfer is None else set()
     return base_settings(model, generation) | {
-        "arm": arm.model_dump(mode="json", exclude={"label"} | off),
+        "arm": arm.model_dump(mode="json", exclude={"label", "adapter"} | off),
         "adapter": adapter["key"] if adapter else None,
         "extra_adapters": [file_sha256(extra.path) for extra in arm.extra_adapters],
         "stage1": fused_key(stage1["key"], getattr(torch, model.dtype)) if stage1 else None,

@@ -183,8 +183,8 @@ def train_stage2(
 
 
 def _training_identity(row: TrainParams) -> dict[str, Any]:
-    """What changes the weights by more than the order of sums: neither its name, nor how it is divided or watched."""
-    watching = {"label", "log_every", "checkpoint_every", "validate_every", "validation_clips"}
+    """Fields that change the weights beyond float rounding; no names: what `start` names has a key of its own."""
+    watching = {"label", "start", "log_every", "checkpoint_every", "validate_every", "validation_clips"}
     dividing = {"processes", "micro_batch", "gradient_checkpointing", "compile"}
     return row.model_dump(mode="json", exclude=watching | dividing)
 
