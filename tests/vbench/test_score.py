@@ -187,7 +187,7 @@ def test_vbench_that_cannot_be_started_fails_what_it_scores_and_not_the_run(clip
     real = builtins.__import__
     with monkeypatch.context() as patch:
         patch.setattr(
-            builtins, "__import__", lambda name, *a: broken() if name.endswith("n.engine") else real(name, *a)
+            builtins, "__import__", lambda name, *a: broken() if name.endswith("vbench.engine") else real(name, *a)
         )
         imported = score_vbench(clip_table, [FLICKER], scoring, require_any=False)
     for table in (opened, imported):

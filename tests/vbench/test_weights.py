@@ -122,7 +122,7 @@ def test_a_dimension_is_fetched_whole(server, tmp_path, monkeypatch):
     wanted = (
         Weight("a/weights.pth", f"{address}/weights.pth"),
         Weight("b/code/hubconf.py", address, archive=Archive(f"{address}/code.zip", "b/code", drop_top=True)),
-        Weight("c/config.json", GONE, shipped="vibe_pipeline:config.py"),
+        Weight("c/config.json", GONE, shipped="vibe_pipeline:cli.py"),
     )
     entry = type("Entry", (), {"weights": wanted, "hub_model": ""})
     monkeypatch.setattr(weights, "dimension_of", lambda name: entry)
