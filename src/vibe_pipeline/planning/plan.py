@@ -18,18 +18,16 @@ from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.planning.costs import Costs, stage1_of
+from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
 from vibe_pipeline.planning.plan_rows import (
-    FULL,
-    STAGE1,
     PlanRow,
-    arm_row,
+    arm_rows,
     data_row,
     measures_row,
     native_row,
-    training_row,
+    training_rows,
     validation_rows,
 )
 from vibe_pipeline.vbench.prompts import clips_per_dimension
@@ -104,29 +102,8 @@ def make_plan(
     costs = Costs(
         architecture=architecture, model=model, device=found, share=share, first_frames=first_frames, figures=figures
     )
-    rows = [data_row(costs, data, image_count)]
-    rows += [
-        training_row(costs=costs, group="stage1", name=n, label=STAGE1, row=r, size=data.low, attention=FULL)
-        for n, r in tables.stage1.items()
-    ]
-    rows += [
-        training_row(
-            costs=costs,
-            group="stage2",
-            name=n,
-            label=r.label,
-            row=r,
-            size=data.high,
-            attention=r.attention,
-            stage1=stage1_of(r, tables),
-        )
-        for n, r in tables.adapters.items()
-    ]
-    rows += [native_row(costs, generation, clips)]
-    rows += [
-        arm_row(costs=costs, name=n, arm=arm, tables=tables, generation=generation, clips=clips)
-        for n, arm in tables.arms.items()
-    ]
+    rows = [data_row(costs, data, image_count), *training_rows(costs, data, tables)]
+    rows += [native_row(costs, generation, clips), *arm_rows(costs, tables, generation, clips)]
     rows += validation_rows(costs, tables, generation)
     measures, measure_note = measures_row(model.target, clips * len(tables.arms))
     rows.append(measures)

@@ -13,7 +13,7 @@ from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Tables
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.methods import method_of
-from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, measuring, measuring_memory
+from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, measuring, measuring_memory, stage1_of
 
 FULL = AttentionParams(kind="full")
 STAGE1 = "Velocity loss on low-resolution images"
@@ -107,6 +107,23 @@ def training_row(
     )
 
 
+def training_rows(costs: Costs, data: DataParams, tables: Tables) -> Iterator[PlanRow]:
+    """Every stage-1 adapter on low-resolution images, then every adapter of stage 2 on high-resolution ones."""
+    for name, row in tables.stage1.items():
+        yield training_row(costs=costs, group="stage1", name=name, label=STAGE1, row=row, size=data.low, attention=FULL)
+    for name, adapter in tables.adapters.items():
+        yield training_row(
+            costs=costs,
+            group="stage2",
+            name=name,
+            label=adapter.label,
+            row=adapter,
+            size=data.high,
+            attention=adapter.attention,
+            stage1=stage1_of(adapter, tables),
+        )
+
+
 def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRow:
     """The clips that every arm starts from: the base's own, or true renders."""
     size = costs.model.native
@@ -186,6 +203,12 @@ def arm_row(
         peak=peak,
         disk=disk,
     )
+
+
+def arm_rows(costs: Costs, tables: Tables, generation: GenerationParams, clips: int) -> Iterator[PlanRow]:
+    """Every arm."""
+    for name, arm in tables.arms.items():
+        yield arm_row(costs=costs, name=name, arm=arm, tables=tables, generation=generation, clips=clips)
 
 
 def validation_rows(costs: Costs, tables: Tables, generation: GenerationParams) -> Iterator[PlanRow]:
