@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("src", "tests", "conf", "pyproject.toml")
+COPIED = ("src", "tests", "conf", "pyproject.toml", "data/06_models/base")
 PACKAGE = Path("src/vibe_pipeline")
 DEFAULT_RESULTS = Path(tempfile.gettempdir()) / "vibe_mutations.json"
 sys.path.insert(0, str(Path(__file__).parent))
