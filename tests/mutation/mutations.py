@@ -86,8 +86,8 @@ NAMED_BY_THE_ISSUE = [
     (TRAIN, "sigma, job.params.sigma_shift)", "sigma, 1.0)", LOOP, "bell of another shift"),
     (
         JOB,
-        "len(indices), params.sigma_shift, generator",
-        "len(indices), 1.0, generator",
+        "shift=params.sigma_shift,",
+        "shift=1.0,",
         LOOP,
         "training sigmas unshifted",
     ),
@@ -326,7 +326,7 @@ GENERATION = [
         "clips of a batch share the noise",
     ),
     (DENOISER, 'f"extra_{i}", extra.weight)', 'f"extra_{i}")', RENDER, "extra adapters at full weight"),
-    (ARMS, "[model.text_length, params.negative_prompt]", "[model.text_length]", KEYS, "key lacks negative prompt"),
+    (ARMS, "[model.text_length, generation.negative_prompt]", "[model.text_length]", KEYS, "key lacks negative prompt"),
     (ARMS, '"adapter": adapter["key"] if adapter else None', '"adapter": None', KEYS, "key lacks the adapter"),
     (ARMS, '        "flow_shift": model.flow_shift,\n', "", KEYS, "key lacks the model's flow shift"),
     (ARMS, "        params.native_guidance_scale,\n", "", KEYS, "native key lacks the guidance"),
@@ -351,8 +351,8 @@ GENERATION = [
 TRAINING = [
     (
         JOB,
-        "params.sigma_shift, generator, params",
-        "params.sigma_shift, torch.Generator().manual_seed(0), params",
+        "generator=generator,\n        mean",
+        "generator=torch.Generator().manual_seed(0),\n        mean",
         LOOP,
         "same sigma in every step",
     ),
@@ -532,7 +532,7 @@ EVALUATION = [
         "kept scores beside another native clip",
     ),
     ("vbench/totals.py", "= 4.0, 1.0", "= 1.0, 1.0", TOTALS, "quality and semantics weigh alike"),
-    ("vbench/totals.py", '{"dynamic_degree": 0.5}', '{"dynamic_degree": 1.0}', TOTALS, "dynamic degree at full weight"),
+    ("vbench/dimensions.py", "        share=0.5,", "        share=1.0,", TOTALS, "dynamic degree at full weight"),
     (
         "vbench/totals.py",
         "None if set(missing) & set(QUALITY_DIMENSIONS) else partial_quality",
@@ -622,8 +622,20 @@ STATISTICS_AND_CLAIMS = [
 ]
 
 IN_KEYS = [
-    (ARMS, '"arm": _arm_settings(arm)', '"arm": None', KEYS, "key lacks the arm"),
-    (ARMS, 'fused_key(kept["key"], getattr(torch, model.dtype)) if kept else None', "None", KEYS, "key lacks stage 1"),
+    (
+        ARMS,
+        '"arm": arm.model_dump(mode="json", exclude={"label", "adapter"} | off)',
+        '"arm": None',
+        KEYS,
+        "key lacks the arm",
+    ),
+    (
+        ARMS,
+        'fused_key(stage1["key"], getattr(torch, model.dtype)) if stage1 else None',
+        "None",
+        KEYS,
+        "key lacks stage 1",
+    ),
     (ARMS, '        "target": model.target.model_dump(),\n', "", KEYS, "key lacks the target"),
     (
         ARMS,
