@@ -630,7 +630,7 @@ IN_KEYS = [
         "key lacks the arm",
     ),
     (
-        ARMS,
+        "generation/clip_settings.py",
         'fused_key(stage1["key"], getattr(torch, model.dtype)) if stage1 else None',
         "None",
         KEYS,
