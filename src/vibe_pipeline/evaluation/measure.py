@@ -59,7 +59,7 @@ def measure_arm(
         memory: Folder where each clip's scores are kept, by its content, as soon as they are there.
 
     Returns:
-        The score table (see `evaluation.clips`), and the radial spectrum (arm, cycles,
+        The score table (see `io.score_table`), and the radial spectrum (arm, cycles,
         power; geometric mean over clips).
     """
     scene = _Scenes(generation, clips)

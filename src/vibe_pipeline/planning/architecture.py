@@ -80,7 +80,7 @@ def load_architecture(path_or_id: str) -> Architecture:
     try:
         return _from_folder(find_model(path_or_id))
     except FileNotFoundError:
-        pass
+        pass  # no folder and not downloaded: its configuration may be kept in this package
     known = {}
     for file in files("vibe_pipeline.planning").joinpath("architectures").iterdir():
         content = json.loads(file.read_text())
