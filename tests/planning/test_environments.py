@@ -11,7 +11,6 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from vibe_pipeline.evaluation.claims import FAILS, HOLDS, judge, load_claims
-from vibe_pipeline.evaluation.published import load_published
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
@@ -19,6 +18,7 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.load import tables_of, with_own_files
 from vibe_pipeline.experiment.loader import LayeredLoader
 from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.published import load_published
 from vibe_pipeline.experiment.run import ReportParams
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.pipeline_registry import register_pipelines, use_tables

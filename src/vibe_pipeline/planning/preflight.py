@@ -227,7 +227,7 @@ def check_report(report: ReportParams, evaluation: EvaluationParams) -> None:
         FileNotFoundError: There is no such file.
     """
     from vibe_pipeline.evaluation.claims import load_claims
-    from vibe_pipeline.evaluation.published import load_published
+    from vibe_pipeline.experiment.published import load_published
 
     for name, path, read in (("claims", report.claims, load_claims), ("published", report.published, load_published)):
         read(require_file(path, f"report.{name}"))

@@ -10,11 +10,11 @@ import pandas as pd
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.claims import load_claims
 from vibe_pipeline.evaluation.pooling import Pools, pools_of
-from vibe_pipeline.evaluation.published import load_published
 from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.published import load_published
 from vibe_pipeline.experiment.run import ReportParams, TrackingParams
 from vibe_pipeline.experiment.tables import Tables
 from vibe_pipeline.images.degradation import FIGURES, check_of
