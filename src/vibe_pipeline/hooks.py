@@ -31,7 +31,7 @@ class GraphHooks:
     def after_context_created(self, context: KedroContext) -> None:
         """Unfold the sweeps, check the tables against each other and hand them to the registry."""
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        self._params: dict[str, Any] = settled_parameters(context.config_loader, Path(context.project_path))
+        self._params: dict[str, Any] = settled_parameters(context.config_loader)
         context.config_loader["parameters"] = self._params
         self._tables = tables_of(self._params)
         pipeline_registry.use_tables(self._tables)
@@ -104,7 +104,8 @@ class TrackingHooks:
             "env": self._env,
             "pipelines": names,
         }
-        shown = {k: v for k, v in self._params.items() if k not in ("adapters", "arms", "stage1", "tracking")}
+        apart = ("adapters", "arms", "stage1", "tracking", "claims", "published")
+        shown = {k: v for k, v in self._params.items() if k not in apart}
         tracking = TrackingParams(**self._params.get("tracking", {}))
         self._stages = {node.name: stage for node in pipeline.nodes for stage in node.tags & set(pipelines)}
         start_parent(tracking, self._project, f"{self._env}: {names}", tags, shown)

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, Claim, judge, load_claims, weigh
+from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, judge, weigh
+from vibe_pipeline.experiment.claims import Claim, load_claims
 
 CLAIM = Claim(name="c", statement="a beats b", arm="a", other="b", metrics={"noise": "lower", "detail": "higher"})
 

@@ -8,13 +8,12 @@ from typing import Any
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.claims import load_claims
 from vibe_pipeline.evaluation.pooling import Pools, pools_of
 from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.model import ModelParams
-from vibe_pipeline.experiment.published import load_published
 from vibe_pipeline.experiment.run import ReportParams, TrackingParams
 from vibe_pipeline.experiment.tables import Tables
 from vibe_pipeline.images.degradation import FIGURES, check_of
@@ -100,6 +99,8 @@ def write_page(
     tables: Tables,
     evaluation: EvaluationParams,
     report: ReportParams,
+    claims: Claims,
+    published: dict[str, Any],
     model: ModelParams,
     ablation_table: pd.DataFrame,
     scores: pd.DataFrame,
@@ -126,8 +127,8 @@ def write_page(
         checks=_checks(degradation_checks, tables),
         spectra=pools.mean_spectra(pd.concat(parts[arms : 2 * arms], ignore_index=True)),
         provenance=_provenance(tables, model, evaluation, clips, manifests, image_quarantine, vbench_manifest),
-        published=load_published(report.published),
-        claims=load_claims(report.claims),
+        published=published,
+        claims=claims.root,
         band=evaluation.fine_band,
         clips_shown=report.clips_shown,
         bootstrap=bootstrap,

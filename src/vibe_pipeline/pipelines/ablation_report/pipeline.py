@@ -33,6 +33,8 @@ def create_pipeline(tables: Tables) -> Pipeline:
                     "tables",
                     "params:evaluation",
                     "params:report",
+                    "params:claims",
+                    "params:published",
                     "params:model",
                     "ablation_table",
                     "scores",
