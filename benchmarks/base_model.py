@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,14 +14,14 @@ import pandas as pd
 import torch
 
 import vibe_pipeline  # noqa: F401  (before diffusers: makes torchvision importable beside a CPU build of torch)
-from vibe_pipeline.diffusion.flow import sigma_schedule
 from vibe_pipeline.diffusion.models import decode_video, encode_video, find_model, load_vae
 from vibe_pipeline.evaluation.metrics.detail import psnr
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ClipSize, ModelParams
 from vibe_pipeline.generation.prompts import load_prompts
-from vibe_pipeline.generation.render import Denoiser, Scale
-from vibe_pipeline.miniature.readout import read_clip
+from vibe_pipeline.generation.render import native_clips
+from vibe_pipeline.io.video import read_clip
+from vibe_pipeline.miniature.readout import read_clip as read_attributes
 from vibe_pipeline.miniature.scene import parse_caption, scene_of_prompt
 from vibe_pipeline.miniature.world import STILL_STYLE, VIDEO_STYLE, render
 
@@ -39,13 +40,12 @@ GATES = {
 def sampled(model: ModelParams, prompts: pd.DataFrame, steps: int, guidance: float, batch: int) -> dict[str, float]:
     """Share of the base's own native clips that show what their captions say."""
     params = GenerationParams(prompts="miniature", native_steps=steps, native_guidance_scale=guidance)
-    denoiser = Denoiser(model, params, prompts, sigma_schedule(steps, model.flow_shift))
-    size = Scale(model.native.height, model.native.width, model.native.frames, model.native.fps)
-    rows, right = prompts.to_dict("records"), []
-    for start in range(0, len(rows), batch):
-        clips = denoiser.from_noise(rows[start : start + batch], size, guidance).permute(0, 2, 3, 4, 1).numpy()
-        for row, clip in zip(rows[start : start + batch], clips, strict=True):
-            right.append(read_clip(clip).right(parse_caption(row["prompt"])))
+    params = params.model_copy(update={"batch_size": batch})
+    with tempfile.TemporaryDirectory() as folder:  # the run's own function, its clips as they are stored
+        clips = native_clips(prompts, model, params, Path(folder))
+        right = [
+            read_attributes(read_clip(Path(row.path))).right(parse_caption(row.prompt)) for row in clips.itertuples()
+        ]
     return {k: float(np.mean([r[k] for r in right])) for k in right[0]}
 
 

@@ -9,6 +9,7 @@ a random time. At the end: did any adapter, clip or score differ, and was any fi
 import argparse
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -57,20 +58,25 @@ def make_project(folder: Path, arms: int, images: int = 80, steps: int = 24) -> 
     return folder
 
 
-def attempt(project: Path, seconds: float | None) -> bool:
-    """Run, and after `seconds` kill the run and all its workers; whether it got through first."""
+def attempt(project: Path, seconds: float | None = None, pieces: int | None = None) -> bool:
+    """Run, and kill the run and all its workers after `seconds`, or once so many `pieces` are finished.
+
+    Returns:
+        Whether it got through first.
+    """
     command = [sys.executable, "-m", "kedro", "run", "--runner=ParallelRunner"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     with (project / "run.log").open("w") as log:
         process = subprocess.Popen(
             command, cwd=project, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
-        try:
-            code = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return False
+        end = math.inf if seconds is None else time.monotonic() + seconds
+        while (code := process.poll()) is None:
+            if time.monotonic() > end or (pieces is not None and len(finished(project)) >= pieces):
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                return False
+            time.sleep(0.05)
     if code:
         sys.exit(f"the run failed by itself, see {project / 'run.log'}:\n{(project / 'run.log').read_text()[-2000:]}")
     return True
@@ -82,7 +88,13 @@ def finished(project: Path) -> dict[str, tuple[str, int]]:
         str(path.relative_to(project)): (kind, path.stat().st_mtime_ns)
         for kind, pattern in PIECES.items()
         for path in project.glob(pattern)
+        if not path.name.startswith(".")  # still being written
     }
+
+
+def made_again(seen: dict[str, tuple[str, int]], now: dict[str, tuple[str, int]]) -> Counter[str]:
+    """How many pieces of each kind were finished before and have been written since."""
+    return Counter(kind for name, (kind, when) in now.items() if name in seen and seen[name][1] != when)
 
 
 def results(project: Path) -> dict[str, str]:
@@ -113,12 +125,12 @@ def torture(project: Path, kills: int, longest: float, rng: random.Random) -> di
         done += 1
         times.append(time.monotonic() - begun)
         now = finished(project)
-        redone.update(kind for name, (kind, when) in now.items() if name in seen and seen[name][1] != when)
+        redone.update(made_again(seen, now))
         seen = now
         print(f"kill {done} after {times[-1]:.0f} s; finished pieces {len(now)}, redone so far {sum(redone.values())}")
     attempt(project, None)
     now = finished(project)
-    redone.update(kind for name, (kind, when) in now.items() if name in seen and seen[name][1] != when)
+    redone.update(made_again(seen, now))
     return {"kills": done, "got through and started over": through, "redone": {kind: redone[kind] for kind in PIECES}}
 
 

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from vibe_pipeline.cli import Chosen, parameters_of
 from vibe_pipeline.datasets import CsvTable
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.claims import Judgement, judge
+from vibe_pipeline.evaluation.claims import ClaimVerdict, evaluate_claim
 from vibe_pipeline.evaluation.metrics.detail import band_error
 from vibe_pipeline.evaluation.pooling import Pools, pools_of
 from vibe_pipeline.evaluation.statistics import summarise
@@ -194,10 +194,10 @@ def differences(kept: Kept) -> str:
     return _markdown(["arm", *(f"{words(m).label} {_arrow(kept, m)}".strip() for m in present)], rows)
 
 
-def verdicts(kept: Kept) -> list[Judgement]:
+def verdicts(kept: Kept) -> list[ClaimVerdict]:
     """Every claim of the environment, judged on the kept scores."""
     claims = load_claims(Path(__file__).parents[1] / f"conf/{kept.name}/claims.yml")
-    return [judge(claim, kept.scores, kept.bootstrap) for claim in claims]
+    return [evaluate_claim(claim, kept.scores, kept.bootstrap) for claim in claims]
 
 
 def claims_table(kept: Kept) -> str:

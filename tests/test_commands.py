@@ -51,7 +51,7 @@ def test_there_are_commands_to_look_at() -> None:
 @pytest.mark.parametrize(("where", "command"), named("kedro vibe"))
 def test_kedro_vibe(where: str, command: str) -> None:
     name = command.split()[2] if len(command.split()) > 2 else "…"
-    if name == "…":
+    if name in ("…", "--help"):
         return
     assert name in vibe.commands, f"{where}: {command}"
     assert options_in(command) <= options_of(vibe.commands[name]), f"{where}: {command}"

@@ -36,7 +36,7 @@ def vibe() -> None:
 
 def _run(**options: Any) -> Any:
     """Kedro's own `run`, after what must be settled before its runner starts processes."""
-    from vibe_pipeline.experiment.load import ParameterError
+    from vibe_pipeline.experiment.errors import ParameterError
     from vibe_pipeline.runtime.scratch import settle_scratch
 
     with said_plainly():
@@ -131,11 +131,12 @@ def said_plainly() -> Iterator[None]:
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
 def plan(chosen: Chosen, device: str, share: float, images: int | None, as_json: bool) -> None:
     """Tokens, FLOPs, time, memory and disk of every stage, adapter and arm; no weights are needed."""
+    from vibe_pipeline.planning.figures import FOLDER, Figures
     from vibe_pipeline.planning.plan import make_plan
     from vibe_pipeline.planning.table import format_plan
 
     with said_plainly():
-        made = make_plan(parameters_of(chosen), device, share, images)
+        made = make_plan(parameters_of(chosen), device, share, images, Figures(FOLDER))
     click.echo(json.dumps(made.to_dict(), indent=1) if as_json else format_plan(made))
 
 
@@ -146,13 +147,14 @@ def plan(chosen: Chosen, device: str, share: float, images: int | None, as_json:
 def doctor(chosen: Chosen, images: int | None, as_json: bool) -> None:
     """What is missing before a run, each with the command that fixes it; exit code 1 if anything needed is."""
     from vibe_pipeline.planning.doctor import examine, format_findings
+    from vibe_pipeline.planning.figures import FOLDER, Figures
 
     with said_plainly():
-        findings = examine(parameters_of(chosen), images)
+        findings = examine(parameters_of(chosen), images, Figures(FOLDER))
     click.echo(json.dumps([vars(f) for f in findings], indent=1) if as_json else format_findings(findings))
     missing = any(f.state == "missing" for f in findings)
     if not (as_json or missing):
-        click.echo(f"next, every training and arm tried for a step: kedro vibe rehearse{chosen.shown}")
+        click.echo("next, every training and arm tried for a step: kedro vibe rehearse" + chosen.shown)
     sys.exit(missing)
 
 
@@ -164,15 +166,15 @@ def rehearse(chosen: Chosen, as_json: bool) -> None:
 
     One line a node: seconds and peak memory, or the error. Exit code 1 if any failed.
     """
-    from vibe_pipeline.experiment.load import tables_of
     from vibe_pipeline.experiment.loader import loader_of
+    from vibe_pipeline.generation.methods import checked_tables
     from vibe_pipeline.planning.preflight import check_parameters
     from vibe_pipeline.rehearsal import format_line, rehearse
     from vibe_pipeline.runtime.project_lock import lock_project, unlock
 
     with said_plainly():
         params = parameters_of(chosen)
-        tables = tables_of(params)
+        tables = checked_tables(params)
         check_parameters(params, tables, {"relay_stage2", "generation", "vbench_eval", "ablation_report"})
         catalog = loader_of(chosen.env, chosen.params, chosen.conf_source)["catalog"]
         locks = lock_project(Path("data"))

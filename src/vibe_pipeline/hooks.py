@@ -1,25 +1,27 @@
-"""Kedro hooks: the tables reach the graph, a `kedro run` reaches MLflow."""
+"""Kedro hooks: the tables reach the graph, a `kedro run` reaches MLflow.
+
+Kedro imports this for every command, `kedro --version` and `--help` too. So what reads parameters, builds the graph or
+checks a run is imported by the hook that does it: every node stands behind the graph, and torch, diffusers and MLflow
+behind the nodes.
+"""
 
 import atexit
 import logging
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
-from kedro.pipeline import Node, Pipeline
 
-from vibe_pipeline import pipeline_registry
-from vibe_pipeline.experiment.load import settled_parameters, tables_of
-from vibe_pipeline.experiment.run import RunParams, TrackingParams
-from vibe_pipeline.io.keys import content_key
-from vibe_pipeline.planning.preflight import check_parameters
 from vibe_pipeline.runtime.deadline import OutOfTimeError, set_deadline
 from vibe_pipeline.runtime.project_lock import Locks, lock_project, unlock
 from vibe_pipeline.runtime.torchrun import follows, launched_outside
+
+if TYPE_CHECKING:
+    from kedro.framework.context import KedroContext
+    from kedro.pipeline import Node, Pipeline
 
 log = logging.getLogger(__name__)
 
@@ -28,17 +30,23 @@ class GraphHooks:
     """Builds the graph from the parameters of the chosen environment."""
 
     @hook_impl(tryfirst=True)
-    def after_context_created(self, context: KedroContext) -> None:
+    def after_context_created(self, context: "KedroContext") -> None:
         """Unfold the sweeps, check the tables against each other and hand them to the registry."""
+        from vibe_pipeline import pipeline_registry
+        from vibe_pipeline.experiment.load import settled_parameters
+        from vibe_pipeline.generation.methods import checked_tables
+
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         self._params: dict[str, Any] = settled_parameters(context.config_loader)
         context.config_loader["parameters"] = self._params
-        self._tables = tables_of(self._params)
+        self._tables = checked_tables(self._params)
         pipeline_registry.use_tables(self._tables)
 
     @hook_impl(tryfirst=True)
-    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: "Pipeline") -> None:
         """Refuse what cannot work, before a run is opened or anything is written."""
+        from vibe_pipeline.planning.preflight import check_parameters
+
         # Kedro finds a project from below it, but paths in parameters are relative to its folder.
         os.chdir(run_params["project_path"])
         check_parameters(self._params, self._tables, {tag for node in pipeline.nodes for tag in node.tags})
@@ -51,13 +59,15 @@ class RunHooks:
         self._locks: Locks = []
 
     @hook_impl
-    def after_context_created(self, context: KedroContext) -> None:
+    def after_context_created(self, context: "KedroContext") -> None:
         """Keep the parameters for the run."""
         self._params: dict[str, Any] = context.config_loader["parameters"]
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
         """Take the project; start the clock."""
+        from vibe_pipeline.experiment.run import RunParams
+
         run = RunParams(**self._params.get("run", {}))
         folder = Path(run_params["project_path"]) / "data"
         if not follows():
@@ -84,16 +94,18 @@ class TrackingHooks:
         self._monitor: Any = None
 
     @hook_impl
-    def after_context_created(self, context: KedroContext) -> None:
+    def after_context_created(self, context: "KedroContext") -> None:
         """Keep what the parent run records."""
         self._project, self._env = context.project_path, context.env or "base"
         self._params: dict[str, Any] = context.config_loader["parameters"]
 
     @hook_impl
-    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: "Pipeline") -> None:
         """Open the run before anything expensive starts; an unreachable server fails here."""
         if follows():
             return
+        from vibe_pipeline.experiment.run import TrackingParams
+        from vibe_pipeline.io.keys import content_key
         from vibe_pipeline.tracking import git_commit, start_monitor, start_parent
 
         names = ", ".join(run_params.get("pipeline_names") or ["__default__"])
@@ -114,12 +126,12 @@ class TrackingHooks:
         self._monitor = start_monitor() if tracking.system_metrics else None
 
     @hook_impl
-    def before_node_run(self, node: Node) -> None:
+    def before_node_run(self, node: "Node") -> None:
         """Start its clock."""
         self._begun[node.name] = time.monotonic()
 
     @hook_impl
-    def after_node_run(self, node: Node) -> None:
+    def after_node_run(self, node: "Node") -> None:
         """Its seconds, on the parent run; from the process that ran it."""
         from vibe_pipeline.tracking import log_node_seconds
 
@@ -148,14 +160,17 @@ class RehearsalHooks:
     """On request, every row in small before the run: what would fail after hours fails in minutes."""
 
     @hook_impl
-    def after_context_created(self, context: KedroContext) -> None:
+    def after_context_created(self, context: "KedroContext") -> None:
         """Keep what the rehearsal needs."""
         self._params: dict[str, Any] = context.config_loader["parameters"]
         self._loader = context.config_loader
 
     @hook_impl
-    def before_pipeline_run(self, pipeline: Pipeline) -> None:
+    def before_pipeline_run(self, pipeline: "Pipeline") -> None:
         """Rehearse, if asked to; an error here leaves no MLflow run, as it comes before one is opened."""
+        from vibe_pipeline.experiment.run import RunParams
+        from vibe_pipeline.generation.methods import checked_tables
+
         tags = {tag for node in pipeline.nodes for tag in node.tags}
         asked = RunParams(**self._params.get("run", {})).rehearse
         if not asked or not tags & {"relay_stage1", "relay_stage2", "generation"}:
@@ -166,6 +181,6 @@ class RehearsalHooks:
             )
         from vibe_pipeline.rehearsal import format_line, rehearse, require_rehearsed
 
-        tables = pipeline_registry.tables_of(self._params)
+        tables = checked_tables(self._params)
         lines = rehearse(self._params, tables, self._loader["catalog"], lambda line: log.info("%s", format_line(line)))
         require_rehearsed(lines)

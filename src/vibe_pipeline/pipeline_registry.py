@@ -2,9 +2,10 @@
 
 from kedro.pipeline import Pipeline
 
-from vibe_pipeline.experiment.load import read_parameters, tables_of
+from vibe_pipeline.experiment.load import read_parameters
 from vibe_pipeline.experiment.loader import loader_of
 from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.pipelines import (
     ablation_report,
     base_model,
@@ -25,7 +26,7 @@ def use_tables(tables: Tables) -> None:
 
 def _tables_of_environment() -> Tables:
     """For commands that list the graph without a context, such as `kedro registry list`."""
-    return tables_of(read_parameters(loader_of()))
+    return checked_tables(read_parameters(loader_of()))
 
 
 def register_pipelines() -> dict[str, Pipeline]:

@@ -7,7 +7,15 @@ import pandas as pd
 import pytest
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, judge, weigh
+from vibe_pipeline.evaluation.claims import (
+    ABSENT,
+    FAILS,
+    HOLDS,
+    NOT_RUN,
+    OPEN,
+    compare_on_metric,
+    evaluate_claim,
+)
 from vibe_pipeline.experiment.claims import Claim, load_claims
 
 CLAIM = Claim(name="c", statement="a beats b", arm="a", other="b", metrics={"noise": "lower", "detail": "higher"})
@@ -32,21 +40,21 @@ MIXED = [-1.0, 1.0] * 5
     [(DOWN, UP, HOLDS), (UP, UP, FAILS), (DOWN, MIXED, OPEN), (MIXED, MIXED, OPEN), (MIXED, DOWN, FAILS)],
 )
 def test_verdict_follows_from_all_metrics(noise: list[float], detail: list[float], verdict: str) -> None:
-    assert judge(CLAIM, scores(noise=noise, detail=detail)).verdict == verdict
+    assert evaluate_claim(CLAIM, scores(noise=noise, detail=detail)).verdict == verdict
 
 
 def test_an_absent_arm_is_not_run_and_no_scores_are_not_a_verdict() -> None:
-    judgement = judge(CLAIM.model_copy(update={"other": "z"}), scores(noise=DOWN, detail=UP))
+    judgement = evaluate_claim(CLAIM.model_copy(update={"other": "z"}), scores(noise=DOWN, detail=UP))
     assert (judgement.verdict, judgement.reason) == (NOT_RUN, "not in this run: z")
-    assert judge(CLAIM, pd.DataFrame()).verdict == NOT_RUN
-    assert judge(CLAIM, scores(other=UP)).verdict == ABSENT
+    assert evaluate_claim(CLAIM, pd.DataFrame()).verdict == NOT_RUN
+    assert evaluate_claim(CLAIM, scores(other=UP)).verdict == ABSENT
 
 
 def test_a_claim_does_not_hold_on_half_its_metrics() -> None:
     table = scores(noise=DOWN, detail=UP)
     skipped = table["metric"] == "detail"
     table.loc[skipped, ["value", "status", "reason"]] = [np.nan, "skipped", "no weights"]
-    judgement = judge(CLAIM, table)
+    judgement = evaluate_claim(CLAIM, table)
     assert judgement.verdict == OPEN
     assert "1 not measured" in judgement.reason
     assert judgement.evidence[1].reason == "no weights"
@@ -54,14 +62,14 @@ def test_a_claim_does_not_hold_on_half_its_metrics() -> None:
 
 def test_a_certain_difference_that_is_too_small_decides_nothing() -> None:
     table = scores(noise=UP, detail=UP)
-    assert judge(CLAIM, table).verdict == FAILS
-    judgement = judge(CLAIM.model_copy(update={"smallest": {"noise": 2.0}}), table)
+    assert evaluate_claim(CLAIM, table).verdict == FAILS
+    judgement = evaluate_claim(CLAIM.model_copy(update={"smallest": {"noise": 2.0}}), table)
     assert judgement.verdict == OPEN
     assert "too small to matter" in judgement.evidence[0].reason
 
 
 def test_few_prompts_cannot_tell() -> None:
-    evidence = weigh(scores(noise=[-1.0] * 5), "a", "b", "noise", "lower")
+    evidence = compare_on_metric(scores(noise=[-1.0] * 5), "a", "b", "noise", "lower")
     assert evidence.verdict == OPEN
     assert "only 5 prompts" in evidence.reason
     assert Bootstrap().fewest_pairs == 6
@@ -71,8 +79,8 @@ def test_few_prompts_cannot_tell() -> None:
 def test_seeds_of_a_prompt_are_averaged_and_intervals_are_reproducible() -> None:
     one = scores(noise=DOWN)
     two = pd.concat([one, one.assign(seed=1)])
-    assert weigh(two, "a", "b", "noise", "lower") == weigh(one, "a", "b", "noise", "lower")
-    evidence = weigh(one, "a", "b", "noise", "lower")
+    assert compare_on_metric(two, "a", "b", "noise", "lower") == compare_on_metric(one, "a", "b", "noise", "lower")
+    evidence = compare_on_metric(one, "a", "b", "noise", "lower")
     assert evidence.low < evidence.difference < evidence.high < 0
     assert evidence.difference == pytest.approx(-1.0)
 

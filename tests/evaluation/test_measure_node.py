@@ -96,6 +96,21 @@ def test_clips_of_several_sizes_have_the_commonest_ones_spectrum(tmp_path: Path)
     assert table.groupby("prompt_index").size().nunique() == 1
 
 
+def test_an_arms_spectrum_is_the_geometric_mean_of_its_clips(tmp_path: Path) -> None:
+    native = pd.DataFrame([put(tmp_path, f"n{i}", scene(3, 64), prompt_index=i) for i in range(2)])
+    rng = np.random.default_rng(0)
+    noisy = (scene(3, 64) + 0.1 * rng.standard_normal((3, 64, 96, 3)).astype(np.float32)).clip(0, 1)
+    clips = [
+        put(tmp_path, name, clip, prompt_index=i) for i, (name, clip) in enumerate((("a", scene(3, 64)), ("b", noisy)))
+    ]
+    both, one, other = (
+        measure_arm("arm", pd.DataFrame(rows), native, EVALUATION, REAL)[1]["power"].to_numpy()
+        for rows in (clips, clips[:1], clips[1:])
+    )
+    assert (other / one).max() > 2
+    np.testing.assert_allclose(both, np.sqrt(one * other), rtol=1e-6)
+
+
 def test_each_clip_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     stock = scores.read_frames
@@ -120,6 +135,8 @@ def test_each_clip_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     wider = EVALUATION.model_copy(update={"fine_band": (10.0, 20.0)})
     measure_arm("a", two[:1], native, wider, REAL, memory)
     assert read.count("c0.mp4") == 1
+    measure_arm("a", two[:1], native.assign(key=["other", "n1", "n2"]), EVALUATION, REAL, memory)
+    assert read.count("c0.mp4") == 2  # beside another native clip its scores are others
     kept = next((memory / "static").iterdir())
     kept.write_bytes(b"damaged")
     measure_arm("a", clips.assign(key=["x", "y", "z"]), native, EVALUATION, REAL, memory)

@@ -248,3 +248,10 @@ def test_each_arm_may_have_its_own_reference():
     assert row(summary, "A")["diff"] == 0.0 and row(summary, "B")["diff"] == pytest.approx(0.5, abs=0.05)
     with pytest.raises(ValueError, match="reference arm None"):
         summarise(scores, {"a": "a"})
+
+
+@pytest.mark.parametrize("status", ["failed", "skipped"])
+def test_a_number_beside_a_status_that_is_not_scored_does_not_count(status: str) -> None:
+    rows = [("a", 0, 0, 1.0, "scored", ""), ("a", 1, 0, 3.0, "scored", ""), ("a", 2, 0, 1e6, status, "half a file")]
+    found = row(summarise(table(rows), "a", 0.9, 100, 1), "a")
+    assert (found["mean"], found["n"], found["reason"]) == (2.0, 2, "1 of 3 left out: half a file")

@@ -72,9 +72,9 @@ def test_the_second_pass_holds_the_enlarged_frame(wan22, tmp_path: Path, monkeyp
     held: list[torch.Tensor] = []
     denoise = denoiser.denoise
 
-    def spy(*arguments: object) -> torch.Tensor:
-        held.append(arguments[5])
-        return denoise(*arguments)
+    def spy(**arguments: object) -> torch.Tensor:
+        held.append(arguments["first_frame"])
+        return denoise(**arguments)
 
     monkeypatch.setattr(denoiser, "denoise", spy)
     native = native_clips(prompts, model, GENERATION, tmp_path)

@@ -7,7 +7,7 @@ import torch
 
 from vibe_pipeline.diffusion.models import encode_texts, find_model
 from vibe_pipeline.generation import text_cache as texts
-from vibe_pipeline.generation.text_cache import TextStore
+from vibe_pipeline.generation.text_cache import TextCache
 
 PROMPTS = ["a striped red circle moving left over woven navy", "a plain blue cross", ""]
 
@@ -18,7 +18,7 @@ def test_loaded_embeddings_are_the_encoders_and_each_is_made_once(wan21, tmp_pat
     encoded = []
     encode = texts.text_embeddings
     monkeypatch.setattr(texts, "text_embeddings", lambda m, t, *rest: encoded.extend(t) or encode(m, t, *rest))
-    store = TextStore(tmp_path, found, model)
+    store = TextCache(tmp_path, found, model)
     store.ensure(PROMPTS[:2])
     store.ensure(PROMPTS)
     assert sorted(encoded) == sorted(PROMPTS)
@@ -30,10 +30,10 @@ def test_loaded_embeddings_are_the_encoders_and_each_is_made_once(wan21, tmp_pat
     encoded.clear()
     store.ensure(PROMPTS)
     assert len(encoded) == 1
-    assert torch.equal(TextStore(tmp_path, found, model).load(PROMPTS), expected)
+    assert torch.equal(TextCache(tmp_path, found, model).load(PROMPTS), expected)
 
 
 def test_a_text_nobody_asked_for_is_an_error(wan21, tmp_path: Path) -> None:
-    store = TextStore(tmp_path, find_model(str(wan21.path)), wan21.model())
+    store = TextCache(tmp_path, find_model(str(wan21.path)), wan21.model())
     with pytest.raises(KeyError, match="no embedding of 'a plain blue cross'"):
         store.load(PROMPTS[1:2])

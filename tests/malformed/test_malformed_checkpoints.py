@@ -179,7 +179,7 @@ def test_a_manifest_of_the_cache(refused: Callable, case: str) -> None:
 def test_an_adapters_manifest(wan21, tmp_path: Path, refused: Callable, content: bytes) -> None:
     """It names the way out rather than train for hours unasked."""
     cache, model = {"key": "k", "images": []}, wan21.model()
-    folder = stage1_folder("d1", cache, model, ROW, tmp_path)
+    folder = stage1_folder(cache, model, ROW, tmp_path)
     folder.mkdir()
     (folder / "manifest.json").write_bytes(content)
     call = lambda: train_stage1("d1", cache, model, ROW, tmp_path, print)  # noqa: E731

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
-from vibe_pipeline.generation.clip_cache import Job, Scale, make_clips
-from vibe_pipeline.generation.external import external_clips
+from vibe_pipeline.generation.clip_cache import ClipJob, Scale, make_clips
+from vibe_pipeline.generation.render import arm_clips
 from vibe_pipeline.io.video import read_clip, write_lossless
 
 PROMPTS = pd.DataFrame({"prompt_index": [0, 1], "prompt": ["a cat", "a dog"], "seed": [3, 3]})
@@ -69,7 +70,8 @@ def external(folder: Path) -> pd.DataFrame:
     size = {"height": SIZE.height, "width": SIZE.width, "frames": SIZE.frames, "fps": SIZE.fps}
     model = ModelParams(path="m", native=size | {"height": 32, "width": 48}, target=size)
     arm = ArmParams(label="them", method="external", path=folder)
-    return external_clips("them", arm, PROMPTS, model, folder.parent / "previews")
+    generation = GenerationParams(prompts="miniature")
+    return arm_clips("them", arm, PROMPTS, None, None, model, generation, folder.parent / "previews")
 
 
 def test_one_is_missing(folder: Path, refused: Callable) -> None:
@@ -128,7 +130,7 @@ def test_our_own_clip_is_made_anew(tmp_path: Path, unchanged: Callable, case: st
         made.extend(row["prompt"] for row in rows)
         return torch.full((len(rows), 3, 2, 16, 16), 0.5)
 
-    job = Job("full", {}, tmp_path / "own", Scale(16, 16, 2, 8.0), lambda: nullcontext(make), 1, {})
+    job = ClipJob("full", {}, tmp_path / "own", Scale(16, 16, 2, 8.0), lambda: nullcontext(make), 1)
     first = make_clips(PROMPTS, job)
     path = Path(first["path"][0])
     manifest, preview = path.with_suffix(".json"), Path(first["preview_path"][0])

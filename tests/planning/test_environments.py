@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from tests.conf_files import loader_of_conf, read_conf
-from vibe_pipeline.evaluation.claims import FAILS, HOLDS, judge
+from vibe_pipeline.evaluation.claims import FAILS, HOLDS, evaluate_claim
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
@@ -141,7 +141,7 @@ def test_the_environments_own_claims_are_the_papers_and_can_be_decided_either_wa
     for claim in claims:
         assert set(claim.metrics) == (set(OVERALL) if claim.other.startswith("no_") else set(OVERALL[3:])) < set(asked)
         for gain, verdict in ((0.2, HOLDS), (-0.2, FAILS)):
-            judgement = judge(claim, made_up(tables.arms, asked, gain))
+            judgement = evaluate_claim(claim, made_up(tables.arms, asked, gain))
             assert judgement.verdict == verdict, (claim.name, judgement)
             assert {e.verdict for e in judgement.evidence} == {verdict}
     said = {c.other: published_difference(settled["published"], c.arm, c.other) for c in claims}
@@ -187,7 +187,7 @@ def test_without_weights_every_part_stops_before_it_starts(environment, monkeypa
     def nothing_downloaded(*args: object, **kwargs: object) -> None:
         raise LocalEntryNotFoundError("not there")
 
-    monkeypatch.setattr("vibe_pipeline.diffusion.models.snapshot_download", nothing_downloaded)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", nothing_downloaded)
     _, params = environment
     with pytest.raises(FileNotFoundError, match="hf download Wan-AI/Wan2"):
         check_parameters(params, tables_of(params), {part})

@@ -239,7 +239,7 @@ def test_absent_weights_come_with_the_download_command(params, monkeypatch) -> N
     def absent(*args: object, **kwargs: object) -> None:
         raise LocalEntryNotFoundError("not there")
 
-    monkeypatch.setattr("vibe_pipeline.diffusion.models.snapshot_download", absent)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", absent)
     params["model"]["path"] = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
     found = {f.item: f for f in examine(params)}
     assert (found["weights"].state, found["weights"].fix) == ("missing", "hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers")

@@ -14,7 +14,7 @@ from vibe_pipeline.runtime.project_lock import ProjectBusyError, lock_project, u
 
 HOLD = (
     "import sys, time; from pathlib import Path; from vibe_pipeline.runtime.project_lock import lock_project\n"
-    "kept = lock_project(Path(sys.argv[1]), sys.argv[2] or None); print('held', flush=True); time.sleep(60)"
+    "kept = lock_project(Path(sys.argv[1]), sys.argv[2] or None); print('held', flush=True); time.sleep(600)"
 )
 
 
@@ -46,7 +46,7 @@ def test_a_waiting_run_goes_on_when_the_first_ends(tmp_path: Path) -> None:
     assert not taken
     first.kill()
     first.wait()
-    thread.join(10)
+    thread.join(120)
     assert len(taken) == 1
     unlock(taken)
 

@@ -1,5 +1,6 @@
 """The two stages: what each trains on, what its result is keyed by."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +192,33 @@ def test_a_finished_adapter_is_not_trained_again_unless_its_file_is_gone(
     Path(stage1["path"]).unlink()
     assert not relay.train_stage1(*arguments)["reused"]
     assert calls == ["stage1"]
+
+
+def test_a_renamed_row_trains_nothing_again(wan21, make_cache, tmp_path: Path) -> None:
+    """And its manifest carries the new name, which the graph and MLflow go by."""
+    cache, model = make_cache(), wan21.model()
+    first = relay.train_stage1("one", cache, model, STAGE1, tmp_path, quiet)
+    second = relay.train_stage1("two", cache, model, STAGE1, tmp_path, quiet)
+    assert (first["name"], first["reused"]) == ("one", False)
+    assert (second["name"], second["reused"]) == ("two", True)
+    assert {k: first[k] for k in ("key", "path", "losses")} == {k: second[k] for k in ("key", "path", "losses")}
+
+
+def test_rows_of_equal_content_train_once_though_they_start_together(wan21, make_cache, tmp_path: Path) -> None:
+    cache, model = make_cache(), wan21.model()
+    folder = relay.stage1_folder(cache, model, STAGE1, tmp_path)
+
+    def train(name: str) -> bool:
+        with relay.alone(name, folder):
+            return relay.train_stage1(name, cache, model, STAGE1, tmp_path, quiet)["reused"]
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(train, ("one", "two"))) == [False, True]
+    assert [(tmp_path / "by_name" / name).resolve() for name in ("one", "two")] == [folder.resolve()] * 2
+
+
+def test_an_adapters_file_says_nothing_of_its_row(wan21, make_cache, tmp_path: Path) -> None:
+    """So that rows of equal content give equal files, whichever was first."""
+    cache, model = make_cache(), wan21.model()
+    files = [relay.train_stage1(n, cache, model, STAGE1, tmp_path / n, quiet)["path"] for n in ("one", "two")]
+    assert Path(files[0]).read_bytes() == Path(files[1]).read_bytes()

@@ -187,7 +187,7 @@ def test_vbench_that_cannot_be_started_fails_what_it_scores_and_not_the_run(clip
     real = builtins.__import__
     with monkeypatch.context() as patch:
         patch.setattr(
-            builtins, "__import__", lambda name, *a: broken() if name.endswith("n.engine") else real(name, *a)
+            builtins, "__import__", lambda name, *a: broken() if name.endswith("vbench.engine") else real(name, *a)
         )
         imported = score_vbench(clip_table, [FLICKER], scoring, require_any=False)
     for table in (opened, imported):
@@ -211,3 +211,17 @@ def test_a_clip_that_the_decoder_chokes_on_fails_alone(clip_table, tmp_path, mon
     table = score_vbench(clip_table, [FLICKER], Scoring(tmp_path / "cache", tmp_path / "work"))
     assert table["status"].tolist() == ["failed"] + ["scored"] * (len(clip_table) - 1)
     assert "cannot be read as a video: RuntimeError: moov atom not found" in table["reason"].iloc[0]
+
+
+@needs_vbench
+def test_a_renamed_arm_is_not_scored_again(clip_table, tmp_path, monkeypatch):
+    from vibe_pipeline.vbench import engine
+
+    scored, stock = [], engine.Engine.score
+    monkeypatch.setattr(engine.Engine, "score", lambda self, *of: scored.append(of) or stock(self, *of))
+    scoring = Scoring(tmp_path / "cache", tmp_path / "work")
+    first = score_vbench(clip_table, [FLICKER], scoring)
+    once = len(scored)
+    renamed = score_vbench(clip_table.assign(arm="new_" + clip_table["arm"]), [FLICKER], scoring)
+    assert once and len(scored) == once
+    pd.testing.assert_frame_equal(renamed, first.assign(arm="new_" + first["arm"]))

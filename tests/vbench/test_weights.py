@@ -11,7 +11,8 @@ import zipfile
 import pytest
 
 from vibe_pipeline.vbench import weights
-from vibe_pipeline.vbench.dimensions import REGISTRY, Archive, Weight
+from vibe_pipeline.vbench.dimensions import REGISTRY
+from vibe_pipeline.vbench.weight_files import Archive, Weight
 from vibe_pipeline.vbench.weights import FetchError, download, fetch_weights, listed
 
 CONTENT = b"PK\x03\x04" + bytes(range(256)) * 20_000
@@ -121,7 +122,7 @@ def test_a_dimension_is_fetched_whole(server, tmp_path, monkeypatch):
     wanted = (
         Weight("a/weights.pth", f"{address}/weights.pth"),
         Weight("b/code/hubconf.py", address, archive=Archive(f"{address}/code.zip", "b/code", drop_top=True)),
-        Weight("c/config.json", GONE, shipped="vibe_pipeline:config.py"),
+        Weight("c/config.json", GONE, shipped="vibe_pipeline:cli.py"),
     )
     entry = type("Entry", (), {"weights": wanted, "hub_model": ""})
     monkeypatch.setattr(weights, "dimension_of", lambda name: entry)

@@ -1,14 +1,19 @@
 """Rectified flow: sigma in (0, 1], x_sigma = (1 - sigma) x0 + sigma eps, velocity eps - x0.
 
 Sources: the authors' published training code (sampling and weighting of sigma); Wan's schedule shift.
+
+torch is imported inside of what makes tensors: rows of parameters are checked, and plans made, without it.
 """
+
+from __future__ import annotations
 
 import hashlib
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 TRAINING_STEPS = 1000
 
@@ -20,17 +25,22 @@ def shift_sigma(u: Tensor | float, shift: float) -> Tensor | float:
 
 def training_grid(shift: float) -> Tensor:
     """The 1000 shifted noise levels training draws from, [1000], from 1 down."""
+    import torch
+
     u = torch.arange(TRAINING_STEPS, 0, -1, dtype=torch.float64) / TRAINING_STEPS
     return shift_sigma(u, shift).float()
 
 
 def sample_sigma(count: int, shift: float, generator: torch.Generator | None = None) -> Tensor:
     """One training sigma per sample, [count]: uniform over 1000 steps, then shifted."""
+    import torch
+
     return training_grid(shift)[torch.randint(TRAINING_STEPS, (count,), generator=generator)]
 
 
 def bell_weight(sigma: Tensor, shift: float) -> Tensor:
     """w(sigma), [B]: exp(-2 ((t - 500) / 1000)^2) at t = 1000 sigma, with min 0 and mean 1 over the training grid."""
+    import torch
 
     def bell(s: Tensor) -> Tensor:
         return torch.exp(-2 * (s - 0.5).square())
@@ -61,6 +71,8 @@ def draw_sigma(
     Raises:
         ValueError: An unknown kind.
     """
+    import torch
+
     if kind == "uniform_shifted":
         return sample_sigma(count, shift, generator)
     if kind == "logit_normal":
@@ -75,6 +87,8 @@ def loss_weight(kind: Literal["bell", "uniform", "cosmap"], sigma: Tensor, shift
     Raises:
         ValueError: An unknown kind.
     """
+    import torch
+
     if kind == "bell":
         return bell_weight(sigma, shift)
     if kind == "uniform":
@@ -88,6 +102,21 @@ def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     """x_sigma = (1 - sigma) x0 + sigma noise, for x0 and noise [B, C, T, H, W] and sigma [B]."""
     s = sigma.view(-1, *[1] * (x0.ndim - 1)).to(x0)
     return (1 - s) * x0 + s * noise
+
+
+def schedule_steps(steps: int, strength: float = 1.0, steps_are: str = "all") -> int:
+    """How many steps :func:`sigma_schedule` gives for the same arguments.
+
+    Raises:
+        ValueError: As :func:`sigma_schedule`.
+    """
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength must be in (0, 1], got {strength}")
+    if steps_are != "share":
+        return steps
+    if (kept := int(strength * steps)) < 1:
+        raise ValueError(f"strength {strength} of {steps} steps leaves none: raise either")
+    return kept
 
 
 def sigma_schedule(steps: int, shift: float, strength: float = 1.0, steps_are: str = "all") -> Tensor:
@@ -106,12 +135,10 @@ def sigma_schedule(steps: int, shift: float, strength: float = 1.0, steps_are: s
     Raises:
         ValueError: `strength` outside (0, 1], or a share that leaves no step.
     """
-    if not 0 < strength <= 1:
-        raise ValueError(f"strength must be in (0, 1], got {strength}")
+    import torch
+
+    kept = schedule_steps(steps, strength, steps_are)
     if steps_are == "share":
-        kept = int(strength * steps)
-        if kept < 1:
-            raise ValueError(f"strength {strength} of {steps} steps leaves none: raise either")
         u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[steps - kept :]
     else:
         u = torch.linspace(strength, 0, steps + 1, dtype=torch.float64)
@@ -124,6 +151,8 @@ def seeded_noise(shape: tuple[int, ...], prompt: str, seed: int) -> Tensor:
     The prompt is mixed in because arms are compared over prompts: one noise for all of them would make the
     prompts' errors depend on each other.
     """
+    import torch
+
     digest = hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)
     return torch.randn(shape, generator=generator)

@@ -138,7 +138,15 @@ def import_adapter(
     _write_ours(pairs, folder)
     ranks = tuple(sorted({p.rank for p in pairs.values()}))
     alphas = tuple(sorted({float(p.alpha or p.rank) for p in pairs.values()}))
-    return Imported(folder / WEIGHTS_NAME, layout, len(pairs), ranks, alphas, scale_from, zeros)
+    return Imported(
+        path=folder / WEIGHTS_NAME,
+        layout=layout,
+        modules=len(pairs),
+        ranks=ranks,
+        alphas=alphas,
+        scale_from=scale_from,
+        zeros_dropped=zeros,
+    )
 
 
 def require_fit(pairs: Mapping[str, LowRank], base: WanTransformer3DModel, path: Path) -> None:

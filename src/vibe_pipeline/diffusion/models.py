@@ -4,120 +4,52 @@ The miniature is a folder of the same classes, so there is no second code path f
 separately because text encoder, transformer and VAE of the real models need not sit in memory together.
 """
 
-import inspect
 import os
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeVar
+from collections.abc import Generator, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, UMT5EncoderModel
 from transformers.utils.logging import disable_progress_bar
 
-from vibe_pipeline.diffusion.foreign import absent, describe_file, describe_folder
+from vibe_pipeline.diffusion.checkpoint import (
+    WanFolder,
+    find_model,
+    latent_shape,
+    require_fitting_size,
+    require_whole,
+    tile_stride,
+    token_grid,
+)
 from vibe_pipeline.diffusion.lifetime import released
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.onednn import use_onednn
-from vibe_pipeline.diffusion.support import read_config, require_supported
-from vibe_pipeline.diffusion.weights import require_weights
 from vibe_pipeline.io.errors import brief
-from vibe_pipeline.io.named import require_folder
+
+__all__ = [  # a model's folder with what is loaded from it: most readers want both
+    "WanFolder",
+    "decode_video",
+    "encode_texts",
+    "encode_video",
+    "find_model",
+    "latent_shape",
+    "limit_threads",
+    "load_transformer",
+    "load_vae",
+    "pick_device",
+    "require_fitting_size",
+    "require_whole",
+    "text_embeddings",
+    "tile_stride",
+    "token_grid",
+    "velocity_predictor",
+]
 
 T = TypeVar("T")
-PARTS = MappingProxyType({"vae": AutoencoderKLWan, "transformer": WanTransformer3DModel})
-SIZES = MappingProxyType(
-    {
-        "vae": ("z_dim", "scale_factor_spatial", "scale_factor_temporal"),
-        "transformer": ("patch_size", "in_channels", "num_layers"),
-        "text_encoder": ("d_model",),
-    }
-)
-
-
-@dataclass(frozen=True)
-class WanFolder:
-    """A Wan model on disk, in diffusers layout."""
-
-    path: Path
-    expand_timesteps: bool
-
-    @property
-    def name(self) -> str:
-        """What errors and manifests call it."""
-        return self.path.name
-
-    def config_of(self, part: str) -> dict:
-        """The configuration of a part (`vae`, `transformer`, …), without loading it.
-
-        Raises:
-            ValueError: It is damaged, or a size in it is none.
-        """
-        file = self.path / part / "config.json"
-        # A file states only what the diffusers of its day knew: Wan2.1's VAE says nothing of its scale.
-        content = _defaults(PARTS.get(part)) | read_config(file)
-        for name in SIZES.get(part, ()):
-            values = content.get(name)
-            if not all(type(n) is int and n > 0 for n in (values if isinstance(values, list | tuple) else [values])):
-                raise ValueError(f"{file}: {name} is {brief(repr(values), 60)}; download the model again")
-        return content
-
-
-def _defaults(cls: type | None) -> dict[str, Any]:
-    """What a class takes where its configuration says nothing."""
-    signature = inspect.signature(cls.__init__).parameters.values() if cls else ()
-    return {p.name: p.default for p in signature if p.default is not p.empty}
-
-
-def find_model(path_or_id: str) -> WanFolder:
-    """Find a model: a folder, or a hub id that was downloaded before; and judge it. Nothing is downloaded here.
-
-    Raises:
-        FileNotFoundError: Neither is there, or it is something else; the message says what, and what to get.
-        ValueError: A configuration is damaged, or the model is one that would be run in part or not at all.
-    """
-    folder = _folder(path_or_id)
-    index = folder / "model_index.json"
-    if not index.exists():
-        raise FileNotFoundError(describe_folder(folder))
-    content = read_config(index)
-    model = WanFolder(folder, bool(content.get("expand_timesteps", False)))
-    require_supported(folder, content, model.config_of)
-    return model
-
-
-def _folder(path_or_id: str) -> Path:
-    try:
-        folder = Path(path_or_id)
-        if folder.is_dir():
-            return require_folder(folder, "model.path")
-        if folder.is_file():
-            raise FileNotFoundError(describe_file(folder))
-        return Path(snapshot_download(path_or_id, local_files_only=True))
-    except FileNotFoundError as error:
-        if isinstance(error, LocalEntryNotFoundError):
-            raise FileNotFoundError(absent(path_or_id)) from error
-        raise
-    except PermissionError:
-        raise
-    except (ValueError, OSError) as error:  # no id, or a name too long for a file
-        raise FileNotFoundError(absent(path_or_id)) from error
-
-
-def require_whole(model: WanFolder) -> None:
-    """Refuse a model whose weights are not all there or not of its configurations; headers alone are read.
-
-    Raises:
-        ValueError: One line that names the files.
-    """
-    require_weights(model.path, {part: model.config_of(part) for part in SIZES})
 
 
 def pick_device(name: str) -> torch.device:
@@ -227,53 +159,6 @@ def decode_video(vae: AutoencoderKLWan, latent: Tensor) -> Tensor:
     # In place from here: a 4K clip of 121 frames is 12 GB a copy.
     pixels = vae.decode((latent * std + mean).to(vae.dtype)).sample.float().cpu()
     return pixels.div_(2).add_(0.5).clamp_(0, 1)
-
-
-def latent_shape(vae_config: dict, height: int, width: int, frames: int) -> tuple[int, int, int, int]:
-    """(C, t, h, w) of a clip's latent, from the VAE's configuration."""
-    space, time = vae_config["scale_factor_spatial"], vae_config["scale_factor_temporal"]
-    return vae_config["z_dim"], (frames - 1) // time + 1, height // space, width // space
-
-
-def tile_stride(vae_config: Mapping[str, Any], tile: int) -> int:
-    """Pixels from one VAE tile to the next: about three quarters of one, so that neighbours overlap and are blended.
-
-    diffusers cuts in pixels on one side of the VAE and in latent pixels on the other: both numbers must be whole there.
-
-    Raises:
-        ValueError: The tile does not fit; names the nearest that do.
-    """
-    space = vae_config["scale_factor_spatial"]
-    if tile % space or tile < 4 * space:
-        lower = max(4, tile // space) * space
-        fits = " or ".join(str(n) for n in dict.fromkeys([lower, max(lower, -(-tile // space) * space)]))
-        raise ValueError(
-            f"model.tile {tile} must be a multiple of {space} pixels, the side of one latent pixel of this VAE, and at "
-            f"least {4 * space}; nearest that fit: {fits}"
-        )
-    return tile * 3 // 4 // space * space
-
-
-def require_fitting_size(model: WanFolder, height: int, width: int, what: str, pool: int = 1) -> None:
-    """Refuse a size in pixels that does not fit the VAE, the transformer's patches and the attention's pooling.
-
-    Raises:
-        ValueError: Names the nearest sizes that fit.
-    """
-    space, patch = model.config_of("vae")["scale_factor_spatial"], model.config_of("transformer")["patch_size"]
-    rows, columns = (space * p * pool for p in patch[1:])
-    if height % rows or width % columns:
-        lower = max(1, height // rows), max(1, width // columns)
-        upper = -(-height // rows), -(-width // columns)
-        fits = " or ".join(f"{h * rows}x{w * columns}" for h, w in dict.fromkeys([lower, upper]))
-        raise ValueError(f"{what} {height}x{width} must be a multiple of {rows}x{columns}; nearest that are: {fits}")
-
-
-def token_grid(model: WanFolder, height: int, width: int) -> tuple[int, int]:
-    """The token grid (H, W) of a size in pixels, from the model's configuration; nothing is loaded."""
-    _, _, rows, columns = latent_shape(model.config_of("vae"), height, width, 1)
-    _, patch_height, patch_width = model.config_of("transformer")["patch_size"]
-    return rows // patch_height, columns // patch_width
 
 
 def velocity_predictor(

@@ -7,15 +7,18 @@ of the ablation "without x0 loss" is ours.
 To add an objective, write its equation and one entry of `OBJECTIVES`: a row of `adapters` can then weigh it by name.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from vibe_pipeline.diffusion.flow import add_noise
 
-Predict = Callable[[Tensor, Tensor], Tensor]
+if TYPE_CHECKING:  # rows of parameters are checked against `OBJECTIVES`, for which torch need not be loaded
+    from torch import Tensor
+
+Predict = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
 def degrade(x0: Tensor, factor: float = 0.5, mode: str = "trilinear") -> Tensor:
@@ -35,6 +38,8 @@ def degrade(x0: Tensor, factor: float = 0.5, mode: str = "trilinear") -> Tensor:
     small = (t, int(h * factor), int(w * factor))
     if not 0 < factor < 1 or min(small) < 1:
         raise ValueError(f"factor {factor} makes a {h} x {w} latent {small[1]} x {small[2]}; give one in (0, 1)")
+    import torch.nn.functional as F
+
     corners = {} if mode == "nearest" else {"align_corners": False}
     shrunk = F.interpolate(x0, size=small, mode=mode, **corners)
     return F.interpolate(shrunk, size=(t, h, w), mode=mode, **corners)
@@ -105,7 +110,9 @@ OBJECTIVES: dict[str, Objective] = {
         "velocity towards the clean latent",
     ),
     "hfato": Objective(
-        lambda predict, s: hfato_loss(predict, s.x0, s.degraded, s.noise, s.sigma, s.weight),
+        lambda predict, s: hfato_loss(
+            predict=predict, x0=s.x0, degraded=s.degraded, noise=s.noise, sigma=s.sigma, weight=s.weight
+        ),
         "clean latent from a degraded one (HFATO)",
         degrades=True,
     ),

@@ -1,18 +1,16 @@
 """Whether a model's files are whole and are of the architecture that its configurations state; no tensor is read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
-
-import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from torch import nn
-from transformers import UMT5Config, UMT5EncoderModel
+from typing import TYPE_CHECKING, Any
 
 from vibe_pipeline.diffusion.headers import impostor, read_header
 from vibe_pipeline.diffusion.support import WAY_OUT, read_config
 from vibe_pipeline.io.errors import brief
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SHOWN = 3
 STEMS: Mapping[str, str] = MappingProxyType(
@@ -22,10 +20,17 @@ TOKENIZERS = ("tokenizer.json", "spiece.model")
 TIED = frozenset({"shared.weight", "encoder.embed_tokens.weight"})
 
 Shapes = dict[str, tuple[int, ...]]
+Once = Callable[[tuple[Any, ...], Callable[[], Any]], Any]
+"""Looks a result up by its key, and makes it where it is not kept."""
 
 
-def on_meta(part: str, config: Mapping[str, Any]) -> nn.Module:
+def on_meta(part: str, config: Mapping[str, Any]) -> "nn.Module":
     """A part of a model from its configuration, frozen, without weights (on torch's `meta` device)."""
+    # Not at the top: they take seconds to import, and files are judged, by what is kept of earlier ones, without them.
+    import torch
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+    from transformers import UMT5Config, UMT5EncoderModel
+
     with torch.device("meta"):
         if part == "text_encoder":
             return UMT5EncoderModel(UMT5Config(**config)).requires_grad_(False).eval()
@@ -33,17 +38,25 @@ def on_meta(part: str, config: Mapping[str, Any]) -> nn.Module:
         return cls.from_config({k: v for k, v in config.items() if not k.startswith("_")}).requires_grad_(False).eval()
 
 
-def linear_shapes(transformer: nn.Module) -> Shapes:
+def linear_shapes(transformer: "nn.Module") -> Shapes:
     """[out, in] of every linear layer by its name: what an adapter can be laid on."""
+    from torch import nn
+
     return {n: tuple(m.weight.shape) for n, m in transformer.named_modules() if isinstance(m, nn.Linear)}
 
 
-def require_weights(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> None:
+def made(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    """Keep nothing: every result is made."""
+    return make()
+
+
+def require_weights(folder: Path, configs: Mapping[str, Mapping[str, Any]], once: Once = made) -> None:
     """Refuse a model whose weights are not all there, or are those of another architecture.
 
     Args:
         folder: Of the model.
         configs: Of `transformer`, `vae` and `text_encoder`.
+        once: Keeps the shapes that a configuration asks for; by default each is made by building the module.
 
     Raises:
         ValueError: One line: the files, and what is wrong with each.
@@ -51,7 +64,7 @@ def require_weights(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> N
     faults = [*_tokenizer_faults(folder), *(fault for part in configs for fault in _file_faults(folder, part))]
     way_out = "download the model again"
     if not faults:
-        faults = [fault for part, config in configs.items() for fault in _shape_faults(folder, part, config)]
+        faults = [fault for part, config in configs.items() for fault in _shape_faults(folder, part, config, once)]
         way_out += f", or {WAY_OUT}"
     if faults:
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
@@ -101,17 +114,23 @@ def _tokenizer_faults(folder: Path) -> Iterator[str]:
             yield f"tokenizer/{path.name} is {said}"
 
 
-def _shape_faults(folder: Path, part: str, config: Mapping[str, Any]) -> Iterator[str]:
+def _expected(part: str, config: Mapping[str, Any]) -> tuple[Shapes, list[str]]:
+    """Shapes of all tensors of a part, and words in the names of those that its class leaves unread."""
+    module = on_meta(part, config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    return shapes, list(getattr(module, "_keys_to_ignore_on_load_unexpected", None) or [])
+
+
+def _shape_faults(folder: Path, part: str, config: Mapping[str, Any], once: Once) -> Iterator[str]:
     """Against a model without weights: diffusers fills what is missing at random, and drops what is too much."""
     stored: Shapes = {}
     for name in _files(folder, part):
         stored |= read_header(folder / part / name).shapes
-    module = on_meta(part, config)
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    expected, ignored = once(("shapes", part, config), lambda: _expected(part, config))
+    wanted = {name: tuple(shape) for name, shape in expected.items()}
     tied = TIED if TIED & stored.keys() else frozenset()
     if missing := sorted(wanted.keys() - stored.keys() - tied):
         yield f"{part} lacks {len(missing)} of the {len(wanted)} tensors of its config.json, among them {missing[0]}"
-    ignored = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or []
     strange = sorted(n for n in stored.keys() - wanted.keys() if not any(word in n for word in ignored))
     if strange and part != "text_encoder":  # an encoder may lie in a file with its decoder
         yield f"{part} has {len(strange)} tensors that its class does not know, among them {brief(strange[0], 80)}"

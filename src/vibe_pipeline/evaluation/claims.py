@@ -38,7 +38,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ClaimVerdict:
     """A claim, the evidence metric by metric, and the verdict."""
 
     claim: Claim
@@ -47,7 +47,7 @@ class Judgement:
     evidence: tuple[Evidence, ...]
 
 
-def weigh(
+def compare_on_metric(
     scores: pd.DataFrame,
     arm: str,
     other: str,
@@ -90,7 +90,7 @@ def _if_it_matters(evidence: Evidence, smallest: float) -> Evidence:
     return evidence
 
 
-def judge(claim: Claim, scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> Judgement:
+def evaluate_claim(claim: Claim, scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> ClaimVerdict:
     """Judge a claim.
 
     It holds if every named metric was measured and its interval lies on the claimed side of 0; it does not hold
@@ -100,15 +100,17 @@ def judge(claim: Claim, scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT_BOO
     present = set(scores["arm"]) if "arm" in scores else set()
     lacking = [a for a in (claim.arm, claim.other) if a not in present]
     if lacking:
-        return Judgement(claim, NOT_RUN, f"not in this run: {', '.join(lacking)}", ())
-    evidence = tuple(weigh(scores, claim.arm, claim.other, m, better, bootstrap) for m, better in claim.metrics.items())
+        return ClaimVerdict(claim, NOT_RUN, f"not in this run: {', '.join(lacking)}", ())
+    evidence = tuple(
+        compare_on_metric(scores, claim.arm, claim.other, m, better, bootstrap) for m, better in claim.metrics.items()
+    )
     evidence = tuple(_if_it_matters(e, claim.smallest.get(e.metric, 0.0)) for e in evidence)
     counts = {v: sum(e.verdict == v for e in evidence) for v in (HOLDS, FAILS, OPEN, ABSENT)}
     measured = len(evidence) - counts[ABSENT]
     if not measured:
-        return Judgement(claim, ABSENT, "; ".join(dict.fromkeys(e.reason for e in evidence)), evidence)
+        return ClaimVerdict(claim, ABSENT, "; ".join(dict.fromkeys(e.reason for e in evidence)), evidence)
     verdict = FAILS if counts[FAILS] else HOLDS if counts[HOLDS] == len(evidence) else OPEN
     reason = f"{counts[HOLDS]} of {measured} measures clearly for, {counts[FAILS]} clearly against"
     if counts[ABSENT]:
         reason += f", {counts[ABSENT]} not measured"
-    return Judgement(claim, verdict, reason, evidence)
+    return ClaimVerdict(claim, verdict, reason, evidence)

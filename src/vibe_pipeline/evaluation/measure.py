@@ -12,24 +12,32 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from vibe_pipeline.evaluation.metrics.measures import MEASURES, Beside, Measured, measure_clip
+from vibe_pipeline.evaluation.metrics.measures import Beside, Measured, measure_clip
+from vibe_pipeline.evaluation.metrics.miniature import Attribute, Shown
+from vibe_pipeline.evaluation.metrics.registry import METRICS, of_kind
+from vibe_pipeline.evaluation.metrics.resolution import Measure
 from vibe_pipeline.evaluation.metrics.static import StaticMask, find_static
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.generation.methods import METHODS
 from vibe_pipeline.io.keys import content_key
-from vibe_pipeline.io.score_table import WHOLE_ARM, difference_of, score_table
+from vibe_pipeline.io.score_table import Place, difference_of, score_row, score_table
 from vibe_pipeline.io.table_cache import MEASURES_VERSION, remembered
 from vibe_pipeline.io.video import read_clip, read_frames
 from vibe_pipeline.miniature.readout import object_saliency
-from vibe_pipeline.miniature.readout import read_clip as read_attributes
-from vibe_pipeline.miniature.scene import BACKGROUNDS, parse_caption
 
 log = logging.getLogger(__name__)
 
 Array = NDArray[np.float32]
 
-PAIRED = ("psnr", "band_correlation", "band_error")
-ATTRIBUTES = ("colours_right", "motion_right", "shape_right", "one_object")
+NO_TRUTH = (
+    "native clips come from the base, so no true render shows the same scene; set generation.native_source: truth"
+)
+
+
+def same_scene() -> list[Measure]:
+    """Measures that a true render of another scene says nothing to."""
+    return [m for m in of_kind(Measure) if m.same_scene]
 
 
 def measure_arm(
@@ -63,13 +71,17 @@ def measure_arm(
         def compute(clip: Any = clip, source: pd.Series = source) -> dict[str, pd.DataFrame]:
             return _tables(_measured(clip, source, evaluation.fine_band, scene, memory))
 
-        key = memory and content_key("clip", MEASURES_VERSION, clip.key, source["key"], *scene.key(clip, evaluation))
+        asked = [metric.name for kind in (Measure, Attribute) for metric in of_kind(kind)]  # a new entry is measured
+        key = memory and content_key(
+            "clip", MEASURES_VERSION, asked, clip.key, source["key"], *scene.key(clip, evaluation)
+        )
         tables = remembered(memory, key, compute) if memory and key else compute()
-        place = {"arm": arm, "prompt_index": clip.prompt_index, "seed": clip.seed}
-        rows += [place | row for row in tables["scores"].to_dict("records")]
+        place = Place(arm, clip.prompt_index, clip.seed)
+        found = tables["scores"].itertuples(index=False)
+        rows += [score_row(place, METRICS[r.metric], r.value, r.status, r.reason) for r in found]
         spectra.append(tables["spectrum"])
     if scene.known and not scene.paired:
-        rows += [_unpaired(arm, metric) for metric in PAIRED]
+        rows += [score_row(Place(arm), m, status="skipped", reason=NO_TRUTH) for m in same_scene()]
     return score_table(rows), mean_spectrum(arm, spectra)
 
 
@@ -87,7 +99,9 @@ class _Scenes:
     @property
     def paired(self) -> bool:
         """The ceiling arm renders the very scene of the reference, whatever the native clips come from."""
-        truth = self.generation.native_source == "truth" or bool((self.clips["method"] == "truth").all())
+        truth = self.generation.native_source == "truth" or all(
+            METHODS[m].bound == "ceiling" for m in self.clips["method"]
+        )
         return self.known and truth
 
     def key(self, clip: Any, evaluation: EvaluationParams) -> tuple[Any, ...]:
@@ -101,15 +115,15 @@ def _measured(
     clip: Any, native: pd.Series, band: tuple[float, float], scene: _Scenes, memory: Path | None
 ) -> tuple[Measured, dict[str, float]]:
     """A clip's measures, and what it shows against its caption."""
-    path, own = Path(clip.path), clip.method != "external"  # another system's clips have no native clip of ours
+    path, own = Path(clip.path), METHODS[clip.method].from_native  # another system's clips have no native clip of ours
     beside = read_frames(Path(native["path"])) if own else None
     if not scene.known:
         return measure_clip(read_frames(path), band, Beside(_native_static(native, memory), beside)), {}
     pixels = read_clip(path)  # of the miniature, so it is small
-    unpaired = () if scene.paired else PAIRED
+    unpaired = () if scene.paired else tuple(m.name for m in same_scene())
     if differs := difference_of(clip):  # at another rate even frames of one number show other moments
         measured = measure_clip(pixels, band, Beside(static_mask(pixels), beside))
-        measured.missing |= {m.name: differs for m in MEASURES if m.needs == "truth" and m.name not in unpaired}
+        measured.missing |= {m.name: differs for m in of_kind(Measure) if m.needs == "truth" and m.name not in unpaired}
     else:
         truth = read_frames(Path(clip.reference_path))
         measured = measure_clip(pixels, band, Beside(static_mask(pixels), beside, truth, unpaired))
@@ -158,44 +172,15 @@ def static_mask(clip: Array) -> StaticMask:
 
 def attribute_scores(clip: Array, prompt: str) -> dict[str, float]:
     """What the clip shows against what its caption says: 0 or 1 each, and the colours' distance (RGB, 0 to 1)."""
-    truth = parse_caption(prompt)
-    reading = read_attributes(clip)
-    background = np.linalg.norm(object_saliency(clip)[1] - np.array(BACKGROUNDS[truth["background"]]))
-    right = {k: float(v) for k, v in reading.right(truth).items()}
-    return right | {"background_colour_error": float(background)}
+    shown = Shown(clip, prompt)
+    return {attribute.name: attribute.value(shown) for attribute in of_kind(Attribute)}
 
 
 def _tables(found: tuple[Measured, dict[str, float]]) -> dict[str, pd.DataFrame]:
-    """A clip's scores (metric, value, direction, family, status, reason) and spectrum (cycles, level)."""
+    """A clip's scores (metric, value, status, reason) and spectrum (cycles, level)."""
     measured, attributes = found
-    directions = {m.name: m.direction for m in MEASURES}
-    rows = [_row(name, value, directions[name], "detail") for name, value in measured.values.items()]
-    rows += [
-        _row(name, math.nan, directions[name], "detail") | {"status": "skipped", "reason": reason}
-        for name, reason in measured.missing.items()
-    ]
-    for name, value in attributes.items():
-        rows.append(_row(name, value, "higher" if name in ATTRIBUTES else "lower", "miniature"))
-    spectrum = pd.DataFrame({"cycles": measured.cycles, "level": measured.levels})
-    return {"scores": pd.DataFrame(rows), "spectrum": spectrum}
-
-
-def _row(metric: str, value: float, direction: str, family: str) -> dict[str, Any]:
-    fine = bool(np.isfinite(value))
-    return {
-        "metric": metric,
-        "value": value if fine else np.nan,
-        "direction": direction,
-        "family": family,
-        "status": "scored" if fine else "failed",
-        "reason": "" if fine else f"the measure gave {value}",
-    }
-
-
-def _unpaired(arm: str, metric: str) -> dict[str, Any]:
-    reason = (
-        "native clips come from the base, so no true render shows the same scene; set generation.native_source: truth"
-    )
-    place = {"arm": arm, "prompt_index": WHOLE_ARM, "seed": WHOLE_ARM, "status": "skipped", "reason": reason}
-    direction = next(m.direction for m in MEASURES if m.name == metric)
-    return _row(metric, math.nan, direction, "detail") | place
+    rows = [(name, value, "scored", "") for name, value in (measured.values | attributes).items()]
+    at = len(measured.values)
+    rows[at:at] = [(name, math.nan, "skipped", reason) for name, reason in measured.missing.items()]
+    scores = pd.DataFrame(rows, columns=["metric", "value", "status", "reason"])
+    return {"scores": scores, "spectrum": pd.DataFrame({"cycles": measured.cycles, "level": measured.levels})}

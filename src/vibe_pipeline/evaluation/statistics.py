@@ -235,7 +235,15 @@ def _difference(values: pd.Series, reference: pd.Series, bootstrap: Bootstrap) -
     spread = float(by_prompt.std(ddof=1)) if len(by_prompt) > 1 else 0.0
     # Differences that are all alike spread by rounding alone.
     effect = mean / spread if spread > 1e-12 * float(np.abs(by_prompt).max(initial=0)) else math.nan
-    return Difference(mean, low, high, len(pairs), len(by_prompt), effect, max(len(mine), len(theirs), 1))
+    return Difference(
+        mean=mean,
+        low=low,
+        high=high,
+        clips=len(pairs),
+        prompts=len(by_prompt),
+        effect_size=effect,
+        training_seeds=max(len(mine), len(theirs), 1),
+    )
 
 
 def _paired(values: pd.Series, reference: pd.Series, same: bool) -> pd.Series:

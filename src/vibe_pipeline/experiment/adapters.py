@@ -24,7 +24,7 @@ class DegradationParams(Params):
 
 def _weights_of_objectives(weights: dict[str, float]) -> dict[str, float]:
     """Known objectives with a weight; those that weigh nothing are left out, so that equal rows have equal keys."""
-    from vibe_pipeline.diffusion.objectives import OBJECTIVES  # torch: loaded when rows are checked, not for --help
+    from vibe_pipeline.diffusion.objectives import OBJECTIVES  # only where rows are checked, not for --help
 
     if unknown := sorted(set(weights) - set(OBJECTIVES)):
         raise ValueError(f"unknown objective {unknown[0]!r}; known: {', '.join(OBJECTIVES)}")

@@ -22,16 +22,11 @@ class ExtraAdapter(Params):
     weight: float = 1.0
 
 
-Method = Literal["refine", "freeswim", "direct", "upsample", "truth", "external"]
-SECOND_PASSES = ("refine", "freeswim")
-RUNS_TRANSFORMER = (*SECOND_PASSES, "direct")
-
-
 class ArmParams(Unfolded):
     """One row of `arms`: what is generated and scored."""
 
     label: str = Field(description="what the report calls it")
-    method: Method = "refine"
+    method: Name = Field("refine", description="how clips are made: an entry of `generation.methods.METHODS`")
     adapter: Name | None = Field(None, description="a row of `adapters`, or none")
     keep_stage1: bool = Field(False, description="keep the image modality at inference (an ablation)")
     extra_adapters: tuple[ExtraAdapter, ...] = ()
@@ -51,26 +46,7 @@ class ArmParams(Unfolded):
     path: Path | None = Field(None, description="external: the folder of another system's clips")
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _stage1_is_an_adapters(self) -> Self:
         if self.keep_stage1 and self.adapter is None:
             raise ValueError("keep_stage1 needs an adapter that was trained on stage 1")
-        if (self.adapter or self.extra_adapters) and self.method not in RUNS_TRANSFORMER:
-            raise ValueError(f"method {self.method!r} runs no transformer: an adapter would do nothing")
-        if self.method == "freeswim" and self.attention.kind != "window":
-            raise ValueError(f"freeswim is window attention beside full: attention.kind is {self.attention.kind!r}")
-        if self.refresh_every is not None and self.method != "freeswim":
-            raise ValueError(f"refresh_every belongs to freeswim, not to method {self.method!r}")
-        if self.detail_transfer is not None and self.method not in SECOND_PASSES:
-            raise ValueError(f"detail_transfer adds what a second pass changed; method {self.method!r} is none")
-        if self.steps_are == "share" and int(self.start * self.steps) < 1:
-            raise ValueError(
-                f"steps_are share: strength {self.strength} of {self.steps} steps leaves none: raise either"
-            )
-        if (self.path is not None) != (self.method == "external"):
-            raise ValueError("method external needs `path`, a folder of clips; no other method takes one")
         return self
-
-    @property
-    def start(self) -> float:
-        """The strength that counts: only a second pass starts from a clip."""
-        return self.strength if self.method in SECOND_PASSES else 1.0

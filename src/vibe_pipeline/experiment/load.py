@@ -12,6 +12,7 @@ from yaml import YAMLError
 
 from vibe_pipeline.experiment.claims import load_claims
 from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.errors import ParameterError
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.miniature import MiniatureParams
@@ -36,10 +37,6 @@ GROUPS: tuple[tuple[str, type[BaseModel], bool], ...] = (
     ("run", RunParams, False),
     ("tracking", TrackingParams, False),
 )
-
-
-class ParameterError(ValueError):
-    """Parameters that cannot be used; the message names the file or the field, and the value."""
 
 
 def read_parameters(loader: OmegaConfigLoader) -> dict[str, Any]:

@@ -11,6 +11,8 @@ Four layers, each over the one before:
 
 Kedro's own loader lays `--params` on the environment's file alone, and what comes of it replaces the whole group of
 base: one field given on the command line would drop all others.
+
+Kedro imports this for every command, `--help` too, so the groups of parameters (pydantic) come in where they are read.
 """
 
 import os
@@ -21,8 +23,7 @@ from typing import Any
 from kedro.config import MissingConfigException, OmegaConfigLoader
 from kedro.framework.project import settings
 
-from vibe_pipeline.experiment.load import TABLES, ParameterError
-from vibe_pipeline.io.errors import brief, did_you_mean
+from vibe_pipeline.experiment.errors import ParameterError
 from vibe_pipeline.io.yaml_files import read_mapping
 
 WRITTEN = "written"
@@ -66,6 +67,8 @@ class LayeredLoader(OmegaConfigLoader):
 
     def _layers(self, chosen: str, key: str) -> dict[str, Any]:
         """Base and the chosen environment; Kedro has laid the command line's values on each, if `key` has them."""
+        from vibe_pipeline.experiment.load import TABLES
+
         base = self._read(self.base_env, key)
         if chosen == self.base_env:
             return base
@@ -89,6 +92,8 @@ class LayeredLoader(OmegaConfigLoader):
         source = Path(self.conf_source)
         if not source.is_dir() or (source / env).is_dir():
             return
+        from vibe_pipeline.io.errors import did_you_mean
+
         known = sorted(p.name for p in source.iterdir() if p.is_dir())
         way = "make it, it may be empty" if env == self.default_run_env else f"environments: {', '.join(known)}"
         raise MissingEnvironmentError(f"{source / env} does not exist; {way}{did_you_mean(env, known)}")
@@ -115,6 +120,9 @@ def _laid(below: Any, above: Any) -> Any:
 
 def _require_rows(given: Mapping[str, Any], written: Mapping[str, Any]) -> None:
     """Refuse a row that only the command line names: a misspelt one would be trained beside the one that was meant."""
+    from vibe_pipeline.experiment.load import TABLES
+    from vibe_pipeline.io.errors import brief, did_you_mean
+
     for table in TABLES:
         rows, there = given.get(table), written.get(table)
         if not isinstance(rows, Mapping) or not isinstance(there, Mapping):

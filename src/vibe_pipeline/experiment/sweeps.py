@@ -66,7 +66,11 @@ def unfold(params: Mapping[str, Any]) -> dict[str, Any]:
         rows = params.get(table)
         if not isinstance(rows, Mapping):
             return unfolded
-        variants = [v for name, row in rows.items() for v in _variants(table, name, row, model, link, target)]
+        variants = [
+            v
+            for name, row in rows.items()
+            for v in _variants(table=table, name=name, row=row, model=model, link=link, target=target)
+        ]
         kept, names = _collapse(table, variants, model)
         families: dict[str, list[Variant]] = {}
         for variant in variants:
@@ -90,7 +94,15 @@ def _variants(
         own = dict(zip(fields, values, strict=True))
         filled = _filled(row, own)
         if link and target:
-            made += _linked(table, name, filled, own, link, target, model.model_fields[link].default)
+            made += _linked(
+                table=table,
+                name=name,
+                row=filled,
+                own=own,
+                link=link,
+                target=target,
+                default=model.model_fields[link].default,
+            )
         else:
             made.append((filled, own))
     for filled, swept in made:

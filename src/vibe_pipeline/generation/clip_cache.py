@@ -7,12 +7,11 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from torch import Tensor
 from tqdm import tqdm
 
 from vibe_pipeline.experiment.model import ClipSize
@@ -21,10 +20,13 @@ from vibe_pipeline.io.keys import content_key, installed_version
 from vibe_pipeline.io.video import write_lossless, write_preview
 from vibe_pipeline.runtime.deadline import require_time
 
+if TYPE_CHECKING:  # what reads clips and their sizes, as doctor does, needs no torch
+    from torch import Tensor
+
 log = logging.getLogger(__name__)
 
 Rows = list[dict[str, Any]]
-Make = Callable[[Rows], Tensor]
+Make = Callable[[Rows], "Tensor"]
 """Rows of prompts to pixels [B, 3, T, H, W] in [0, 1]."""
 
 PACKAGES = ("vibe_pipeline", "torch", "diffusers", "transformers", "peft")
@@ -48,7 +50,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Job:
+class ClipJob:
     """Clips to be made.
 
     Attributes:
@@ -68,10 +70,10 @@ class Job:
     size: Scale
     prepare: Callable[[], AbstractContextManager[Make]]
     batch_size: int
-    notes: dict[str, Any]
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
-def make_clips(prompts: pd.DataFrame, job: Job) -> pd.DataFrame:
+def make_clips(prompts: pd.DataFrame, job: ClipJob) -> pd.DataFrame:
     """Make the clips that are not there yet.
 
     Args:
@@ -95,7 +97,7 @@ def make_clips(prompts: pd.DataFrame, job: Job) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _make_missing(missing: Rows, total: int, job: Job, make: Make) -> None:
+def _make_missing(missing: Rows, total: int, job: ClipJob, make: Make) -> None:
     there = total - len(missing)
     with tqdm(total=total, initial=there, desc=f"clips {job.name}", unit="clip", mininterval=2) as bar:
         for batch in _batches(missing, job.batch_size):
@@ -111,7 +113,7 @@ def manifest_path(row: dict[str, Any]) -> Path:
     return Path(row["path"]).with_suffix(".json")
 
 
-def _place(row: dict[str, Any], job: Job) -> dict[str, str]:
+def _place(row: dict[str, Any], job: ClipJob) -> dict[str, str]:
     key = content_key(
         job.settings, row["prompt"], row["seed"], row.get("native_key"), row.get("first_frame_sha256", "")
     )
@@ -139,7 +141,7 @@ def _is_made(row: dict[str, Any]) -> bool:
     return content.get("key") == row["key"] and content.get("bytes") == path.stat().st_size
 
 
-def _keep(batch: Rows, pixels: Tensor, job: Job, seconds: float) -> None:
+def _keep(batch: Rows, pixels: "Tensor", job: ClipJob, seconds: float) -> None:
     for row, clip in zip(batch, pixels.permute(0, 2, 3, 4, 1).numpy(), strict=True):
         path = write_lossless(Path(row["path"]), clip, job.size.fps)
         write_preview(Path(row["preview_path"]), clip, job.size.fps)

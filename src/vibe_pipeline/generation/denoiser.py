@@ -1,6 +1,6 @@
 """Text encoder, VAE and transformer of one arm at work: from noise, or from an enlarged native clip."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.attention import install_gclf
 from vibe_pipeline.diffusion.flow import add_noise, seeded_noise
-from vibe_pipeline.diffusion.freeswim import freeswim_predictor, install_freeswim
+from vibe_pipeline.diffusion.freeswim import FreeSwim, freeswim_predictor
 from vibe_pipeline.diffusion.lifetime import release
 from vibe_pipeline.diffusion.models import (
     decode_video,
@@ -35,7 +35,7 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.clip_cache import Rows, Scale
 from vibe_pipeline.generation.first_frames import first_frame_pixels
-from vibe_pipeline.generation.text_cache import TextStore
+from vibe_pipeline.generation.text_cache import TextCache
 from vibe_pipeline.images.resize import enlarge
 from vibe_pipeline.io.video import read_clip
 
@@ -61,18 +61,20 @@ class Denoiser:
         arm: Attention, extra adapters; None for the native pass.
         adapter: Manifest of the arm's adapter.
         stage1: Manifest of the stage-1 adapter to keep (an ablation).
+        attach: Gives the transformer the arm's attention; (denoiser, arm, native token grid).
     """
 
     def __init__(
         self,
         model: ModelParams,
         params: GenerationParams,
-        texts: TextStore,
+        texts: TextCache,
         prompts: set[str],
         sampling: Sampling,
         arm: ArmParams | None = None,
         adapter: dict[str, Any] | None = None,
         stage1: dict[str, Any] | None = None,
+        attach: "Attach | None" = None,
     ) -> None:
         limit_threads(model.threads)
         texts.ensure([*prompts, params.negative_prompt])
@@ -83,7 +85,8 @@ class Denoiser:
         home = torch.device("cpu") if model.offload else self.device
         self.transformer = load_transformer(self.found, home, self.dtype)
         self.vae = load_vae(self.found, home, model.tile, getattr(torch, model.vae_dtype))
-        self.swim, self.refresh_every = None, None
+        self.swim: FreeSwim | None = None
+        self.refresh_every: int | None = None
         self.detail_transfer = arm.detail_transfer if arm is not None else None
         try:
             if stage1 is not None:
@@ -91,7 +94,9 @@ class Denoiser:
             if adapter is not None:
                 lora.load_adapter(self.transformer, Path(adapter["path"]), adapter["name"])
             if arm is not None:
-                self._set_up(arm, token_grid(self.found, model.native.height, model.native.width))
+                for i, extra in enumerate(arm.extra_adapters):
+                    lora.load_adapter(self.transformer, extra.path, f"extra_{i}", extra.weight)
+                (attach or attach_attention)(self, arm, token_grid(self.found, model.native.height, model.native.width))
         except BaseException:
             self.close()
             raise
@@ -105,16 +110,6 @@ class Denoiser:
     def close(self) -> None:
         """Free the models' memory: the next arm, or training, loads its own."""
         release(self.transformer, self.vae)
-
-    def _set_up(self, arm: ArmParams, native_grid: tuple[int, int]) -> None:
-        for i, extra in enumerate(arm.extra_adapters):
-            lora.load_adapter(self.transformer, extra.path, f"extra_{i}", extra.weight)
-        if arm.method == "freeswim":
-            store = torch.device("cpu") if self.offload else None
-            self.swim = install_freeswim(self.transformer, arm.attention, native_grid, store)
-            self.refresh_every = arm.refresh_every
-        else:
-            install_gclf(self.transformer, arm.attention, native_grid)
 
     def from_noise(self, rows: Rows, size: Scale) -> Tensor:
         """Text (and a first frame) to video from pure noise: pixels [B, 3, T, H, W]."""
@@ -146,12 +141,12 @@ class Denoiser:
             tqdm(total=steps, desc=f"{size.height}x{size.width}", unit="step", leave=False, mininterval=2) as bar,
         ):
             latent = denoise(
-                self._predict(rows, first_frame is not None),
-                start.to(self.device),
-                self.sampling.sigmas,
-                self.sampling.scheduler,
-                bar.update,
-                first_frame,
+                predict=self._predict(rows, first_frame is not None),
+                x=start.to(self.device),
+                sigmas=self.sampling.sigmas,
+                scheduler=self.sampling.scheduler,
+                on_step=bar.update,
+                first_frame=first_frame,
             )
         if self.swim is not None:
             self.swim.stored.clear()
@@ -191,6 +186,14 @@ class Denoiser:
         finally:
             if self.offload:
                 part.to("cpu")
+
+
+Attach = Callable[[Denoiser, ArmParams, tuple[int, int]], None]
+
+
+def attach_attention(denoiser: Denoiser, arm: ArmParams, native_grid: tuple[int, int]) -> None:
+    """The row's own attention, its windows measured on the native token grid (H, W)."""
+    install_gclf(denoiser.transformer, arm.attention, native_grid)
 
 
 def _enlarged(row: dict[str, Any], size: Scale) -> Tensor:

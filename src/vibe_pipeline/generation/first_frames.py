@@ -4,14 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.images.check import load_rgb
 from vibe_pipeline.images.crop import resize_and_crop
-from vibe_pipeline.images.resize import enlarge
 
 
 def require_first_frames(prompts: pd.DataFrame, native: ClipSize, base: str, takes_one: bool) -> None:
@@ -54,6 +52,10 @@ def first_frame_pixels(path: Path, size: Scale, native: Scale) -> NDArray[np.flo
     Raises:
         ValueError: It is smaller than the native clip; names the file.
     """
+    import torch  # here, since doctor judges first frames by their sizes alone
+
+    from vibe_pipeline.images.resize import enlarge
+
     image = load_rgb(path)
     height, width = image.shape[:2]
     if height >= size.height and width >= size.width:

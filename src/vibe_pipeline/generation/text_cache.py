@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from vibe_pipeline.diffusion.models import WanFolder, pick_device, text_embeddings
+from vibe_pipeline.diffusion.models import WanFolder, find_model, pick_device, text_embeddings
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.io.files import write_atomic
 from vibe_pipeline.io.keys import content_key, folder_fingerprint
 
 
-class TextStore:
+class TextCache:
     """The embeddings of one model's prompts.
 
     Args:
@@ -78,3 +78,8 @@ class TextStore:
         except (FileNotFoundError, SafetensorError, KeyError):
             return None
         return embedding if embedding.ndim == 2 and len(embedding) <= self._model.text_length else None
+
+
+def text_cache(model: ModelParams, root: Path) -> TextCache:
+    """The embeddings of a model's prompts, beside the clips in `root`."""
+    return TextCache(root / "prompts", find_model(model.path), model)

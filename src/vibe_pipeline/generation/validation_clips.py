@@ -67,7 +67,16 @@ class ValidationClips:
         try:
             prompts = load_prompts(self.generation).head(self.count)
             native = native_clips(prompts, self.model, self.generation, self.root)
-            made = arm_clips(name, self.arm, native, manifest, None, self.model, self.generation, self.root)
+            made = arm_clips(
+                name=name,
+                arm=self.arm,
+                native=native,
+                adapter=manifest,
+                stage1=None,
+                model=self.model,
+                params=self.generation,
+                root=self.root,
+            )
         finally:
             transformer.to(device)
         for clip in made["preview_path"]:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from vibe_pipeline.diffusion.models import WanFolder, require_fitting_size
+from vibe_pipeline.diffusion.checkpoint import WanFolder, require_fitting_size
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.images.crop import aspect_buckets, nearest_bucket

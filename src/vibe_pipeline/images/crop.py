@@ -9,9 +9,7 @@ detail should not learn ringing. As everywhere in the field, values are filtered
 import math
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 
 def aspect_buckets(height: int, width: int, multiple: int, max_aspect: float = 2.0) -> list[tuple[int, int]]:
@@ -93,6 +91,9 @@ def resize_and_crop(image: NDArray[np.float32], height: int, width: int) -> NDAr
     cover = max(height, round(have_height * scale)), max(width, round(have_width * scale))
     top, left = (cover[0] - height) // 2, (cover[1] - width) // 2
     if cover != (have_height, have_width):
+        import torch  # here, since finding and counting images, as plan and doctor do, cuts none
+        from torch.nn import functional
+
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
         pixels = functional.interpolate(pixels, size=cover, mode="bicubic", antialias=True, align_corners=False)
         image = pixels[0].permute(1, 2, 0).clamp(0, 1).numpy()

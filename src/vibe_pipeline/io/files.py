@@ -98,3 +98,16 @@ def require_space(folder: Path, needed: int) -> None:
         raise OSError(
             f"{folder} has {free / 1e9:.2f} GB free, {needed / 1e9:.2f} GB are needed; free some or move data/"
         )
+
+
+def link_by_name(link: Path, folder: Path) -> None:
+    """Let people find by a row's name what is kept by content; relative, so that a moved project keeps it.
+
+    Where a copy of the project made folders of its links, they stay as they are.
+    """
+    if link.is_dir() and not link.is_symlink():
+        return
+    link.parent.mkdir(parents=True, exist_ok=True)
+    new = link.with_name(f".{link.name}.{secrets.token_hex(3)}")
+    new.symlink_to(os.path.relpath(folder, link.parent))
+    new.replace(link)

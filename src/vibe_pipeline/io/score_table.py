@@ -1,11 +1,14 @@
 """The table of clips that is scored, and the score table that comes out."""
 
 import logging
+import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
+
+from vibe_pipeline.io.metric import Metric
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,33 @@ def unusable(path: Path) -> str:
 def too_few(needed: int, frames: int) -> str:
     """The reason of a missing score where a clip is too short; empty if it is not."""
     return f"at least {needed} frames are needed; the clip has {frames}" if frames < needed else ""
+
+
+class Place(NamedTuple):
+    """Whose score a row is: a clip's, or with :data:`WHOLE_ARM` twice an arm's."""
+
+    arm: str
+    prompt_index: int = WHOLE_ARM
+    seed: int = WHOLE_ARM
+
+
+def score_row(
+    place: Place, metric: Metric, value: float = math.nan, status: str = "scored", reason: str = "", seen: str = ""
+) -> dict[str, object]:
+    """A row of the score table; a score that is not finite counts as failed.
+
+    Args:
+        place: Whose it is.
+        metric: The entry, which says direction and family.
+        value: On the metric's own scale; NaN where there is none.
+        status: scored, skipped or failed.
+        reason: Why there is no score.
+        seen: Height x width that a model was given.
+    """
+    if status == "scored" and not math.isfinite(value):
+        status, reason, value = "failed", f"the measure gave {value}", math.nan
+    described = {"metric": metric.name, "value": value, "direction": metric.direction, "family": metric.family}
+    return place._asdict() | described | {"status": status, "reason": reason, "seen": seen}
 
 
 def score_table(rows: Iterable[dict[str, object]]) -> pd.DataFrame:

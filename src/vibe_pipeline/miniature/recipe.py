@@ -46,7 +46,15 @@ def train_base(params: MiniatureParams, work: Path, output: Path) -> Path:
     """
     vae_folder = train_vae(params, work)
     clips = work / "clips"
-    encode_clips(vae_folder, clips, params.clips, params.size, params.frames, params.seed, params.processes)
+    encode_clips(
+        vae_folder=vae_folder,
+        folder=clips,
+        clips=params.clips,
+        size=params.size,
+        frames=params.frames,
+        seed=params.seed,
+        processes=params.processes,
+    )
     schedule = Schedule(
         steps=params.base_steps, processes=params.processes, warmup=100, save_every=250, seed=params.seed
     )

@@ -96,7 +96,7 @@ def _work(rank: int, task: Task, schedule: Schedule, folder: Path, port: int) ->
     bar = tqdm(range(first, schedule.steps), initial=first, total=schedule.steps, disable=rank > 0, mininterval=5)
     history, begun = [], time.monotonic()
     for step in bar:
-        losses = _step(model, task, optimizers, schedule, step, rank)
+        losses = _step(model=model, task=task, optimizers=optimizers, schedule=schedule, step=step, rank=rank)
         _average(ema, module, min(schedule.ema, (1 + step) / (10 + step)))
         history.append(losses)
         if rank == 0 and (step + 1) % schedule.log_every == 0:

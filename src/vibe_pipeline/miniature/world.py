@@ -136,7 +136,15 @@ def render(scene: Scene, height: int, width: int, frames: int, style: Style = VI
     """
     x, y = pixel_grid(height, width)
     sigma = CAMERA_SIGMA / height
-    backdrop = _pattern(scene.texture, x, y, scene.texture_angle, scene.texture_cycles, scene.texture_phase, sigma)
+    backdrop = _pattern(
+        kind=scene.texture,
+        x=x,
+        y=y,
+        angle=scene.texture_angle,
+        cycles=scene.texture_cycles,
+        phase=scene.texture_phase,
+        sigma=sigma,
+    )
     backdrop = (backdrop + _grain(scene, x, y, sigma))[..., None] + np.array(BACKGROUNDS[scene.background], np.float32)
     colour = np.array(COLOURS[scene.colour], np.float32)
     clip = np.empty((frames, height, width, 3), np.float32)
@@ -144,7 +152,15 @@ def render(scene: Scene, height: int, width: int, frames: int, style: Style = VI
         u, v = x - cx, y - cy
         distance = signed_distance(scene.shape, u, v, scene.radius)
         inside, core = coverage(distance, sigma)[..., None], coverage(distance + OUTLINE_WIDTH, sigma)[..., None]
-        fill = _pattern(scene.pattern, u, v, scene.object_angle, scene.object_cycles, scene.object_phase, sigma)
+        fill = _pattern(
+            kind=scene.pattern,
+            x=u,
+            y=v,
+            angle=scene.object_angle,
+            cycles=scene.object_cycles,
+            phase=scene.object_phase,
+            sigma=sigma,
+        )
         body = 0.45 * colour + core * (0.55 * colour + fill[..., None])
         clip[i] = backdrop * (1 - inside) + body * inside
     return np.clip(grade(clip, style), 0.0, 1.0)

@@ -1,7 +1,7 @@
 """One node per row of a table."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
@@ -33,3 +33,14 @@ def resources(gpus: int = 0, cpus: int = 1) -> list[str]:
 def for_row(function: Callable[..., Any], row: str) -> RowFunction:
     """Bind a row's name as the first argument of a node function."""
     return RowFunction(function, row)
+
+
+def named(prefix: str, rows: Iterable[str]) -> dict[str, str]:
+    """Inputs of a node that takes one dataset a row: each under its own name, for example "clips-full"."""
+    return {f"{prefix}-{row}": f"{prefix}-{row}" for row in rows}
+
+
+def of_kind(prefix: str, by_row: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what a node took by :func:`named`, the data of one kind, by the row's name alone and in the given order."""
+    start = f"{prefix}-"
+    return {name.removeprefix(start): data for name, data in by_row.items() if name.startswith(start)}

@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from torch import nn
-from transformers import UMT5EncoderModel
-
-from vibe_pipeline.diffusion.models import WanFolder, find_model, latent_shape
+from vibe_pipeline.diffusion.checkpoint import WanFolder, find_model, latent_shape
 from vibe_pipeline.diffusion.weights import on_meta
 from vibe_pipeline.experiment.model import ClipSize
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+    from torch import nn
+    from transformers import UMT5EncoderModel
 
 Grid = tuple[int, int, int]
 
@@ -41,16 +42,16 @@ class Architecture:
         patch = self.transformer["patch_size"]
         return tuple(n // p for n, p in zip(self.latent(size)[1:], patch, strict=True))
 
-    def build_transformer(self, layers: int | None = None) -> WanTransformer3DModel:
+    def build_transformer(self, layers: int | None = None) -> "WanTransformer3DModel":
         """The transformer on the meta device, frozen; with `layers` blocks instead of its own number."""
         changed = {} if layers is None else {"num_layers": layers}
         return on_meta("transformer", dict(self.transformer) | changed)
 
-    def build_vae(self) -> AutoencoderKLWan:
+    def build_vae(self) -> "AutoencoderKLWan":
         """The VAE on the meta device, frozen."""
         return on_meta("vae", self.vae)
 
-    def build_text_encoder(self) -> UMT5EncoderModel:
+    def build_text_encoder(self) -> "UMT5EncoderModel":
         """The text encoder on the meta device, frozen."""
         return on_meta("text_encoder", self.text_encoder)
 
@@ -65,7 +66,7 @@ class Architecture:
         return {name: count_parameters(module) for name, module in parts.items()}
 
 
-def count_parameters(module: nn.Module) -> int:
+def count_parameters(module: "nn.Module") -> int:
     """Numbers in a module's weights."""
     return sum(p.numel() for p in module.parameters())
 

@@ -4,22 +4,29 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
-from vibe_pipeline.diffusion.lora import fuses_exactly
+from vibe_pipeline.diffusion.precision import fuses_exactly
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.model import ClipSize, ModelParams
 from vibe_pipeline.experiment.tables import Tables
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
-from vibe_pipeline.planning import flops, memory
+from vibe_pipeline.planning import flops
 from vibe_pipeline.planning.architecture import Architecture, Grid
 from vibe_pipeline.planning.devices import Device
+from vibe_pipeline.planning.figures import Figures
 
+if TYPE_CHECKING:
+    import torch
+
+CONTEXT_BYTES = 1.0e9
+"""What CUDA itself takes of the device."""
+NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 STATE_BYTES = {"adamw": 8.0, "adamw_8bit": 2.0}
 """AdamW's two moments of each trained number; 8 bit as bitsandbytes keeps them."""
 
@@ -59,12 +66,25 @@ def _layers_of_file(path: Path) -> dict[str, tuple[int, int, int]]:
     if not path.is_file():
         return {}
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np") as file:  # "pt" would import torch
             shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
     downs = {k.split(".lora_A.")[0]: shape for k, shape in shapes.items() if ".lora_A." in k and len(shape) == 2}
     return {n: (*down, shapes[f"{n}.lora_B.weight"][0]) for n, down in downs.items() if f"{n}.lora_B.weight" in shapes}
+
+
+def _memory() -> ModuleType:
+    """What counts bytes; it runs the modules, and with torch and peft takes longer to import than a plan to make."""
+    from vibe_pipeline.planning import memory
+
+    return memory
+
+
+def _torch_dtype(name: str) -> "torch.dtype":
+    import torch
+
+    return getattr(torch, name)
 
 
 def stage1_of(row: AdapterParams, tables: Tables) -> LoraParams | None:
@@ -90,6 +110,7 @@ class Costs:
     Attributes:
         share: Of the device's peak that is reached.
         first_frames: Whether clips hold a first frame, and so have one timestep a token.
+        figures: Where what the modules themselves give is kept.
     """
 
     architecture: Architecture
@@ -97,22 +118,33 @@ class Costs:
     device: Device
     share: float
     first_frames: bool = False
+    figures: Figures = field(default_factory=Figures)
     _memo: dict[tuple, Any] = field(default_factory=dict, compare=False)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Of transformer and text encoder."""
-        return getattr(torch, self.model.dtype)
+    def dtype(self) -> "torch.dtype":
+        """Of transformer and text encoder, where the modules themselves are run; elsewhere its name is enough."""
+        return _torch_dtype(self.model.dtype)
 
     @property
-    def vae_dtype(self) -> torch.dtype:
-        """Of the VAE."""
-        return getattr(torch, self.model.vae_dtype)
+    def vae_dtype(self) -> "torch.dtype":
+        """Of the VAE, likewise."""
+        return _torch_dtype(self.model.vae_dtype)
+
+    @property
+    def number_bytes(self) -> int:
+        """Of a number of the transformer or the text encoder."""
+        return NUMBER_BYTES[self.model.dtype]
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Numbers in the weights of each part."""
+        return self._kept(("parameters",), lambda: self.architecture.parameters)
 
     def weights(self, part: str) -> float:
         """Bytes of a part's weights on the device."""
-        dtype = self.vae_dtype if part == "vae" else self.dtype
-        return float(self.architecture.parameters[part] * dtype.itemsize)
+        size = NUMBER_BYTES[self.model.vae_dtype] if part == "vae" else self.number_bytes
+        return float(self.parameters[part] * size)
 
     def keys(self, size: ClipSize, attention: AttentionParams) -> int:
         """Keys that each query of self-attention sees."""
@@ -125,7 +157,7 @@ class Costs:
 
     def beside(self, stage1: LoraParams | None) -> tuple[LoraParams, ...]:
         """A fused stage 1, where it stands beside weights that cannot take it up; else nothing."""
-        return () if stage1 is None or fuses_exactly(self.dtype) else (stage1,)
+        return () if stage1 is None or fuses_exactly(self.model.dtype) else (stage1,)
 
     def arm_adapters(self, arm: ArmParams, tables: Tables) -> list[Adapter]:
         """What stands beside the transformer's weights in an arm: its adapter, a stage 1 that is kept, the files."""
@@ -139,7 +171,7 @@ class Costs:
         """One sample through the transformer, with adapters beside it if there are any."""
         forward = self._forward_flops(size, attention, self.first_frames)
         own = sum(self._adapter_flops(size, lora) for lora in adapters)
-        return self._work(forward.total + own, self.dtype)
+        return self._work(forward.total + own, self.model.dtype)
 
     def step(
         self, size: ClipSize, attention: AttentionParams, row: TrainParams, stage1: LoraParams | None = None
@@ -149,7 +181,7 @@ class Costs:
         frozen = forward.linear + sum(self._adapter_flops(size, lora) for lora in self.beside(stage1))
         forward = replace(forward, linear=frozen, adapter=self._adapter_flops(size, row.lora))
         one = flops.training_flops(forward, row.gradient_checkpointing)
-        work = self._work(one * row.batch_size, torch.bfloat16 if row.autocast else self.dtype)
+        work = self._work(one * row.batch_size, "bfloat16" if row.autocast else self.model.dtype)
         return Work(work.teraflops, work.seconds / row.processes)
 
     def step_memory(self, size: ClipSize, row: TrainParams, stage1: LoraParams | None = None) -> float:
@@ -157,24 +189,38 @@ class Costs:
         batch = row.micro_batch or -(-row.batch_size // row.processes)
         grid, beside = self.architecture.grid(size), next(iter(self.beside(stage1)), None)
         key = ("train", grid, batch, row.lora, row.autocast, row.gradient_checkpointing, beside)
-        activations = self._once(
+        activations = self._kept(
             key,
-            lambda: memory.training_activations(
-                self.architecture, grid, batch, self.model.text_length, row.lora, self.dtype, row.autocast,
-                row.gradient_checkpointing, beside,
+            lambda: _memory().training_activations(
+                architecture=self.architecture,
+                grid=grid,
+                batch=batch,
+                text_length=self.model.text_length,
+                lora=row.lora,
+                dtype=self.dtype,
+                autocast=row.autocast,
+                checkpointing=row.gradient_checkpointing,
+                beside=beside,
             ),
-        )  # fmt: skip
+        )
         per_number = 8 + STATE_BYTES[row.optimiser.kind] + (4 if row.ema_decay else 0)
         trained = self.adapter_parameters(row.lora) * per_number
         frozen = self.weights("transformer") + sum(map(self.adapter_bytes, self.beside(stage1)))
-        return memory.CONTEXT_BYTES + frozen + trained + activations
+        return CONTEXT_BYTES + frozen + trained + activations
 
     def forward_memory(self, size: ClipSize, batch: int) -> float:
         """Bytes of a forward beside weights."""
         grid, text = self.architecture.grid(size), self.model.text_length
-        return self._once(
+        return self._kept(
             ("forward", grid, batch),
-            lambda: memory.inference_activations(self.architecture, grid, batch, text, self.dtype, self.first_frames),
+            lambda: _memory().inference_activations(
+                architecture=self.architecture,
+                grid=grid,
+                batch=batch,
+                text_length=text,
+                dtype=self.dtype,
+                per_token=self.first_frames,
+            ),
         )
 
     def encode(self, size: ClipSize) -> Work:
@@ -188,21 +234,24 @@ class Costs:
     def vae_memory(self, size: ClipSize, decode: bool) -> float:
         """Bytes of a VAE call beside weights."""
         latent = self.architecture.latent(size)
-        return self._once(
+        return self._kept(
             ("vae memory", latent, decode),
-            lambda: memory.vae_activations(self.architecture, latent, self.model.tile, self.vae_dtype, decode),
+            lambda: _memory().vae_activations(self.architecture, latent, self.model.tile, self.vae_dtype, decode),
         )
 
     def text(self) -> Work:
         """One prompt."""
         length = self.model.text_length
-        return self._work(self._once(("text",), lambda: flops.text_flops(self.architecture, length)), self.dtype)
+        return self._work(self._kept(("text",), lambda: flops.text_flops(self.architecture, length)), self.model.dtype)
 
     def text_memory(self) -> float:
         """Peak bytes of encoding prompts: the encoder is alone on the device."""
         length = self.model.text_length
-        working = self._once(("text memory",), lambda: memory.text_activations(self.architecture, length, self.dtype))
-        return memory.CONTEXT_BYTES + self.weights("text_encoder") + working
+        working = self._kept(
+            ("text memory",),
+            lambda: _memory().text_activations(self.architecture, length, self.dtype),
+        )
+        return CONTEXT_BYTES + self.weights("text_encoder") + working
 
     def adapter_parameters(self, adapter: Adapter) -> int:
         """Numbers of an adapter."""
@@ -210,7 +259,7 @@ class Costs:
 
     def adapter_bytes(self, adapter: Adapter) -> float:
         """Of an adapter that is loaded and not trained: it takes the transformer's type."""
-        return float(self.adapter_parameters(adapter) * self.dtype.itemsize)
+        return float(self.adapter_parameters(adapter) * self.number_bytes)
 
     def _adapter_flops(self, size: ClipSize, adapter: Adapter) -> float:
         tokens, text = math.prod(self.architecture.grid(size)), self.model.text_length
@@ -221,7 +270,7 @@ class Costs:
         """Rank, d_in and d_out by module."""
         if isinstance(adapter, Path):
             return self._once(("file", adapter), lambda: _layers_of_file(adapter))
-        found = self._once(("layers", adapter.targets), lambda: flops.adapter_layers(self.architecture, adapter))
+        found = self._kept(("layers", adapter.targets), lambda: flops.adapter_layers(self.architecture, adapter))
         return {name: (adapter.rank, *shape) for name, shape in found.items()}
 
     def _forward_flops(self, size: ClipSize, attention: AttentionParams, per_token: bool = False) -> flops.Flops:
@@ -232,11 +281,17 @@ class Costs:
         latent = self.architecture.latent(size)
         calls = self._once(("vae calls",), lambda: flops.VaeFlops(self.architecture, self.model.tile))
         call = calls.decode if decode else calls.encode
-        return self._work(self._once(("vae", latent, decode), lambda: call(latent)), self.vae_dtype, True)
+        return self._work(self._kept(("vae", latent, decode), lambda: call(latent)), self.model.vae_dtype, True)
 
-    def _work(self, operations: float, dtype: torch.dtype, convolutions: bool = False) -> Work:
+    def _work(self, operations: float, dtype: str, convolutions: bool = False) -> Work:
         teraflops = operations / 1e12
         return Work(teraflops, teraflops / (self.device.teraflops(dtype, convolutions) * self.share))
+
+    def _kept(self, key: tuple, make: Callable[[], Any]) -> Any:
+        """A figure that takes the modules to make; what it depends on beside its key is the model's and the run's."""
+        parts = (self.architecture.transformer, self.architecture.vae, self.architecture.text_encoder)
+        model = (self.model.dtype, self.model.vae_dtype, self.model.tile, self.model.text_length)
+        return self._once(key, lambda: self.figures.once((*key, parts, model, self.first_frames), make))
 
     def _once(self, key: tuple, make: Callable[[], Any]) -> Any:
         if key not in self._memo:

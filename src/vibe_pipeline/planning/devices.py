@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import torch
-
 from vibe_pipeline.training.throughput import peak_teraflops
 
 
@@ -23,12 +21,15 @@ class Device:
     memory_gb: float
     float32: float
 
-    def teraflops(self, dtype: torch.dtype, convolutions: bool = False) -> float:
-        """Dense peak, TFLOP/s; 32-bit convolutions run as TF32, at half the speed of bfloat16."""
+    def teraflops(self, dtype: str, convolutions: bool = False) -> float:
+        """Dense peak, TFLOP/s, of a number format such as `bfloat16`.
+
+        32-bit convolutions run as TF32, at half the speed of bfloat16.
+        """
         half = peak_teraflops(self.product)
         if half is None:
             raise ValueError(f"{self.product} has no peak in training.throughput")
-        if dtype is not torch.float32:
+        if dtype != "float32":
             return half
         return half / 2 if convolutions else self.float32
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from packaging.requirements import Requirement
 
 from vibe_pipeline.diffusion.foreign import HUB_ID
@@ -16,18 +15,18 @@ from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
-from vibe_pipeline.experiment.load import tables_of
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
-from vibe_pipeline.images.huggingface import find_dataset
 from vibe_pipeline.io.named import require_folder
+from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
 from vibe_pipeline.planning.plan import Plan, make_plan
 from vibe_pipeline.planning.preflight import Check, check_claims, generation_checks, scoring_checks, weights_check
+from vibe_pipeline.vbench.dimensions import canonical_name
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 from vibe_pipeline.vbench.readiness import Skipped, readiness
-from vibe_pipeline.vbench.totals import canonical_name
 
 State = Literal["ok", "missing", "optional"]
 
@@ -49,18 +48,19 @@ class Finding:
     fix: str = ""
 
 
-def examine(params: Mapping[str, Any], images: int | None = None) -> list[Finding]:
+def examine(params: Mapping[str, Any], images: int | None = None, figures: Figures = NOTHING_KEPT) -> list[Finding]:
     """Look at everything a run of this environment needs.
 
     Args:
         params: The environment's parameters.
         images: How many there will be, where the folder is not here yet (for the disk).
+        figures: Where what the modules themselves give is kept, for plan and weights.
     """
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
-    generation, tables = GenerationParams(**params["generation"]), tables_of(params)
-    plan = _plan(params, images)
+    generation, tables = GenerationParams(**params["generation"]), checked_tables(params)
+    plan = _plan(params, images, figures)
     evaluation = EvaluationParams(**params["evaluation"])
-    findings = [*_packages(data, tables), *_looked([weights_check(model.path)]), *_images(data)]
+    findings = [*_packages(data, tables), *_looked([weights_check(model.path, figures.once)]), *_images(data)]
     findings += _looked([*generation_checks(model, generation, tables.arms), *scoring_checks(evaluation)])
     if isinstance(plan, Plan):
         findings += [_disk(plan), _memory(model, plan)]
@@ -69,9 +69,9 @@ def examine(params: Mapping[str, Any], images: int | None = None) -> list[Findin
     return [*findings, *_vbench(evaluation, generation), _report(params, evaluation)]
 
 
-def _plan(params: Mapping[str, Any], images: int | None) -> Plan | str:
+def _plan(params: Mapping[str, Any], images: int | None, figures: Figures) -> Plan | str:
     try:
-        return make_plan(params, images=images)
+        return make_plan(params, images=images, figures=figures)
     except (ValueError, OSError) as error:
         return str(error)
 
@@ -120,6 +120,8 @@ def _images(data: DataParams) -> Iterator[Finding]:
         yield Finding("images", "ok", "the run renders them")
         return
     if data.source == "huggingface":
+        from vibe_pipeline.images.huggingface import find_dataset  # with the hub's client, for these images alone
+
         try:
             yield Finding("images", "ok", str(find_dataset(str(data.path))))
         except FileNotFoundError as error:
@@ -150,6 +152,8 @@ def _memory(model: ModelParams, plan: Plan) -> Finding:
     needed = f"the plan needs {plan.peak_memory_gb:.0f} GB"
     if model.device == "cpu":
         return Finding("device", "ok", f"model.device is cpu; {needed} of main memory")
+    import torch  # only to ask for a GPU
+
     if not torch.cuda.is_available():
         small = plan.peak_memory_gb < 4
         fix = "install torch's CUDA build on a machine with an NVIDIA GPU: pip install -r requirements/torch.txt"

@@ -10,18 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any
-
-import torch
-from diffusers import AutoencoderKLWan
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from typing import TYPE_CHECKING, Any
 
 from vibe_pipeline.diffusion.attention import Windows
-from vibe_pipeline.diffusion.models import tile_stride
+from vibe_pipeline.diffusion.checkpoint import tile_stride
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.planning.architecture import Architecture, Grid
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,8 @@ def adapter_layers(architecture: Architecture, lora: LoraParams) -> dict[str, tu
     Raises:
         ValueError: No layer's name ends in one of the targets.
     """
+    from torch import nn
+
     endings = tuple(f".{t}" for t in lora.targets)
     modules = architecture.build_transformer().named_modules()
     chosen = {n: m for n, m in modules if isinstance(m, nn.Linear) and f".{n}".endswith(endings)}
@@ -108,8 +109,11 @@ def training_flops(forward: Flops, checkpointing: bool = False) -> float:
     return step + (forward.total if checkpointing else 0)
 
 
-def count(module: nn.Module, *inputs: Any, method: str = "forward") -> float:
+def count(module: "nn.Module", *inputs: Any, method: str = "forward") -> float:
     """Operations of a call on the meta device, by torch's counter."""
+    import torch  # here and below, not at the top: the formulas and what is kept need no modules
+    from torch.utils.flop_counter import FlopCounterMode
+
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         getattr(module, method)(*inputs)
     return float(counter.get_total_flops())
@@ -117,6 +121,8 @@ def count(module: nn.Module, *inputs: Any, method: str = "forward") -> float:
 
 def text_flops(architecture: Architecture, text_length: int) -> float:
     """One prompt through the text encoder."""
+    import torch
+
     tokens = torch.zeros(1, text_length, dtype=torch.long, device="meta")
     return count(architecture.build_text_encoder().encoder, tokens)
 
@@ -155,10 +161,12 @@ class VaeFlops:
         return total
 
     @cached_property
-    def _vae(self) -> AutoencoderKLWan:
+    def _vae(self) -> "AutoencoderKLWan":
         return self.architecture.build_vae()
 
     def _call(self, what: str, frames: int, height: int, width: int) -> float:
+        import torch
+
         config = self.architecture.vae
         shape = (1, config["z_dim"], frames, height, width)
         if what == "encode":

@@ -2,8 +2,7 @@
 
 Two blocks of the transformer are run; each further one adds what the second added (up to a tenth too much).
 Attention is counted as a flash kernel keeps it (queries, keys, values, output). Not counted: what the allocator rounds
-up, workspaces of cuDNN and cuBLAS, and the copies that a reordering of tokens makes for a moment. The CUDA context is
-taken as 1 GB.
+up, workspaces of cuDNN and cuBLAS, and the copies that a reordering of tokens makes for a moment.
 """
 
 import math
@@ -19,12 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from vibe_pipeline.diffusion.checkpoint import tile_stride
 from vibe_pipeline.diffusion.lora import FUSED, add_adapter
-from vibe_pipeline.diffusion.models import tile_stride
 from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.planning.architecture import Architecture, Grid
 
-CONTEXT_BYTES = 1.0e9
 STEADY_FRAMES = 4  # latent frames after which the VAE's caches of earlier frames no longer grow
 
 
@@ -101,7 +99,9 @@ def inference_activations(
     """
     transformer = architecture.build_transformer(2)
     with _fake(transformer, dtype), torch.no_grad():
-        inputs = _transformer_inputs(architecture, grid, batch, text_length, dtype, per_token)
+        inputs = _transformer_inputs(
+            architecture=architecture, grid=grid, batch=batch, text_length=text_length, dtype=dtype, per_token=per_token
+        )
         with LiveBytes([*_tensors(transformer), *inputs]) as live:
             transformer(*inputs, return_dict=False)
     return live.peak
@@ -161,7 +161,14 @@ def _training_trial(
     with torch.device("meta"):
         for name, shape in ((FUSED, beside), ("trained", lora)):  # the last that is added is the one that is trained
             if shape is not None:
-                add_adapter(transformer, name, shape.rank, shape.alpha, shape.targets, 0)
+                add_adapter(
+                    transformer=transformer,
+                    name=name,
+                    rank=shape.rank,
+                    alpha=shape.alpha,
+                    targets=shape.targets,
+                    seed=0,
+                )
     with _fake(transformer, dtype):
         inputs = _transformer_inputs(architecture, grid, batch, text_length, dtype)
         with (

@@ -5,65 +5,32 @@ keys that each query sees, which block-sparse kernels exceed a little. Not count
 losses, VBench.
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from vibe_pipeline.diffusion.flow import sigma_schedule
-from vibe_pipeline.diffusion.models import tile_stride
-from vibe_pipeline.experiment.arms import RUNS_TRANSFORMER, ArmParams
-from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.diffusion.checkpoint import tile_stride
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
-from vibe_pipeline.experiment.load import tables_of
-from vibe_pipeline.experiment.model import ClipSize, ModelParams
-from vibe_pipeline.experiment.tables import Tables
-from vibe_pipeline.experiment.training import LoraParams, TrainParams
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.planning.costs import Adapter, Costs, Work, measuring, measuring_memory, stage1_of
+from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
-from vibe_pipeline.planning.memory import CONTEXT_BYTES
+from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
+from vibe_pipeline.planning.plan_rows import (
+    PlanRow,
+    arm_rows,
+    data_row,
+    measures_row,
+    native_row,
+    training_rows,
+    validation_rows,
+)
 from vibe_pipeline.vbench.prompts import clips_per_dimension
-
-FULL = AttentionParams(kind="full")
-STAGE1 = "Velocity loss on low-resolution images"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One job of a run.
-
-    Attributes:
-        group: `data`, `stage1`, `stage2`, `native`, `arm`, `validation` or `measures`.
-        count: How often: images, optimiser steps or clips.
-        tokens: Of one sample; None where no transformer runs.
-        keys_per_query: Of self-attention.
-        teraflops: Of one.
-        seconds: Of one.
-        memory_gb: Peak on the device.
-        disk_gb: Of all.
-    """
-
-    group: str
-    name: str
-    label: str
-    unit: str
-    count: int
-    tokens: int | None
-    keys_per_query: int | None
-    teraflops: float
-    seconds: float
-    memory_gb: float
-    disk_gb: float
-
-    @property
-    def hours(self) -> float:
-        """Of all."""
-        return self.count * self.seconds / 3600
 
 
 @dataclass(frozen=True)
@@ -78,7 +45,7 @@ class Plan:
     device_memory_gb: float
     share_of_peak: float
     notes: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[PlanRow, ...]
 
     @property
     def hours(self) -> float:
@@ -102,7 +69,13 @@ class Plan:
         return asdict(self) | {"rows": rows, "totals": totals}
 
 
-def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.5, images: int | None = None) -> Plan:
+def make_plan(
+    params: Mapping[str, Any],
+    device: str = "h100",
+    share: float = 0.5,
+    images: int | None = None,
+    figures: Figures = NOTHING_KEPT,
+) -> Plan:
     """Plan a run.
 
     Args:
@@ -110,6 +83,7 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
         device: A name in `planning.devices`.
         share: Of the device's peak that is assumed.
         images: How many there will be, where the folder is not here yet.
+        figures: Where what the modules themselves give is kept from one plan to the next.
 
     Raises:
         ValueError: An unknown device, a share outside (0, 1], a size that does not fit the attention's pooling,
@@ -119,32 +93,35 @@ def make_plan(params: Mapping[str, Any], device: str = "h100", share: float = 0.
     if not 0 < share <= 1:
         raise ValueError(f"the share of peak must be in (0, 1], got {share}")
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
-    generation, tables = GenerationParams(**params["generation"]), tables_of(params)
+    generation, tables = GenerationParams(**params["generation"]), checked_tables(params)
     architecture, found = load_architecture(model.path), find_device(device)
     if model.tile is not None:
         tile_stride(architecture.vae, model.tile)
     image_count, image_note = _count_images(data, images)
     clips, first_frames, clip_notes = _count_clips(generation, EvaluationParams(**params["evaluation"]))
-    costs = Costs(architecture, model, found, share, first_frames)
-    rows = [_data_row(costs, data, image_count)]
-    rows += [_training_row(costs, "stage1", n, STAGE1, r, data.low, FULL) for n, r in tables.stage1.items()]
-    rows += [
-        _training_row(costs, "stage2", n, r.label, r, data.high, r.attention, stage1_of(r, tables))
-        for n, r in tables.adapters.items()
-    ]
-    rows += [_native_row(costs, generation, clips)]
-    rows += [_arm_row(costs, n, arm, tables, generation, clips) for n, arm in tables.arms.items()]
-    rows += _validation_rows(costs, tables, generation)
-    measures, measure_note = _measures_row(model.target, clips * len(tables.arms))
+    costs = Costs(
+        architecture=architecture, model=model, device=found, share=share, first_frames=first_frames, figures=figures
+    )
+    rows = [data_row(costs, data, image_count), *training_rows(costs, data, tables)]
+    rows += [native_row(costs, generation, clips), *arm_rows(costs, tables, generation, clips)]
+    rows += validation_rows(costs, tables, generation)
+    measures, measure_note = measures_row(model.target, clips * len(tables.arms))
     rows.append(measures)
-    numbers = architecture.parameters
+    numbers = costs.parameters
     # Weights as published: 16 bit but for the VAE.
     weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"]
     notes = (image_note, *clip_notes, measure_note)
     return Plan(
-        architecture.name, architecture.source, numbers, weights / 1e9, device.lower(), found.memory_gb, share, notes,
-        tuple(rows),
-    )  # fmt: skip
+        model=architecture.name,
+        architecture=architecture.source,
+        parameters=numbers,
+        weights_gb=weights / 1e9,
+        device=device.lower(),
+        device_memory_gb=found.memory_gb,
+        share_of_peak=share,
+        notes=notes,
+        rows=tuple(rows),
+    )
 
 
 def _count_images(data: DataParams, images: int | None) -> tuple[int, str]:
@@ -180,140 +157,3 @@ def _count_clips(generation: GenerationParams, evaluation: EvaluationParams) -> 
         f"clips an arm that VBench's dimensions are defined on: {scored}",
     )
     return len(prompts), first_frames, notes
-
-
-def _data_row(costs: Costs, data: DataParams, count: int) -> Row:
-    """Captions and three latents of every image: low, high, and high after the pixel degradation."""
-    work = costs.text() + costs.encode(data.low) + costs.encode(data.high) * 2
-    encoding = costs.weights("vae") + data.encode_batch * costs.vae_memory(data.high, decode=False)
-    numbers = sum(_numbers(costs, size) for size in (data.low, data.high, data.high))
-    text = costs.model.text_length * costs.architecture.transformer["text_dim"]
-    size = 2 * numbers + costs.dtype.itemsize * text
-    peak = max(costs.text_memory(), CONTEXT_BYTES + encoding)
-    return _row("data", "cache", "Latents and text embeddings", "image", count, None, None, work, peak, count * size)
-
-
-def _numbers(costs: Costs, size: ClipSize) -> int:
-    channels, frames, height, width = costs.architecture.latent(size)
-    return channels * frames * height * width
-
-
-def _training_row(
-    costs: Costs,
-    group: str,
-    name: str,
-    label: str,
-    row: TrainParams,
-    size: ClipSize,
-    attention: AttentionParams,
-    stage1: LoraParams | None = None,
-) -> Row:
-    tokens, keys = costs.keys(size, FULL), costs.keys(size, attention)
-    work, peak = costs.step(size, attention, row, stage1), costs.step_memory(size, row, stage1)
-    disk = 4.0 * costs.adapter_parameters(row.lora)
-    return _row(group, name, label, "step", row.steps, tokens, keys, work, peak, disk)
-
-
-def _native_row(costs: Costs, generation: GenerationParams, clips: int) -> Row:
-    size = costs.model.native
-    disk = clips * _clip_bytes(size)
-    if generation.native_source == "truth":
-        return _row("native", "native", "True renders", "clip", clips, None, None, Work(), 0.0, disk)
-    passes = generation.native_steps * _passes(generation.native_guidance_scale)
-    work = costs.text() + costs.forward(size, FULL) * passes + costs.decode(size)
-    peak = _rendering_memory(costs, size, generation.batch_size, 0.0, False)
-    tokens = costs.keys(size, FULL)
-    return _row("native", "native", "Native clips, shared by all arms", "clip", clips, tokens, tokens, work, peak, disk)
-
-
-def _arm_row(costs: Costs, name: str, arm: ArmParams, tables: Tables, generation: GenerationParams, clips: int) -> Row:
-    size = costs.model.target
-    disk = clips * _clip_bytes(size)
-    if arm.method not in RUNS_TRANSFORMER:
-        through_vae = arm.method == "truth"
-        work = costs.encode(size) + costs.decode(size) if through_vae else Work()
-        peak = _vae_peak(costs, size) + CONTEXT_BYTES if through_vae else 0.0
-        return _row("arm", name, arm.label, "clip", clips, None, None, work, peak, disk)
-    adapters = costs.arm_adapters(arm, tables)
-    work = _denoising(costs, size, arm, adapters) + costs.decode(size) * (1 if arm.detail_transfer is None else 2)
-    if arm.method != "direct":
-        work += costs.encode(size)
-    tokens, keys = costs.keys(size, FULL), costs.keys(size, arm.attention)
-    extra = sum(map(costs.adapter_bytes, adapters))
-    doubled = arm.method == "freeswim"
-    if doubled and arm.refresh_every and not costs.model.offload:
-        config = costs.architecture.transformer
-        width = config["num_attention_heads"] * config["attention_head_dim"]
-        extra += generation.batch_size * config["num_layers"] * tokens * width * costs.dtype.itemsize
-    peak = _rendering_memory(costs, size, generation.batch_size * (2 if doubled else 1), extra, arm.method != "direct")
-    return _row("arm", name, arm.label, "clip", clips, tokens, keys, work, peak, disk)
-
-
-def _validation_rows(costs: Costs, tables: Tables, generation: GenerationParams) -> Iterator[Row]:
-    """Clips while adapters train, each as the adapter's first arm makes it; memory is that of the arm."""
-    for name, row in tables.adapters.items():
-        if row.validation_clips and row.validate_every:
-            arm, times = tables.arms[tables.arm_of(name)], -(-row.steps // row.validate_every)
-            made = _arm_row(costs, name, arm, tables, generation, row.validation_clips * times)
-            yield replace(made, group="validation", label=f"Validation clips, {times} times {row.validation_clips}")
-
-
-def _measures_row(size: ClipSize, clips: int) -> tuple[Row, str]:
-    """Our own measures of every arm's clips, on processors while the device idles, and what that rests on."""
-    cores = os.cpu_count() or 1
-    work = measuring(size, cores)
-    memory = measuring_memory(size) / 1e9
-    note = f"our measures: on the {cores} cores of this machine, an arm at a time; {memory:.1f} GB of main memory"
-    return _row("measures", "all", "Our measures, on processors", "clip", clips, None, None, work, 0.0, 0.0), note
-
-
-def _denoising(costs: Costs, size: ClipSize, arm: ArmParams, adapters: Sequence[Adapter]) -> Work:
-    shift = arm.flow_shift or costs.model.flow_shift
-    steps = len(sigma_schedule(arm.steps, shift, arm.start, arm.steps_are)) - 1
-    bound, passes = costs.forward(size, arm.attention, adapters), _passes(arm.guidance_scale)
-    work = bound * (steps * passes)
-    if arm.method == "freeswim":  # the full path: in every pass, or in the conditional one of each k-th step
-        full = steps * passes if arm.refresh_every is None else -(-steps // arm.refresh_every)
-        work += costs.forward(size, FULL, adapters) * full
-    return work
-
-
-def _passes(guidance_scale: float) -> int:
-    return 1 if guidance_scale == 1 else 2
-
-
-def _rendering_memory(costs: Costs, size: ClipSize, batch: int, extra: float, encodes: bool) -> float:
-    """Text encoder alone; then transformer and VAE together, or in turns."""
-    denoising = costs.weights("transformer") + extra + costs.forward_memory(size, batch)
-    # Clips are decoded one at a time.
-    working = max(costs.vae_memory(size, True), costs.vae_memory(size, False) if encodes else 0.0)
-    if costs.model.offload:
-        together = max(denoising, costs.weights("vae") + working)
-    else:
-        both = costs.weights("transformer") + extra + costs.weights("vae")
-        together = both + max(costs.forward_memory(size, batch), working)
-    return max(costs.text_memory(), CONTEXT_BYTES + together)
-
-
-def _vae_peak(costs: Costs, size: ClipSize) -> float:
-    return costs.weights("vae") + max(costs.vae_memory(size, True), costs.vae_memory(size, False))
-
-
-def _clip_bytes(size: ClipSize) -> float:
-    """8-bit RGB as it is; lossless H.264 is smaller, by how much depends on the content."""
-    return 3.0 * size.frames * size.height * size.width
-
-
-def _row(
-    group: str,
-    name: str,
-    label: str,
-    unit: str,
-    count: int,
-    tokens: int | None,
-    keys: int | None,
-    work: Work,
-    peak: float,
-    disk: float,
-) -> Row:
-    return Row(group, name, label, unit, count, tokens, keys, work.teraflops, work.seconds, peak / 1e9, disk / 1e9)

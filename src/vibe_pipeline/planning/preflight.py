@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vibe_pipeline.diffusion.checkpoint import find_model, require_fitting_size, require_whole, tile_stride
 from vibe_pipeline.diffusion.foreign import HUB_ID
-from vibe_pipeline.diffusion.lora import check_adapter
-from vibe_pipeline.diffusion.models import find_model, require_fitting_size, require_whole, tile_stride
-from vibe_pipeline.diffusion.weights import Shapes, linear_shapes
+from vibe_pipeline.diffusion.weights import Once, Shapes, linear_shapes, made
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.metrics.detail import high_frequency_share
-from vibe_pipeline.experiment.arms import RUNS_TRANSFORMER, ArmParams, ExtraAdapter
+from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
@@ -29,8 +27,9 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Tables
 from vibe_pipeline.generation.clip_cache import Scale
-from vibe_pipeline.generation.external import measured_clips
 from vibe_pipeline.generation.first_frames import require_first_frames
+from vibe_pipeline.generation.methods import method_of
+from vibe_pipeline.generation.methods.external import measured_clips
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.named import require_file, require_folder, require_no_file
@@ -59,12 +58,12 @@ class Check:
     fix: str
 
 
-def weights_check(path_or_id: str) -> Check:
-    """The base: a model that can be run, whole."""
+def weights_check(path_or_id: str, once: Once = made) -> Check:
+    """The base: a model that can be run, whole; `once` keeps the shapes that its configurations ask for."""
 
     def look() -> str:
         found = find_model(path_or_id)
-        require_whole(found)
+        require_whole(found, once)
         return str(found.path)
 
     is_id = HUB_ID.fullmatch(path_or_id) and not Path(path_or_id).exists()
@@ -118,7 +117,7 @@ def check_generation(model: ModelParams, generation: GenerationParams, tables: T
     require_fitting_size(found, model.native.height, model.native.width, "model.native")
     require_fitting_size(found, model.target.height, model.target.width, "model.target")
     for name, arm in tables.arms.items():
-        if arm.attention.kind == "gclf" and arm.method in RUNS_TRANSFORMER:
+        if arm.attention.kind == "gclf" and method_of(arm).runs_transformer:
             what = f"arms.{name} with attention.pool {arm.attention.pool}: model.target"
             require_fitting_size(found, model.target.height, model.target.width, what, arm.attention.pool)
     arms = {} if generation.stop_after_preview else tables.arms  # their clips may be made from the preview
@@ -193,6 +192,8 @@ def check_band(model: ModelParams, evaluation: EvaluationParams) -> None:
     Raises:
         ValueError: Names the band and the size.
     """
+    from vibe_pipeline.evaluation.metrics.detail import high_frequency_share  # with torch, which doctor does without
+
     frame = np.random.default_rng(0).random((1, model.target.height, model.target.width, 3), dtype=np.float32)
     try:
         high_frequency_share(frame, *evaluation.fine_band)
@@ -280,6 +281,8 @@ def _needs_vbench(generation: GenerationParams) -> bool:
 
 
 def _adapter(extra: ExtraAdapter, field: str, layers: Callable[[], Shapes]) -> str:
+    from vibe_pipeline.diffusion.lora import check_adapter  # with peft and diffusers: for arms that have such a file
+
     try:
         changed = check_adapter(require_file(extra.path, field), layers())
     except ValueError as error:

@@ -1,6 +1,7 @@
 """A plan as text that a person reads."""
 
-from vibe_pipeline.planning.plan import Plan, Row
+from vibe_pipeline.planning.plan import Plan
+from vibe_pipeline.planning.plan_rows import PlanRow
 
 COLUMNS = ("", "what", "each", "tokens", "keys/query", "TFLOP each", "time each", "time all", "memory", "disk")
 
@@ -42,7 +43,7 @@ def _footer(plan: Plan) -> list[str]:
     ]
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: PlanRow) -> tuple[str, ...]:
     tokens, keys = (f"{n:,}" if n is not None else "-" for n in (row.tokens, row.keys_per_query))
     work = f"{row.teraflops:,.1f}" if row.teraflops else "-"
     return (

@@ -63,14 +63,18 @@ def _short_arm(arm: ArmParams) -> ArmParams:
     return arm.model_copy(update={"steps": steps, "steps_are": "all"})
 
 
+# What an entry of the catalog says of the place it was written for: the new one is this machine's own.
+OF_ITS_PLACE = ("filepath", "metadata", "versioned", "credentials", "fs_args")
+
+
 def moved(catalog: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The catalog's configuration with every file below `folder`; what has no file is kept in memory."""
     moved = {}
     for name, entry in catalog.items():
         if "filepath" in entry:
             inside = re.sub(r"^\w+:/*|^/+", "", entry["filepath"])
-            moved[name] = {k: entry[k] for k in ("type", "load_args", "save_args") if k in entry}
-            moved[name]["filepath"] = str(folder.absolute() / inside)
+            elsewhere = {"filepath": str(folder.absolute() / inside)}
+            moved[name] = {k: v for k, v in entry.items() if k not in OF_ITS_PLACE} | elsewhere
         else:
             moved[name] = {"type": "MemoryDataset"}
     return moved

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.reporting.glossary import ARROWS, DIRECTION_WORDS, number, words
-from vibe_pipeline.reporting.tables import BOUNDS, arm_label, arm_order, is_scored
+from vibe_pipeline.reporting.tables import arm_label, arm_order, bound_of, is_scored
 
 INK, MUTED, RULE, ACCENT = "#1c1d20", "#5f646d", "#d9dadd", "#1d5c99"
 SERIES = ("#1d6fb8", "#c4472b", "#2c8558", "#8a57b8", "#a5730a", "#14808c", "#bb4a83", "#6b7280")
@@ -89,7 +89,7 @@ def metric_figure(
         axes.axvline(found.loc[next(iter(references)), "mean"], color=RULE, linestyle="--", linewidth=1, zorder=0)
     for height, arm in enumerate(order):
         if arm in found.index:
-            _dot(axes, found.loc[arm], height, arm in references, arm in arms and arms[arm].method in BOUNDS)
+            _dot(axes, found.loc[arm], height, arm in references, bound_of(arm, arms) is not None)
         else:
             status = str(rows.loc[rows["arm"] == arm, "status"].iloc[0])
             at = axes.get_yaxis_transform()
@@ -145,9 +145,8 @@ def spectrum_figure(
     coloured = 0
     for arm in arm_order(spectra["arm"].unique().tolist(), arms):
         rows = spectra[(spectra["arm"] == arm) & (spectra["power"] > 0)].sort_values("cycles")
-        method = arms[arm].method if arm in arms else ""
-        if method in BOUNDS:
-            look = {"color": INK, "linewidth": 2.0, "linestyle": "-" if method == "truth" else (0, (1, 1.5))}
+        if bound := bound_of(arm, arms):
+            look = {"color": INK, "linewidth": 2.0, "linestyle": "-" if bound == "ceiling" else (0, (1, 1.5))}
         else:
             look = {"color": SERIES[coloured % len(SERIES)], "linestyle": DASHES[coloured // len(SERIES) % len(DASHES)]}
             coloured += 1
@@ -170,7 +169,7 @@ def cost_figure(table: pd.DataFrame, clips: pd.DataFrame, metric: str, arms: Map
     rows = table[(table["metric"] == metric) & is_scored(table)].set_index("arm")
     seconds = clips.groupby("arm")["seconds"].median()
     order = arm_order(rows.index.tolist(), arms)
-    levels = [a for a in order if a in arms and arms[a].method in BOUNDS]
+    levels = [a for a in order if bound_of(a, arms)]
     points = [a for a in order if a not in levels and seconds.get(a, 0) > 0]
     for i, arm in enumerate(points):
         at, row, colour = seconds[arm], rows.loc[arm], SERIES[i % len(SERIES)]
@@ -179,7 +178,7 @@ def cost_figure(table: pd.DataFrame, clips: pd.DataFrame, metric: str, arms: Map
         axes.plot([at], [row["mean"]], "o", color=colour, markersize=6.5, label=label)
         axes.annotate(str(i + 1), (at, row["ci_high"]), textcoords="offset points", xytext=(0, 4), ha="center", size=8)
     for arm in levels:
-        dash = "-" if arms[arm].method == "truth" else (0, (1, 1.5))
+        dash = "-" if bound_of(arm, arms) == "ceiling" else (0, (1, 1.5))
         axes.axhline(rows.loc[arm, "mean"], color=MUTED, linewidth=1.1, linestyle=dash, label=arm_label(arm, arms))
     direction = str(rows["direction"].iloc[0]) if len(rows) else "none"
     axes.set_ylabel(f"{words(metric).label}, {DIRECTION_WORDS.get(direction, direction)}")

@@ -8,11 +8,11 @@ import pandas as pd
 
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.reporting.media import Panel, contact_sheet, image_uri, mid_frame, video_uri
-from vibe_pipeline.reporting.tables import arm_label, arm_order
+from vibe_pipeline.reporting.tables import arm_label, arm_order, bound_of
 
 
 @dataclass(frozen=True)
-class Sheet:
+class ContactSheet:
     """One prompt's contact sheet."""
 
     prompt: str
@@ -24,7 +24,7 @@ class Sheet:
 
 
 @dataclass(frozen=True)
-class Reel:
+class ClipView:
     """One arm's clip of a take; `uri` is empty if it is not embedded, and `problem` says why."""
 
     arm: str
@@ -34,13 +34,13 @@ class Reel:
 
 
 @dataclass(frozen=True)
-class Take:
+class PromptClips:
     """One prompt and seed: the clips that play together."""
 
     prompt: str
     seed: int
     fps: float
-    reels: tuple[Reel, ...]
+    reels: tuple[ClipView, ...]
 
 
 def takes_shown(clips: pd.DataFrame, prompts: int) -> Iterator[tuple[str, int, pd.DataFrame]]:
@@ -54,23 +54,23 @@ def takes_shown(clips: pd.DataFrame, prompts: int) -> Iterator[tuple[str, int, p
         yield str(rows["prompt"].iloc[0]), int(seed), rows
 
 
-def sheets(clips: pd.DataFrame, arms: Mapping[str, ArmParams], prompts: int, budget: int) -> list[Sheet]:
+def sheets(clips: pd.DataFrame, arms: Mapping[str, ArmParams], prompts: int, budget: int) -> list[ContactSheet]:
     """Contact sheets of the first prompts, until the budget of bytes is spent."""
-    made: list[Sheet] = []
+    made: list[ContactSheet] = []
     for prompt, _, rows in takes_shown(clips, prompts):
         panels, problems = _panels(rows, arms)
         if not panels:
-            made.append(Sheet(prompt, problems=tuple(problems)))
+            made.append(ContactSheet(prompt, problems=tuple(problems)))
             continue
         image = contact_sheet(panels)
         uri = image_uri(image)
         budget -= len(uri)
         if budget < 0:
-            made.append(Sheet(prompt, problems=("left out: the page has reached its size limit",)))
+            made.append(ContactSheet(prompt, problems=("left out: the page has reached its size limit",)))
             continue
         names = ", ".join(p.label for p in panels)
         alt = f"Contact sheet for the prompt “{prompt}”: middle frames and enlarged details of {names}."
-        made.append(Sheet(prompt, uri, alt, *image.size, tuple(problems)))
+        made.append(ContactSheet(prompt, uri, alt, *image.size, tuple(problems)))
     return made
 
 
@@ -83,7 +83,7 @@ def _panels(rows: pd.DataFrame, arms: Mapping[str, ArmParams]) -> tuple[list[Pan
             panels.append(Panel(arm_label(arm, arms), mid_frame(Path(str(by_arm.loc[arm, "path"])))))
         except (OSError, ValueError) as error:
             problems.append(f"{arm_label(arm, arms)}: {_short(error)}")
-    if not any(a in arms and arms[a].method == "truth" for a in by_arm.index):
+    if not any(bound_of(a, arms) == "ceiling" for a in by_arm.index):
         panels += _reference(rows)
     return panels, problems
 
@@ -96,7 +96,7 @@ def _reference(rows: pd.DataFrame) -> list[Panel]:
         return []
 
 
-def takes(clips: pd.DataFrame, arms: Mapping[str, ArmParams], prompts: int, budget: int) -> list[Take]:
+def takes(clips: pd.DataFrame, arms: Mapping[str, ArmParams], prompts: int, budget: int) -> list[PromptClips]:
     """The clips to play side by side; the budget is shared out evenly, so that no arm crowds out another."""
     shown = list(takes_shown(clips, prompts))
     share = budget // max(1, sum(rows["arm"].nunique() for _, _, rows in shown))
@@ -104,17 +104,17 @@ def takes(clips: pd.DataFrame, arms: Mapping[str, ArmParams], prompts: int, budg
     for prompt, seed, rows in shown:
         by_arm = rows.drop_duplicates("arm").set_index("arm")
         reels = [_reel(arm, by_arm.loc[arm], arms, share) for arm in arm_order(by_arm.index.tolist(), arms)]
-        made.append(Take(prompt, seed, float(by_arm["fps"].iloc[0]), tuple(reels)))
+        made.append(PromptClips(prompt, seed, float(by_arm["fps"].iloc[0]), tuple(reels)))
     return made
 
 
-def _reel(arm: str, row: pd.Series, arms: Mapping[str, ArmParams], limit: int) -> Reel:
+def _reel(arm: str, row: pd.Series, arms: Mapping[str, ArmParams], limit: int) -> ClipView:
     try:
         uri = video_uri(Path(str(row["preview_path"])), limit)
         problem = "" if uri else "too large to embed; the file is in the run's folder of clips"
     except (OSError, ValueError) as error:
         uri, problem = "", _short(error)
-    return Reel(arm, arm_label(arm, arms), uri, problem)
+    return ClipView(arm, arm_label(arm, arms), uri, problem)
 
 
 def _short(error: Exception) -> str:

@@ -6,12 +6,13 @@ from typing import Any
 
 import pandas as pd
 
-from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, Judgement
+from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, ClaimVerdict
 from vibe_pipeline.evaluation.statistics import TRAINING
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.reporting.glossary import number
-from vibe_pipeline.reporting.tables import BOUNDS, arm_label, is_scored, tally, text
+from vibe_pipeline.reporting.tables import arm_label, bound_of, is_scored, tally, text
 
 HARSH = 1.5
 """Rule of thumb: a degraded latent this many times further from the truth than the real thing is another task."""
@@ -35,7 +36,7 @@ def differences(clips: pd.DataFrame) -> dict[str, str]:
     return found
 
 
-def summary(clips: pd.DataFrame, arms: Mapping[str, ArmParams], judgements: Sequence[Judgement]) -> list[str]:
+def summary(clips: pd.DataFrame, arms: Mapping[str, ArmParams], judgements: Sequence[ClaimVerdict]) -> list[str]:
     """What was run and what came out, in three sentences (fewer if there is nothing to say)."""
     return [s for s in (_what_was_run(clips, arms), _what_was_refined(clips, arms), _outcome(judgements)) if s]
 
@@ -44,7 +45,7 @@ def _what_was_run(clips: pd.DataFrame, arms: Mapping[str, ArmParams]) -> str:
     if clips.empty:
         return "No clips were generated in this run, so there is nothing to look at below."
     names = clips["arm"].unique()
-    bounds = sum(n in arms and arms[n].method in BOUNDS for n in names)
+    bounds = sum(bound_of(n, arms) is not None for n in names)
     sizes = clips.drop_duplicates(["height", "width", "frames"])
     shape = " and ".join(f"{r.frames} frames at {r.width} × {r.height}" for r in sizes.itertuples())
     beside = f" (of which {bounds} run no model and serve as bounds)" if bounds else ""
@@ -59,7 +60,7 @@ def _what_was_run(clips: pd.DataFrame, arms: Mapping[str, ArmParams]) -> str:
 def _what_was_refined(clips: pd.DataFrame, arms: Mapping[str, ArmParams]) -> str:
     if clips.empty:
         return ""
-    refine = [a for a in clips["arm"].unique() if a in arms and arms[a].method == "refine"]
+    refine = [a for a in clips["arm"].unique() if a in arms and method_of(arms[a]).second_pass]
     sources = sorted(clips.loc[clips["arm"].isin(refine), "native_source"].dropna().unique())
     if sources == ["truth"]:
         return (
@@ -71,7 +72,7 @@ def _what_was_refined(clips: pd.DataFrame, arms: Mapping[str, ArmParams]) -> str
     return f"The refined arms start from native clips of mixed origin: {', '.join(sources)}." if sources else ""
 
 
-def _outcome(judgements: Sequence[Judgement]) -> str:
+def _outcome(judgements: Sequence[ClaimVerdict]) -> str:
     if not judgements:
         return "No claims were put to the test."
     counts = Counter(j.verdict for j in judgements)
@@ -131,7 +132,10 @@ def published_tables(
     for part in published.get("tables", []):
         columns = part.get("columns", list(known))
         heads = [known.get(c, {}).get("label", c) for c in columns]
-        rows = [_published_row(row, columns, known, table, arms, references) for row in part.get("rows", [])]
+        rows = [
+            _published_row(row=row, columns=columns, known=known, table=table, arms=arms, references=references)
+            for row in part.get("rows", [])
+        ]
         given = [f"{r.get('source', 'no source')}; {r.get('reliability', '')}" for r in part.get("rows", [])]
         sources = list(dict.fromkeys(given))
         shaped.append({"title": part.get("title", ""), "heads": heads, "rows": rows, "sources": sources})

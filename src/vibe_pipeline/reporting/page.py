@@ -9,7 +9,7 @@ import jinja2
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
-from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, Judgement, judge
+from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, ClaimVerdict, evaluate_claim
 from vibe_pipeline.evaluation.statistics import TRAINING
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
@@ -126,7 +126,7 @@ def render(inputs: ReportInputs) -> str:
 
 def context(inputs: ReportInputs) -> dict[str, Any]:
     """What the template is given."""
-    judgements = [judge(claim, inputs.scores, inputs.bootstrap) for claim in inputs.claims]
+    judgements = [evaluate_claim(claim, inputs.scores, inputs.bootstrap) for claim in inputs.claims]
     blocks = tables.ablation_blocks(inputs.table, inputs.scores, inputs.arms, inputs.reference_arms, inputs.bootstrap)
     return {
         "title": inputs.title,
@@ -154,7 +154,7 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
     }
 
 
-def _claim(judgement: Judgement, arms: Mapping[str, ArmParams], published: Mapping[str, Any]) -> dict[str, Any]:
+def _claim(judgement: ClaimVerdict, arms: Mapping[str, ArmParams], published: Mapping[str, Any]) -> dict[str, Any]:
     claim = judgement.claim
     marks = {HOLDS: ("holds", "✓"), FAILS: ("fails", "✗"), OPEN: ("open", "?"), ABSENT: ("absent", "–")}
     marks[NOT_RUN] = ("absent", "–")

@@ -8,13 +8,11 @@ import numpy as np
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
-from vibe_pipeline.evaluation.claims import HOLDS, weigh
+from vibe_pipeline.evaluation.claims import HOLDS, compare_on_metric
+from vibe_pipeline.evaluation.metrics.registry import FAMILIES
 from vibe_pipeline.experiment.arms import ArmParams
-from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.generation.methods import Bound, method_of
 from vibe_pipeline.reporting.glossary import ARROWS, DIRECTION_WORDS, family_words, number, spread, words
-
-FAMILY_ORDER = ("detail", "miniature", "vbench")
-BOUNDS = ("truth", "upsample")
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class ArmRow:
     """One arm's cells, in the order of the block's columns."""
 
     arm: str
@@ -62,7 +60,7 @@ class Block:
     title: str
     note: str
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ArmRow, ...]
     n: str
     unscored: tuple[tuple[str, str], ...] = ()
     reasons: tuple[str, ...] = field(default=())
@@ -75,55 +73,20 @@ def arm_label(arm: str, arms: Mapping[str, ArmParams]) -> str:
 
 def arm_settings(arm: str, arms: Mapping[str, ArmParams]) -> str:
     """One line on what an arm runs."""
-    if arm not in arms:
-        return ""
-    params = arms[arm]
-    if params.method == "truth":
-        return "true render through the VAE: the ceiling"
-    if params.method == "upsample":
-        return "no model: the native clip, enlarged"
-    if params.method == "external":
-        return f"another system's clips, from {params.path}"
-    start = "from noise" if params.method == "direct" else f"strength {params.strength:g}"
-    attention = _attention_settings(params.attention)
-    share = params.steps_are == "share" and params.start < 1
-    steps = f"{int(params.start * params.steps)} of {params.steps} steps" if share else f"{params.steps} steps"
-    adapter = f"adapter {params.adapter}" if params.adapter else "no adapter"
-    said = {
-        "FreeSwim": params.method == "freeswim",
-        "stage 1 kept": params.keep_stage1,
-        f"{len(params.extra_adapters)} extra adapters": params.extra_adapters,
-        f"full path every {params.refresh_every} steps": params.refresh_every,
-    }
-    how = {
-        "UniPC": params.scheduler == "unipc",
-        f"flow shift {params.flow_shift or 0:g}": params.flow_shift,
-        f"guidance {params.guidance_scale:g}": params.guidance_scale != 1,
-        f"{params.detail_transfer or 0:g} of the change added to the enlarged clip": params.detail_transfer,
-    }
-    parts = [adapter, *(k for k, v in said.items() if v), f"{attention} attention", start, steps]
-    return " · ".join([*parts, *(k for k, v in how.items() if v)])
+    return method_of(arms[arm]).describe(arms[arm]) if arm in arms else ""
 
 
-def _attention_settings(params: AttentionParams) -> str:
-    """Kind, pooling, and what differs from half the native window and the plain scale."""
-    said = [f"{params.pool}×"] if params.kind == "gclf" else []
-    if params.half_window and params.kind != "full":
-        said.append("half window {}x{}".format(*params.half_window))
-    if params.scale is not None:
-        said.append(f"scale {params.scale}")
-    return params.kind + (f" ({', '.join(said)})" if said else "")
+def bound_of(arm: str, arms: Mapping[str, ArmParams]) -> Bound | None:
+    """Whether an arm bounds what a model can do, from below (`floor`) or above (`ceiling`); None: a contestant."""
+    return method_of(arms[arm]).bound if arm in arms else None
 
 
 def arm_order(present: list[str], arms: Mapping[str, ArmParams]) -> list[str]:
     """Arms as declared, with plain upsampling first and the truth last; undeclared ones before the truth."""
     declared = [a for a in arms if a in present] + sorted(a for a in present if a not in arms)
 
-    def place(arm: str) -> int:
-        method = arms[arm].method if arm in arms else ""
-        return {"upsample": 0, "truth": 2}.get(method, 1)
-
-    return sorted(dict.fromkeys(declared), key=place)
+    places = {"floor": 0, None: 1, "ceiling": 2}
+    return sorted(dict.fromkeys(declared), key=lambda arm: places[bound_of(arm, arms)])
 
 
 def arms_run(table: pd.DataFrame, arms: Mapping[str, ArmParams], differs: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -147,7 +110,7 @@ def metric_order(table: pd.DataFrame) -> list[str]:
     if table.empty:
         return []
     found = table.drop_duplicates("metric")
-    rank = {family: i for i, family in enumerate(FAMILY_ORDER)}
+    rank = {family: i for i, family in enumerate(FAMILIES)}
     keyed = [
         (rank.get(f, len(rank)), i, m) for i, (m, f) in enumerate(zip(found["metric"], found["family"], strict=True))
     ]
@@ -170,13 +133,15 @@ def best_arms(
     best: dict[str, str] = {}
     if table.empty or scores.empty:
         return best
-    bounds = [a for a, params in arms.items() if params.method in BOUNDS]
+    bounds = [a for a in arms if bound_of(a, arms)]
     rows = table[is_scored(table) & ~table["arm"].isin(bounds) & table["direction"].isin(["higher", "lower"])]
     for metric, group in rows.groupby("metric", sort=False):
         direction = group["direction"].iloc[0]
         ranked = group.sort_values("mean", ascending=direction == "lower")["arm"].tolist()
         if len(ranked) > 1:
-            evidence = weigh(scores, ranked[0], ranked[1], str(metric), direction, bootstrap)
+            evidence = compare_on_metric(
+                scores=scores, arm=ranked[0], other=ranked[1], metric=str(metric), better=direction, bootstrap=bootstrap
+            )
             if evidence.verdict == HOLDS:
                 best[str(metric)] = ranked[0]
     return best
@@ -259,12 +224,12 @@ def _block(
     lookup = {(row["arm"], row["metric"]): row for _, row in table.iterrows()}
     directions = table.drop_duplicates("metric").set_index("metric")["direction"]
     rows = tuple(
-        Row(
+        ArmRow(
             arm=arm,
             label=arm_label(arm, arms),
             cells=tuple(_cell(lookup.get((arm, m)), best.get(m) == arm, arm in references) for m in shown),
             is_reference=arm in references,
-            is_bound=arm in arms and arms[arm].method in BOUNDS,
+            is_bound=bound_of(arm, arms) is not None,
             training_seeds=training_seeds(table, arm),
         )
         for arm in order
@@ -316,8 +281,8 @@ def tally(table: pd.DataFrame, arm: str, references: Collection[str]) -> str:
 
 def unbeaten_upsampling(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[str]:
     """Labels of the metrics on which no arm that runs the model has a better mean than plain upsampling."""
-    plain = [a for a, params in arms.items() if params.method == "upsample"]
-    bounds = [a for a, params in arms.items() if params.method in BOUNDS]
+    plain = [a for a in arms if bound_of(a, arms) == "floor"]
+    bounds = [a for a in arms if bound_of(a, arms)]
     found = []
     for metric in metric_order(table):
         rows = table[(table["metric"] == metric) & is_scored(table)]

@@ -84,7 +84,12 @@ def draw_batch(job: Job, step: int, indices: list[int]) -> Batch:
     shape = job.cache.shape(job.part, indices[0])
     noise = torch.randn((len(indices), *shape), generator=generator)
     sigma = draw_sigma(
-        params.sigma_sampling, len(indices), params.sigma_shift, generator, params.logit_mean, params.logit_std
+        kind=params.sigma_sampling,
+        count=len(indices),
+        shift=params.sigma_shift,
+        generator=generator,
+        mean=params.logit_mean,
+        std=params.logit_std,
     )
     first, end = job.group.bounds(len(indices))
     parts = {name: job.cache.batch(name, indices[first:end]) for name in (job.part, *job.extra_parts, "text")}

@@ -128,7 +128,7 @@ def _start(job: Job) -> Run:
 def _progress(run: Run) -> tqdm:
     steps = run.job.params.steps
     hidden = not run.job.group.leads
-    return tqdm(initial=run.step, total=steps, desc=run.job.folder.name, mininterval=2, disable=hidden)
+    return tqdm(initial=run.step, total=steps, desc=run.job.name, mininterval=2, disable=hidden)
 
 
 def _step(run: Run, batch: Batch) -> tuple[dict[str, Tensor], int]:

@@ -1,7 +1,8 @@
 """The two stages of Relay LoRA: what each trains, on what, with which loss."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 from diffusers import WanTransformer3DModel
+from filelock import FileLock
 from torch import Tensor
 
 from vibe_pipeline.diffusion import lora
@@ -27,7 +29,7 @@ from vibe_pipeline.experiment.adapters import AdapterParams, DegradationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.training import Stage1Params, TrainParams
 from vibe_pipeline.images.cache import LatentCache
-from vibe_pipeline.io.files import read_json, write_atomic, write_json
+from vibe_pipeline.io.files import link_by_name, read_json, write_atomic, write_json
 from vibe_pipeline.io.keys import content_key, folder_fingerprint
 from vibe_pipeline.runtime.torchrun import launched_outside
 from vibe_pipeline.training.checkpoint import remove_checkpoints
@@ -79,24 +81,34 @@ class StageLoss:
 STAGE1_LOSS = StageLoss("low", {"velocity": 1.0})
 
 
-def stage1_folder(name: str, cache: dict[str, Any], model: ModelParams, row: Stage1Params, root: Path) -> Path:
-    """Where D1 is trained and kept: named by what determines it."""
+def stage1_folder(cache: dict[str, Any], model: ModelParams, row: Stage1Params, root: Path) -> Path:
+    """Where D1 is trained and kept: named by what determines it, not by its row."""
     fingerprint = folder_fingerprint(find_model(model.path).path)
-    return root / f"{name}-{content_key('stage1', fingerprint, cache['key'], _training_identity(row))}"
+    return root / f"stage1-{content_key('stage1', fingerprint, cache['key'], _training_identity(row))}"
 
 
 def stage2_folder(
-    name: str,
-    cache: dict[str, Any],
-    stage1: dict[str, Any] | None,
-    model: ModelParams,
-    row: AdapterParams,
-    root: Path,
+    cache: dict[str, Any], stage1: dict[str, Any] | None, model: ModelParams, row: AdapterParams, root: Path
 ) -> Path:
-    """Where D2 is trained and kept: named by what determines it."""
+    """Where D2 is trained and kept: named by what determines it, not by its row."""
     fingerprint = folder_fingerprint(find_model(model.path).path)
     before = lora.fused_key(stage1["key"], getattr(torch, model.dtype)) if stage1 else None
-    return root / f"{name}-{content_key('stage2', fingerprint, cache['key'], _training_identity(row), before)}"
+    return root / f"stage2-{content_key('stage2', fingerprint, cache['key'], _training_identity(row), before)}"
+
+
+@contextmanager
+def alone(name: str, folder: Path) -> Iterator[None]:
+    """Keep rows of equal content apart: the second waits, and finds what the first has trained.
+
+    The processes of one torchrun enter together. A link by the row's name shows people where its adapter is.
+    """
+    if launched_outside():
+        yield
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        yield
+    link_by_name(folder.parent / "by_name" / name, folder)
 
 
 def train_stage1(
@@ -122,10 +134,20 @@ def train_stage1(
     Returns:
         A manifest: name, key, path, losses (a CSV file), parameters, final_loss, held_out_loss, seconds, reused.
     """
-    folder = stage1_folder(name, cache, model, row, root)
-    key = folder.name.removeprefix(f"{name}-")
-    task = Task(name, key, model, row, cache, ("low",), STAGE1_LOSS, folder, None, on_validate)
-    return _finished(folder) or _train(task, on_log)
+    folder = stage1_folder(cache, model, row, root)
+    task = Task(
+        name=name,
+        key=folder.name.partition("-")[2],
+        model=model,
+        row=row,
+        cache=cache,
+        parts=("low",),
+        loss=STAGE1_LOSS,
+        folder=folder,
+        fused=None,
+        on_validate=on_validate,
+    )
+    return _finished(name, folder) or _train(task, on_log)
 
 
 def train_stage2(
@@ -143,35 +165,46 @@ def train_stage2(
     `stage1` is the manifest of D1; the rest is as in :func:`train_stage1`.
     """
     fused = Path(stage1["path"]) if stage1 is not None else None
-    folder = stage2_folder(name, cache, stage1, model, row, root)
-    key = folder.name.removeprefix(f"{name}-")
+    folder = stage2_folder(cache, stage1, model, row, root)
     loss = StageLoss("high", row.objective, row.degradation)
-    task = Task(name, key, model, row, cache, ("high", *loss.extra_parts), loss, folder, fused, on_validate)
-    return _finished(folder) or _train(task, on_log)
+    task = Task(
+        name=name,
+        key=folder.name.partition("-")[2],
+        model=model,
+        row=row,
+        cache=cache,
+        parts=("high", *loss.extra_parts),
+        loss=loss,
+        folder=folder,
+        fused=fused,
+        on_validate=on_validate,
+    )
+    return _finished(name, folder) or _train(task, on_log)
 
 
 def _training_identity(row: TrainParams) -> dict[str, Any]:
-    """What changes the weights by more than the order of sums: neither its name, nor how it is divided or watched."""
-    watching = {"label", "log_every", "checkpoint_every", "validate_every", "validation_clips"}
+    """Fields that change the weights beyond float rounding; no names: what `start` names has a key of its own."""
+    watching = {"label", "start", "log_every", "checkpoint_every", "validate_every", "validation_clips"}
     dividing = {"processes", "micro_batch", "gradient_checkpointing", "compile"}
     return row.model_dump(mode="json", exclude=watching | dividing)
 
 
-def _finished(folder: Path) -> dict[str, Any] | None:
+def _finished(name: str, folder: Path) -> dict[str, Any] | None:
+    """What is there already, under the asking row's name."""
     manifest = folder / "manifest.json"
     if not manifest.exists():
         return None
     content = read_json(manifest)
     if not isinstance(content, dict) or not content.keys() >= NEEDED:
-        log.warning("%s is no manifest of an adapter; it is trained anew", manifest)
+        log.warning("%s is not the manifest of an adapter; it is trained again", manifest)
         return None
     if not Path(content["path"]).exists():
         return None
-    log.info("%s is trained already", folder.name)
-    return content | {"reused": True}
+    log.info("%s is trained already, in %s", name, folder)
+    return content | {"name": name, "reused": True}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """One adapter to train: paths and parameters alone, so that it can be sent to other processes.
 
@@ -226,28 +259,35 @@ def _equip(transformer: WanTransformer3DModel, found: WanFolder, task: Task) -> 
     row, native = task.row, task.model.native
     if task.fused is not None:
         lora.fuse_adapter(transformer, task.fused)
-    lora.add_adapter(transformer, task.name, row.lora.rank, row.lora.alpha, row.lora.targets, row.seed)
+    lora.add_adapter(
+        transformer=transformer,
+        name=task.name,
+        rank=row.lora.rank,
+        alpha=row.lora.alpha,
+        targets=row.lora.targets,
+        seed=row.seed,
+    )
     if isinstance(row, AdapterParams) and row.attention.kind != "full":
         install_gclf(transformer, row.attention, token_grid(found, native.height, native.width))
 
 
 def _job(transformer: WanTransformer3DModel, task: Task, group: Group, device: torch.device, on_log: OnLog) -> Job:
     return Job(
-        task.name,
-        transformer,
-        LatentCache(task.cache),
-        task.parts[0],
-        task.loss,
-        task.row,
-        find_model(task.model.path).expand_timesteps,
-        device,
-        getattr(torch, task.model.dtype),
-        task.folder,
-        on_log,
-        LatentCache(task.cache, held_out=True),
-        task.on_validate,
-        group,
-        task.parts[1:],
+        name=task.name,
+        transformer=transformer,
+        cache=LatentCache(task.cache),
+        part=task.parts[0],
+        loss=task.loss,
+        params=task.row,
+        expand_timesteps=find_model(task.model.path).expand_timesteps,
+        device=device,
+        dtype=getattr(torch, task.model.dtype),
+        folder=task.folder,
+        on_log=on_log,
+        held_out=LatentCache(task.cache, held_out=True),
+        on_validate=task.on_validate,
+        group=group,
+        extra_parts=task.parts[1:],
     )
 
 

@@ -1,13 +1,16 @@
 """What a log line says beside the losses: speed, distance from the device's limit, memory."""
 
+from __future__ import annotations
+
 import re
 import resource
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:  # a plan reads the peaks without torch
+    import torch
 
 PEAKS = (
     ("H100 PCIe", 756),
@@ -43,12 +46,16 @@ def peak_teraflops(device_name: str) -> float | None:
 
 def device_peak(device: torch.device) -> float | None:
     """The peak of this device; None on the CPU and for unknown GPUs."""
+    import torch
+
     return peak_teraflops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
 def peak_memory(device: torch.device) -> float:
     """The most memory this process held, GB: on the GPU, or resident."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device) / 1e9
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used / 1e9 if sys.platform == "darwin" else used / 1e6

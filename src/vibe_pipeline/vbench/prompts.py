@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from vibe_pipeline.vbench.dimensions import dimension_of
-from vibe_pipeline.vbench.totals import DIMENSIONS, canonical_name
+from vibe_pipeline.vbench.dimensions import canonical_name, dimension_of
+from vibe_pipeline.vbench.totals import DIMENSIONS
 
 Protocol = Literal["vbench_standard", "vbench_subset", "vbench_custom"]
 

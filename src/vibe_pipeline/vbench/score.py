@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vibe_pipeline.io.score_table import WHOLE_ARM, check_clip_table, score_table, unusable
+from vibe_pipeline.io.score_table import Place, check_clip_table, score_row, score_table, unusable
 from vibe_pipeline.vbench.dimensions import FLOW_DIMENSIONS, dimension_of
 from vibe_pipeline.vbench.jobs import Job
 from vibe_pipeline.vbench.kept_scores import clip_id
@@ -22,7 +22,7 @@ from vibe_pipeline.vbench.run import Outcome, Scoring, run_jobs
 
 logger = logging.getLogger(__name__)
 
-Row = dict[str, object]
+ScoreRow = dict[str, object]
 NOT_FINITE = "VBench gave the score"
 
 
@@ -82,7 +82,14 @@ def _state(clips: pd.DataFrame, name: str, scoring: Scoring, free: int | None) -
     state = readiness(name, scoring.cache_dir, all(_listed(mine)), scoring.second_env)
     if isinstance(state, Skipped):
         return state
-    too_much = too_large(name, mine, scoring.flow_side, scoring.device, scoring.workers, free)
+    too_much = too_large(
+        dimension=name,
+        clips=mine,
+        flow_side=scoring.flow_side,
+        device=scoring.device,
+        at_once=scoring.workers,
+        free=free,
+    )
     return Skipped(name, too_much) if too_much else state
 
 
@@ -98,7 +105,7 @@ def _wants(clips: pd.DataFrame, dimension: str) -> list[bool]:
     return [not names or dimension in names for names in _listed(clips)]
 
 
-def _all_rows(clips: pd.DataFrame, names: Sequence[str], scoring: Scoring) -> list[Row]:
+def _all_rows(clips: pd.DataFrame, names: Sequence[str], scoring: Scoring) -> list[ScoreRow]:
     """Rows of every dimension, in the order asked for."""
     found = states(clips, names, scoring)
     ready = {name: state for name, state in found.items() if isinstance(state, Ready)}
@@ -107,7 +114,7 @@ def _all_rows(clips: pd.DataFrame, names: Sequence[str], scoring: Scoring) -> li
     if jobs:
         _warn_of_memory(clips, scoring)
     outcome = run_jobs(list({job.clip: job for job in jobs.values()}.values()), ready, scoring)
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     for name, state in found.items():
         mine = clips[_wants(clips, name)]
         if isinstance(state, Skipped):
@@ -117,7 +124,10 @@ def _all_rows(clips: pd.DataFrame, names: Sequence[str], scoring: Scoring) -> li
             logger.error("VBench %s: %s", name, outcome.whole[name])
             rows += _arm_rows(mine, name, "failed", outcome.whole[name])
         else:
-            rows += [_clip_row(clip, name, jobs, broken, outcome, scoring) for clip in mine.itertuples()]
+            rows += [
+                _clip_row(clip=clip, name=name, jobs=jobs, broken=broken, outcome=outcome, scoring=scoring)
+                for clip in mine.itertuples()
+            ]
     return rows
 
 
@@ -160,7 +170,7 @@ def _require_a_score(table: pd.DataFrame) -> None:
 
 def _clip_row(
     clip: tuple, name: str, jobs: Mapping[int, Job], broken: Mapping[int, str], outcome: Outcome, scoring: Scoring
-) -> Row:
+) -> ScoreRow:
     """The row of one clip: its score, or why there is none."""
     value, short = math.nan, too_short(name, int(clip.frames))
     reason = broken.get(clip.Index, short)
@@ -172,26 +182,17 @@ def _clip_row(
             reason = f"{NOT_FINITE} {value} for {clip.path}"
     status = "skipped" if reason and reason == short else "failed" if reason else "scored"
     seen = "x".join(map(str, seen_size(name, clip.height, clip.width, scoring.flow_side)))
-    place = (clip.arm, clip.prompt_index, clip.seed)
-    return _row(*place, name, math.nan if reason else value, status, reason, "" if reason else seen)
+    value, seen = (math.nan, "") if reason else (value, seen)
+    return score_row(
+        place=Place(clip.arm, clip.prompt_index, clip.seed),
+        metric=dimension_of(name),
+        value=value,
+        status=status,
+        reason=reason,
+        seen=seen,
+    )
 
 
-def _arm_rows(clips: pd.DataFrame, name: str, status: str, reason: str) -> list[Row]:
+def _arm_rows(clips: pd.DataFrame, name: str, status: str, reason: str) -> list[ScoreRow]:
     """One row per arm for a dimension without scores."""
-    return [_row(arm, WHOLE_ARM, WHOLE_ARM, name, math.nan, status, reason, "") for arm in clips["arm"].unique()]
-
-
-def _row(arm: str, prompt_index: int, seed: int, metric: str, value: float, status: str, reason: str, seen: str) -> Row:
-    """A row of the score table; every VBench dimension is better when higher."""
-    return {
-        "arm": arm,
-        "prompt_index": prompt_index,
-        "seed": seed,
-        "metric": metric,
-        "value": value,
-        "direction": "higher",
-        "family": "vbench",
-        "status": status,
-        "reason": reason,
-        "seen": seen,
-    }
+    return [score_row(Place(arm), dimension_of(name), math.nan, status, reason) for arm in clips["arm"].unique()]

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from vibe_pipeline.vbench.dimensions import DINO_CHECKPOINT, HUB_FOLDER
+from vibe_pipeline.vbench.dimensions import HUB_FOLDER
+from vibe_pipeline.vbench.weight_files import DINO_CHECKPOINT
 
 logger = logging.getLogger(__name__)
 

@@ -8,46 +8,13 @@ that is not there as 0; here it leaves every total that needs it undefined.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
-QUALITY_DIMENSIONS = (
-    "subject_consistency",
-    "background_consistency",
-    "temporal_flickering",
-    "motion_smoothness",
-    "aesthetic_quality",
-    "imaging_quality",
-    "dynamic_degree",
-)
-SEMANTIC_DIMENSIONS = (
-    "object_class",
-    "multiple_objects",
-    "human_action",
-    "color",
-    "spatial_relationship",
-    "scene",
-    "appearance_style",
-    "temporal_style",
-    "overall_consistency",
-)
-DIMENSIONS = QUALITY_DIMENSIONS + SEMANTIC_DIMENSIONS
-NORMALISATION: Mapping[str, tuple[float, float]] = MappingProxyType(
-    dict.fromkeys(DIMENSIONS, (0.0, 1.0))
-    | {
-        "subject_consistency": (0.1462, 1.0),
-        "background_consistency": (0.2615, 1.0),
-        "temporal_flickering": (0.6293, 1.0),
-        "motion_smoothness": (0.706, 0.9975),
-        "scene": (0.0, 0.8222),
-        "appearance_style": (0.0009, 0.2855),
-        "temporal_style": (0.0, 0.364),
-        "overall_consistency": (0.0, 0.364),
-    }
-)
-WEIGHTS: Mapping[str, float] = MappingProxyType(dict.fromkeys(DIMENSIONS, 1.0) | {"dynamic_degree": 0.5})
+from vibe_pipeline.vbench.dimensions import REGISTRY, canonical_name
+
+DIMENSIONS = tuple(REGISTRY)
+QUALITY_DIMENSIONS = tuple(name for name, entry in REGISTRY.items() if entry.group == "quality")
+SEMANTIC_DIMENSIONS = tuple(name for name, entry in REGISTRY.items() if entry.group == "semantic")
 QUALITY_WEIGHT, SEMANTIC_WEIGHT = 4.0, 1.0
-# These three are cosines between an image and a text feature, so they can fall below 0.
-COSINES = frozenset({"appearance_style", "temporal_style", "overall_consistency"})
 
 
 @dataclass(frozen=True)
@@ -92,7 +59,14 @@ def vbench_totals(scores: Mapping[str, float]) -> VBenchTotals:
     total = None
     if quality is not None and semantic is not None:
         total = (QUALITY_WEIGHT * quality + SEMANTIC_WEIGHT * semantic) / (QUALITY_WEIGHT + SEMANTIC_WEIGHT)
-    return VBenchTotals(quality, semantic, total, missing, partial_quality, partial_semantic)
+    return VBenchTotals(
+        quality=quality,
+        semantic=semantic,
+        total=total,
+        missing=missing,
+        partial_quality=partial_quality,
+        partial_semantic=partial_semantic,
+    )
 
 
 def plain_mean(scores: Mapping[str, float], dimensions: Iterable[str]) -> float | None:
@@ -110,18 +84,6 @@ def plain_mean(scores: Mapping[str, float], dimensions: Iterable[str]) -> float 
     return math.fsum(known[name] for name in wanted) / len(wanted)
 
 
-def canonical_name(name: str) -> str:
-    """The name with underscores.
-
-    Raises:
-        ValueError: It is not one of the 16 dimensions; the message lists them.
-    """
-    canonical = "_".join(name.strip().lower().split())
-    if canonical not in DIMENSIONS:
-        raise ValueError(f"unknown VBench dimension {name!r}; the 16 are: {', '.join(DIMENSIONS)}")
-    return canonical
-
-
 def _checked(scores: Mapping[str, float]) -> dict[str, float]:
     """Canonical name to score, of those that are there and in range."""
     known: dict[str, float] = {}
@@ -133,7 +95,7 @@ def _checked(scores: Mapping[str, float]) -> dict[str, float]:
         seen.add(name)
         if value is None or math.isnan(value):
             continue
-        low = -1.0 if name in COSINES else 0.0
+        low = REGISTRY[name].lowest
         if not low <= value <= 1.0:
             raise ValueError(f"{name} = {value} is outside {low:g} to 1; scores are fractions, not percent")
         known[name] = float(value)
@@ -145,6 +107,7 @@ def _weighted_mean(known: Mapping[str, float], dimensions: Iterable[str]) -> flo
     present = [name for name in dimensions if name in known]
     if not present:
         return None
-    normalised = [(known[n] - NORMALISATION[n][0]) / (NORMALISATION[n][1] - NORMALISATION[n][0]) for n in present]
-    weights = [WEIGHTS[n] for n in present]
+    limits = {name: REGISTRY[name].limits for name in present}
+    normalised = [(known[name] - low) / (high - low) for name, (low, high) in limits.items()]
+    weights = [REGISTRY[name].share for name in present]
     return math.fsum(w * x for w, x in zip(weights, normalised, strict=True)) / math.fsum(weights)

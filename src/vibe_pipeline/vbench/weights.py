@@ -19,7 +19,8 @@ import requests
 
 from vibe_pipeline.io.files import require_space, write_atomic, write_json
 from vibe_pipeline.io.keys import file_sha256
-from vibe_pipeline.vbench.dimensions import HUB_FOLDER, Archive, Weight, dimension_of
+from vibe_pipeline.vbench.dimensions import HUB_FOLDER, dimension_of
+from vibe_pipeline.vbench.weight_files import Archive, Weight
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from vibe_pipeline.evaluation.metrics.measures import MEASURES, Beside, measure_clip
+from vibe_pipeline.evaluation.metrics.measures import Beside, measure_clip
+from vibe_pipeline.evaluation.metrics.resolution import MEASURES
 from vibe_pipeline.evaluation.metrics.static import StaticMask
 from vibe_pipeline.reporting.glossary import words
 

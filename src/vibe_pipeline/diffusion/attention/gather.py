@@ -104,7 +104,9 @@ class TiledAttention(torch.autograd.Function):
         out = torch.empty_like(q)
         q, k, v, target = (split_axes(x, windows) for x in (q, k, v, out))
         for tile in tiles:
-            target[tile.queries] = _attend(q[tile.queries], k[tile.keys], v[tile.keys], pooled, tile.mask, scale)
+            target[tile.queries] = _attend(
+                q=q[tile.queries], k=k[tile.keys], v=v[tile.keys], pooled=pooled, mask=tile.mask, scale=scale
+            )
         return out
 
     @staticmethod

@@ -4,12 +4,14 @@ Grids are (T, H, W) in tokens, half windows (d_h, d_w) in tokens.
 Source: ViBe, arXiv 2603.23326; the published release lacks this code.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # what a plan asks for, the number of visible keys, needs no tensors
+    from torch import Tensor
 
 Grid = tuple[int, int, int]
 HalfWindow = tuple[int, int]
@@ -96,11 +98,15 @@ def window_starts(length: int, half: int) -> Tensor:
     Returns:
         int64 [length].
     """
+    import torch
+
     return (torch.arange(length) - half).clamp(0, max(length - 2 * half - 1, 0))
 
 
 def axis_mask(length: int, half: int) -> Tensor:
     """Visibility along one axis: bool [length, length], queries by keys."""
+    import torch
+
     offset = torch.arange(length) - window_starts(length, half)[:, None]
     return (offset >= 0) & (offset <= 2 * half)
 

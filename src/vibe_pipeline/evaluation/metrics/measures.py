@@ -1,28 +1,17 @@
-"""The measures of a clip's pixels: one entry each, and one pass over the frames for all of them."""
+"""The measures of a clip's pixels, in one pass over its frames for all entries of the registry."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vibe_pipeline.evaluation.metrics.gathering import (
-    BandMatch,
-    BandShare,
-    Changes,
-    NativeError,
-    Part,
-    RadialSpectrum,
-    Setting,
-    SquaredError,
-    StaticShare,
-    Step,
-    TemporalNoise,
-)
+from vibe_pipeline.evaluation.metrics.gathering import Part, RadialSpectrum, Setting, Step
 from vibe_pipeline.evaluation.metrics.pixels import Frame, Grid
+from vibe_pipeline.evaluation.metrics.registry import of_kind
+from vibe_pipeline.evaluation.metrics.resolution import Measure
 from vibe_pipeline.evaluation.metrics.static import StaticMask
 from vibe_pipeline.io.score_table import too_few
 
@@ -30,127 +19,6 @@ Picture = NDArray[np.uint8] | NDArray[np.floating]
 
 SPECTRUM_BINS = 48
 NAMES = MappingProxyType({"truth": "true render", "native": "native clip"})
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One measure.
-
-    Attributes:
-        name: In tables and parameters.
-        label: For people.
-        explanation: One line on what it says.
-        direction: Which side is better: higher, lower or none.
-        part: What is kept while frames go by; measures that name the same one share it.
-        value: From that to the score.
-        needs: What stands beside the clip: `truth`, `native` (frame by frame, of the same length) or `static`.
-        frames: Fewest that it needs.
-    """
-
-    name: str
-    label: str
-    explanation: str
-    direction: str
-    part: type[Part]
-    value: Callable[[Any], float]
-    needs: str = ""
-    frames: int = 1
-
-
-MEASURES: tuple[Measure, ...] = (
-    Measure(
-        "high_frequency_share",
-        "High-frequency share",
-        "Share of the picture's power in the fine band. Noise raises it too: read it beside band correlation.",
-        "none",
-        BandShare,
-        BandShare.mean,
-    ),
-    Measure(
-        "flicker",
-        "Flicker",
-        "Mean change of a pixel from frame to frame, where nothing moves.",
-        "lower",
-        Changes,
-        Changes.flicker,
-        "static",
-        2,
-    ),
-    Measure(
-        "residual_noise",
-        "Residual noise",
-        "Noise in brightness that changes from frame to frame, where nothing moves.",
-        "lower",
-        TemporalNoise,
-        TemporalNoise.sigma,
-        "static",
-        2,
-    ),
-    Measure(
-        "first_frame_jump",
-        "First-frame jump",
-        "How much more changes from frame 0 to 1 than from one later frame to the next, where nothing moves.",
-        "lower",
-        Changes,
-        Changes.first_jump,
-        "static",
-        3,
-    ),
-    Measure(
-        "static_share",
-        "Static share",
-        "Share of the frame in which nothing moves: where flicker, noise and first-frame jump are measured.",
-        "none",
-        StaticShare,
-        StaticShare.mean,
-    ),
-    Measure(
-        "native_psnr",
-        "PSNR to native, dB",
-        "How well the native picture was kept: the clip, shrunk, against the native one.",
-        "higher",
-        NativeError,
-        NativeError.psnr,
-        "native",
-    ),
-    Measure(
-        "spectrum_distance",
-        "Spectrum distance",
-        "Distance of the log10 spectrum to that of the true render; 1 is a factor of ten in power.",
-        "lower",
-        RadialSpectrum,
-        RadialSpectrum.distance,
-        "truth",
-    ),
-    Measure(
-        "psnr",
-        "PSNR, dB",
-        "Pixel agreement with the true render; it prefers blur to misplaced detail.",
-        "higher",
-        SquaredError,
-        SquaredError.psnr,
-        "truth",
-    ),
-    Measure(
-        "band_correlation",
-        "Band correlation",
-        "Correlation with the true render in the fine band, which native clips cannot hold: detail that is right.",
-        "higher",
-        BandMatch,
-        BandMatch.correlation,
-        "truth",
-    ),
-    Measure(
-        "band_error",
-        "Band error",
-        "What differs from the true render in the fine band, as a share of its power there: 0 all detail right, "
-        "1 none, more if it is wrong.",
-        "lower",
-        BandMatch,
-        BandMatch.error,
-        "truth",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -226,7 +94,7 @@ class _Run:
         self._native_grid = Grid(*there["native"].shape[:2]) if "native" in there else None
         self._static = beside.static.sized(height, width)
         self._odd_truth = _other_size(first, there.get("truth"))
-        self._measures = [m for m in MEASURES if beside.applies(m)]
+        self._measures = [m for m in of_kind(Measure) if beside.applies(m)]
         self._parts: dict[type[Part], Part] = {}
         problems = {"static": beside.static.problem, "truth": self._odd_truth}
         found = {m.name: problems.get(m.needs) or self._prepare(m.part) for m in self._measures}

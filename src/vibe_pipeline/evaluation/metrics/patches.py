@@ -17,7 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vibe_pipeline.io.keys import content_key
-from vibe_pipeline.io.score_table import WHOLE_ARM, score_table
+from vibe_pipeline.io.metric import Metric
+from vibe_pipeline.io.score_table import Place, score_row, score_table
 from vibe_pipeline.io.video import read_frames
 from vibe_pipeline.vbench.dimensions import dimension_of
 from vibe_pipeline.vbench.kept_scores import ScoreStore, weights_fingerprint
@@ -25,7 +26,14 @@ from vibe_pipeline.vbench.kept_scores import ScoreStore, weights_fingerprint
 if TYPE_CHECKING:
     import torch
 
-METRIC = "patch_imaging_quality"
+PATCH_QUALITY = Metric(
+    name="patch_imaging_quality",
+    label="Patch imaging quality",
+    explanation="MUSIQ, as in imaging quality, on tiles of full-size frames: nothing is shrunk.",
+    direction="higher",
+    family="detail",
+)
+METRIC = PATCH_QUALITY.name
 TILE = 512  # pixels: what VBench's imaging_quality shows of a frame
 FRAMES = 16  # evenly spaced; a 4K frame has 40 tiles
 BATCH = 8
@@ -98,21 +106,21 @@ def score_patches(arm: str, clips: pd.DataFrame, cache_dir: Path, device: str, m
     """
     reason = _missing(cache_dir)
     if reason:
-        return score_table([_row(arm, WHOLE_ARM, WHOLE_ARM, np.nan, "skipped", reason, "")])
+        return score_table([score_row(Place(arm), PATCH_QUALITY, status="skipped", reason=reason)])
     file, score, rows = weights_file(cache_dir), None, []
     version = content_key(METRIC, TILE, FRAMES, weights_fingerprint([file]))
     store = ScoreStore(memory / "patches")
     for clip in clips.itertuples(index=False):
-        place, seen = (arm, clip.prompt_index, clip.seed), f"{clip.height}x{clip.width}"
+        place, seen = Place(arm, clip.prompt_index, clip.seed), f"{clip.height}x{clip.width}"
         try:
             value = store.read(clip.key).get((METRIC, version))
             if value is None:
                 score = score or _load(file, device)
                 value = patch_quality(spaced_frames(Path(clip.path), clip.frames), score)
                 store.add(clip.key, METRIC, version, value, np.nan)
-            rows.append(_row(*place, value, "scored", "", seen))
+            rows.append(score_row(place, PATCH_QUALITY, value, seen=seen))
         except ValueError as error:
-            rows.append(_row(*place, np.nan, "failed", str(error), ""))
+            rows.append(score_row(place, PATCH_QUALITY, status="failed", reason=str(error)))
     return score_table(rows)
 
 
@@ -139,20 +147,3 @@ def _load(file: Path, device: str) -> Score:
             return model(images.to(device)).cpu()
 
     return score
-
-
-def _row(
-    arm: str, prompt_index: int, seed: int, value: float, status: str, reason: str, seen: str
-) -> dict[str, object]:
-    return {
-        "arm": arm,
-        "prompt_index": prompt_index,
-        "seed": seed,
-        "metric": METRIC,
-        "value": value,
-        "direction": "higher",
-        "family": "detail",
-        "status": status,
-        "reason": reason,
-        "seen": seen,
-    }

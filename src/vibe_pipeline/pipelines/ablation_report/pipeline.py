@@ -4,51 +4,44 @@ from kedro.pipeline import Node, Pipeline
 
 from vibe_pipeline.experiment.tables import Tables
 from vibe_pipeline.pipelines.ablation_report import nodes
+from vibe_pipeline.pipelines.rows import named
+
+PAGE_TABLES = ("scores", "degradation_checks", "image_quarantine", "vbench_manifest")
 
 
 def create_pipeline(tables: Tables) -> Pipeline:
     """The table, the arms' MLflow runs, the page."""
-    clips = [f"clips-{arm}" for arm in tables.arms]
-    spectra = [f"spectrum-{arm}" for arm in tables.arms]
-    adapters = [f"adapter-{name}" for name in tables.adapters]
-    stage1 = [f"stage1-{name}" for name in sorted({row.start for row in tables.adapters.values()} & set(tables.stage1))]
+    stage1 = sorted({row.start for row in tables.adapters.values()} & set(tables.stage1))
+    clips, adapters = named("clips", tables.arms), named("adapter", tables.adapters)
+    made = clips | named("spectrum", tables.arms) | adapters | named("stage1", stage1)
+    groups = ["params:stage1", "params:adapters", "params:arms", "params:evaluation"]
     return Pipeline(
         [
-            Node(
-                nodes.check_tables,
-                ["params:stage1", "params:adapters", "params:arms", "params:evaluation"],
-                "tables",
-                name="check_tables",
-            ),
+            Node(nodes.check_tables, groups, "tables", name="check_tables"),
             Node(nodes.make_table, ["tables", "scores", "params:evaluation"], "ablation_table", name="make_table"),
             Node(
                 nodes.log_arms,
-                ["tables", "params:tracking", "params:evaluation", "scores", "ablation_table", *clips, *adapters],
+                _parameters("tracking", "evaluation") | _same("tables", "scores", "ablation_table") | clips | adapters,
                 "tracked_arms",
                 name="log_arms",
             ),
             Node(
                 nodes.write_page,
-                [
-                    "tables",
-                    "params:evaluation",
-                    "params:report",
-                    "params:claims",
-                    "params:published",
-                    "params:model",
-                    "ablation_table",
-                    "scores",
-                    "degradation_checks",
-                    "image_quarantine",
-                    "vbench_manifest",
-                    *clips,
-                    *spectra,
-                    *adapters,
-                    *stage1,
-                ],
+                _parameters("evaluation", "report", "claims", "published", "model")
+                | _same("tables", "ablation_table", *PAGE_TABLES)
+                | made,
                 "report",
                 name="write_page",
             ),
         ],
         tags="ablation_report",
     )
+
+
+def _same(*names: str) -> dict[str, str]:
+    """Datasets that a node takes under their own names."""
+    return {name: name for name in names}
+
+
+def _parameters(*groups: str) -> dict[str, str]:
+    return {group: f"params:{group}" for group in groups}

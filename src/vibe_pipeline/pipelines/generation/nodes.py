@@ -57,7 +57,16 @@ def render_arm(
 
     `preview` is not read: it orders the second passes after the native clips can be looked at.
     """
-    made = arm_clips(name, arm, native, adapter, stage1, model, generation, in_data(CLIPS))
+    made = arm_clips(
+        name=name,
+        arm=arm,
+        native=native,
+        adapter=adapter,
+        stage1=stage1,
+        model=model,
+        params=generation,
+        root=in_data(CLIPS),
+    )
     truth = references.set_index(["prompt_index", "seed"])["path"]
     keys = zip(made["prompt_index"], made["seed"], strict=True)
     return made.assign(reference_path=[truth.get(key, "") for key in keys])

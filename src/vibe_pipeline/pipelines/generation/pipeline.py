@@ -8,6 +8,7 @@ cluster; that a training would crash is found by a rehearsal before.
 from kedro.pipeline import Node, Pipeline
 
 from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.pipelines.generation import nodes
 from vibe_pipeline.pipelines.rows import for_row, resources
 
@@ -35,7 +36,7 @@ def _arm(name: str, tables: Tables) -> Node:
         inputs.append(f"adapter-{arm.adapter}")
         if arm.keep_stage1:
             inputs.append(f"stage1-{tables.adapters[arm.adapter].start}")
-    tags = [] if arm.method in ("upsample", "external") else GPU
+    tags = GPU if method_of(arm).uses_device else []
     return Node(
         for_row(nodes.render_arm, name), inputs, f"clips-{name}", name="generate", namespace=f"arms.{name}", tags=tags
     )

@@ -13,7 +13,7 @@ from vibe_pipeline.generation.validation_clips import ValidationClips
 from vibe_pipeline.images.degradation import check_of
 from vibe_pipeline.io.folders import in_data
 from vibe_pipeline.tracking import log_artifact, tracked_adapter
-from vibe_pipeline.training.stages import stage2_folder, train_stage2
+from vibe_pipeline.training.stages import alone, stage2_folder, train_stage2
 
 ADAPTERS = "06_models/adapters"
 CLIPS = "07_model_output/clips"
@@ -33,10 +33,30 @@ def train_resolution(
 
     With `generation` and `arm`, a few clips are made as that arm makes them, every `validate_every` steps.
     """
-    folder = stage2_folder(name, latent_cache, stage1, model, row, in_data(ADAPTERS))
-    with tracked_adapter(name, "stage2", row, check_of(degradation_checks, row), folder) as run:
+    folder = stage2_folder(latent_cache, stage1, model, row, in_data(ADAPTERS))
+    check = check_of(degradation_checks, row)
+    with alone(name, folder), tracked_adapter(name, "stage2", row, check, folder) as run:
         validate = None
         if generation is not None and arm is not None:
             publish = partial(log_artifact, run.run_id)
-            validate = ValidationClips(name, arm, model, generation, row.validation_clips, in_data(CLIPS), publish)
-        return run.finish(train_stage2(name, latent_cache, stage1, model, row, in_data(ADAPTERS), run.log, validate))
+            validate = ValidationClips(
+                adapter=name,
+                arm=arm,
+                model=model,
+                generation=generation,
+                count=row.validation_clips,
+                root=in_data(CLIPS),
+                publish=publish,
+            )
+        return run.finish(
+            train_stage2(
+                name=name,
+                cache=latent_cache,
+                stage1=stage1,
+                model=model,
+                row=row,
+                root=in_data(ADAPTERS),
+                on_log=run.log,
+                on_validate=validate,
+            )
+        )

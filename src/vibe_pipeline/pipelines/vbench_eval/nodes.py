@@ -12,6 +12,7 @@ from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.io.folders import in_data
+from vibe_pipeline.pipelines.rows import of_kind
 from vibe_pipeline.vbench.manifest import vbench_manifest
 from vibe_pipeline.vbench.run import Scoring
 from vibe_pipeline.vbench.score import score_vbench
@@ -21,23 +22,26 @@ MEMORY = "07_model_output/measured"
 
 
 def run_vbench(
-    evaluation: EvaluationParams, generation: GenerationParams, model: ModelParams, *arms: pd.DataFrame
+    evaluation: EvaluationParams, generation: GenerationParams, model: ModelParams, **by_row: pd.DataFrame
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """VBench's own scores of every clip; a dimension that cannot run is a row with its reason."""
+    """VBench's own scores of every clip; a dimension that cannot run is a row with its reason.
+
+    `by_row` holds the clips of every arm ("clips-<arm>").
+    """
     limit_threads(model.threads)
-    clips = pd.concat(arms, ignore_index=True)
+    clips = pd.concat(of_kind("clips", by_row).values(), ignore_index=True)
     protocol = str(generation.prompts) if str(generation.prompts).startswith("vbench_") else "custom"
     manifest = vbench_manifest(
         clips, evaluation.vbench_dimensions, protocol, evaluation.prompt_rewriting, evaluation.flow_side
     )
     scoring = Scoring(
-        evaluation.vbench_cache,
-        in_data(WORK),
-        _device(model),
-        evaluation.flow_side,
-        evaluation.workers,
-        model.threads,
-        evaluation.vbench_env,
+        cache_dir=evaluation.vbench_cache,
+        work_dir=in_data(WORK),
+        device=_device(model),
+        flow_side=evaluation.flow_side,
+        workers=evaluation.workers,
+        threads=model.threads,
+        second_env=evaluation.vbench_env,
     )
     return score_vbench(clips, evaluation.vbench_dimensions, scoring, require_any=False), manifest
 
@@ -52,7 +56,9 @@ def measure(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Resolution-aware measures of one arm, and against the known truth on the miniature."""
     limit_threads(model.threads)
-    scores, spectrum = measure_arm(name, clips, native_clips, evaluation, generation, in_data(MEMORY))
+    scores, spectrum = measure_arm(
+        arm=name, clips=clips, native=native_clips, evaluation=evaluation, generation=generation, memory=in_data(MEMORY)
+    )
     patches = score_patches(name, clips, evaluation.vbench_cache, _device(model), in_data(MEMORY))
     return pd.concat([scores, patches], ignore_index=True), spectrum
 
@@ -61,6 +67,6 @@ def _device(model: ModelParams) -> str:
     return "cuda" if model.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def collect_scores(vbench_scores: pd.DataFrame, *arms: pd.DataFrame) -> pd.DataFrame:
-    """All scores in one long table: one row per arm, clip and metric."""
-    return pd.concat([vbench_scores, *arms], ignore_index=True)
+def collect_scores(vbench_scores: pd.DataFrame, **by_row: pd.DataFrame) -> pd.DataFrame:
+    """VBench's scores and every arm's own ("scores-<arm>") in one long table: one row per arm, clip and metric."""
+    return pd.concat([vbench_scores, *of_kind("scores", by_row).values()], ignore_index=True)

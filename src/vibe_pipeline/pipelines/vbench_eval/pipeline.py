@@ -3,7 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from vibe_pipeline.experiment.tables import Tables
-from vibe_pipeline.pipelines.rows import for_row, resources
+from vibe_pipeline.pipelines.rows import for_row, named, resources
 from vibe_pipeline.pipelines.vbench_eval import nodes
 
 
@@ -13,7 +13,8 @@ def create_pipeline(tables: Tables) -> Pipeline:
         [
             Node(
                 nodes.run_vbench,
-                ["params:evaluation", "params:generation", "params:model", *[f"clips-{arm}" for arm in tables.arms]],
+                {name: f"params:{name}" for name in ("evaluation", "generation", "model")}
+                | named("clips", tables.arms),
                 ["vbench_scores", "vbench_manifest"],
                 name="run_vbench",
                 tags=resources(gpus=1),
@@ -30,7 +31,7 @@ def create_pipeline(tables: Tables) -> Pipeline:
             ],
             Node(
                 nodes.collect_scores,
-                ["vbench_scores", *[f"scores-{arm}" for arm in tables.arms]],
+                {"vbench_scores": "vbench_scores"} | named("scores", tables.arms),
                 "scores",
                 name="collect_scores",
             ),

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from vibe_pipeline.experiment.arms import ArmParams
-from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.clip_cache import Scale
+from vibe_pipeline.generation.methods.base import ArmJob, Method
 from vibe_pipeline.generation.prompts import read_table
 from vibe_pipeline.io.decoding import probe
 from vibe_pipeline.io.errors import absent_columns, brief
@@ -33,38 +33,52 @@ LONGEST_NAME = 255  # bytes
 _SEED = re.compile(r"-?[0-9]{1,18}")
 
 
-def external_clips(name: str, arm: ArmParams, prompts: pd.DataFrame, model: ModelParams, folder: Path) -> pd.DataFrame:
-    """The clips of `arm.path` that answer the run's prompts.
+class External(Method):
+    """Another system's clips, from the folder `path` of the row."""
 
-    Another size, length or rate than the target's is kept as it is and stated: VBench compares any two clips, and
-    measures that pair pixels say that they cannot.
+    name = "external"
+    uses_device = False
+    from_native = False
+    own_fields = frozenset({"path"})
 
-    Args:
-        name: Of the arm.
-        arm: With `path`.
-        prompts: The run's (prompt, seed) rows.
-        model: Its target is what is said to differ.
-        folder: Gets small playable copies, each with a manifest beside it.
+    def check(self, arm: ArmParams) -> None:
+        """A folder is named."""
+        if arm.path is None:
+            raise ValueError("method external needs `path`, a folder of clips")
 
-    Returns:
-        One row a clip, as `arm_clips`, with its own height, width, frames and fps; `differs` says how they differ from
-        the target; `notes` says what of a file is measured otherwise than a player shows it: uneven times, HDR, pixels
-        that are not square. `seconds` is NaN: how long they took is not known.
+    def describe(self, arm: ArmParams) -> str:
+        """Where they come from."""
+        return f"another system's clips, from {arm.path}"
 
-    Raises:
-        FileNotFoundError: No such folder, or clips are missing for some (prompt, seed).
-        ValueError: A clip cannot be read.
-    """
-    clips = measured_clips(name, arm, prompts, Scale.of(model.target))
-    for row, path in clips:
-        _keep(name, row, path, folder)
-    table = pd.DataFrame([row for row, _ in clips])
-    for path, notes in zip(table["path"], table["notes"], strict=True):
-        if notes:
-            log.warning("%s: %s", path, notes)
-    for said, rows in table[table["differs"] != ""].groupby("differs"):
-        log.warning("arms.%s: %d of %d clips differ from model.target: %s", name, len(rows), len(table), said)
-    return table.assign(arm=name, seconds=float("nan"))
+    def clips(self, job: ArmJob) -> pd.DataFrame:
+        """The clips of `arm.path` that answer the run's prompts, as they are.
+
+        Another size, length or rate than the target's is kept and stated: VBench compares any two clips, and measures
+        that pair pixels say that they cannot.
+
+        Returns:
+            As for any method, each clip with its own height, width, frames and fps; `differs` says how they differ from
+            the target; `notes` says what of a file is measured otherwise than a player shows it: uneven times, HDR,
+            pixels that are not square. `seconds` is NaN: how long they took is not known.
+
+        Raises:
+            FileNotFoundError: No such folder, or clips are missing for some (prompt, seed).
+            ValueError: A clip cannot be read.
+        """
+        rows = job.native.rename(columns={"path": "native_path", "key": "native_key"})
+        clips = measured_clips(job.name, job.arm, rows, job.size)
+        for row, path in clips:
+            _keep(row, path, job.root / "external")
+        table = pd.DataFrame([row for row, _ in clips])
+        for path, notes in zip(table["path"], table["notes"], strict=True):
+            if notes:
+                log.warning("%s: %s", path, notes)
+        for said, differing in table[table["differs"] != ""].groupby("differs"):
+            log.warning(
+                "arms.%s: %d of %d clips differ from model.target: %s", job.name, len(differing), len(table), said
+            )
+        made = table.assign(arm=job.name, seconds=float("nan"), method=self.name)
+        return made.assign(sigma_start=float("nan"), native_source="another system")
 
 
 def measured_clips(
@@ -109,7 +123,7 @@ def difference(actual: Scale, target: Scale) -> str:
     return ", ".join(said)
 
 
-def _keep(name: str, row: dict[str, Any], path: Path, folder: Path) -> None:
+def _keep(row: dict[str, Any], path: Path, folder: Path) -> None:
     """Complete a row with its key, path and playable copy, which is made with a manifest beside it."""
     sha256 = file_sha256(path)
     preview = folder / f"{row['prompt_index']:04d}-{row['seed']}-{sha256[:8]}.preview.mp4"
@@ -117,7 +131,7 @@ def _keep(name: str, row: dict[str, Any], path: Path, folder: Path) -> None:
         write_preview(preview, read_frames(path), row["fps"])
     row |= {"key": content_key("external", sha256), "path": str(path), "preview_path": str(preview)}
     size = {k: row[k] for k in ("height", "width", "frames", "fps")}
-    stated = {"arm": name} | {k: row[k] for k in ("prompt_index", "prompt", "seed", "path", "key")}
+    stated = {k: row[k] for k in ("prompt_index", "prompt", "seed", "path", "key")}
     write_json(
         preview.with_name(preview.name.replace(".preview.mp4", ".json")),
         stated | {"size": size, "differs": row["differs"], "sha256": sha256},

@@ -10,7 +10,6 @@ import pytest
 
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.generation import GenerationParams
-from vibe_pipeline.generation.external import external_clips
 from vibe_pipeline.generation.render import arm_clips
 from vibe_pipeline.io.files import read_json
 from vibe_pipeline.io.video import write_lossless
@@ -93,7 +92,7 @@ def test_another_size_length_or_rate_is_kept_and_stated(
     assert made["differs"].tolist() == ["", "", said]
     own = {"height": 64, "width": 96, "frames": 5, "fps": 8.0} | change
     assert made.loc[2, list(own)].to_dict() == own and made.loc[0, "frames"] == 5
-    manifests = {m["path"]: m for m in map(read_json, (folder.parent / "out/arms/them").glob("*.json"))}
+    manifests = {m["path"]: m for m in map(read_json, (folder.parent / "out/external").glob("*.json"))}
     assert len(manifests) == 3
     manifest = manifests[str(folder / FILES[2])]
     assert (manifest["differs"], manifest["size"], manifest["prompt"]) == (said, own, "a dog")
@@ -106,9 +105,9 @@ def test_a_prompt_too_long_for_a_file_name_is_listed_in_a_table(folder: Path, mo
     rows = NATIVE.assign(prompt=["a cat", "a cat", long.strip()])
     arm = ArmParams(label="them", method="external", path=folder)
     with pytest.raises(FileNotFoundError, match=r"lacks 1 of 3 clips.*or list them in .*clips\.csv"):
-        external_clips("them", arm, rows, model, folder.parent / "out")
+        arm_clips("them", arm, rows, None, None, model, GENERATION, folder.parent / "out")
     rows[["prompt", "seed"]].assign(file=FILES).to_csv(folder / "clips.csv", index=False)
-    assert len(external_clips("them", arm, rows, model, folder.parent / "out")) == 3
+    assert len(arm_clips("them", arm, rows, None, None, model, GENERATION, folder.parent / "out")) == 3
 
 
 @pytest.mark.parametrize(

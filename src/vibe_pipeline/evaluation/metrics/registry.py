@@ -1,0 +1,29 @@
+"""Every metric, wherever it comes from. To add one, add an entry to its family's file."""
+
+from types import MappingProxyType
+from typing import TypeVar
+
+from vibe_pipeline.evaluation.metrics.miniature import ATTRIBUTES
+from vibe_pipeline.evaluation.metrics.patches import PATCH_QUALITY
+from vibe_pipeline.evaluation.metrics.resolution import MEASURES
+from vibe_pipeline.io.metric import Metric
+from vibe_pipeline.vbench.dimensions import REGISTRY, TOTALS
+
+Kind = TypeVar("Kind", bound=Metric)
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric for metric in (*MEASURES, *ATTRIBUTES, PATCH_QUALITY, *REGISTRY.values(), *TOTALS)
+}
+FAMILIES = MappingProxyType(
+    {
+        "detail": ("Detail and noise", "Resolution-aware measures: what the extra pixels hold."),
+        "miniature": ("Content, read back from the miniature world", "Possible because every true scene is known."),
+        "vbench": ("VBench", "It shrinks every clip before scoring, so it hardly sees the extra resolution."),
+    }
+)
+"""Title and one line of each block of the report, in their order."""
+
+
+def of_kind(kind: type[Kind]) -> list[Kind]:
+    """The entries that are measured alike, in order."""
+    return [metric for metric in METRICS.values() if isinstance(metric, kind)]

@@ -1,0 +1,77 @@
+"""What determines a clip beside its prompt and seed: settings, hashed into its key, and notes that follow from them."""
+
+from typing import Any
+
+import torch
+
+from vibe_pipeline.diffusion.flow import sigma_schedule
+from vibe_pipeline.diffusion.lora import fused_key
+from vibe_pipeline.diffusion.models import find_model, pick_device
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.generation.denoiser import Sampling
+from vibe_pipeline.io.keys import file_sha256, folder_fingerprint
+
+
+def base_settings(model: ModelParams, generation: GenerationParams) -> dict[str, Any]:
+    """The base, how texts reach it, and its precision."""
+    return {
+        "model": folder_fingerprint(find_model(model.path).path),
+        "text": [model.text_length, generation.negative_prompt],
+        "precision": [model.dtype, model.vae_dtype, model.tile],
+    }
+
+
+def arm_settings(
+    arm: ArmParams,
+    model: ModelParams,
+    generation: GenerationParams,
+    adapter: dict[str, Any] | None,
+    stage1: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Everything that determines an arm's clips; no name of a row, its own or its adapter's, and no label.
+
+    Args:
+        arm: The row.
+        model: The base, and the target size.
+        generation: The negative prompt.
+        adapter: Manifest of the arm's adapter.
+        stage1: Manifest of the stage-1 adapter that is kept.
+    """
+    # A field that came later and is off is left out, so that older clips count.
+    off = {"detail_transfer"} if arm.detail_transfer is None else set()
+    return base_settings(model, generation) | {
+        "arm": arm.model_dump(mode="json", exclude={"label", "adapter"} | off),
+        "adapter": adapter["key"] if adapter else None,
+        "extra_adapters": [file_sha256(extra.path) for extra in arm.extra_adapters],
+        "stage1": fused_key(stage1["key"], getattr(torch, model.dtype)) if stage1 else None,
+        "target": model.target.model_dump(),
+        "flow_shift": model.flow_shift,
+    }
+
+
+def arm_sampling(arm: ArmParams, model: ModelParams, strength: float) -> Sampling:
+    """An arm's noise levels, solver and guidance.
+
+    Args:
+        arm: The row.
+        model: Its flow shift, where the row has none.
+        strength: Share of the noise schedule that is run; see `methods.base.Method.strength`.
+
+    Raises:
+        ValueError: A share of the steps that leaves none.
+    """
+    sigmas = sigma_schedule(arm.steps, arm.flow_shift or model.flow_shift, strength, arm.steps_are)
+    return Sampling(sigmas, arm.scheduler, arm.guidance_scale)
+
+
+def notes(model: ModelParams, sampling: Sampling) -> dict[str, Any]:
+    """What a clip's manifest repeats of its sampling, and the device."""
+    device = pick_device(model.device)
+    return {
+        "sigmas": [round(float(s), 6) for s in sampling.sigmas],
+        "sigma_start": float(sampling.sigmas[0]),
+        "steps": len(sampling.sigmas) - 1,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }

@@ -1,0 +1,60 @@
+"""How an arm's clips can be made: `METHODS` lists every way, one file of this folder each.
+
+To add one, write its file (a subclass of `Method`: its name, `describe`, `prepare`) and list it below; the graph, the
+plan, the checks, the scores and the report take the rest from the entry.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.load import ParameterError, tables_of
+from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.generation.methods.base import ArmJob, Bound, DenoisingMethod, Method, Workload
+from vibe_pipeline.generation.methods.direct import Direct
+from vibe_pipeline.generation.methods.external import External
+from vibe_pipeline.generation.methods.freeswim import FreeSwim
+from vibe_pipeline.generation.methods.refine import Refine
+from vibe_pipeline.generation.methods.truth import Truth
+from vibe_pipeline.generation.methods.upsample import Upsample
+
+METHODS: dict[str, Method] = {m.name: m for m in (Refine(), FreeSwim(), Direct(), Upsample(), Truth(), External())}
+
+__all__ = ["METHODS", "ArmJob", "Bound", "DenoisingMethod", "Method", "Workload", "checked_tables", "method_of"]
+
+
+def method_of(arm: ArmParams) -> Method:
+    """The entry of a row's method.
+
+    Raises:
+        ValueError: There is none of that name; lists those there are.
+    """
+    if arm.method not in METHODS:
+        raise ValueError(f"method: unknown method {arm.method!r}; known: {', '.join(METHODS)}")
+    return METHODS[arm.method]
+
+
+def checked_tables(params: Mapping[str, Any]) -> Tables:
+    """The tables of a parameters dictionary, their sweeps unfolded, every row of `arms` checked against its method.
+
+    Raises:
+        ParameterError: A row is wrong, or contradicts another or its method; names the field and the value.
+    """
+    tables = tables_of(params)
+    for name, arm in tables.arms.items():
+        try:
+            _check(arm)
+        except ValueError as error:
+            raise ParameterError(f"arms.{name}: {error}") from None
+    return tables
+
+
+def _check(arm: ArmParams) -> None:
+    method = method_of(arm)
+    if (arm.adapter or arm.extra_adapters) and not method.runs_transformer:
+        raise ValueError(f"method {arm.method!r} runs no transformer: an adapter would do nothing")
+    for field in sorted(frozenset().union(*(m.own_fields for m in METHODS.values())) - method.own_fields):
+        if getattr(arm, field) is not None:
+            owners = " and ".join(m.name for m in METHODS.values() if field in m.own_fields)
+            raise ValueError(f"{field} belongs to {owners}, not to method {arm.method!r}")
+    method.check(arm)

@@ -1,0 +1,229 @@
+"""What a method is: one way of making an arm's clips. Each is one entry in one file of this folder.
+
+The entries are read by plan, doctor and checks of parameters too, so what makes clips (torch, diffusers) is imported
+where clips are made.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import pandas as pd
+
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.generation.clip_cache import ClipJob, Make, Scale, make_clips
+from vibe_pipeline.io.files import link_by_name
+from vibe_pipeline.io.keys import content_key
+
+if TYPE_CHECKING:
+    from vibe_pipeline.generation.denoiser import Denoiser
+
+Bound = Literal["floor", "ceiling"]
+
+
+@dataclass(frozen=True)
+class ArmJob:
+    """What an arm's clips are made from.
+
+    Attributes:
+        name: The row's name.
+        arm: The row.
+        native: One row a native clip: prompt_index, prompt, seed, path, key.
+        model: The base model, and the target size.
+        generation: The negative prompt, the batch size.
+        root: Folder of all clips and of the prompts' embeddings.
+        adapter: Manifest of the arm's adapter, if it has one.
+        stage1: Manifest of the stage-1 adapter to keep at inference (an ablation), if any.
+    """
+
+    name: str
+    arm: ArmParams
+    native: pd.DataFrame
+    model: ModelParams
+    generation: GenerationParams
+    root: Path
+    adapter: dict[str, Any] | None = None
+    stage1: dict[str, Any] | None = None
+
+    @property
+    def size(self) -> Scale:
+        """The size of the clips to be made."""
+        return Scale.of(self.model.target)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What making one clip takes, for the plan.
+
+    Attributes:
+        encodes: Clips of the target size through the VAE's encoder.
+        decodes: Clips of the target size through its decoder.
+        forwards: Passes of the transformer at the target size, with the attention of each.
+        copies: Of the latent, side by side in one forward.
+        keeps_cross_attention: Cross-attention outputs of all blocks stay in memory between steps.
+    """
+
+    encodes: int = 0
+    decodes: int = 0
+    forwards: tuple[tuple[AttentionParams, int], ...] = ()
+    copies: int = 1
+    keeps_cross_attention: bool = False
+
+
+class Method:
+    """One way of making an arm's clips; subclasses fill in what differs.
+
+    Attributes:
+        name: As `arms.*.method` says it.
+        runs_transformer: The base, with adapters and attention of the row, makes the clips.
+        second_pass: They start from the noised native clip, so that `strength` counts.
+        uses_device: Worth a GPU.
+        bound: The clips bound what a model can do, from below (`floor`) or above (`ceiling`); None: a contestant.
+        from_native: They show the native clip's scene, and can be held against it.
+        own_fields: Fields of the row that only this method reads.
+    """
+
+    name: ClassVar[str]
+    runs_transformer: ClassVar[bool] = False
+    second_pass: ClassVar[bool] = False
+    uses_device: ClassVar[bool] = True
+    bound: ClassVar[Bound | None] = None
+    from_native: ClassVar[bool] = True
+    own_fields: ClassVar[frozenset[str]] = frozenset()
+
+    def check(self, arm: ArmParams) -> None:
+        """Refuse a row that contradicts the method.
+
+        Raises:
+            ValueError: Names the field and its value.
+        """
+
+    def describe(self, arm: ArmParams) -> str:
+        """One line for the report on what an arm of this method runs."""
+        raise NotImplementedError
+
+    def strength(self, arm: ArmParams) -> float:
+        """The strength that counts: only a second pass starts from a clip."""
+        return arm.strength if self.second_pass else 1.0
+
+    def prepare(self, job: ArmJob) -> AbstractContextManager[Make]:
+        """Load what is needed and give the function from rows of prompts to pixels [B, 3, T, H, W] in [0, 1].
+
+        Leaving the context frees the memory again.
+        """
+        raise NotImplementedError
+
+    def workload(self, arm: ArmParams, steps: int) -> Workload:
+        """What one clip takes, at `steps` steps of the sampler."""
+        return Workload()
+
+    def clips(self, job: ArmJob) -> pd.DataFrame:
+        """Every clip of an arm; those that are there already are not made again.
+
+        Returns:
+            One row a clip: arm, prompt_index, prompt, seed, path, preview_path, height, width, frames, fps, seconds,
+            key, method, sigma_start, native_source, differs (of another system's clips: how from the target).
+        """
+        from vibe_pipeline.generation.clip_settings import arm_sampling, arm_settings, notes
+
+        rows = job.native.rename(columns={"path": "native_path", "key": "native_key"})
+        sampling = arm_sampling(job.arm, job.model, self.strength(job.arm))
+        settings = arm_settings(job.arm, job.model, job.generation, job.adapter, job.stage1)
+        folder = job.root / "arms" / content_key(settings)
+        clip_job = ClipJob(
+            name=job.name,
+            settings=settings,
+            folder=folder,
+            size=job.size,
+            prepare=lambda: self.prepare(job),
+            batch_size=job.generation.batch_size,
+            notes=notes(job.model, sampling),
+        )
+        made = make_clips(rows, clip_job)
+        link_by_name(job.root / "by_name" / job.name, folder)
+        made.insert(0, "arm", job.name)
+        stated = {"method": self.name, "native_source": job.generation.native_source, "differs": ""}
+        return made.assign(sigma_start=float(sampling.sigmas[0]), **stated, **vars(job.size))
+
+
+class DenoisingMethod(Method):
+    """A method that runs the transformer."""
+
+    runs_transformer = True
+
+    def check(self, arm: ArmParams) -> None:
+        """A share of the steps leaves at least one."""
+        if arm.steps_are == "share" and int(self.strength(arm) * arm.steps) < 1:
+            raise ValueError(f"steps_are share: strength {arm.strength} of {arm.steps} steps leaves none: raise either")
+
+    def describe(self, arm: ArmParams) -> str:
+        """Adapter, attention, start, steps, solver, guidance."""
+        share = arm.steps_are == "share" and self.strength(arm) < 1
+        parts = {
+            f"adapter {arm.adapter}" if arm.adapter else "no adapter": True,
+            **self.said(arm),
+            "stage 1 kept": arm.keep_stage1,
+            f"{len(arm.extra_adapters)} extra adapters": bool(arm.extra_adapters),
+            f"full path every {arm.refresh_every} steps": arm.refresh_every is not None,
+            f"{_attention_words(arm.attention)} attention": True,
+            f"strength {arm.strength:g}" if self.second_pass else "from noise": True,
+            f"{int(self.strength(arm) * arm.steps)} of {arm.steps} steps" if share else f"{arm.steps} steps": True,
+            "UniPC": arm.scheduler == "unipc",
+            f"flow shift {arm.flow_shift or 0:g}": arm.flow_shift is not None,
+            f"guidance {arm.guidance_scale:g}": arm.guidance_scale != 1,
+            f"{arm.detail_transfer or 0:g} of the change added to the enlarged clip": arm.detail_transfer is not None,
+        }
+        return " · ".join(part for part, applies in parts.items() if applies)
+
+    def said(self, arm: ArmParams) -> dict[str, bool]:
+        """What else the description says behind the adapter, and whether it applies to the row."""
+        return {}
+
+    def denoiser(self, job: ArmJob) -> "Denoiser":
+        """The arm's models, loaded; a context manager."""
+        from vibe_pipeline.generation.clip_settings import arm_sampling
+        from vibe_pipeline.generation.denoiser import Denoiser
+        from vibe_pipeline.generation.text_cache import text_cache
+
+        return Denoiser(
+            model=job.model,
+            params=job.generation,
+            texts=text_cache(job.model, job.root),
+            prompts=set(job.native["prompt"]),
+            sampling=arm_sampling(job.arm, job.model, self.strength(job.arm)),
+            arm=job.arm,
+            adapter=job.adapter,
+            stage1=job.stage1,
+            attach=self.attach,
+        )
+
+    def attach(self, denoiser: "Denoiser", arm: ArmParams, native_grid: tuple[int, int]) -> None:
+        """Give the transformer the row's attention; `native_grid` is (H, W) in tokens."""
+        from vibe_pipeline.generation.denoiser import attach_attention
+
+        attach_attention(denoiser, arm, native_grid)
+
+    def workload(self, arm: ArmParams, steps: int) -> Workload:
+        """The row's attention in every pass; a second pass encodes first, and once more decodes for the transfer."""
+        decodes = 1 if arm.detail_transfer is None else 2
+        forwards = ((arm.attention, steps * passes(arm)),)
+        return Workload(encodes=int(self.second_pass), decodes=decodes, forwards=forwards)
+
+
+def passes(arm: ArmParams) -> int:
+    """Forwards of one step: two under classifier-free guidance."""
+    return 1 if arm.guidance_scale == 1 else 2
+
+
+def _attention_words(params: AttentionParams) -> str:
+    """Kind, pooling, and what differs from half the native window and the plain scale."""
+    said = [f"{params.pool}×"] if params.kind == "gclf" else []
+    if params.half_window and params.kind != "full":
+        said.append("half window {}x{}".format(*params.half_window))
+    if params.scale is not None:
+        said.append(f"scale {params.scale}")
+    return params.kind + (f" ({', '.join(said)})" if said else "")

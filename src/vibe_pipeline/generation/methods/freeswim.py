@@ -1,0 +1,50 @@
+"""`freeswim`: the training-free baseline (arXiv 2511.14712); `diffusion.freeswim` holds the method itself."""
+
+from typing import TYPE_CHECKING
+
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.generation.methods.base import Workload, passes
+from vibe_pipeline.generation.methods.refine import Refine
+
+if TYPE_CHECKING:
+    from vibe_pipeline.generation.denoiser import Denoiser
+
+
+class FreeSwim(Refine):
+    """A second pass whose window path takes its cross-attention from a full path."""
+
+    name = "freeswim"
+    own_fields = Refine.own_fields | {"refresh_every"}
+
+    def check(self, arm: ArmParams) -> None:
+        """Its own path is window attention."""
+        super().check(arm)
+        if arm.attention.kind != "window":
+            raise ValueError(f"freeswim is window attention beside full: attention.kind is {arm.attention.kind!r}")
+
+    def attach(self, denoiser: "Denoiser", arm: ArmParams, native_grid: tuple[int, int]) -> None:
+        """Both paths; what the full one keeps for later steps stays in main memory where models take turns."""
+        import torch
+
+        from vibe_pipeline.diffusion.freeswim import install_freeswim
+
+        store = torch.device("cpu") if denoiser.offload else None
+        denoiser.swim = install_freeswim(denoiser.transformer, arm.attention, native_grid, store)
+        denoiser.refresh_every = arm.refresh_every
+
+    def said(self, arm: ArmParams) -> dict[str, bool]:
+        """The name."""
+        return {"FreeSwim": True}
+
+    def workload(self, arm: ArmParams, steps: int) -> Workload:
+        """The full path beside: in every pass, or in the conditional one of each k-th step."""
+        plain = super().workload(arm, steps)
+        full = steps * passes(arm) if arm.refresh_every is None else -(-steps // arm.refresh_every)
+        return Workload(
+            encodes=plain.encodes,
+            decodes=plain.decodes,
+            forwards=(*plain.forwards, (AttentionParams(kind="full"), full)),
+            copies=2,
+            keeps_cross_attention=arm.refresh_every is not None,
+        )

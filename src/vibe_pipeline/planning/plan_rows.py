@@ -1,0 +1,300 @@
+"""The jobs of a run, one row each: how often, and the work, time, memory and disk of one."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from vibe_pipeline.diffusion.flow import schedule_steps
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.model import ClipSize
+from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.training import LoraParams, TrainParams
+from vibe_pipeline.generation.methods import method_of
+from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, measuring, measuring_memory, stage1_of
+
+FULL = AttentionParams(kind="full")
+STAGE1 = "Velocity loss on low-resolution images"
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One job of a run.
+
+    Attributes:
+        group: `data`, `stage1`, `stage2`, `native`, `arm`, `validation` or `measures`.
+        count: How often: images, optimiser steps or clips.
+        tokens: Of one sample; None where no transformer runs.
+        keys_per_query: Of self-attention.
+        teraflops: Of one.
+        seconds: Of one.
+        memory_gb: Peak on the device.
+        disk_gb: Of all.
+    """
+
+    group: str
+    name: str
+    label: str
+    unit: str
+    count: int
+    tokens: int | None
+    keys_per_query: int | None
+    teraflops: float
+    seconds: float
+    memory_gb: float
+    disk_gb: float
+
+    @property
+    def hours(self) -> float:
+        """Of all."""
+        return self.count * self.seconds / 3600
+
+
+def data_row(costs: Costs, data: DataParams, count: int) -> PlanRow:
+    """Captions and three latents of every image: low, high, and high after the pixel degradation."""
+    work = costs.text() + costs.encode(data.low) + costs.encode(data.high) * 2
+    encoding = costs.weights("vae") + data.encode_batch * costs.vae_memory(data.high, decode=False)
+    numbers = sum(_numbers(costs, size) for size in (data.low, data.high, data.high))
+    text = costs.model.text_length * costs.architecture.transformer["text_dim"]
+    size = 2 * numbers + costs.number_bytes * text
+    peak = max(costs.text_memory(), CONTEXT_BYTES + encoding)
+    return _row(
+        group="data",
+        name="cache",
+        label="Latents and text embeddings",
+        unit="image",
+        count=count,
+        tokens=None,
+        keys=None,
+        work=work,
+        peak=peak,
+        disk=count * size,
+    )
+
+
+def _numbers(costs: Costs, size: ClipSize) -> int:
+    channels, frames, height, width = costs.architecture.latent(size)
+    return channels * frames * height * width
+
+
+def training_row(
+    costs: Costs,
+    group: str,
+    name: str,
+    label: str,
+    row: TrainParams,
+    size: ClipSize,
+    attention: AttentionParams,
+    stage1: LoraParams | None = None,
+) -> PlanRow:
+    """A stage-1 adapter, or one of `adapters`: its steps at the size that it is trained on."""
+    tokens, keys = costs.keys(size, FULL), costs.keys(size, attention)
+    work, peak = costs.step(size, attention, row, stage1), costs.step_memory(size, row, stage1)
+    disk = 4.0 * costs.adapter_parameters(row.lora)
+    return _row(
+        group=group,
+        name=name,
+        label=label,
+        unit="step",
+        count=row.steps,
+        tokens=tokens,
+        keys=keys,
+        work=work,
+        peak=peak,
+        disk=disk,
+    )
+
+
+def training_rows(costs: Costs, data: DataParams, tables: Tables) -> Iterator[PlanRow]:
+    """Every stage-1 adapter on low-resolution images, then every adapter of stage 2 on high-resolution ones."""
+    for name, row in tables.stage1.items():
+        yield training_row(costs=costs, group="stage1", name=name, label=STAGE1, row=row, size=data.low, attention=FULL)
+    for name, adapter in tables.adapters.items():
+        yield training_row(
+            costs=costs,
+            group="stage2",
+            name=name,
+            label=adapter.label,
+            row=adapter,
+            size=data.high,
+            attention=adapter.attention,
+            stage1=stage1_of(adapter, tables),
+        )
+
+
+def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRow:
+    """The clips that every arm starts from: the base's own, or true renders."""
+    size = costs.model.native
+    disk = clips * _clip_bytes(size)
+    if generation.native_source == "truth":
+        return _row(
+            group="native",
+            name="native",
+            label="True renders",
+            unit="clip",
+            count=clips,
+            tokens=None,
+            keys=None,
+            work=Work(),
+            peak=0.0,
+            disk=disk,
+        )
+    passes = generation.native_steps * _passes(generation.native_guidance_scale)
+    work = costs.text() + costs.forward(size, FULL) * passes + costs.decode(size)
+    peak = _rendering_memory(costs, size, generation.batch_size, 0.0, False)
+    tokens = costs.keys(size, FULL)
+    return _row(
+        group="native",
+        name="native",
+        label="Native clips, shared by all arms",
+        unit="clip",
+        count=clips,
+        tokens=tokens,
+        keys=tokens,
+        work=work,
+        peak=peak,
+        disk=disk,
+    )
+
+
+def arm_row(
+    costs: Costs, name: str, arm: ArmParams, tables: Tables, generation: GenerationParams, clips: int
+) -> PlanRow:
+    """An arm's clips, by the workload of its method."""
+    size, method = costs.model.target, method_of(arm)
+    disk, steps = clips * _clip_bytes(size), schedule_steps(arm.steps, method.strength(arm), arm.steps_are)
+    load = method.workload(arm, steps)
+    work = costs.encode(size) * load.encodes + costs.decode(size) * load.decodes
+    if not load.forwards:
+        peak = _vae_peak(costs, size) + CONTEXT_BYTES if load.encodes or load.decodes else 0.0
+        return _row(
+            group="arm",
+            name=name,
+            label=arm.label,
+            unit="clip",
+            count=clips,
+            tokens=None,
+            keys=None,
+            work=work,
+            peak=peak,
+            disk=disk,
+        )
+    adapters = costs.arm_adapters(arm, tables)
+    for attention, times in load.forwards:
+        work += costs.forward(size, attention, adapters) * times
+    tokens, keys = costs.keys(size, FULL), costs.keys(size, arm.attention)
+    extra = sum(map(costs.adapter_bytes, adapters))
+    if load.keeps_cross_attention and not costs.model.offload:
+        config = costs.architecture.transformer
+        width = config["num_attention_heads"] * config["attention_head_dim"]
+        extra += generation.batch_size * config["num_layers"] * tokens * width * costs.number_bytes
+    peak = _rendering_memory(costs, size, generation.batch_size * load.copies, extra, load.encodes > 0)
+    return _row(
+        group="arm",
+        name=name,
+        label=arm.label,
+        unit="clip",
+        count=clips,
+        tokens=tokens,
+        keys=keys,
+        work=work,
+        peak=peak,
+        disk=disk,
+    )
+
+
+def arm_rows(costs: Costs, tables: Tables, generation: GenerationParams, clips: int) -> Iterator[PlanRow]:
+    """Every arm."""
+    for name, arm in tables.arms.items():
+        yield arm_row(costs=costs, name=name, arm=arm, tables=tables, generation=generation, clips=clips)
+
+
+def validation_rows(costs: Costs, tables: Tables, generation: GenerationParams) -> Iterator[PlanRow]:
+    """Clips while adapters train, each as the adapter's first arm makes it; memory is that of the arm."""
+    for name, row in tables.adapters.items():
+        if row.validation_clips and row.validate_every:
+            arm, times = tables.arms[tables.arm_of(name)], -(-row.steps // row.validate_every)
+            made = arm_row(
+                costs=costs,
+                name=name,
+                arm=arm,
+                tables=tables,
+                generation=generation,
+                clips=row.validation_clips * times,
+            )
+            yield replace(made, group="validation", label=f"Validation clips, {times} times {row.validation_clips}")
+
+
+def measures_row(size: ClipSize, clips: int) -> tuple[PlanRow, str]:
+    """Our own measures of every arm's clips, on processors while the device idles, and what that rests on."""
+    cores = os.cpu_count() or 1
+    work = measuring(size, cores)
+    memory = measuring_memory(size) / 1e9
+    note = f"our measures: on the {cores} cores of this machine, an arm at a time; {memory:.1f} GB of main memory"
+    return _row(
+        group="measures",
+        name="all",
+        label="Our measures, on processors",
+        unit="clip",
+        count=clips,
+        tokens=None,
+        keys=None,
+        work=work,
+        peak=0.0,
+        disk=0.0,
+    ), note
+
+
+def _passes(guidance_scale: float) -> int:
+    return 1 if guidance_scale == 1 else 2
+
+
+def _rendering_memory(costs: Costs, size: ClipSize, batch: int, extra: float, encodes: bool) -> float:
+    """Text encoder alone; then transformer and VAE together, or in turns."""
+    denoising = costs.weights("transformer") + extra + costs.forward_memory(size, batch)
+    # Clips are decoded one at a time.
+    working = max(costs.vae_memory(size, True), costs.vae_memory(size, False) if encodes else 0.0)
+    if costs.model.offload:
+        together = max(denoising, costs.weights("vae") + working)
+    else:
+        both = costs.weights("transformer") + extra + costs.weights("vae")
+        together = both + max(costs.forward_memory(size, batch), working)
+    return max(costs.text_memory(), CONTEXT_BYTES + together)
+
+
+def _vae_peak(costs: Costs, size: ClipSize) -> float:
+    return costs.weights("vae") + max(costs.vae_memory(size, True), costs.vae_memory(size, False))
+
+
+def _clip_bytes(size: ClipSize) -> float:
+    """8-bit RGB as it is; lossless H.264 is smaller, by how much depends on the content."""
+    return 3.0 * size.frames * size.height * size.width
+
+
+def _row(
+    group: str,
+    name: str,
+    label: str,
+    unit: str,
+    count: int,
+    tokens: int | None,
+    keys: int | None,
+    work: Work,
+    peak: float,
+    disk: float,
+) -> PlanRow:
+    return PlanRow(
+        group=group,
+        name=name,
+        label=label,
+        unit=unit,
+        count=count,
+        tokens=tokens,
+        keys_per_query=keys,
+        teraflops=work.teraflops,
+        seconds=work.seconds,
+        memory_gb=peak / 1e9,
+        disk_gb=disk / 1e9,
+    )

@@ -1,0 +1,757 @@
+"""Mutations of the package: each breaks one thing that a figure depends on, and some test must fail.
+
+Anchors are short pieces of one line, so that they survive moves; `run_mutations.py` looks for them in the whole package
+where the file named no longer holds them.
+"""
+
+from typing import NamedTuple
+
+FLOW = ("tests/diffusion/test_flow.py",)
+OBJECTIVES = ("tests/diffusion/test_objectives.py",)
+SAMPLING = ("tests/diffusion/test_sampling.py",)
+ATTENTION = ("tests/diffusion/test_attention.py",)
+INSTALL = ("tests/diffusion/test_attention_install.py",)
+FREESWIM = ("tests/diffusion/test_freeswim.py",)
+LORA = ("tests/diffusion/test_lora.py",)
+MODELS = ("tests/diffusion/test_models.py",)
+RENDER = ("tests/generation/test_second_pass.py", "tests/generation/test_render.py")
+KEYS = ("tests/experiment/test_content_keys.py",)
+SCORES = ("tests/evaluation/test_measured_values.py",)
+LOOP = ("tests/training/test_one_step.py", "tests/training/test_loop.py")
+STAGES = ("tests/training/test_one_step.py", "tests/training/test_stages.py")
+CACHE = ("tests/images/test_camera.py", "tests/images/test_cache.py")
+DETAIL = ("tests/evaluation/metrics/test_detail.py", "tests/evaluation/metrics/test_measures.py")
+MEASURES = ("tests/evaluation/metrics/test_measures.py",)
+STATISTICS = ("tests/evaluation/test_statistics.py",)
+CLAIMS = ("tests/evaluation/test_claims.py",)
+TOTALS = ("tests/vbench/test_totals.py",)
+
+
+class Mutation(NamedTuple):
+    """One change of one file.
+
+    Attributes:
+        file: Below src/vibe_pipeline.
+        old: Text that is there exactly once.
+        new: What stands there instead.
+        tests: Files or tests of which one must fail.
+        breaks: What the change does, in words.
+    """
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    breaks: str
+
+
+DENOISER, ARMS, CLIPS = "generation/denoiser.py", "generation/render.py", "generation/clip_cache.py"
+JOB, TRAIN, STAGE = "training/job.py", "training/loop.py", "training/stages.py"
+GATHERING, MEASURE = "evaluation/metrics/gathering.py", "evaluation/measure.py"
+
+NAMED_BY_THE_ISSUE = [
+    (DENOISER, "self.sampling.sigmas[0].expand", "self.sampling.sigmas[-1].expand", RENDER, "second pass starts clean"),
+    (DENOISER, "self.sampling.sigmas[0].expand", "self.sampling.sigmas[1].expand", RENDER, "second pass starts lower"),
+    (
+        DENOISER,
+        "texts.ensure([*prompts, params.negative_prompt])",
+        'params = params.model_copy(update={"negative_prompt": ""})\n'
+        "        texts.ensure([*prompts, params.negative_prompt])",
+        RENDER,
+        "negative prompt ignored",
+    ),
+    (
+        DENOISER,
+        "model.native.height, model.native.width",
+        "model.target.height, model.target.width",
+        RENDER,
+        "window of the target grid at inference",
+    ),
+    (
+        STAGE,
+        "token_grid(found, native.height, native.width)",
+        "token_grid(found, task.model.target.height, task.model.target.width)",
+        STAGES,
+        "window of the target grid in training",
+    ),
+    (ARMS, "arm.flow_shift or model.flow_shift", "model.flow_shift", RENDER, "an arm's own flow shift ignored"),
+    (JOB, "seed * 1_000_003 + step", "seed * 1_000_003", LOOP, "same noise and sigma in every step"),
+    (
+        TRAIN,
+        "job.loss(predict, parts, noise, sigma, weight)",
+        "job.loss(predict, parts, noise, sigma, torch.ones_like(weight))",
+        LOOP,
+        "loss unweighted",
+    ),
+    (TRAIN, "sigma, job.params.sigma_shift)", "sigma, 1.0)", LOOP, "bell of another shift"),
+    (
+        JOB,
+        "len(indices), params.sigma_shift, generator",
+        "len(indices), 1.0, generator",
+        LOOP,
+        "training sigmas unshifted",
+    ),
+    ("training/optim.py", '"weight_decay": params.weight_decay', '"weight_decay": 0.0', LOOP, "no weight decay"),
+    (TRAIN, "job.params.optimiser.clip_norm or math.inf", "math.inf", LOOP, "no gradient clipping"),
+    ("images/encode.py", "*bucket.low, blur)", "*bucket.low)", CACHE, "stage-1 images not blurred"),
+    ("images/encode.py", "*bucket.native, blur)", "*bucket.native)", CACHE, "pixel degradation without the camera"),
+    (
+        "evaluation/metrics/measures.py",
+        "Setting(Grid(height, width), band,",
+        "Setting(Grid(height, width), (0.0, band[0]),",
+        MEASURES,
+        "band measures in another band",
+    ),
+    (
+        GATHERING,
+        "weight = before.static[rows] * step.static[rows]",
+        "weight = np.ones_like(step.static[rows])",
+        MEASURES,
+        "flicker without its mask",
+    ),
+]
+
+DIFFUSION = [
+    ("diffusion/flow.py", "(1 - s) * x0 + s * noise", "s * x0 + (1 - s) * noise", FLOW, "noise and clean swapped"),
+    ("diffusion/flow.py", "shift * u / (1 + (shift - 1) * u)", "shift * u / (1 + shift * u)", FLOW, "shift off by one"),
+    (
+        "diffusion/flow.py",
+        "training_grid(shift)[torch.randint",
+        "training_grid(1.0)[torch.randint",
+        FLOW,
+        "sample_sigma unshifted",
+    ),
+    ("diffusion/flow.py", "(bell(sigma) - grid.min())", "bell(sigma)", FLOW, "bell without its minimum at 0"),
+    ("diffusion/flow.py", r'f"{seed}\n{prompt}"', 'f"{seed}"', FLOW, "noise does not depend on the prompt"),
+    ("diffusion/flow.py", r'f"{seed}\n{prompt}"', 'f"{prompt}"', FLOW, "noise does not depend on the seed"),
+    ("diffusion/flow.py", "torch.linspace(strength, 0", "torch.linspace(1, 0", FLOW, "strength ignored"),
+    ("diffusion/flow.py", "[steps - kept :]", "[: kept + 1]", FLOW, "share of the steps from the wrong end"),
+    (
+        "diffusion/flow.py",
+        "shift_sigma(torch.sigmoid(mean + std * normal), shift)",
+        "torch.sigmoid(mean + std * normal)",
+        FLOW,
+        "logit-normal sigmas unshifted",
+    ),
+    (
+        "diffusion/objectives.py",
+        "(x0_hat - x0).float()",
+        "(x0_hat - degraded).float()",
+        OBJECTIVES,
+        "HFATO towards the degraded latent",
+    ),
+    (
+        "diffusion/objectives.py",
+        "x_sigma = add_noise(degraded,",
+        "x_sigma = add_noise(x0,",
+        OBJECTIVES,
+        "HFATO noises the clean latent",
+    ),
+    ("diffusion/objectives.py", "velocity - (noise - x0)", "velocity - (x0 - noise)", OBJECTIVES, "velocity's sign"),
+    ("diffusion/objectives.py", "sum(weights[name] * value", "sum(value", OBJECTIVES, "objectives' weights ignored"),
+    (
+        "diffusion/objectives.py",
+        "int(h * factor), int(w * factor)",
+        "int(h * factor), w",
+        OBJECTIVES,
+        "degradation along one axis only",
+    ),
+    (
+        "diffusion/objectives.py",
+        'else {"align_corners": False}',
+        'else {"align_corners": True}',
+        OBJECTIVES,
+        "degradation aligned at the corners",
+    ),
+    (
+        "diffusion/objectives.py",
+        "per_sample * weight)",
+        "per_sample * weight.mean())",
+        OBJECTIVES,
+        "one weight for the whole batch",
+    ),
+    (
+        "diffusion/sampling.py",
+        "free + scale * (conditional(x, sigma) - free)",
+        "conditional(x, sigma) + scale * (conditional(x, sigma) - free)",
+        SAMPLING,
+        "guidance one too strong",
+    ),
+    (
+        "diffusion/sampling.py",
+        "free + scale * (conditional(x, sigma) - free)",
+        "free + scale * (free - conditional(x, sigma))",
+        SAMPLING,
+        "guidance swapped",
+    ),
+    (
+        "diffusion/sampling.py",
+        "return hold_first_frame(x, first_frame)",
+        "return x",
+        SAMPLING,
+        "first frame not held in the end",
+    ),
+    (
+        "diffusion/sampling.py",
+        "sigmas[i].expand(len(x))",
+        "sigmas[i + 1].expand(len(x))",
+        SAMPLING,
+        "the model is told the next noise level",
+    ),
+    (
+        "diffusion/attention/geometry.py",
+        "max(length - 2 * half - 1, 0)",
+        "max(length - half - 1, 0)",
+        ATTENTION,
+        "window not pushed inward at the far edge",
+    ),
+    (
+        "diffusion/attention/geometry.py",
+        "tiles.mean(dim=(4, 6))",
+        "tiles.amax(dim=(4, 6))",
+        ATTENTION,
+        "pooled keys are maxima",
+    ),
+    (
+        "diffusion/attention/install.py",
+        "tuple(n // 2 for n in native_grid)",
+        "tuple(n for n in native_grid)",
+        INSTALL,
+        "half window is the whole native grid",
+    ),
+    (
+        "diffusion/attention/install.py",
+        "return half[::-1] if turned",
+        "return half if turned",
+        INSTALL,
+        "upright images get the lying window",
+    ),
+    (
+        "diffusion/attention/install.py",
+        'self.settings.pool if self.settings.kind == "gclf" else 0',
+        "0",
+        INSTALL,
+        "pool ignored",
+    ),
+    (
+        "diffusion/attention/install.py",
+        "v.transpose(1, 2), installed.scale)",
+        "v.transpose(1, 2), None)",
+        INSTALL,
+        "attention scale ignored",
+    ),
+    (
+        "diffusion/attention/geometry.py",
+        "math.log(2 * native_tokens, native_tokens)",
+        "math.log(native_tokens, 2 * native_tokens)",
+        ATTENTION,
+        "FreeSwim's scale inverted",
+    ),
+    (
+        "diffusion/freeswim.py",
+        "hidden_states.chunk(2)[1], encoder",
+        "hidden_states.chunk(2)[0], encoder",
+        FREESWIM,
+        "cross-attention of the window path",
+    ),
+    ("diffusion/freeswim.py", "out[0].chunk(2)[0]", "out[0].chunk(2)[1]", FREESWIM, "FreeSwim keeps the full path"),
+    ("diffusion/freeswim.py", "step % refresh_every == 0", "step == 0", FREESWIM, "FreeSwim never refreshes"),
+    ("diffusion/lora.py", "lora_alpha=alpha", "lora_alpha=rank", LORA, "alpha ignored"),
+    ("diffusion/lora.py", "for n in before], weight]", "for n in before], 1.0]", LORA, "adapter's weight ignored"),
+    ("diffusion/lora.py", "torch.manual_seed(seed)", "torch.manual_seed(0)", LORA, "adapters share one seed"),
+    (
+        "diffusion/models.py",
+        "((latent - mean) / std).cpu()",
+        "(latent / std - mean).cpu()",
+        MODELS,
+        "latents normalised in the wrong order",
+    ),
+    (
+        "diffusion/models.py",
+        "timestep[:, : height * width] = 0",
+        "timestep[:, : height * width] = 1",
+        MODELS + RENDER,
+        "the held first frame is said to be noisy",
+    ),
+    ("diffusion/models.py", "1000 * sigma.float()", "999 * sigma.float()", MODELS + RENDER, "timesteps of 999"),
+    (
+        "diffusion/models.py",
+        "tile * 3 // 4 // space * space",
+        "tile // space * space",
+        ("tests/generation/test_tiling.py",),
+        "VAE tiles do not overlap",
+    ),
+    ("diffusion/models.py", "hidden * tokens.attention_mask[..., None]", "hidden", MODELS, "padding embedded"),
+    ("diffusion/models.py", "if count > length:", "if count > length + 1:", MODELS, "captions one token too long"),
+    ("diffusion/models.py", ".latent_dist.mode()", ".latent_dist.sample()", MODELS, "latents drawn at random"),
+]
+
+GENERATION = [
+    (ARMS, "stage1 if arm.keep_stage1 else None", "stage1", RENDER, "stage 1 kept at inference"),
+    (ARMS, "stage1 if arm.keep_stage1 else None", "None", RENDER, "the ablation that keeps stage 1 drops it"),
+    (
+        ARMS,
+        "Sampling(sigmas, params.native_scheduler, params.native_guidance_scale)",
+        "Sampling(sigmas, params.native_scheduler, 1.0)",
+        RENDER,
+        "native guidance ignored",
+    ),
+    (
+        ARMS,
+        "Sampling(sigmas, arm.scheduler, arm.guidance_scale)",
+        "Sampling(sigmas, arm.scheduler, 1.0)",
+        RENDER,
+        "an arm's guidance ignored",
+    ),
+    (
+        ARMS,
+        "Sampling(sigmas, arm.scheduler, arm.guidance_scale)",
+        'Sampling(sigmas, "euler", arm.guidance_scale)',
+        RENDER,
+        "an arm's solver ignored",
+    ),
+    (
+        ARMS,
+        "sigma_schedule(params.native_steps, model.flow_shift)",
+        "sigma_schedule(params.native_steps, 1.0)",
+        RENDER,
+        "native schedule unshifted",
+    ),
+    (DENOISER, ".mul_(self.detail_transfer)", "", RENDER, "detail transfer is always whole"),
+    (
+        DENOISER,
+        'seeded_noise(shape, r["prompt"], r["seed"])',
+        'seeded_noise(shape, rows[0]["prompt"], r["seed"])',
+        RENDER,
+        "clips of a batch share the noise",
+    ),
+    (DENOISER, 'f"extra_{i}", extra.weight)', 'f"extra_{i}")', RENDER, "extra adapters at full weight"),
+    (ARMS, "[model.text_length, params.negative_prompt]", "[model.text_length]", KEYS, "key lacks negative prompt"),
+    (ARMS, '"adapter": adapter["key"] if adapter else None', '"adapter": None', KEYS, "key lacks the adapter"),
+    (ARMS, '        "flow_shift": model.flow_shift,\n', "", KEYS, "key lacks the model's flow shift"),
+    (ARMS, "        params.native_guidance_scale,\n", "", KEYS, "native key lacks the guidance"),
+    (CLIPS, ', row.get("native_key")', "", KEYS, "key lacks the native clip"),
+    (CLIPS, 'row["prompt"], row["seed"], row.get', 'row["prompt"], row.get', KEYS, "key lacks the seed"),
+    (
+        "generation/text_cache.py",
+        "embedding[:used]",
+        "embedding[: used - 1]",
+        ("tests/generation/test_text_cache.py",),
+        "the last token of a prompt is lost",
+    ),
+    (
+        "images/resize.py",
+        'mode="bicubic", align_corners=False)',
+        'mode="bilinear", align_corners=False)',
+        ("tests/images/test_resize.py", *RENDER),
+        "second pass enlarges bilinearly",
+    ),
+]
+
+TRAINING = [
+    (
+        JOB,
+        "params.sigma_shift, generator, params",
+        "params.sigma_shift, torch.Generator().manual_seed(0), params",
+        LOOP,
+        "same sigma in every step",
+    ),
+    ("training/optim.py", "torch.optim.AdamW(parameters", "torch.optim.Adam(parameters", LOOP, "coupled weight decay"),
+    ("training/optim.py", "(step + 1) / max(1", "step / max(1", LOOP, "warm-up starts at 0"),
+    (
+        "training/optim.py",
+        "math.cos(math.pi * step / params.steps)",
+        "math.cos(math.pi * step / (params.steps + 1))",
+        LOOP,
+        "cosine does not reach 0",
+    ),
+    (
+        TRAIN,
+        '(losses["loss"] * share).backward()',
+        'losses["loss"].backward()',
+        ("tests/training/test_processes.py",),
+        "micro-batches summed",
+    ),
+    (TRAIN, "params.seed), run.step, None)", "params.seed), 0, None)", LOOP, "a resumed run repeats its images"),
+    (TRAIN, "        run.ema.copy_to(run.parameters)", "        pass", LOOP, "the average is not kept"),
+    (
+        TRAIN,
+        '("optimiser", run.optimiser.load_state_dict)',
+        '("optimiser", lambda values: None)',
+        LOOP,
+        "a resumed run forgets its optimiser",
+    ),
+    (TRAIN, "enabled=job.params.autocast", "enabled=False", LOOP, "autocast ignored"),
+    ("training/ema.py", "ema.restore(parameters)", "pass", LOOP, "training goes on from the average"),
+    (
+        "training/validation.py",
+        "len(indices) * sum(values)",
+        "sum(values)",
+        (*LOOP, "tests/training/test_validation.py"),
+        "held-out loss divided twice",
+    ),
+    (
+        STAGE,
+        "LatentCache(task.cache, held_out=True)",
+        "LatentCache(task.cache)",
+        STAGES,
+        "held-out loss on training images",
+    ),
+    (STAGE, "if task.fused is not None:", "if False:", STAGES, "stage 2 starts from the base"),
+    (STAGE, 'return batch["pixel"]', "return degrade(batch[self.part])", STAGES, "pixel degradation ignored"),
+    (STAGE, '"processes", "micro_batch"', '"seed", "processes", "micro_batch"', STAGES, "training key lacks the seed"),
+    (
+        STAGE,
+        "'stage2', fingerprint, cache['key'], ",
+        "'stage2', fingerprint, ",
+        STAGES,
+        "training key lacks the images",
+    ),
+    (
+        "training/checkpoint.py",
+        "path.replace(folder / PREVIOUS)",
+        "path.unlink()",
+        ("tests/training/test_checkpoint.py",),
+        "no previous checkpoint",
+    ),
+]
+
+IMAGES = [
+    (
+        "images/resize.py",
+        "blur * pixels.shape[-2] / height",
+        "blur",
+        ("tests/images/test_resize.py",),
+        "blur in pixels of the large picture",
+    ),
+    (
+        "images/encode.py",
+        "shrink(high, *bucket.native",
+        "shrink(high, *bucket.low",
+        CACHE,
+        "pixel degradation to stage 1's size",
+    ),
+    ("images/cache.py", '            "camera_blur": data.camera_blur,\n', "", CACHE, "cache key lacks the blur"),
+    (
+        "images/account.py",
+        "int(data.held_out_share * images)",
+        "images",
+        (*CACHE, "tests/images/test_nodes.py"),
+        "held-out share ignored",
+    ),
+    ("images/cache.py", "if r.held_out == held_out]", "]", CACHE, "trains on held-out images"),
+    (
+        "images/cache.py",
+        "default_rng([seed, epoch])",
+        "default_rng(seed)",
+        ("tests/images/test_batches.py",),
+        "every epoch in one order",
+    ),
+    (
+        "images/check.py",
+        "elif facts.sha256 in kept:",
+        "elif False:",
+        ("tests/images/test_check.py",),
+        "duplicates used twice",
+    ),
+    ("images/check.py", "if facts.reason:", "if False:", ("tests/images/test_check.py",), "quarantine ignored"),
+    ("images/crop.py", "(cover[0] - height) // 2", "0", ("tests/images/test_crop.py",), "crop from the top"),
+    (
+        "images/crop.py",
+        "bucket[1] / bucket[0] * height / width",
+        "bucket[0] / bucket[1] * height / width",
+        ("tests/images/test_crop.py", "tests/images/test_buckets.py"),
+        "bucket of the turned picture",
+    ),
+    ("images/resize.py", "antialias=True", "antialias=False", ("tests/images/test_resize.py",), "aliasing when shrunk"),
+    (
+        "images/degradation.py",
+        "pairs = ((degraded, high),",
+        "pairs = ((degraded, enlarged),",
+        ("tests/images/test_nodes.py", *CACHE),
+        "degradation check against the wrong latent",
+    ),
+]
+
+EVALUATION = [
+    ("evaluation/metrics/measures.py", "            self._static,\n", "            None,\n", MEASURES, "masks ignored"),
+    (GATHERING, "np.median(later)", "np.mean(later)", DETAIL, "jump against the mean"),
+    (GATHERING, "/ (6 * math.sqrt(2))", "/ 6", DETAIL, "noise of two frames counted as one's"),
+    (GATHERING, "-10 * math.log10(error)", "-20 * math.log10(error)", DETAIL, "PSNR doubled"),
+    (GATHERING, "both / math.sqrt(power * true_power)", "both / true_power", DETAIL, "correlation not normalised"),
+    ("evaluation/metrics/pixels.py", "power *= self.grid.multiplicity", "power *= 1", DETAIL, "mirrored power lost"),
+    (
+        GATHERING,
+        "self._error += self._sum(np.abs(ours - truth) ** 2)",
+        "self._error += self._sum((np.abs(ours) - np.abs(truth)) ** 2)",
+        DETAIL,
+        "band error blind to phase",
+    ),
+    ("evaluation/metrics/pixels.py", "(self._radius < high)", "(self._radius <= high)", DETAIL, "band closed above"),
+    ("evaluation/metrics/pixels.py", "height * np.hypot(", "np.hypot(", DETAIL, "cycles per pixel"),
+    (
+        "evaluation/metrics/static.py",
+        "2 * reach + 1)",
+        "1)",
+        ("tests/evaluation/metrics/test_static.py",),
+        "static mask without its margin",
+    ),
+    (
+        "evaluation/metrics/static.py",
+        "NOISE_WIDTHS * noise",
+        "noise",
+        ("tests/evaluation/metrics/test_static.py",),
+        "grain counts as motion",
+    ),
+    (
+        "evaluation/metrics/patches.py",
+        "-(-length // size)",
+        "max(1, length // size)",
+        ("tests/evaluation/metrics/test_patches.py",),
+        "tiles leave gaps",
+    ),
+    (
+        MEASURE,
+        "np.power(10.0, np.mean(levels, 0))",
+        "np.mean(np.power(10.0, levels), 0)",
+        ("tests/evaluation/test_measure_node.py",),
+        "arithmetic mean of spectra",
+    ),
+    (
+        MEASURE,
+        "differs, evaluation.fine_band",
+        "differs",
+        ("tests/evaluation/test_measure_node.py",),
+        "kept scores of another band",
+    ),
+    (
+        MEASURE,
+        'clip.key, source["key"], *scene',
+        "clip.key, *scene",
+        ("tests/evaluation/test_measure_node.py",),
+        "kept scores beside another native clip",
+    ),
+    ("vbench/totals.py", "= 4.0, 1.0", "= 1.0, 1.0", TOTALS, "quality and semantics weigh alike"),
+    ("vbench/totals.py", '{"dynamic_degree": 0.5}', '{"dynamic_degree": 1.0}', TOTALS, "dynamic degree at full weight"),
+    (
+        "vbench/totals.py",
+        "None if set(missing) & set(QUALITY_DIMENSIONS) else partial_quality",
+        "partial_quality",
+        TOTALS,
+        "a quality of what is there",
+    ),
+]
+
+STATISTICS_AND_CLAIMS = [
+    (
+        "evaluation/statistics.py",
+        '(both["a"] - both["b"])',
+        '(both["a"] - both["b"].mean())',
+        STATISTICS,
+        "differences not paired",
+    ),
+    ("evaluation/statistics.py", '(group["status"] == "scored") & ', "", STATISTICS, "scores of failed rows used"),
+    (
+        "evaluation/statistics.py",
+        "_difference(values[arm], values[references[arm]]",
+        "_difference(values[references[arm]], values[arm]",
+        STATISTICS,
+        "difference's sign",
+    ),
+    ("evaluation/statistics.py", "std(ddof=1)", "std(ddof=0)", STATISTICS, "effect size of the population"),
+    (
+        "evaluation/statistics.py",
+        'groupby(level=["prompt_index", TRAINING]',
+        'groupby(level=["prompt_index", "seed"]',
+        STATISTICS,
+        "means over the wrong seeds",
+    ),
+    ("evaluation/bootstrap.py", "[tail, 1 - tail]", "[tail, 1 - 2 * tail]", STATISTICS, "upper percentile too low"),
+    (
+        "evaluation/bootstrap.py",
+        "tail = (1 - self.confidence) / 2",
+        "tail = 1 - self.confidence",
+        STATISTICS,
+        "both tails too large",
+    ),
+    (
+        "evaluation/bootstrap.py",
+        "np.where(there, _stretched(values), 0.0)",
+        "np.where(there, values, 0.0)",
+        STATISTICS,
+        "training seeds not stretched",
+    ),
+    (
+        "evaluation/bootstrap.py",
+        "_draws((self.seed, stream)",
+        "_draws((self.seed, 1)",
+        STATISTICS,
+        "two arms' training seeds are resampled alike",
+    ),
+    (
+        "evaluation/bootstrap.py",
+        "1 - math.log2(1 - self.confidence)",
+        "-math.log2(1 - self.confidence)",
+        STATISTICS + CLAIMS,
+        "one prompt too few is enough",
+    ),
+    (
+        "evaluation/claims.py",
+        'if better == "higher" else (-high, -low)',
+        'if better == "higher" else (low, high)',
+        CLAIMS,
+        "lower is better ignored",
+    ),
+    ("evaluation/claims.py", "n < bootstrap.fewest_pairs", "n < 2", CLAIMS, "claims from two prompts"),
+    ("evaluation/claims.py", "abs(evidence.difference) < smallest", "False", CLAIMS, "smallest difference ignored"),
+    (
+        "evaluation/claims.py",
+        "HOLDS if counts[HOLDS] == len(evidence)",
+        "HOLDS if counts[HOLDS]",
+        CLAIMS,
+        "one metric confirms a claim",
+    ),
+    ("evaluation/claims.py", "FAILS if counts[FAILS] else", "", CLAIMS, "no claim ever fails"),
+    (
+        "evaluation/pooling.py",
+        'joined["_pool"].fillna(joined["arm"])',
+        'joined["arm"]',
+        ("tests/evaluation/test_pooling.py",),
+        "replicates not pooled",
+    ),
+]
+
+IN_KEYS = [
+    (ARMS, '"arm": _arm_settings(arm)', '"arm": None', KEYS, "key lacks the arm"),
+    (ARMS, 'fused_key(kept["key"], getattr(torch, model.dtype)) if kept else None', "None", KEYS, "key lacks stage 1"),
+    (ARMS, '        "target": model.target.model_dump(),\n', "", KEYS, "key lacks the target"),
+    (
+        ARMS,
+        "[file_sha256(extra.path) for extra in arm.extra_adapters]",
+        "[]",
+        KEYS,
+        "key lacks extra adapters' content",
+    ),
+    (
+        ARMS,
+        '"precision": [model.dtype, model.vae_dtype, model.tile]',
+        '"precision": []',
+        KEYS,
+        "key lacks the precision",
+    ),
+    (
+        ARMS,
+        "        params.native_scheduler,\n        model.flow_shift,\n",
+        "",
+        KEYS,
+        "native key lacks solver and shift",
+    ),
+    (ARMS, '{"native": model.native.model_dump(), ', "{", KEYS, "native key lacks the size"),
+    (CLIPS, 'job.settings, row["prompt"], ', "job.settings, ", KEYS, "key lacks the prompt"),
+    (CLIPS, ', row.get("first_frame_sha256", "")', "", KEYS, "key lacks the first frame"),
+    (
+        STAGE,
+        'dividing = {"processes",',
+        'dividing = {"optimiser", "processes",',
+        KEYS,
+        "training key lacks the optimiser",
+    ),
+    (
+        STAGE,
+        'dividing = {"processes",',
+        'dividing = {"lora", "processes",',
+        KEYS,
+        "training key lacks the adapter's shape",
+    ),
+    (
+        STAGE,
+        'dividing = {"processes",',
+        'dividing = {"attention", "processes",',
+        KEYS,
+        "training key lacks the attention",
+    ),
+    (
+        STAGE,
+        'dividing = {"processes",',
+        'dividing = {"objective", "processes",',
+        KEYS,
+        "training key lacks the objective",
+    ),
+    (
+        STAGE,
+        'dividing = {"processes",',
+        'dividing = {"degradation", "processes",',
+        KEYS,
+        "training key lacks degradation",
+    ),
+    (
+        STAGE,
+        'dividing = {"processes",',
+        'dividing = {"sigma_shift", "processes",',
+        KEYS,
+        "training key lacks the shift",
+    ),
+    (
+        STAGE,
+        'dividing = {"processes",',
+        'dividing = {"ema_decay", "processes",',
+        KEYS,
+        "training key lacks the average",
+    ),
+    (STAGE, 'dividing = {"processes",', 'dividing = {"autocast", "processes",', KEYS, "training key lacks autocast"),
+    (STAGE, "_training_identity(row), before)", "_training_identity(row), None)", KEYS, "training key lacks stage 1"),
+]
+
+OF_AN_ARMS_SCORES = [
+    (
+        MEASURE,
+        "_measured(clip, source, evaluation.fine_band,",
+        "_measured(clip, source, (4.0, 8.0),",
+        SCORES,
+        "band fixed",
+    ),
+    (
+        MEASURE,
+        "measure_clip(read_frames(path), band, Beside(_native_static(native, memory), beside))",
+        "measure_clip(read_frames(path), band, Beside(static_mask(read_clip(path)), beside))",
+        SCORES,
+        "the miniature's mask on other prompts",
+    ),
+    (
+        MEASURE,
+        "Beside(static_mask(pixels), beside, truth,",
+        "Beside(static_mask(pixels), truth, beside,",
+        SCORES,
+        "truth swapped",
+    ),
+    (
+        GATHERING,
+        "weight = before.static[rows] * step.static[rows]",
+        "weight = 1 - before.static[rows]",
+        SCORES,
+        "mask upside down",
+    ),
+    (
+        "evaluation/metrics/pixels.py",
+        "(0.2126, 0.7152, 0.0722)",
+        "(1 / 3, 1 / 3, 1 / 3)",
+        SCORES,
+        "luminance unweighted",
+    ),
+]
+
+MUTATIONS = [
+    Mutation(*row)
+    for group in (
+        NAMED_BY_THE_ISSUE,
+        DIFFUSION,
+        GENERATION,
+        TRAINING,
+        IMAGES,
+        EVALUATION,
+        STATISTICS_AND_CLAIMS,
+        IN_KEYS,
+        OF_AN_ARMS_SCORES,
+    )
+    for row in group
+]
