@@ -41,8 +41,9 @@ def make_project(folder: Path, arms: int, images: int = 80, steps: int = 24) -> 
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", ".telemetry"):
         shutil.copy(ROOT / name, folder)
-    path = folder / "conf/base/parameters.yml"
-    params = yaml.safe_load(path.read_text())
+    path, tables = folder / "conf/base/parameters.yml", folder / "conf/base/experiment.yml"
+    params = yaml.safe_load(path.read_text()) | yaml.safe_load(tables.read_text())
+    tables.unlink()
     params["model"]["path"] = str(ROOT / params["model"]["path"])
     params["data"] |= {"count": images, "held_out": 4}
     params["generation"] |= {"count": 4, "native_steps": 4, "batch_size": 1}

@@ -41,8 +41,9 @@ def copy_project(folder: Path, model: Path) -> Path:
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", ".telemetry"):
         shutil.copy(ROOT / name, folder)
-    path = folder / "conf/base/parameters.yml"
-    params = yaml.safe_load(path.read_text())
+    path, tables = folder / "conf/base/parameters.yml", folder / "conf/base/experiment.yml"
+    params = yaml.safe_load(path.read_text()) | yaml.safe_load(tables.read_text())
+    tables.unlink()
     sizes = {name: dict(zip(("height", "width"), side, strict=True)) for name, side in SMALL.items()}
     clip = {"frames": 5, "fps": 8}
     params["model"] |= {"path": str(model), "text_length": 16}

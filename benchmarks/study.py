@@ -22,11 +22,12 @@ from matplotlib.figure import Figure
 from vibe_pipeline.cli import Chosen, parameters_of
 from vibe_pipeline.datasets import CsvTable
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.claims import ClaimVerdict, evaluate_claim, load_claims
+from vibe_pipeline.evaluation.claims import ClaimVerdict, evaluate_claim
 from vibe_pipeline.evaluation.metrics.detail import band_error
 from vibe_pipeline.evaluation.pooling import Pools, pools_of
 from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.claims import load_claims
 from vibe_pipeline.experiment.load import tables_of
 from vibe_pipeline.experiment.tables import Tables
 from vibe_pipeline.io.video import read_clip

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from click.testing import CliRunner, Result
 from kedro.framework.project import configure_project
 from safetensors.torch import load_file
 
+from tests.conf_files import read_conf, write_conf
 from vibe_pipeline.cli import cli
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.experiment.training import LoraParams
@@ -23,10 +23,10 @@ def project(tmp_path: Path, wan21, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder with the tiny checkpoint as its model, and one trained adapter."""
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    path = tmp_path / "conf/base/parameters.yml"
-    params = yaml.safe_load(path.read_text())
+    base = tmp_path / "conf/base"
+    params = read_conf(base)
     params["model"]["path"] = str(wan21.path)
-    path.write_text(yaml.safe_dump(params))
+    write_conf(base, params)
     transformer = wan21.transformer()
     lora.add_adapter(transformer, "full", 4, 6.0, LoraParams().targets, 0)
     saved = lora.save_adapter(transformer, "full", tmp_path / "data/06_models/adapters/full-1")
@@ -90,26 +90,26 @@ def test_doctor_fails_if_something_needed_is_missing(project: Path) -> None:
 
 def test_plan_and_doctor_say_on_how_many_clips_a_dimension_is_defined(project: Path) -> None:
     pytest.importorskip("vbench")
-    path = project / "conf/base/parameters.yml"
-    params = yaml.safe_load(path.read_text())
+    base = project / "conf/base"
+    params = read_conf(base)
     params["generation"] |= {"prompts": "vbench_subset", "count": 16}
     params["evaluation"]["vbench_dimensions"] = ["temporal_flickering", "scene"]
-    path.write_text(yaml.safe_dump(params))
+    write_conf(base, params)
     planned = call("plan").output
     assert "clips an arm that VBench's dimensions are defined on: temporal_flickering 2, scene 2" in planned
     assert "vbench temporal_flickering: can be scored, on 2 clips an arm" in call("doctor").output
     params["generation"] |= {"prompts": "vbench_custom", "count": 16}
-    path.write_text(yaml.safe_dump(params))
+    write_conf(base, params)
     ill = call("doctor")
     assert ill.exit_code == 1 and "MISSING   vbench scene: defined on no clip of vbench_custom" in ill.output
     params["evaluation"]["vbench_dimensions"] = ["temporal_flickering"]
-    path.write_text(yaml.safe_dump(params))
+    write_conf(base, params)
     well = call("doctor")
     assert "kedro vibe rehearse" in well.output, well.output
 
 
 def test_doctor_reads_the_claims_that_lie_beside_the_parameters(project: Path) -> None:
-    assert "report: puts conf/base/claims.yml to the test, beside conf/base/published.yml" in call("doctor").output
+    assert "report: puts 8 claims to the test, beside 2 published tables" in call("doctor").output
     (project / "conf/base/claims.yml").write_text("claims: [{name: x}]")
     ill = call("doctor")
-    assert ill.exit_code == 1 and "MISSING   report: conf/base/claims.yml: claims.0" in ill.output
+    assert ill.exit_code == 1 and "conf/base/claims.yml: claims.0" in ill.output

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 from kedro.framework.project import configure_project
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from mlflow import MlflowClient
+
+from tests.conf_files import read_conf, write_conf
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,8 +24,8 @@ def project(tmp_path_factory: pytest.TempPathFactory, wan21) -> Path:
     for name in ("pyproject.toml", ".telemetry"):
         shutil.copy(ROOT / name, folder)
     (folder / "conf/local").mkdir(exist_ok=True)
-    path = folder / "conf/base/parameters.yml"
-    params = yaml.safe_load(path.read_text())
+    base = folder / "conf/base"
+    params = read_conf(base)
     params["model"] |= {
         "path": str(wan21.path),
         "text_length": 16,
@@ -45,7 +46,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, wan21) -> Path:
     params["adapters"]["full"] |= {"validate_every": 1, "validation_clips": 1}
     for arm in params["arms"].values():
         arm |= {"steps": 2} if arm.get("method") == "refine" else {}
-    path.write_text(yaml.safe_dump(params))
+    write_conf(base, params)
     return folder
 
 
@@ -63,7 +64,7 @@ def test_the_default_graph_runs_is_tracked_and_is_idempotent(project: Path, monk
     run(project, monkeypatch)
     table = pd.read_csv(project / "data/08_reporting/ablation_table.csv")
     assert list(table.columns[:7]) == ["arm", "metric", "mean", "ci_low", "ci_high", "n", "direction"]
-    params = yaml.safe_load((project / "conf/base/parameters.yml").read_text())
+    params = read_conf(project / "conf/base")
     assert set(table["arm"]) == set(params["arms"])
     flicker = table[table["metric"] == "temporal_flickering"]
     assert (flicker["status"] == "scored").all() and flicker["mean"].between(0, 1).all()

@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-import yaml
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from kedro.framework.project import configure_project
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from transformers import UMT5EncoderModel
 
+from tests.conf_files import read_conf, write_conf
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.generation import denoiser
@@ -84,8 +84,8 @@ def project(folder: Path, model: dict[str, Any]) -> Path:
     for name in ("pyproject.toml", ".telemetry"):
         shutil.copy(ROOT / name, folder)
     (folder / "conf/local").mkdir(exist_ok=True)
-    path = folder / "conf/base/parameters.yml"
-    params = yaml.safe_load(path.read_text())
+    base = folder / "conf/base"
+    params = read_conf(base)
     stage2 = TRAINING | {"attention": GCLF, "validate_every": 1}
     params |= {
         "model": model,
@@ -100,7 +100,7 @@ def project(folder: Path, model: dict[str, Any]) -> Path:
     params["data"] |= {"count": 6, "held_out": 2, "low": low, "high": high}
     params["generation"] |= {"count": 1, "native_steps": 1}
     params["evaluation"] |= {"reference_arm": "full"}
-    path.write_text(yaml.safe_dump(params))
+    write_conf(base, params)
     return folder
 
 

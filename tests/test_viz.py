@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from kedro.framework.project import configure_project
 from kedro_viz.api.rest.responses.nodes import get_node_metadata_response
 from kedro_viz.api.rest.responses.pipelines import get_pipeline_response
 from kedro_viz.server import load_and_populate_data
 from PIL import Image
 
+from tests.conf_files import read_conf
 from vibe_pipeline.datasets import CurveManifest, PictureManifest
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +41,7 @@ def graph() -> Iterator[Graph]:
 
 @pytest.fixture(scope="module")
 def parameters() -> dict[str, Any]:
-    return yaml.safe_load((ROOT / "conf/base/parameters.yml").read_text())
+    return read_conf(ROOT / "conf/base")
 
 
 def nodes_of(graph: Graph, kind: str) -> dict[str, dict[str, Any]]:

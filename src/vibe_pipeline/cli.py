@@ -111,7 +111,7 @@ def parameters_of(chosen: Chosen) -> dict[str, Any]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Kedro's own, about a function that OmegaConf renamed
-        return settled_parameters(loader_of(chosen.env, chosen.params, chosen.conf_source), Path.cwd())
+        return settled_parameters(loader_of(chosen.env, chosen.params, chosen.conf_source))
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class GraphHooks:
         from vibe_pipeline.generation.methods import checked_tables
 
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        self._params: dict[str, Any] = settled_parameters(context.config_loader, Path(context.project_path))
+        self._params: dict[str, Any] = settled_parameters(context.config_loader)
         context.config_loader["parameters"] = self._params
         self._tables = checked_tables(self._params)
         pipeline_registry.use_tables(self._tables)
@@ -116,7 +116,8 @@ class TrackingHooks:
             "env": self._env,
             "pipelines": names,
         }
-        shown = {k: v for k, v in self._params.items() if k not in ("adapters", "arms", "stage1", "tracking")}
+        apart = ("adapters", "arms", "stage1", "tracking", "claims", "published")
+        shown = {k: v for k, v in self._params.items() if k not in apart}
         tracking = TrackingParams(**self._params.get("tracking", {}))
         self._stages = {node.name: stage for node in pipeline.nodes for stage in node.tags & set(pipelines)}
         start_parent(tracking, self._project, f"{self._env}: {names}", tags, shown)

@@ -13,11 +13,10 @@ from vibe_pipeline.evaluation.claims import (
     HOLDS,
     NOT_RUN,
     OPEN,
-    Claim,
     compare_on_metric,
     evaluate_claim,
-    load_claims,
 )
+from vibe_pipeline.experiment.claims import Claim, load_claims
 
 CLAIM = Claim(name="c", statement="a beats b", arm="a", other="b", metrics={"noise": "lower", "detail": "higher"})
 

@@ -4,16 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import BaseModel, ValidationError
 
+from tests.conf_files import loader_of_conf
 from vibe_pipeline.experiment.adapters import AdapterParams, DegradationParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
-from vibe_pipeline.experiment.load import with_own_files
-from vibe_pipeline.experiment.loader import LayeredLoader
+from vibe_pipeline.experiment.load import settled_parameters
 from vibe_pipeline.experiment.model import ClipSize, ModelParams
 from vibe_pipeline.experiment.run import TrackingParams
 from vibe_pipeline.experiment.sweeps import unfold
@@ -149,7 +150,7 @@ ENVIRONMENTS = sorted({p.parent.name for p in CONF.glob("*/parameters.yml")} - {
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_every_environment_of_the_repository_is_valid(env: str) -> None:
-    loader = LayeredLoader(str(CONF), env=env, base_env="base", default_run_env="base")
+    loader = loader_of_conf(CONF, env, default_run_env="base")
     loaded = unfold(loader["parameters"])
     for name, params in PARAMETERS.items():
         assert params(**loaded[name])
@@ -167,26 +168,28 @@ def test_validation_clips_are_made_as_the_first_arm_of_the_adapter_does() -> Non
 
 
 def test_an_environments_own_files_count_because_they_lie_there(tmp_path: Path) -> None:
-    """The environment's before base's, conf/local without one; a path in the parameters before both."""
+    """The environment's before base's, conf/local without one; each file whole."""
     for place in ("base/claims", "base/published", "mine/claims", "local/published"):
-        path = tmp_path / "conf" / f"{place}.yml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("claims: []")
+        path = tmp_path / f"{place}.yml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{place[-9:]}: [{place}]\n")
 
-    def found(env: str | None, project: Path = tmp_path, **report: str) -> dict[str, str]:
-        loader = LayeredLoader(str(tmp_path / "conf"), env=env, base_env="base", default_run_env="local")
-        return with_own_files({"report": report, "model": 1}, loader, project)["report"]
+    def counting(env: str | None) -> dict[str, Path]:
+        loader = loader_of_conf(tmp_path, env)
+        files = {kind: loader.file_of(kind) for kind in ("claims", "published")}
+        assert all(loader[kind] == yaml.safe_load(file.read_text()) for kind, file in files.items())
+        return files
 
-    assert found("mine") == {"claims": "conf/mine/claims.yml", "published": "conf/base/published.yml"}
-    assert found(None) == {"claims": "conf/base/claims.yml", "published": "conf/local/published.yml"}
-    assert found("mine", claims="x.yml", title="T") == {
-        "claims": "x.yml", "title": "T", "published": "conf/base/published.yml",
-    }  # fmt: skip
-    assert found("mine", tmp_path / "elsewhere")["claims"] == str(tmp_path / "conf/mine/claims.yml")
+    assert counting("mine") == {"claims": tmp_path / "mine/claims.yml", "published": tmp_path / "base/published.yml"}
+    assert counting(None) == {"claims": tmp_path / "base/claims.yml", "published": tmp_path / "local/published.yml"}
+    (tmp_path / "base/published.yml").unlink()
+    assert loader_of_conf(tmp_path, "mine").file_of("published") is None
+    assert loader_of_conf(tmp_path, "mine")["published"] == {}
 
 
 @pytest.mark.parametrize("env", ["miniature_study", "miniature_sweeps", "miniature_x4", "miniature_x4_confirm"])
 def test_the_studies_put_their_own_claims_to_the_test(env: str) -> None:
-    root = Path(__file__).parents[2]
-    loader = LayeredLoader(str(root / "conf"), env=env, base_env="base", default_run_env="local")
-    assert with_own_files(loader["parameters"], loader, root)["report"]["claims"] == f"conf/{env}/claims.yml"
+    settled = settled_parameters(loader_of_conf(CONF, env))
+    own = yaml.safe_load((CONF / env / "claims.yml").read_text())["claims"]
+    assert [claim["name"] for claim in settled["claims"]] == [claim["name"] for claim in own]
+    assert {"columns", "tables"} <= set(settled["published"])

@@ -12,6 +12,7 @@ from kedro.framework.project import configure_project
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
+from tests.conf_files import read_conf, write_conf
 from vibe_pipeline import pipeline_registry
 from vibe_pipeline.cli import cli
 from vibe_pipeline.planning import doctor, plan
@@ -29,13 +30,19 @@ LOCAL = {
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The shipped base with the address of a team's server, and an environment that has one group only."""
     monkeypatch.delenv("KEDRO_ENV", raising=False)
-    for name in ("conf/base/parameters.yml", "conf/base/catalog.yml", "pyproject.toml", ".telemetry"):
+    for name in (
+        "conf/base/parameters.yml",
+        "conf/base/experiment.yml",
+        "conf/base/catalog.yml",
+        "pyproject.toml",
+        ".telemetry",
+    ):
         target = tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((ROOT / name).read_bytes())
-    params = yaml.safe_load((tmp_path / "conf/base/parameters.yml").read_text())
+    params = read_conf(tmp_path / "conf/base")
     params["tracking"] |= {"uri": "http://team:5000", "experiment": "ours"}
-    (tmp_path / "conf/base/parameters.yml").write_text(yaml.safe_dump(params))
+    write_conf(tmp_path / "conf/base", params)
     write(tmp_path, "other", OTHER)
     (tmp_path / "conf/local").mkdir()
     (tmp_path / "src").mkdir()

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 from kedro.framework.project import configure_project
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from mlflow import MlflowClient
 
+from tests.conf_files import read_conf, write_conf
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.load import tables_of
@@ -56,7 +56,7 @@ def test_rows_without_lists_are_the_very_same(params: dict[str, Any]) -> None:
     unfolded = unfold(params)
     assert unfolded == params == before
     assert all(unfolded[t][n] is row for t in ("stage1", "adapters", "arms") for n, row in params[t].items())
-    shipped = yaml.safe_load((ROOT / "conf/base/parameters.yml").read_text())
+    shipped = read_conf(ROOT / "conf/base")
     assert unfold(shipped) == shipped
 
 
@@ -243,8 +243,8 @@ def project(tmp_path_factory: pytest.TempPathFactory, wan21) -> Path:
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", ".telemetry"):
         shutil.copy(ROOT / name, folder)
-    path = folder / "conf/base/parameters.yml"
-    params = yaml.safe_load(path.read_text())
+    base = folder / "conf/base"
+    params = read_conf(base)
     side, double = ({"height": s, "width": s} for s in (16, 32))
     params["model"] |= {"path": str(wan21.path), "text_length": 16}
     params["model"] |= {"native": side | {"frames": 5, "fps": 8}, "target": double | {"frames": 5, "fps": 8}}
@@ -258,7 +258,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, wan21) -> Path:
     arm = {"label": "Full", "adapter": "full", "strength": strengths, "steps": 1, "guidance_scale": 1.0}
     bounds = {name: params["arms"][name] for name in ("upsample", "truth")}
     params["arms"] = {"full": arm} | bounds
-    path.write_text(yaml.safe_dump(params, sort_keys=False))
+    write_conf(base, params)
     return folder
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.conf_files import loader_of_conf
 from vibe_pipeline.experiment.load import check_groups, read_parameters, tables_of
-from vibe_pipeline.experiment.loader import LayeredLoader
 
 CONF = Path(__file__).parents[2] / "conf"
 FILE = "parameters.yml"
@@ -32,12 +32,13 @@ FILES = {
     "refers to nothing": ({FILE: "a: ${nope}\n"}, "base/parameters.yml", "nope"),
     "asks for the environment": ({FILE: "a: ${oc.env:SECRET_OF_TEST}\n"}, "base/parameters.yml", "oc.env"),
     "in the second file": ({FILE: "a: 1\n", "parameters_b.yml": "b: [\n"}, "base/parameters_b.yml", "unable to read"),
+    "in the tables": ({FILE: "a: 1\n", "experiment.yml": "arms: [\n"}, "base/experiment.yml", "unable to read"),
     "same key in two files": ({FILE: "a: 1\n", "parameters_b.yml": "a: 2\n"}, "base", "Duplicate keys"),
 }
 
 
 def load(folder: Path) -> dict[str, Any]:
-    return read_parameters(LayeredLoader(str(folder), base_env="base", default_run_env="base"))
+    return read_parameters(loader_of_conf(folder, default_run_env="base"))
 
 
 @pytest.mark.parametrize("case", FILES)
@@ -166,7 +167,7 @@ VALUES: list[tuple[str, Any, str]] = [
 @pytest.fixture(scope="module")
 def base() -> dict[str, Any]:
     """The repository's own, which are right."""
-    params = read_parameters(LayeredLoader(str(CONF), env="base", base_env="base", default_run_env="base"))
+    params = read_parameters(loader_of_conf(CONF, "base"))
     check_groups(params)
     assert tables_of(params).arms
     return params

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vibe_pipeline.evaluation.claims import load_claims
-from vibe_pipeline.evaluation.published import load_published
+from vibe_pipeline.experiment.claims import load_claims
+from vibe_pipeline.experiment.published import load_published
 
 CLAIM = "{name: n, statement: s, arm: a, other: b, metrics: {flicker: lower}"
 ROW = "{method: X, source: here, reliability: high}"

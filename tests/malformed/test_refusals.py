@@ -14,6 +14,7 @@ import yaml
 from click.testing import CliRunner
 from kedro.framework.project import configure_project
 
+from tests.conf_files import read_conf, write_conf
 from vibe_pipeline.cli import cli
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.reporting.page import ReportInputs, write_report
@@ -31,10 +32,10 @@ def project(wan21, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("pyproject.toml", ".telemetry"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(wan21.path, tmp_path / "model")
-    path = tmp_path / "conf/base/parameters.yml"
-    params = yaml.safe_load(path.read_text())
+    base = tmp_path / "conf/base"
+    params = read_conf(base)
     params["model"]["path"] = "model"
-    path.write_text(yaml.safe_dump(params))
+    write_conf(base, params)
     monkeypatch.chdir(tmp_path)
     configure_project("vibe_pipeline")
     return tmp_path

@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from vibe_pipeline.evaluation.claims import FAILS, HOLDS, evaluate_claim, load_claims
-from vibe_pipeline.evaluation.published import load_published
+from tests.conf_files import loader_of_conf, read_conf
+from vibe_pipeline.evaluation.claims import FAILS, HOLDS, evaluate_claim
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
-from vibe_pipeline.experiment.load import tables_of, with_own_files
-from vibe_pipeline.experiment.loader import LayeredLoader
+from vibe_pipeline.experiment.load import settled_parameters, tables_of
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import ReportParams
 from vibe_pipeline.generation.prompts import load_prompts
@@ -69,7 +69,7 @@ OVERALL = (
 
 @pytest.fixture(params=ENVIRONMENTS)
 def environment(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    loader = LayeredLoader(str(ROOT / "conf"), env=request.param, base_env="base", default_run_env="local")
+    loader = loader_of_conf(ROOT / "conf", request.param)
     return request.param, loader["parameters"]
 
 
@@ -129,10 +129,11 @@ def made_up(arms: Mapping[str, ArmParams], dimensions: Sequence[str], gain: floa
 def test_the_environments_own_claims_are_the_papers_and_can_be_decided_either_way(environment) -> None:
     """What they are put to is what the environment measures; the miniature's truth has no part in it."""
     name, params = environment
-    loader = LayeredLoader(str(ROOT / "conf"), env=name, base_env="base", default_run_env="local")
-    report = ReportParams(**with_own_files(params, loader, ROOT)["report"])
-    assert (report.claims, report.published) == (Path(f"conf/{name}/claims.yml"), Path("conf/base/published.yml"))
-    claims, asked = load_claims(ROOT / report.claims), params["evaluation"]["vbench_dimensions"]
+    loader = loader_of_conf(ROOT / "conf", name)
+    files = loader.file_of("claims"), loader.file_of("published")
+    assert files == (ROOT / f"conf/{name}/claims.yml", ROOT / "conf/base/published.yml")
+    settled = settled_parameters(loader)
+    claims, asked = Claims(settled["claims"]).root, params["evaluation"]["vbench_dimensions"]
     tables = tables_of(params)
     others = {claim.other for claim in claims}
     assert others == {"no_relay", "no_gclf", "no_hfato", "no_x0_loss", "direct", "upsample"} <= set(tables.arms)
@@ -143,8 +144,7 @@ def test_the_environments_own_claims_are_the_papers_and_can_be_decided_either_wa
             judgement = evaluate_claim(claim, made_up(tables.arms, asked, gain))
             assert judgement.verdict == verdict, (claim.name, judgement)
             assert {e.verdict for e in judgement.evidence} == {verdict}
-    published = load_published(ROOT / report.published)
-    said = {c.other: published_difference(published, c.arm, c.other) for c in claims}
+    said = {c.other: published_difference(settled["published"], c.arm, c.other) for c in claims}
     assert said == {
         "no_relay": "Overall +8.4",
         "no_gclf": "Overall +5.3",
@@ -152,6 +152,22 @@ def test_the_environments_own_claims_are_the_papers_and_can_be_decided_either_wa
         "no_x0_loss": "Overall +2.1",
         "direct": "Aesthetic quality +2.3, Imaging quality +32.2, Overall consistency +13.5, Overall +8.9",
         "upsample": "Aesthetic quality +1.6, Imaging quality +7.8, Overall consistency +2.8, Overall +2.4",
+    }
+
+
+def test_nothing_of_the_miniature_leaks_in(environment) -> None:
+    """A group or table is the environment's own as a whole; what it leaves out is a field's default, not base's."""
+    name, params = environment
+    own, base = read_conf(ROOT / "conf" / name), read_conf(ROOT / "conf/base")
+    shared = {"miniature", "run", "tracking"}  # the recipe of the miniature's own base, and what concerns no model
+    assert {group for group in base if not group.startswith("_")} - own.keys() == shared
+    assert {group: params[group] for group in own if not group.startswith("_")} == {
+        group: value for group, value in own.items() if not group.startswith("_")
+    }
+    data, model = DataParams(**params["data"]), ModelParams(**params["model"])
+    assert (data.count, data.camera_blur, model.threads) == (None, 0.0, None)
+    assert not {(s["height"], s["width"]) for s in (base["model"]["native"], base["model"]["target"])} & {
+        (s.height, s.width) for s in (model.native, model.target, data.low, data.high)
     }
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from PIL import Image
 
+from tests.conf_files import read_conf
 from vibe_pipeline.diffusion.lora import add_adapter, save_adapter
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.training import LoraParams
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def params(tiny) -> dict[str, Any]:
     """The miniature's parameters with a tiny checkpoint."""
-    content = yaml.safe_load((ROOT / "conf/base/parameters.yml").read_text())
+    content = read_conf(ROOT / "conf/base")
     content["model"] |= tiny.model().model_dump(mode="json", include={"path", "native", "target", "text_length"})
     sizes = content["model"]
     content["data"] |= {"low": {k: sizes["native"][k] for k in ("height", "width")}}
@@ -211,12 +211,11 @@ def test_each_thing_missing_is_named_with_what_mends_it(params, tiny, tmp_path: 
     broken["generation"]["prompts"] = str(tmp_path / "prompts.txt")
     broken["arms"]["full"]["extra_adapters"] = [{"path": str(tmp_path / "style.safetensors")}]
     broken["arms"]["theirs"] = {"method": "external", "label": "x", "path": str(tmp_path / "clips")}
-    broken["report"] |= {"claims": str(tmp_path / "claims.yml"), "published": str(tmp_path)}
     (tmp_path / "vbench").write_text("")
     broken["evaluation"]["vbench_cache"] = str(tmp_path / "vbench")
     found = {f.item: f for f in examine(broken)}
     wanted = {"weights", "images", "prompts", "arms.full.extra_adapters", "arms.theirs.path"}
-    wanted |= {"evaluation.vbench_cache", "report"}
+    wanted |= {"evaluation.vbench_cache"}
     assert {name for name, f in found.items() if f.state == "missing"} == wanted
     assert (
         "second-of-2.safetensors" in found["weights"].found
@@ -254,7 +253,6 @@ def test_names_that_no_file_can_have_are_findings_not_crashes(params) -> None:
     params["data"] |= {"source": "folder", "path": long, "count": None}
     params["generation"]["prompts"] = f"{long}.txt"
     params["evaluation"]["vbench_cache"] = params["evaluation"]["vbench_env"] = long
-    params["report"]["claims"] = f"{long}.yml"
     found = states(examine(params))
-    for item in ("images", "prompts", "evaluation.vbench_cache", "evaluation.vbench_env", "report"):
+    for item in ("images", "prompts", "evaluation.vbench_cache", "evaluation.vbench_env"):
         assert found[item] == "missing", item

@@ -15,17 +15,17 @@ from safetensors.torch import save_file
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
-from vibe_pipeline.experiment.run import ReportParams
 from vibe_pipeline.experiment.tables import Tables
 from vibe_pipeline.io.video import write_lossless
 from vibe_pipeline.planning.preflight import (
     check_band,
+    check_claims,
     check_generation,
     check_parameters,
-    check_report,
     check_scoring,
     check_space,
     check_training,
@@ -240,16 +240,10 @@ def test_images_and_what_scoring_reads_are_looked_at_before(wan21, tmp_path: Pat
     with pytest.raises(ValueError, match=r"metadata\.csv, line 1"):
         check_parameters(params, tables(), {"data_processing"})
     evaluation = {"vbench_dimensions": ["scene"], "fine_band": [1, 2], "reference_arm": "a"}
-    claims = tmp_path / "claims.yml"
-    report = {"claims": str(claims), "published": "conf/base/published.yml"}
-    scored = {"evaluation": evaluation | {"vbench_cache": str(tmp_path / "weights")}, "report": report}
-    with pytest.raises(FileNotFoundError, match=r"report\.claims: .*claims\.yml does not exist"):
-        check_parameters(scored, tables(), {"vbench_eval"})
-    claims.write_text("claims: 3")
-    with pytest.raises(ValueError, match=r"claims\.yml: expected a key"):
-        check_parameters(scored, tables(), {"ablation_report"})
-    scored["evaluation"]["vbench_cache"] = str(claims)
-    with pytest.raises(ValueError, match=r"evaluation\.vbench_cache: .*claims\.yml is a file, not a folder"):
+    file = tmp_path / "weights"
+    file.write_text("")
+    scored = {"evaluation": evaluation | {"vbench_cache": str(file)}}
+    with pytest.raises(ValueError, match=r"evaluation\.vbench_cache: .*weights is a file, not a folder"):
         check_parameters(scored, tables(), {"vbench_eval"})
 
 
@@ -304,22 +298,12 @@ def test_scoring_is_checked_where_a_run_makes_and_scores_clips(wan21) -> None:
     check_parameters(params, tables(), {"vbench_eval"})
 
 
-def test_claims_and_published_figures_are_read_before_the_run(tmp_path: Path, caplog) -> None:
-    claims, published = tmp_path / "claims.yml", tmp_path / "published.yml"
-    report = ReportParams(claims=claims, published=published)
+def test_claims_on_what_is_not_measured_are_said_before_the_run(caplog) -> None:
     asked = evaluation("imaging_quality")
-    with pytest.raises(FileNotFoundError, match=r"report\.claims: .*claims\.yml does not exist"):
-        check_report(report, asked)
-    claim = "claims: [{name: n, statement: s, arm: a, other: b, metrics: {imaging_quality: higher, flicker: lower}}]"
-    claims.write_text(claim)
-    published.write_text("tables: [{rows: [{method: X}]}]")
-    with pytest.raises(ValueError, match=r"published\.yml: the row 'X' needs both"):
-        check_report(report, asked)
-    published.write_text("tables: []")
-    check_report(report, asked)
+    claim = {"name": "n", "statement": "s", "arm": "a", "other": "b"}
+    check_claims(Claims([claim | {"metrics": {"imaging_quality": "higher", "flicker": "lower"}}]), asked)
     assert not caplog.records
-    claims.write_text(claim.replace("flicker: lower", "scene: higher"))
-    check_report(report, asked)
+    check_claims(Claims([claim | {"metrics": {"imaging_quality": "higher", "scene": "higher"}}]), asked)
     assert "claims on scene, which evaluation.vbench_dimensions does not ask for" in caplog.text
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 from click.testing import CliRunner
 from kedro.framework.project import configure_project
 from kedro.pipeline import Node, Pipeline
 from PIL import Image
 
+from tests.conf_files import loader_of_conf, read_conf, write_conf
 from vibe_pipeline.cli import cli
 from vibe_pipeline.diffusion import objectives
 from vibe_pipeline.diffusion.models import find_model
@@ -49,8 +49,8 @@ def project(tmp_path: Path, wan22, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     monkeypatch.chdir(tmp_path)
     configure_project("vibe_pipeline")
-    path = tmp_path / "conf" / ENV / "parameters.yml"
-    params = yaml.safe_load(path.read_text())
+    own = tmp_path / "conf" / ENV
+    params = read_conf(own)
     small = {"path": str(wan22.path), "native": size(64, 96, 5), "target": size(128, 256, 5)}
     params["model"] |= small | {"dtype": "float32", "device": "cpu", "text_length": 128, "tile": None, "threads": 1}
     params["data"] |= {"low": size(64, 128), "high": size(128, 256)}
@@ -64,19 +64,19 @@ def project(tmp_path: Path, wan22, monkeypatch: pytest.MonkeyPatch) -> Path:
     }  # fmt: skip
     for row in (*params["stage1"].values(), *params["adapters"].values()):
         row["lora"] = {"rank": 4, "alpha": 4}
-    path.write_text(yaml.safe_dump(params))
+    write_conf(own, params)
     return tmp_path
 
 
 def change(project: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    path = project / "conf" / ENV / "parameters.yml"
-    params = yaml.safe_load(path.read_text())
+    own = project / "conf" / ENV
+    params = read_conf(own)
     edit(params)
-    path.write_text(yaml.safe_dump(params))
+    write_conf(own, params)
 
 
 def loader() -> LayeredLoader:
-    return LayeredLoader("conf", env=ENV, base_env="base", default_run_env="local")
+    return loader_of_conf("conf", ENV)
 
 
 def rehearsed() -> dict[str, Line]:

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vibe_pipeline.evaluation.claims import Claim
-from vibe_pipeline.evaluation.published import load_published
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.claims import Claim
+from vibe_pipeline.experiment.published import load_published
 from vibe_pipeline.miniature.scene import sample_scene
 from vibe_pipeline.miniature.world import render
 from vibe_pipeline.reporting.page import ReportInputs

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from click.testing import CliRunner
 from mlflow import MlflowClient
 
+from tests.conf_files import read_conf, write_conf
 from vibe_pipeline.cli import cli
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.experiment.run import TrackingParams
@@ -140,11 +140,11 @@ def test_the_command_prints_a_table_and_json(
     store: tuple[TrackingParams, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracking, (first, second, _) = store
-    params = yaml.safe_load((ROOT / "conf/base/parameters.yml").read_text())
+    params = read_conf(ROOT / "conf/base")
     params |= {"tracking": {"uri": tracking.uri, "experiment": "tiny"}}
     for folder in ("conf/base", "conf/local", "src"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "conf/base/parameters.yml").write_text(yaml.safe_dump(params))
+    write_conf(tmp_path / "conf/base", params)
     monkeypatch.chdir(tmp_path)
     run = CliRunner()
     shown = run.invoke(cli, ["vibe", "compare", f"{first}:full", f"{second}:other"])

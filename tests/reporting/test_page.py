@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from tests.reporting.conftest import write_clip
-from vibe_pipeline.evaluation.published import load_published
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.published import load_published
 from vibe_pipeline.reporting.page import ReportInputs, render, write_report
 
 VOID = {"meta", "img", "input", "br", "link", "hr"}

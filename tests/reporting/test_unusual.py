@@ -12,7 +12,10 @@ import pytest
 from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog
 
+from tests.conf_files import loader_of_conf
+from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.load import settled_parameters
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import ReportParams, TrackingParams
 from vibe_pipeline.experiment.tables import Tables
@@ -152,9 +155,10 @@ def page_of(arms: list[str], scores: pd.DataFrame, clip: dict[str, str], folder:
     adapters = {name: {"label": name, "start": "stage1"} for name in adapters_of(arms)}
     tables = {"stage1": {"stage1": {}}, "adapters": adapters, "arms": {arm: ARMS[arm] for arm in arms}}
     evaluation = EVALUATION.model_copy(update={"reference_arm": arms[0]})
-    claims = {"claims": ROOT / "conf/wan22_ti2v_5b/claims.yml", "published": ROOT / "conf/base/published.yml"}
     values: dict[str, Any] = {f"params:{name}": rows for name, rows in tables.items()}
-    values |= {"params:evaluation": evaluation, "params:report": ReportParams(**claims), "params:model": MODEL}
+    values |= {"params:evaluation": evaluation, "params:report": ReportParams(), "params:model": MODEL}
+    settled = settled_parameters(loader_of_conf(ROOT / "conf", "wan22_ti2v_5b"))
+    values |= {"params:claims": Claims(settled["claims"]), "params:published": settled["published"]}
     values |= {"params:tracking": TrackingParams()}
     catalog = catalog_of(arms, scores, clip, folder)
     with data_in(folder / "data"):

@@ -7,16 +7,13 @@ from a bootstrap over prompts, and over training seeds where an arm was trained 
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
 from vibe_pipeline.evaluation.statistics import paired_difference
-from vibe_pipeline.io.errors import refusal
-from vibe_pipeline.io.yaml_files import read_yaml
+from vibe_pipeline.experiment.claims import Claim
 
 Verdict = Literal["holds", "does not hold", "cannot be told from this data", "not measured", "not run"]
 HOLDS: Verdict = "holds"
@@ -24,22 +21,6 @@ FAILS: Verdict = "does not hold"
 OPEN: Verdict = "cannot be told from this data"
 ABSENT: Verdict = "not measured"
 NOT_RUN: Verdict = "not run"
-
-
-class Claim(BaseModel):
-    """One claim: `arm` is better than `other` on every metric of `metrics` (name -> its better side)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    statement: str
-    source: str = ""
-    arm: str
-    other: str
-    metrics: dict[str, Literal["higher", "lower"]] = Field(min_length=1)
-    smallest: dict[str, FiniteFloat] = Field(
-        default_factory=dict, description="differences below these are too small to matter, however certain"
-    )
 
 
 @dataclass(frozen=True)
@@ -64,21 +45,6 @@ class ClaimVerdict:
     verdict: Verdict
     reason: str
     evidence: tuple[Evidence, ...]
-
-
-def load_claims(path: Path) -> tuple[Claim, ...]:
-    """Read the claims of a yml file.
-
-    Raises:
-        ValueError: The file is not a list of claims; the message names the file and the field.
-    """
-    claims = []
-    for number, row in enumerate(read_yaml(path, "claims")):
-        try:
-            claims.append(Claim.model_validate(row))
-        except ValidationError as error:
-            raise ValueError(f"{path}: {refusal(error, f'claims.{number}', Claim)}") from error
-    return tuple(claims)
 
 
 def compare_on_metric(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kedro.config import OmegaConfigLoader
 from omegaconf import OmegaConf
@@ -10,19 +10,23 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from yaml import YAMLError
 
+from vibe_pipeline.experiment.claims import load_claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.errors import ParameterError
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.miniature import MiniatureParams
 from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.published import load_published
 from vibe_pipeline.experiment.run import ReportParams, RunParams, TrackingParams
 from vibe_pipeline.experiment.sweeps import unfold
 from vibe_pipeline.experiment.tables import Tables
 from vibe_pipeline.io.errors import brief, did_you_mean, refusal
 
+if TYPE_CHECKING:
+    from vibe_pipeline.experiment.loader import LayeredLoader
+
 TABLES = ("stage1", "adapters", "arms")
-OWN_FILES = ("claims", "published")
 GROUPS: tuple[tuple[str, type[BaseModel], bool], ...] = (
     ("model", ModelParams, True),
     ("data", DataParams, True),
@@ -50,10 +54,10 @@ def read_parameters(loader: OmegaConfigLoader) -> dict[str, Any]:
         raise ParameterError(f"{place} cannot be read as parameters: {brief(error, 240)}") from None
 
 
-def settled_parameters(loader: OmegaConfigLoader, project: Path) -> dict[str, Any]:
+def settled_parameters(loader: "LayeredLoader") -> dict[str, Any]:
     """The parameters of the loader's environment, every group checked, sweeps unfolded: what a run works with.
 
-    `report.claims` and `report.published` are the environment's own files, where `project` has them.
+    Beside the groups and tables stand `claims` and `published`, which are files of their own.
 
     Raises:
         ParameterError: A file cannot be read, or a value cannot be used.
@@ -61,27 +65,20 @@ def settled_parameters(loader: OmegaConfigLoader, project: Path) -> dict[str, An
     """
     params = read_parameters(loader)
     check_groups(params)
-    return with_own_files(unfold(params), loader, project)
+    return unfold(params) | _own_files(loader)
 
 
-def with_own_files(params: Mapping[str, Any], loader: OmegaConfigLoader, project: Path) -> dict[str, Any]:
-    """Parameters whose report reads the environment's own claims.yml and published.yml because they lie there.
-
-    A path that the parameters give themselves stays; where the environment has no such file, base's counts.
-
-    Args:
-        params: Of the loader's environment.
-        loader: Its folders are looked through, the environment's first.
-        project: Paths inside of it are written relative to it.
-    """
-    folders = [Path(loader.conf_source) / str(name) for name in (loader.env or loader.default_run_env, loader.base_env)]
-    report = dict(params.get("report") or {})
-    for name in OWN_FILES:
-        found = next((folder / f"{name}.yml" for folder in folders if (folder / f"{name}.yml").is_file()), None)
-        if found is not None and name not in report:
-            inside = found.is_relative_to(project)
-            report[name] = str(found.relative_to(project) if inside else found)
-    return {**params, "report": report}
+def _own_files(loader: "LayeredLoader") -> dict[str, Any]:
+    """What the report reads: claims.yml and published.yml; where neither environment nor base has one, nothing."""
+    claims, published = loader.file_of("claims"), loader.file_of("published")
+    try:
+        tested = load_claims(claims) if claims else ()
+        return {
+            "claims": [claim.model_dump() for claim in tested],
+            "published": load_published(published) if published else {},
+        }
+    except (ValueError, OSError) as error:
+        raise ParameterError(str(error)) from None
 
 
 def check_groups(params: Mapping[str, Any]) -> None:
@@ -144,7 +141,9 @@ def _culprit(loader: OmegaConfigLoader) -> str:
     """The first file of parameters that cannot be read alone; else the folder."""
     source = Path(loader.conf_source)
     folders = dict.fromkeys(name for name in (loader.base_env, loader.env or loader.default_run_env) if name)
-    for file in sorted(file for name in folders for file in (source / name).rglob("parameters*") if file.is_file()):
+    patterns = loader.config_patterns["parameters"]
+    found = {file for name in folders for pattern in patterns for file in (source / name).glob(pattern)}
+    for file in sorted(file for file in found if file.is_file()):
         try:
             content = OmegaConf.load(file)
             OmegaConf.to_container(content, resolve=True)

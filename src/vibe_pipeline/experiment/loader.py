@@ -24,9 +24,13 @@ from kedro.config import MissingConfigException, OmegaConfigLoader
 from kedro.framework.project import settings
 
 from vibe_pipeline.experiment.errors import ParameterError
+from vibe_pipeline.io.yaml_files import read_mapping
 
 WRITTEN = "written"
 """The files of parameters without what the command line gives; Kedro adds that to `parameters` alone."""
+
+OWN_FILES = ("claims", "published")
+"""Kinds of which a chosen environment's file replaces base's whole: half a list of claims has no meaning."""
 
 
 class LayeredLoader(OmegaConfigLoader):
@@ -43,7 +47,10 @@ class LayeredLoader(OmegaConfigLoader):
         self.config_patterns[WRITTEN] = self.config_patterns["parameters"]
 
     def __getitem__(self, key: str) -> dict[str, Any]:
-        """The configuration of a kind; parameters in their layers."""
+        """The configuration of a kind; parameters in their layers, claims and published figures of one file."""
+        if key in OWN_FILES and key not in self.data:
+            file = self.file_of(key)
+            return read_mapping(file) if file else {}
         if key != "parameters" or key in self.data:
             return super().__getitem__(key)
         chosen = self.env or self.default_run_env
@@ -51,6 +58,12 @@ class LayeredLoader(OmegaConfigLoader):
         rows = self._layers(chosen, WRITTEN)
         _require_rows(self.runtime_params or {}, rows)
         return self._layers(chosen, "parameters")
+
+    def file_of(self, key: str) -> Path | None:
+        """The one file of a kind that counts: the chosen environment's, else base's; None where there is none."""
+        folders = [Path(self.conf_source) / env for env in (self.env or self.default_run_env, self.base_env)]
+        found = (file for folder in folders for name in self.config_patterns[key] for file in folder.glob(name))
+        return next(found, None)
 
     def _layers(self, chosen: str, key: str) -> dict[str, Any]:
         """Base and the chosen environment; Kedro has laid the command line's values on each, if `key` has them."""
@@ -88,7 +101,7 @@ class LayeredLoader(OmegaConfigLoader):
 
 def loader_of(
     env: str | None = None, runtime_params: dict[str, Any] | None = None, conf_source: str | None = None
-) -> OmegaConfigLoader:
+) -> LayeredLoader:
     """The loader of the project in the current folder, made as a run's session makes it."""
     source = conf_source or str(Path.cwd() / settings.CONF_SOURCE)
     return settings.CONFIG_LOADER_CLASS(source, env, runtime_params, **settings.CONFIG_LOADER_ARGS)

@@ -1,6 +1,5 @@
 """`run`, `tracking` and `report`: one `kedro run` as a whole."""
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import (
@@ -34,10 +33,3 @@ class ReportParams(Params):
 
     title: str = "ViBe ablation report"
     clips_shown: PositiveInt = 4
-    claims: Path = Field(
-        Path("conf/base/claims.yml"), description="what is put to the test; by default the environment's own claims.yml"
-    )
-    published: Path = Field(
-        Path("conf/base/published.yml"),
-        description="the paper's rows, shown beside ours; by default the environment's own published.yml",
-    )

@@ -11,11 +11,11 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 
 from vibe_pipeline.diffusion.foreign import HUB_ID
+from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
-from vibe_pipeline.experiment.run import ReportParams
 from vibe_pipeline.experiment.tables import Tables
 from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.generation.prompts import load_prompts
@@ -23,7 +23,7 @@ from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.named import require_folder
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
 from vibe_pipeline.planning.plan import Plan, make_plan
-from vibe_pipeline.planning.preflight import Check, check_report, generation_checks, scoring_checks, weights_check
+from vibe_pipeline.planning.preflight import Check, check_claims, generation_checks, scoring_checks, weights_check
 from vibe_pipeline.vbench.dimensions import canonical_name
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 from vibe_pipeline.vbench.readiness import Skipped, readiness
@@ -59,14 +59,14 @@ def examine(params: Mapping[str, Any], images: int | None = None, figures: Figur
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
     generation, tables = GenerationParams(**params["generation"]), checked_tables(params)
     plan = _plan(params, images, figures)
-    evaluation, report = EvaluationParams(**params["evaluation"]), ReportParams(**params.get("report", {}))
+    evaluation = EvaluationParams(**params["evaluation"])
     findings = [*_packages(data, tables), *_looked([weights_check(model.path, figures.once)]), *_images(data)]
     findings += _looked([*generation_checks(model, generation, tables.arms), *scoring_checks(evaluation)])
     if isinstance(plan, Plan):
         findings += [_disk(plan), _memory(model, plan)]
     else:
         findings.append(Finding("plan", "missing", plan, "mend what it names, or set model.path to a known model"))
-    return [*findings, *_vbench(evaluation, generation), _report(report, evaluation)]
+    return [*findings, *_vbench(evaluation, generation), _report(params, evaluation)]
 
 
 def _plan(params: Mapping[str, Any], images: int | None, figures: Figures) -> Plan | str:
@@ -185,13 +185,12 @@ def _vbench(evaluation: EvaluationParams, generation: GenerationParams) -> Itera
             yield Finding(f"vbench {name}", "ok", f"can be scored, on {clips} clips an arm")
 
 
-def _report(report: ReportParams, evaluation: EvaluationParams) -> Finding:
-    """Claims and published figures, which a run reads after everything else."""
-    try:
-        check_report(report, evaluation)
-    except (ValueError, FileNotFoundError) as error:
-        return Finding("report", "missing", str(error), "mend or remove the file that it names")
-    return Finding("report", "ok", f"puts {report.claims} to the test, beside {report.published}")
+def _report(params: Mapping[str, Any], evaluation: EvaluationParams) -> Finding:
+    """What the report puts to the test; the files were read with the parameters."""
+    claims = Claims(params.get("claims", ()))
+    check_claims(claims, evaluation)
+    tables = len(params.get("published", {}).get("tables", ()))
+    return Finding("report", "ok", f"puts {len(claims.root)} claims to the test, beside {tables} published tables")
 
 
 def _clips(generation: GenerationParams, evaluation: EvaluationParams) -> dict[str, int]:

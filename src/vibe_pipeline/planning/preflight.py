@@ -20,11 +20,11 @@ from vibe_pipeline.diffusion.foreign import HUB_ID
 from vibe_pipeline.diffusion.weights import Once, Shapes, linear_shapes, made
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
+from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
-from vibe_pipeline.experiment.run import ReportParams
 from vibe_pipeline.experiment.tables import Tables
 from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.first_frames import require_first_frames
@@ -220,25 +220,15 @@ def check_scoring(generation: GenerationParams, evaluation: EvaluationParams) ->
         log.warning("fewer than %d prompts cannot tell two arms apart: %s", fewest, ", ".join(few))
 
 
-def check_report(report: ReportParams, evaluation: EvaluationParams) -> None:
-    """Refuse claims and published figures that the report could not read, after everything was made and scored.
-
-    Raises:
-        ValueError: Names the file and the place.
-        FileNotFoundError: There is no such file.
-    """
-    from vibe_pipeline.evaluation.claims import load_claims
-    from vibe_pipeline.evaluation.published import load_published
-
-    for name, path, read in (("claims", report.claims, load_claims), ("published", report.published, load_published)):
-        read(require_file(path, f"report.{name}"))
+def check_claims(claims: Claims, evaluation: EvaluationParams) -> None:
+    """Warn of claims on dimensions that will not be measured."""
     asked = {dimension_of(name).name for name in evaluation.vbench_dimensions}
-    wanted = {metric for claim in load_claims(report.claims) for metric in claim.metrics} & set(DIMENSIONS)
+    wanted = {metric for claim in claims.root for metric in claim.metrics} & set(DIMENSIONS)
     if unasked := sorted(wanted - asked):
         log.warning(
-            "%s has claims on %s, which evaluation.vbench_dimensions does not ask for: they will not be measured",
-            report.claims, ", ".join(unasked),
-        )  # fmt: skip
+            "there are claims on %s, which evaluation.vbench_dimensions does not ask for: they will not be measured",
+            ", ".join(unasked),
+        )
 
 
 def check_parameters(params: Mapping[str, Any], tables: Tables, tags: set[str]) -> None:
@@ -270,7 +260,7 @@ def check_parameters(params: Mapping[str, Any], tables: Tables, tags: set[str]) 
         evaluation = EvaluationParams(**params["evaluation"])
         for check in scoring_checks(evaluation):
             check.look()
-        check_report(ReportParams(**params.get("report", {})), evaluation)
+        check_claims(Claims(params.get("claims", ())), evaluation)
 
 
 def _validation_arms(tables: Tables) -> dict[str, ArmParams]:

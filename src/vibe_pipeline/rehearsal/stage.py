@@ -24,6 +24,7 @@ from kedro.pipeline import Node, Pipeline
 
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.models import find_model, load_transformer, pick_device
+from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.load import GROUPS
 from vibe_pipeline.experiment.tables import Tables
 from vibe_pipeline.io.errors import brief
@@ -236,6 +237,7 @@ def _memory(device: torch.device, outputs: Mapping[str, Any]) -> float | None:
 
 def _set_up(params: Mapping[str, Any], tables: Tables, catalog: Mapping[str, Any], folder: Path) -> _Stage:
     values: dict[str, Any] = {f"params:{name}": group(**params.get(name, {})) for name, group, _ in GROUPS}
+    values |= {"params:claims": Claims(params.get("claims", ())), "params:published": params.get("published", {})}
     model, making = values["params:model"], values["params:generation"]
     short = shortened(tables)
     rows = {"stage1": short.stage1, "adapters": short.adapters, "arms": short.arms}

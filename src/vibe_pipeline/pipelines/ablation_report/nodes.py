@@ -7,11 +7,10 @@ from typing import Any
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.claims import load_claims
 from vibe_pipeline.evaluation.pooling import Pools, pools_of
-from vibe_pipeline.evaluation.published import load_published
 from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import ReportParams, TrackingParams
@@ -107,6 +106,8 @@ def write_page(
     tables: Tables,
     evaluation: EvaluationParams,
     report: ReportParams,
+    claims: Claims,
+    published: dict[str, Any],
     model: ModelParams,
     ablation_table: pd.DataFrame,
     scores: pd.DataFrame,
@@ -141,8 +142,8 @@ def write_page(
         checks=degradation_rows(degradation_checks, tables),
         spectra=pools.mean_spectra(spectra),
         provenance=origin.described(),
-        published=load_published(report.published),
-        claims=load_claims(report.claims),
+        published=published,
+        claims=claims.root,
         band=evaluation.fine_band,
         clips_shown=report.clips_shown,
         bootstrap=_bootstrap(evaluation),

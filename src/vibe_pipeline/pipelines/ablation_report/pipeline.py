@@ -27,7 +27,9 @@ def create_pipeline(tables: Tables) -> Pipeline:
             ),
             Node(
                 nodes.write_page,
-                _parameters("evaluation", "report", "model") | _same("tables", "ablation_table", *PAGE_TABLES) | made,
+                _parameters("evaluation", "report", "claims", "published", "model")
+                | _same("tables", "ablation_table", *PAGE_TABLES)
+                | made,
                 "report",
                 name="write_page",
             ),
