@@ -28,8 +28,8 @@ from vibe_pipeline.evaluation.pooling import Pools, pools_of
 from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import load_claims
-from vibe_pipeline.experiment.load import tables_of
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.load import experiment_of
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.io.video import read_clip
 from vibe_pipeline.reporting.figures import (
     SERIES,
@@ -66,7 +66,7 @@ class Kept:
 
     name: str
     params: dict[str, Any]
-    tables: Tables
+    tables: Experiment
     pools: Pools
     scores: pd.DataFrame
     table: pd.DataFrame
@@ -89,7 +89,7 @@ def keep(env: str, data: Path, looks: bool = False) -> None:
     With `looks` also a picture of some clips.
     """
     params = parameters_of(Chosen(env))
-    tables, folder = tables_of(params), RAW / env
+    tables, folder = experiment_of(params), RAW / env
     pools = pools_of(tables)
     clips = {name: pd.read_parquet(data / f"07_model_output/clips_{name}.parquet") for name in tables.arms}
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def _looks(clips: dict[str, pd.DataFrame], arms: dict[str, ArmParams]) -> Figure
     return figure
 
 
-def _trainings(tables: Tables, data: Path) -> pd.DataFrame:
+def _trainings(tables: Experiment, data: Path) -> pd.DataFrame:
     names = [*tables.stage1, *tables.adapters]
     manifests = [json.loads((data / f"06_models/adapters/{name}.json").read_text()) for name in names]
     fields = ("name", "key", "final_loss", "held_out_loss", "seconds")
@@ -161,7 +161,7 @@ def load(env: str) -> Kept:
     """Read the kept results of an environment, and summarise them as the report does."""
     folder = RAW / env
     params = json.loads((folder / "parameters.json").read_text())
-    tables = tables_of(params)
+    tables = experiment_of(params)
     pools = pools_of(tables)
     raw = pd.read_parquet(folder / "scores.parquet")
     scores, evaluation = pools.pool(raw), params["evaluation"]

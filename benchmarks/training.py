@@ -31,7 +31,7 @@ from transformers import AutoTokenizer, UMT5EncoderModel  # isort: skip
 
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.attention import install_gclf
-from vibe_pipeline.diffusion.models import WanFolder, encode_video, find_model, load_transformer, load_vae
+from vibe_pipeline.diffusion.models import WanCheckpoint, encode_video, find_model, load_transformer, load_vae
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.images.cache import CacheEntry, LatentCache
@@ -76,7 +76,7 @@ class Images:
 class EncodedImages(Images):
     """Random pictures through VAE and text encoder, both of which stay in memory."""
 
-    def __init__(self, model: WanFolder, size: tuple[int, int], count: int, device: torch.device) -> None:
+    def __init__(self, model: WanCheckpoint, size: tuple[int, int], count: int, device: torch.device) -> None:
         super().__init__(count)
         self.pixels = torch.rand(count, 3, 1, *size, generator=torch.Generator().manual_seed(0))
         self.vae = load_vae(model, device)

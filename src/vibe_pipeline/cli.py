@@ -78,9 +78,9 @@ def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         except KedroCliError as error:
             raise click.UsageError(f"--config: {value}: {error.message}") from error
         except (KeyError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
-            from vibe_pipeline.io.errors import brief
+            from vibe_pipeline.io.errors import one_line
 
-            raise click.UsageError(f"--config: {value} has no readable section `run:`: {brief(error)}") from error
+            raise click.UsageError(f"--config: {value} has no readable section `run:`: {one_line(error)}") from error
         finally:
             ctx.info_name = said
 

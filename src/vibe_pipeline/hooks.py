@@ -17,7 +17,7 @@ from kedro.framework.project import pipelines
 
 from vibe_pipeline.runtime.deadline import OutOfTimeError, set_deadline
 from vibe_pipeline.runtime.project_lock import Locks, lock_project, unlock
-from vibe_pipeline.runtime.torchrun import follows, launched_outside
+from vibe_pipeline.runtime.torchrun import is_follower, launched_outside
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
@@ -70,7 +70,7 @@ class RunHooks:
 
         run = RunParams(**self._params.get("run", {}))
         folder = Path(run_params["project_path"]) / "data"
-        if not follows():
+        if not is_follower():
             self._locks = lock_project(folder, self._params["generation"].get("shard"), run.wait)
         set_deadline(run.hours)
 
@@ -102,7 +102,7 @@ class TrackingHooks:
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: "Pipeline") -> None:
         """Open the run before anything expensive starts; an unreachable server fails here."""
-        if follows():
+        if is_follower():
             return
         from vibe_pipeline.experiment.run import TrackingParams
         from vibe_pipeline.io.keys import content_key

@@ -4,7 +4,7 @@ from kedro.pipeline import Pipeline
 
 from vibe_pipeline.experiment.load import read_parameters
 from vibe_pipeline.experiment.loader import loader_of
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.pipelines import (
     ablation_report,
@@ -16,15 +16,15 @@ from vibe_pipeline.pipelines import (
     vbench_eval,
 )
 
-_chosen: list[Tables] = []
+_chosen: list[Experiment] = []
 
 
-def use_tables(tables: Tables) -> None:
+def use_tables(tables: Experiment) -> None:
     """Set the tables; Kedro calls :func:`register_pipelines` without arguments, after the context exists."""
     _chosen[:] = [tables]
 
 
-def _tables_of_environment() -> Tables:
+def _tables_of_environment() -> Experiment:
     """For commands that list the graph without a context, such as `kedro registry list`."""
     return checked_tables(read_parameters(loader_of()))
 

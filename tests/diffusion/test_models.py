@@ -30,8 +30,8 @@ TEXTS = ["a striped red circle moving left over woven navy", "", "  a   plain bl
 
 
 def test_a_folder_is_found_with_its_kind_of_timestep(wan21, wan22) -> None:
-    assert find_model(str(wan21.path)) == models.WanFolder(wan21.path, False)
-    assert find_model(str(wan22.path)) == models.WanFolder(wan22.path, True)
+    assert find_model(str(wan21.path)) == models.WanCheckpoint(wan21.path, False)
+    assert find_model(str(wan22.path)) == models.WanCheckpoint(wan22.path, True)
 
 
 def test_a_model_that_is_not_there_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

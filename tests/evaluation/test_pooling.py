@@ -7,20 +7,20 @@ import pandas as pd
 import pytest
 
 from vibe_pipeline.evaluation.pooling import pools_of
-from vibe_pipeline.experiment.load import tables_of
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.load import experiment_of
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.reporting.figures import to_svg
 from vibe_pipeline.reporting.sweep_figures import panel_figure, panels, sweeps_of
 
 
-def tables(adapter: dict[str, Any], reference: str = "full", **more: dict[str, Any]) -> Tables:
-    """Tables with one swept adapter, used by two arms, and plain upsampling."""
+def tables(adapter: dict[str, Any], reference: str = "full", **more: dict[str, Any]) -> Experiment:
+    """Experiment with one swept adapter, used by two arms, and plain upsampling."""
     arms = {
         "full": {"label": "Full", "adapter": "full"},
         "kept": {"label": "Kept", "adapter": "full", "keep_stage1": True},
         "plain": {"label": "Upsampled", "method": "upsample"},
     }
-    return tables_of(
+    return experiment_of(
         {
             "stage1": {"stage1": {}},
             "adapters": {"full": {"label": "Relay"} | adapter, **more.get("adapters", {})},

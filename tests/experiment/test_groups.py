@@ -18,7 +18,7 @@ from vibe_pipeline.experiment.load import settled_parameters
 from vibe_pipeline.experiment.model import ClipSize, ModelParams
 from vibe_pipeline.experiment.run import TrackingParams
 from vibe_pipeline.experiment.sweeps import unfold
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, OptimiserParams, Stage1Params
 
 SIZE = {"height": 64, "width": 64}
@@ -98,14 +98,14 @@ def test_prompts_are_the_miniatures_or_a_file() -> None:
     assert GenerationParams(prompts="prompts.txt").prompts == Path("prompts.txt")
 
 
-def tables(**changes: dict[str, Any]) -> Tables:
+def tables(**changes: dict[str, Any]) -> Experiment:
     rows: dict[str, Any] = {
         "stage1": {"stage1": {}},
         "adapters": {"full": {"label": "Full"}, "naive": {"label": "Naive", "start": "base"}},
         "arms": {"full": {"label": "Full", "adapter": "full"}, "plain": {"label": "Plain", "method": "upsample"}},
         "reference_arm": "full",
     }
-    return Tables(**(rows | changes))
+    return Experiment(**(rows | changes))
 
 
 def test_tables_that_agree_are_kept_as_they_are() -> None:
@@ -155,13 +155,13 @@ def test_every_environment_of_the_repository_is_valid(env: str) -> None:
     for name, params in PARAMETERS.items():
         assert params(**loaded[name])
     rows = {name: loaded[name] for name in ("stage1", "adapters", "arms")}
-    assert Tables(**rows, reference_arm=loaded["evaluation"]["reference_arm"]).arms
+    assert Experiment(**rows, reference_arm=loaded["evaluation"]["reference_arm"]).arms
 
 
 def test_validation_clips_are_made_as_the_first_arm_of_the_adapter_does() -> None:
     adapters = {"a": AdapterParams(label="a", start="base"), "b": AdapterParams(label="b", start="base")}
     arms = {"x": ArmParams(label="x"), "y": ArmParams(label="y", adapter="a"), "z": ArmParams(label="z", adapter="a")}
-    tables = Tables(stage1={}, adapters=adapters, arms=arms, reference_arm="x")
+    tables = Experiment(stage1={}, adapters=adapters, arms=arms, reference_arm="x")
     assert tables.arm_of("a") == "y"
     with pytest.raises(ValueError, match=r"adapters\.b\.validation_clips: no arm uses"):
         tables.arm_of("b")

@@ -15,10 +15,10 @@ from mlflow import MlflowClient
 from tests.conf_files import read_conf, write_conf
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
-from vibe_pipeline.experiment.load import tables_of
+from vibe_pipeline.experiment.load import experiment_of
 from vibe_pipeline.experiment.sweep_names import name_with, token
 from vibe_pipeline.experiment.sweeps import unfold
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.io.keys import content_key
 
 ROOT = Path(__file__).parents[2]
@@ -167,12 +167,12 @@ def test_unfolding_twice_changes_nothing(params: dict[str, Any]) -> None:
     params["arms"]["full"]["attention"] = {"kind": "window", "half_window": [[2, 2], [3, 4]]}
     once = unfold(params)
     assert unfold(once) == once
-    assert tables_of(once) == tables_of(params)
+    assert experiment_of(once) == experiment_of(params)
 
 
 def test_where_a_row_came_from_changes_no_key(params: dict[str, Any]) -> None:
     params["adapters"]["full"]["seed"] = [0, 1]
-    tables = tables_of(params)
+    tables = experiment_of(params)
     plain = AdapterParams(label="Relay (seed 1)", start="stage1", seed=1, objective={"hfato": 1.0})
     assert tables.adapters["full_seed_1"].family == "full"
     assert content_key(tables.adapters["full_seed_1"]) == content_key(plain)
@@ -183,9 +183,9 @@ def test_where_a_row_came_from_changes_no_key(params: dict[str, Any]) -> None:
 def test_tables_keep_where_rows_came_from_through_a_file(params: dict[str, Any]) -> None:
     params["adapters"]["weights"] = {"label": "Weights", "objective": {"hfato": [0.5, 1]}, "seed": [0, 1]}
     params["arms"]["weights"] = {"label": "Weights", "adapter": "weights"}
-    tables = tables_of(params)
+    tables = experiment_of(params)
     assert tables.arms["full"].stands_for and tables.arms["weights_hfato_1_seed_1"].replicate
-    assert Tables.model_validate_json(tables.model_dump_json()) == tables
+    assert Experiment.model_validate_json(tables.model_dump_json()) == tables
     assert "family" not in tables.model_dump()["arms"]["plain"]
 
 
@@ -228,10 +228,10 @@ def test_references_may_name_what_was_written_or_pooled(params: dict[str, Any]) 
     params["adapters"]["full"] |= {"seed": [0, 1], "objective": {"hfato": [0.5, 1]}}
     for reference in ("full", "full_hfato_1", "full_hfato_1_seed_0", "plain"):
         params["evaluation"]["reference_arm"] = reference
-        assert tables_of(params).reference_arm == reference
+        assert experiment_of(params).reference_arm == reference
     params["evaluation"]["reference_arm"] = "full_hfato_2"
     with pytest.raises(ValueError, match="reference_arm: 'full_hfato_2' is no row of arms"):
-        tables_of(params)
+        experiment_of(params)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vibe_pipeline.diffusion.models import (
-    WanFolder,
+    WanCheckpoint,
     find_model,
     load_transformer,
     load_vae,
@@ -75,11 +75,11 @@ def test_a_configuration_of_an_older_diffusers_is_none(model: Path) -> None:
     assert find_model(str(model)).config_of("vae") == before
 
 
-def text_encoder(model: WanFolder) -> object:
+def text_encoder(model: WanCheckpoint) -> object:
     return next(text_embeddings(model, ["a ball"], 12, CPU, torch.float32))
 
 
-LOADERS: dict[str, tuple[str, Callable[[WanFolder], object]]] = {
+LOADERS: dict[str, tuple[str, Callable[[WanCheckpoint], object]]] = {
     "transformer": ("diffusion_pytorch_model", lambda m: load_transformer(m, CPU, torch.float32)),
     "vae": ("diffusion_pytorch_model", lambda m: load_vae(m, CPU)),
     "text_encoder": ("model", text_encoder),

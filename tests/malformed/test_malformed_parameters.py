@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conf_files import loader_of_conf
-from vibe_pipeline.experiment.load import check_groups, read_parameters, tables_of
+from vibe_pipeline.experiment.load import check_groups, experiment_of, read_parameters
 
 CONF = Path(__file__).parents[2] / "conf"
 FILE = "parameters.yml"
@@ -169,7 +169,7 @@ def base() -> dict[str, Any]:
     """The repository's own, which are right."""
     params = read_parameters(loader_of_conf(CONF, "base"))
     check_groups(params)
-    assert tables_of(params).arms
+    assert experiment_of(params).arms
     return params
 
 
@@ -191,7 +191,7 @@ def test_a_value(base: dict[str, Any], refused: Callable, field: str, value: Any
 
     def use() -> None:
         check_groups(params)
-        tables_of(params)
+        experiment_of(params)
 
     message = refused(use, field.split(".")[-1], named)
     assert "hf_0123456789abcdef" not in message

@@ -17,7 +17,7 @@ from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
-from vibe_pipeline.experiment.load import settled_parameters, tables_of
+from vibe_pipeline.experiment.load import experiment_of, settled_parameters
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import ReportParams
 from vibe_pipeline.generation.prompts import load_prompts
@@ -79,7 +79,7 @@ def test_every_group_is_valid_and_nothing_of_the_miniature_is_left(environment) 
     for group, cls in (("data", DataParams), ("generation", GenerationParams), ("evaluation", EvaluationParams)):
         cls(**params[group])
     ReportParams(**params["report"])
-    tables = tables_of(params)
+    tables = experiment_of(params)
     assert model.path.startswith("Wan-AI/Wan") and model.dtype == "bfloat16" and model.flow_shift == 5
     assert set(tables.arms) == ARMS | ({"freeswim"} if name == "wan21_t2v_1_3b" else set())
     assert {a.adapter for a in tables.arms.values()} - {None} == set(tables.adapters)
@@ -92,7 +92,7 @@ def test_every_group_is_valid_and_nothing_of_the_miniature_is_left(environment) 
 
 def test_sizes_fit_vae_patches_and_pooling(environment) -> None:
     _, params = environment
-    model, data, tables = ModelParams(**params["model"]), DataParams(**params["data"]), tables_of(params)
+    model, data, tables = ModelParams(**params["model"]), DataParams(**params["data"]), experiment_of(params)
     architecture = load_architecture(model.path)
     token = architecture.vae["scale_factor_spatial"] * architecture.transformer["patch_size"][1]
     for size in (model.native, model.target, data.low, data.high):
@@ -134,7 +134,7 @@ def test_the_environments_own_claims_are_the_papers_and_can_be_decided_either_wa
     assert files == (ROOT / f"conf/{name}/claims.yml", ROOT / "conf/base/published.yml")
     settled = settled_parameters(loader)
     claims, asked = Claims(settled["claims"]).root, params["evaluation"]["vbench_dimensions"]
-    tables = tables_of(params)
+    tables = experiment_of(params)
     others = {claim.other for claim in claims}
     assert others == {"no_relay", "no_gclf", "no_hfato", "no_x0_loss", "direct", "upsample"} <= set(tables.arms)
     assert {claim.arm for claim in claims} == {"full"}
@@ -173,7 +173,7 @@ def test_nothing_of_the_miniature_leaks_in(environment) -> None:
 
 def test_the_graph_has_a_branch_for_every_row(environment) -> None:
     _, params = environment
-    tables = tables_of(params)
+    tables = experiment_of(params)
     use_tables(tables)
     outputs = register_pipelines()["__default__"].all_outputs()
     assert {f"adapter-{n}" for n in tables.adapters} <= outputs
@@ -190,4 +190,4 @@ def test_without_weights_every_part_stops_before_it_starts(environment, monkeypa
     monkeypatch.setattr("huggingface_hub.snapshot_download", nothing_downloaded)
     _, params = environment
     with pytest.raises(FileNotFoundError, match="hf download Wan-AI/Wan2"):
-        check_parameters(params, tables_of(params), {part})
+        check_parameters(params, experiment_of(params), {part})

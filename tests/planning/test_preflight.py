@@ -19,7 +19,7 @@ from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.io.video import write_lossless
 from vibe_pipeline.planning.preflight import (
     check_band,
@@ -34,8 +34,8 @@ from vibe_pipeline.planning.preflight import (
 GENERATION = GenerationParams(prompts="miniature")
 
 
-def tables(**arm: object) -> Tables:
-    return Tables(stage1={}, adapters={}, arms={"a": ArmParams(label="a", **arm)}, reference_arm="a")
+def tables(**arm: object) -> Experiment:
+    return Experiment(stage1={}, adapters={}, arms={"a": ArmParams(label="a", **arm)}, reference_arm="a")
 
 
 def test_what_fits_passes(tiny) -> None:
@@ -77,7 +77,7 @@ def test_buckets_that_pooling_does_not_divide_are_refused(tmp_path: Path) -> Non
     sizes = {"low": {"height": 32, "width": 48}, "high": {"height": 64, "width": 96}}
     data = DataParams(path=tmp_path, buckets="aspect", bucket_tokens=2, **sizes)
     row = {"a": AdapterParams(label="a", start="base", attention={"kind": "gclf", "pool": 4})}
-    rows = Tables(stage1={}, adapters=row, arms=tables().arms, reference_arm="a")
+    rows = Experiment(stage1={}, adapters=row, arms=tables().arms, reference_arm="a")
     with pytest.raises(ValueError, match=r"adapters\.a\.attention\.pool 4 does not divide data\.bucket_tokens 2"):
         check_training(data, rows)
     check_training(data.model_copy(update={"bucket_tokens": 4}), rows)
@@ -89,7 +89,7 @@ def test_a_single_training_size_that_pooling_does_not_divide_is_named_with_the_n
     params = {"model": wan21.model().model_dump(), "data": {"path": "x", "buckets": "single"} | sizes}
     for pool, fits in ((2, True), (4, False)):
         row = {"a": AdapterParams(label="a", start="base", attention={"kind": "gclf", "pool": pool})}
-        rows = Tables(stage1={}, adapters=row, arms=tables().arms, reference_arm="a")
+        rows = Experiment(stage1={}, adapters=row, arms=tables().arms, reference_arm="a")
         if fits:
             check_parameters(params, rows, {"relay_stage2"})
             continue
@@ -256,7 +256,7 @@ def test_a_preview_needs_no_clips_of_others_yet(wan21, tmp_path: Path) -> None:
 def test_what_validation_clips_need_is_looked_at_before_training(wan21, trained: Path) -> None:
     adapter = AdapterParams(label="d", start="base", validation_clips=1, validate_every=1, attention={"kind": "full"})
     arm = ArmParams(label="a", adapter="d", **extra(trained.with_name("gone.safetensors")))
-    rows = Tables(stage1={}, adapters={"d": adapter}, arms={"a": arm}, reference_arm="a")
+    rows = Experiment(stage1={}, adapters={"d": adapter}, arms={"a": arm}, reference_arm="a")
     sizes = {"low": {"height": 32, "width": 48}, "high": {"height": 64, "width": 96}}
     params = {"model": wan21.model().model_dump(), "generation": {"prompts": "miniature"}}
     params |= {"data": {"path": "x", "buckets": "single"} | sizes}

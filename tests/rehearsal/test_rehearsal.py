@@ -20,10 +20,10 @@ from vibe_pipeline.cli import cli
 from vibe_pipeline.diffusion import objectives
 from vibe_pipeline.diffusion.models import find_model
 from vibe_pipeline.experiment.data import DataParams
-from vibe_pipeline.experiment.load import tables_of
+from vibe_pipeline.experiment.load import experiment_of
 from vibe_pipeline.experiment.loader import LayeredLoader
 from vibe_pipeline.experiment.model import ModelParams
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.hooks import RehearsalHooks
 from vibe_pipeline.images.cache import build_cache, is_current
 from vibe_pipeline.io.files import read_json, write_json
@@ -82,7 +82,7 @@ def loader() -> LayeredLoader:
 def rehearsed() -> dict[str, Line]:
     params = loader()["parameters"]
     lines: list[Line] = []
-    returned = rehearse(params, tables_of(params), loader()["catalog"], lines.append)
+    returned = rehearse(params, experiment_of(params), loader()["catalog"], lines.append)
     assert returned == lines
     return {line.node: line for line in lines}
 
@@ -115,7 +115,7 @@ def test_every_row_is_tried_and_nothing_is_left_or_touched(project: Path) -> Non
 
 
 def test_rows_keep_their_sizes_and_take_two_steps_so_that_the_optimisers_state_is_there(project: Path) -> None:
-    whole = tables_of(loader()["parameters"])
+    whole = experiment_of(loader()["parameters"])
     small = shortened(whole)
     for name, row in whole.adapters.items():
         few = {"steps": 2, "checkpoint_every": 1, "log_every": 1, "validate_every": 2}
@@ -228,7 +228,7 @@ def test_a_line_is_one_line() -> None:
 
 def test_a_swept_reference_is_judged_by_one_of_its_variants() -> None:
     rows = {f"full_{i}": {"label": "x", "family": "full", "swept": {"strength": i}} for i in (1, 2)}
-    tables = Tables(
+    tables = Experiment(
         stage1={}, adapters={}, arms={"upsample": {"label": "u", "method": "upsample"}} | rows, reference_arm="full"
     )
     assert set(judged_alone(tables).arms) == {"full_1"}

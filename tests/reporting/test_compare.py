@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from kedro.framework.project import configure_project
 from mlflow import MlflowClient
 
 from tests.conf_files import read_conf, write_conf
@@ -146,6 +147,7 @@ def test_the_command_prints_a_table_and_json(
         (tmp_path / folder).mkdir(parents=True)
     write_conf(tmp_path / "conf/base", params)
     monkeypatch.chdir(tmp_path)
+    configure_project("vibe_pipeline")
     run = CliRunner()
     shown = run.invoke(cli, ["vibe", "compare", f"{first}:full", f"{second}:other"])
     assert shown.exit_code == 0, shown.output

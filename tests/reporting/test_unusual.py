@@ -18,7 +18,7 @@ from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.load import settled_parameters
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import ReportParams, TrackingParams
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.io.folders import data_in
 from vibe_pipeline.io.score_table import WHOLE_ARM, score_table
 from vibe_pipeline.io.video import write_lossless, write_preview
@@ -162,7 +162,7 @@ def page_of(arms: list[str], scores: pd.DataFrame, clip: dict[str, str], folder:
     values |= {"params:tracking": TrackingParams()}
     catalog = catalog_of(arms, scores, clip, folder)
     with data_in(folder / "data"):
-        graph = ablation_report.create_pipeline(Tables(**tables, reference_arm=arms[0]))
+        graph = ablation_report.create_pipeline(Experiment(**tables, reference_arm=arms[0]))
         for node in graph.nodes:
             inputs = {n: values[n] if n.startswith("params:") else catalog.load(n) for n in node.inputs}
             for name, value in node.run(inputs).items():

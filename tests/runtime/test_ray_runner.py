@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 
 from vibe_pipeline.datasets import TablesDataset
 from vibe_pipeline.experiment.model import ModelParams
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.pipelines import data_processing, generation, relay_stage1, relay_stage2, vbench_eval
 from vibe_pipeline.pipelines.rows import for_row, resources
 from vibe_pipeline.runtime.ray_runner import NodesFailed, RayRunner, Resources, fit, resources_of
@@ -142,7 +142,7 @@ def test_the_graph_asks_for_gpus_where_a_model_runs() -> None:
     """As many as a row has training processes; none where no model runs."""
     arms = {name: {"label": name, "method": name} for name in ("refine", "upsample")}
     rows = {"pair": {"label": "Two", "start": "images", "processes": 2, "batch_size": 2}}
-    tables = Tables(stage1={"images": {}}, adapters=rows, arms=arms, reference_arm="refine")
+    tables = Experiment(stage1={"images": {}}, adapters=rows, arms=arms, reference_arm="refine")
     graph = sum(
         (p.create_pipeline(tables) for p in (relay_stage1, relay_stage2, generation, vbench_eval)), Pipeline([])
     )
@@ -279,7 +279,7 @@ def test_ctrl_c_interrupts_the_nodes(cluster: None, catalog: Callable[..., DataC
 
 def test_tables_come_back_from_their_file_as_they_were(tmp_path: Path) -> None:
     """They cross to another machine as JSON."""
-    tables = Tables(
+    tables = Experiment(
         stage1={"images": {"steps": 3}},
         adapters={"full": {"label": "Full", "start": "images"}},
         arms={"full": {"label": "Full", "adapter": "full"}},

@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from vibe_pipeline.hooks import RunHooks, TrackingHooks
-from vibe_pipeline.runtime.torchrun import follows
+from vibe_pipeline.runtime.torchrun import is_follower
 from vibe_pipeline.tracking import children
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks/faults.py"
@@ -25,12 +25,12 @@ def second(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_who_follows(second: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert follows()
+    assert is_follower()
     monkeypatch.setenv("RANK", "0")
-    assert not follows()
+    assert not is_follower()
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert not follows()
+    assert not is_follower()
 
 
 def test_a_follower_neither_locks_nor_tracks(second: None, tmp_path: Path) -> None:

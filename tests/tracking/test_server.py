@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from vibe_pipeline import tracking
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.run import TrackingParams
-from vibe_pipeline.tracking import end_parent, mask, start_parent, tracked_arm
+from vibe_pipeline.tracking import end_parent, redact, start_parent, tracked_arm
 
 PASSWORD = "hunter2secret"
 
@@ -88,4 +88,4 @@ def test_a_server_that_is_down_is_told_at_once(tmp_path: Path, caplog) -> None:
     ],
 )
 def test_what_looks_like_a_password_is_masked(text: str, masked: str) -> None:
-    assert mask(text) == masked
+    assert redact(text) == masked

@@ -11,7 +11,7 @@ import pytest
 
 from vibe_pipeline.runtime.deadline import DEADLINE, OutOfTimeError
 from vibe_pipeline.vbench import score as vbench
-from vibe_pipeline.vbench.jobs import Job, Settings
+from vibe_pipeline.vbench.jobs import ScoringJob, Settings
 from vibe_pipeline.vbench.manifest import vbench_manifest
 from vibe_pipeline.vbench.needs import flow_memory, seen_size
 from vibe_pipeline.vbench.run import Scoring
@@ -104,7 +104,7 @@ def test_a_clip_is_decoded_once_by_each_reader(moving_clips, weights, standins, 
     names = (FLICKER, AESTHETIC, MOTION, "background_consistency", "subject_consistency", "overall_consistency")
     with open_engine(Settings(str(weights), str(tmp_path))) as engine, standins.shallow():
         for row in moving_clips.itertuples():
-            job = Job(str(row.Index), row.path, row.prompt, names, row.frames, row.height, row.width)
+            job = ScoringJob(str(row.Index), row.path, row.prompt, names, row.frames, row.height, row.width)
             assert engine.broken(job) == ""
             for name in names:
                 assert engine.score(job, name).error == ""
@@ -120,7 +120,7 @@ def test_several_processes_give_the_same_table(clip_table, tmp_path):
 def test_a_process_that_dies_says_why(clip_table, tmp_path):
     (tmp_path / "file").touch()
     settings = Settings(str(tmp_path), str(tmp_path / "file"))
-    jobs = [Job("a", clip_table["path"].iloc[0], "a red circle", (FLICKER,), 9, 64, 64)]
+    jobs = [ScoringJob("a", clip_table["path"].iloc[0], "a red circle", (FLICKER,), 9, 64, 64)]
     (result,) = score_elsewhere(Path(sys.executable), settings, jobs, 1)
     assert result.whole and result.error.startswith("failed, because VBench cannot be started: FileExistsError")
     dead = tmp_path / "python"

@@ -1,4 +1,4 @@
-"""Tables as files, so that they can cross to another process or machine and come back as they were."""
+"""Experiment as files, so that they can cross to another process or machine and come back as they were."""
 
 import csv
 from typing import Any
@@ -8,17 +8,17 @@ from kedro_datasets._typing import TablePreview
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 
 
 class TablesDataset(JSONDataset):
-    """:class:`Tables` as JSON, checked again when loaded."""
+    """:class:`Experiment` as JSON, checked again when loaded."""
 
-    def load(self) -> Tables:
+    def load(self) -> Experiment:
         """The tables."""
-        return Tables(**super().load())
+        return Experiment(**super().load())
 
-    def save(self, data: Tables) -> None:
+    def save(self, data: Experiment) -> None:
         """Write them."""
         super().save(data.model_dump(mode="json"))
 

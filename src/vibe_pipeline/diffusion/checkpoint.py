@@ -15,7 +15,7 @@ from typing import Any
 from vibe_pipeline.diffusion.foreign import absent, describe_file, describe_folder
 from vibe_pipeline.diffusion.support import CLASSES, read_config, require_supported
 from vibe_pipeline.diffusion.weights import Once, made, require_weights
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.named import require_folder
 
 SOURCES = MappingProxyType(
@@ -32,7 +32,7 @@ SIZES = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class WanFolder:
+class WanCheckpoint:
     """A Wan model on disk, in diffusers layout."""
 
     path: Path
@@ -55,7 +55,7 @@ class WanFolder:
         for name in SIZES.get(part, ()):
             values = content.get(name)
             if not all(type(n) is int and n > 0 for n in (values if isinstance(values, list | tuple) else [values])):
-                raise ValueError(f"{file}: {name} is {brief(repr(values), 60)}; download the model again")
+                raise ValueError(f"{file}: {name} is {one_line(repr(values), 60)}; download the model again")
         return content
 
 
@@ -80,7 +80,7 @@ def _written_defaults(path: str, name: str) -> Mapping[str, Any]:
     return {arg.arg: ast.literal_eval(value) for arg, value in zip(named, init.args.defaults, strict=True)}
 
 
-def find_model(path_or_id: str) -> WanFolder:
+def find_model(path_or_id: str) -> WanCheckpoint:
     """Find a model: a folder, or a hub id that was downloaded before; and judge it. Nothing is downloaded here.
 
     Raises:
@@ -92,7 +92,7 @@ def find_model(path_or_id: str) -> WanFolder:
     if not index.exists():
         raise FileNotFoundError(describe_folder(folder))
     content = read_config(index)
-    model = WanFolder(folder, bool(content.get("expand_timesteps", False)))
+    model = WanCheckpoint(folder, bool(content.get("expand_timesteps", False)))
     require_supported(folder, content, model.config_of)
     return model
 
@@ -122,7 +122,7 @@ def _downloaded(model_id: str) -> Path:
         raise FileNotFoundError(absent(model_id)) from error
 
 
-def require_whole(model: WanFolder, once: Once = made) -> None:
+def require_whole(model: WanCheckpoint, once: Once = made) -> None:
     """Refuse a model whose weights are not all there or not of its configurations; headers alone are read.
 
     Args:
@@ -160,7 +160,7 @@ def tile_stride(vae_config: Mapping[str, Any], tile: int) -> int:
     return tile * 3 // 4 // space * space
 
 
-def require_fitting_size(model: WanFolder, height: int, width: int, what: str, pool: int = 1) -> None:
+def require_fitting_size(model: WanCheckpoint, height: int, width: int, what: str, pool: int = 1) -> None:
     """Refuse a size in pixels that does not fit the VAE, the transformer's patches and the attention's pooling.
 
     Raises:
@@ -175,7 +175,7 @@ def require_fitting_size(model: WanFolder, height: int, width: int, what: str, p
         raise ValueError(f"{what} {height}x{width} must be a multiple of {rows}x{columns}; nearest that are: {fits}")
 
 
-def token_grid(model: WanFolder, height: int, width: int) -> tuple[int, int]:
+def token_grid(model: WanCheckpoint, height: int, width: int) -> tuple[int, int]:
     """The token grid (H, W) of a size in pixels, from the model's configuration; nothing is loaded."""
     _, _, rows, columns = latent_shape(model.config_of("vae"), height, width, 1)
     _, patch_height, patch_width = model.config_of("transformer")["patch_size"]

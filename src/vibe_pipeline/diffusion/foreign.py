@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vibe_pipeline.diffusion.headers import read_header
 from vibe_pipeline.diffusion.support import read_config
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 
 HUB_ID = re.compile(r"(?!\.)[\w.-]{1,96}/[\w.-]{1,96}")  # the hub's own bound
 # Wan's own releases, by the type and width that their config.json states.
@@ -28,8 +28,8 @@ def absent(path_or_id: str) -> str:
             f"`hf download {path_or_id}` or set model.path to a local folder"
         )
     return (
-        f"model.path {brief(path_or_id)!r} does not exist; set it to a folder in diffusers layout or to a hub id, for "
-        f"example {EXAMPLE}, which `hf download {EXAMPLE}` brings"
+        f"model.path {one_line(path_or_id)!r} does not exist; set it to a folder in diffusers layout or to a hub id, "
+        f"for example {EXAMPLE}, which `hf download {EXAMPLE}` brings"
     )
 
 
@@ -79,7 +79,7 @@ def _single(path: Path) -> str:
     try:
         keys = list(read_header(path).shapes)
     except ValueError as error:
-        return f"a file that cannot be read ({brief(error, 120)})"
+        return f"a file that cannot be read ({one_line(error, 120)})"
     if any(key.endswith(("lora_down.weight", "lora_up.weight", "lora_A.weight", "lora_B.weight")) for key in keys):
         return "a LoRA, which belongs into an arm's extra_adapters"
     if any(key.endswith(TRANSFORMER_KEYS) for key in keys):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 
 # What stands at the start of files that are taken for weights, and what they are.
 IMPOSTORS: tuple[tuple[bytes, str], ...] = (
@@ -53,4 +53,4 @@ def read_header(path: Path) -> Header:
             names = list(file.keys())
             return Header({n: tuple(file.get_slice(n).get_shape()) for n in names}, file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {brief(error, 120)}") from error
+        raise ValueError(f"{path} cannot be read as safetensors: {one_line(error, 120)}") from error

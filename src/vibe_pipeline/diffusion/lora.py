@@ -29,7 +29,7 @@ from torch import Tensor
 from vibe_pipeline.diffusion.headers import read_header
 from vibe_pipeline.diffusion.lora_keys import is_importable, kind_of
 from vibe_pipeline.diffusion.precision import fuses_exactly
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 PREFIX = "transformer."
@@ -158,7 +158,7 @@ def _described(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
                 f"{path} is in the {layout} layout, not in ours: convert it with {convert}, and name its file"
             )
         kind = kind_of(foreign) if foreign else ""
-        found = f"its keys begin {brief(foreign[:3])}{kind and f' ({kind})'}" if foreign else "it is empty"
+        found = f"its keys begin {one_line(foreign[:3])}{kind and f' ({kind})'}" if foreign else "it is empty"
         raise ValueError(f"{path} is not an adapter of a Wan transformer; {found}")
     if metadata is None:
         raise ValueError(
@@ -179,7 +179,7 @@ def _config(metadata: str, path: Path) -> dict[str, Any]:
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} states no usable rank and alpha in the metadata key {LORA_ADAPTER_METADATA_KEY!r} "
-            f"({type(error).__name__}: {brief(error)}): {brief(metadata, 80)!r}"
+            f"({type(error).__name__}: {one_line(error)}): {one_line(metadata, 80)!r}"
         ) from error
     return config
 

@@ -31,7 +31,7 @@ from vibe_pipeline.diffusion.lora import WEIGHTS_NAME, read_adapter, require_saf
 from vibe_pipeline.diffusion.lora_keys import Key, kind_of, layout_of, parse_key, split_prefix
 from vibe_pipeline.diffusion.lora_names import native_name
 from vibe_pipeline.diffusion.weights import linear_shapes
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.files import write_atomic
 
 Layout = Literal["diffusers", "comfyui", "kohya", "diffsynth"]
@@ -220,7 +220,7 @@ def _require_zero(differences: Mapping[str, Tensor], total: int, path: Path) -> 
         shown = ", ".join(f"{name} {list(differences[name].shape)} up to {size:.3g}" for name, size in changed.items())
         raise ValueError(
             f"{path}: {len(changed)} of its {total} keys are differences of whole tensors that are not zero, which an "
-            f"adapter cannot hold: {brief(shown, 240)}; nothing was imported, take a version of it without them"
+            f"adapter cannot hold: {one_line(shown, 240)}; nothing was imported, take a version of it without them"
         )
 
 
@@ -276,7 +276,7 @@ def _peft_config(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         return content | {"lora_alpha": float(content["lora_alpha"])}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} states no lora_alpha: {brief(error)}; give --alpha") from error
+        raise ValueError(f"{path} states no lora_alpha: {one_line(error)}; give --alpha") from error
 
 
 def _write_ours(pairs: Mapping[str, LowRank], folder: Path) -> None:

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 from transformers.utils.logging import disable_progress_bar
 
 from vibe_pipeline.diffusion.checkpoint import (
-    WanFolder,
+    WanCheckpoint,
     find_model,
     latent_shape,
     require_fitting_size,
@@ -28,10 +28,10 @@ from vibe_pipeline.diffusion.checkpoint import (
 from vibe_pipeline.diffusion.lifetime import released
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.onednn import use_onednn
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 
 __all__ = [  # a model's folder with what is loaded from it: most readers want both
-    "WanFolder",
+    "WanCheckpoint",
     "decode_video",
     "encode_texts",
     "encode_video",
@@ -68,7 +68,7 @@ def limit_threads(threads: int | None) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
-def _load(cls: type[T], model: WanFolder, part: str, dtype: torch.dtype) -> T:
+def _load(cls: type[T], model: WanCheckpoint, part: str, dtype: torch.dtype) -> T:
     """A part of a model, from safetensors alone: older formats are pickles, which can run code.
 
     Raises:
@@ -79,17 +79,17 @@ def _load(cls: type[T], model: WanFolder, part: str, dtype: torch.dtype) -> T:
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise ValueError(f"{model.path / part} cannot be loaded: {brief(error, 240)}; download it again") from error
+        raise ValueError(f"{model.path / part} cannot be loaded: {one_line(error, 240)}; download it again") from error
 
 
-def load_transformer(model: WanFolder, device: torch.device, dtype: torch.dtype) -> WanTransformer3DModel:
+def load_transformer(model: WanCheckpoint, device: torch.device, dtype: torch.dtype) -> WanTransformer3DModel:
     """The transformer, frozen, ready for adapters."""
     transformer = _load(WanTransformer3DModel, model, "transformer", dtype)
     return transformer.requires_grad_(False).eval().to(device)
 
 
 def load_vae(
-    model: WanFolder, device: torch.device, tile: int | None = None, dtype: torch.dtype = torch.float32
+    model: WanCheckpoint, device: torch.device, tile: int | None = None, dtype: torch.dtype = torch.float32
 ) -> AutoencoderKLWan:
     """The VAE, in the 32 bit that diffusers recommends for Wan or another; `tile` pixels a side bound its memory."""
     stride = None if tile is None else tile_stride(model.config_of("vae"), tile)
@@ -102,7 +102,7 @@ def load_vae(
 
 
 def encode_texts(
-    model: WanFolder, texts: Sequence[str], length: int, device: torch.device, dtype: torch.dtype
+    model: WanCheckpoint, texts: Sequence[str], length: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     """Text embeddings as WanPipeline makes them, [N, length, width] on the CPU; the encoder is gone afterwards.
 
@@ -114,7 +114,7 @@ def encode_texts(
 
 @torch.inference_mode()
 def text_embeddings(
-    model: WanFolder, texts: Iterable[str], length: int, device: torch.device, dtype: torch.dtype
+    model: WanCheckpoint, texts: Iterable[str], length: int, device: torch.device, dtype: torch.dtype
 ) -> Generator[Tensor, None, None]:
     """Text embeddings one at a time, [length, width] on the CPU, where all of them would not fit in memory.
 

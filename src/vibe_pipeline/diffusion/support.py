@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 
 Config = Mapping[str, Any]
 
@@ -71,7 +71,7 @@ def require_supported(folder: Path, index: Config, config_of: Callable[[str], di
             raise ValueError(f"{folder / part / 'config.json'}: {fault}; {WAY_OUT}")
     except (TypeError, KeyError, AttributeError) as error:  # a value of another kind than the class writes
         raise ValueError(
-            f"{folder}: a configuration cannot be used: {brief(error)}; download the model again"
+            f"{folder}: a configuration cannot be used: {one_line(error)}; download the model again"
         ) from error
     _require_timesteps(folder, bool(index.get("expand_timesteps")), vae)
     _require_flow(folder)
@@ -86,9 +86,9 @@ def read_config(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON: {brief(error)}; download the model again") from error
+        raise ValueError(f"{file} is not JSON: {one_line(error)}; download the model again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file} holds {brief(repr(content), 60)}, not names and values; download the model again")
+        raise ValueError(f"{file} holds {one_line(repr(content), 60)}, not names and values; download the model again")
     return content
 
 
@@ -108,7 +108,7 @@ def _pipeline_faults(index: Config) -> Iterator[str]:
     pipeline = index.get("_class_name")
     if pipeline not in PIPELINES:
         said = family_of(pipeline) if isinstance(pipeline, str) else "which is not the name of a pipeline"
-        yield f"its pipeline is {brief(repr(pipeline), 60)}: {said}"
+        yield f"its pipeline is {one_line(repr(pipeline), 60)}: {said}"
     boundary = index.get("boundary_ratio")
     if class_in(index, "transformer_2") or boundary is not None:
         yield (
@@ -120,7 +120,7 @@ def _pipeline_faults(index: Config) -> Iterator[str]:
         if name is None:
             yield f"it names no {part}"
         elif name != wanted:
-            yield f"its {part} is a {brief(name, 60)}, not a {wanted}: {family_of(name)}"
+            yield f"its {part} is a {one_line(name, 60)}, not a {wanted}: {family_of(name)}"
 
 
 def _class_faults(configs: Mapping[str, Config]) -> Iterator[tuple[str, str]]:
@@ -128,7 +128,7 @@ def _class_faults(configs: Mapping[str, Config]) -> Iterator[tuple[str, str]]:
     for part, config in configs.items():
         name = config.get("_class_name", CLASSES[part])
         if name != CLASSES[part]:
-            yield part, f"a {brief(name, 60)}, not a {CLASSES[part]}: {family_of(str(name))}"
+            yield part, f"a {one_line(name, 60)}, not a {CLASSES[part]}: {family_of(str(name))}"
         if config.get("quantization_config"):
             yield part, "its weights are quantised, and only 16 and 32 bit are read"
 
@@ -208,8 +208,8 @@ def _require_flow(folder: Path) -> None:
     name, kind = str(config.get("_class_name", "")), config.get("prediction_type")
     if kind not in (None, "flow_prediction") or (kind is None and not name.startswith("FlowMatch")):
         raise ValueError(
-            f"{file}: {brief(name, 60)} with prediction_type {brief(repr(kind), 40)}: the transformer does not predict "
-            f"a flow's velocity; {WAY_OUT}"
+            f"{file}: {one_line(name, 60)} with prediction_type {one_line(repr(kind), 40)}: the transformer does not "
+            f"predict a flow's velocity; {WAY_OUT}"
         )
     if config.get("num_train_timesteps", TIMESTEPS) != TIMESTEPS:
         raise ValueError(

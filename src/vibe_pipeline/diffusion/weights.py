@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vibe_pipeline.diffusion.headers import impostor, read_header
 from vibe_pipeline.diffusion.support import WAY_OUT, read_config
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -102,7 +102,7 @@ def _content_faults(path: Path, name: str) -> Iterator[str]:
     try:
         read_header(path)
     except ValueError as error:  # cut short, most likely
-        yield brief(str(error).replace(str(path), name), 160)
+        yield one_line(str(error).replace(str(path), name), 160)
 
 
 def _tokenizer_faults(folder: Path) -> Iterator[str]:
@@ -133,7 +133,7 @@ def _shape_faults(folder: Path, part: str, config: Mapping[str, Any], once: Once
         yield f"{part} lacks {len(missing)} of the {len(wanted)} tensors of its config.json, among them {missing[0]}"
     strange = sorted(n for n in stored.keys() - wanted.keys() if not any(word in n for word in ignored))
     if strange and part != "text_encoder":  # an encoder may lie in a file with its decoder
-        yield f"{part} has {len(strange)} tensors that its class does not know, among them {brief(strange[0], 80)}"
+        yield f"{part} has {len(strange)} tensors that its class does not know, among them {one_line(strange[0], 80)}"
     other = sorted(n for n in stored.keys() & wanted.keys() if stored[n] != wanted[n])
     if other:
         name = other[0]

@@ -9,7 +9,7 @@ from vibe_pipeline.evaluation.statistics import TRAINING
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.origin import Origin
 from vibe_pipeline.experiment.sweep_names import is_seed
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Pools:
         )
 
 
-def pools_of(tables: Tables) -> Pools:
+def pools_of(tables: Experiment) -> Pools:
     """Pool the replicates of the tables' arms, and find each arm's reference.
 
     Raises:

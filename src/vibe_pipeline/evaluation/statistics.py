@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, Matrix
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 
 SUMMARY_COLUMNS = (
     "arm",
@@ -137,7 +137,7 @@ def summarise(
 def _check(scores: pd.DataFrame, references: Mapping[str, str | None], confidence: float, samples: int) -> None:
     absent = [name for name in NEEDED if name not in scores.columns]
     if absent:
-        have = brief(", ".join(map(str, scores.columns)))
+        have = one_line(", ".join(map(str, scores.columns)))
         raise ValueError(f"the score table lacks the columns {', '.join(absent)}; it has {have}")
     for reference in references.values():
         if reference not in references:

@@ -20,8 +20,8 @@ from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.published import load_published
 from vibe_pipeline.experiment.run import ReportParams, RunParams, TrackingParams
 from vibe_pipeline.experiment.sweeps import unfold
-from vibe_pipeline.experiment.tables import Tables
-from vibe_pipeline.io.errors import brief, did_you_mean, refusal
+from vibe_pipeline.experiment.tables import Experiment
+from vibe_pipeline.io.errors import did_you_mean, one_line, refusal
 
 if TYPE_CHECKING:
     from vibe_pipeline.experiment.loader import LayeredLoader
@@ -51,7 +51,7 @@ def read_parameters(loader: OmegaConfigLoader) -> dict[str, Any]:
         raise
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, AttributeError, ValueError) as error:
         place = _culprit(loader)
-        raise ParameterError(f"{place} cannot be read as parameters: {brief(error, 240)}") from None
+        raise ParameterError(f"{place} cannot be read as parameters: {one_line(error, 240)}") from None
 
 
 def settled_parameters(loader: "LayeredLoader") -> dict[str, Any]:
@@ -99,10 +99,10 @@ def check_groups(params: Mapping[str, Any]) -> None:
             _require(model, params[name], name)
     for name in TABLES:
         if not isinstance(params[name], Mapping):
-            raise ParameterError(f"{name}: should be a table of named rows, not {brief(repr(params[name]), 60)}")
+            raise ParameterError(f"{name}: should be a table of named rows, not {one_line(repr(params[name]), 60)}")
 
 
-def tables_of(params: Mapping[str, Any]) -> Tables:
+def experiment_of(params: Mapping[str, Any]) -> Experiment:
     """The tables of a parameters dictionary, their sweeps unfolded, checked against each other.
 
     Raises:
@@ -110,7 +110,7 @@ def tables_of(params: Mapping[str, Any]) -> Tables:
     """
     params = unfold(params)
     try:
-        return Tables(
+        return Experiment(
             stage1=params["stage1"],
             adapters=params["adapters"],
             arms=params["arms"],
@@ -118,14 +118,14 @@ def tables_of(params: Mapping[str, Any]) -> Tables:
             stop_after_preview=params["generation"].get("stop_after_preview", False),
         )
     except ValidationError as error:
-        raise ParameterError(refusal(error, model=Tables)) from None
+        raise ParameterError(refusal(error, model=Experiment)) from None
 
 
 def _unknown_group(name: object, known: Sequence[str]) -> str:
-    said = f"parameters: {brief(name, 60)!r} is not a group"
+    said = f"parameters: {one_line(name, 60)!r} is not a group"
     head, _, field = str(name).partition(".")
     if field and head in known:
-        return f"{said}; write the field inside its group, as `{head}: {{{brief(field, 60)}: ...}}`"
+        return f"{said}; write the field inside its group, as `{head}: {{{one_line(field, 60)}: ...}}`"
     return f"{said}; there are {', '.join(known)}{did_you_mean(name, known)}"
 
 

@@ -121,7 +121,7 @@ def _laid(below: Any, above: Any) -> Any:
 def _require_rows(given: Mapping[str, Any], written: Mapping[str, Any]) -> None:
     """Refuse a row that only the command line names: a misspelt one would be trained beside the one that was meant."""
     from vibe_pipeline.experiment.load import TABLES
-    from vibe_pipeline.io.errors import brief, did_you_mean
+    from vibe_pipeline.io.errors import did_you_mean, one_line
 
     for table in TABLES:
         rows, there = given.get(table), written.get(table)
@@ -130,6 +130,6 @@ def _require_rows(given: Mapping[str, Any], written: Mapping[str, Any]) -> None:
         for name in rows:
             if name not in there:
                 raise ParameterError(
-                    f"{table} has no row {brief(name, 60)!r}; --params and --config change rows that are written "
-                    f"({brief(', '.join(there), 200)}), new ones go into an environment{did_you_mean(name, there)}"
+                    f"{table} has no row {one_line(name, 60)!r}; --params and --config change rows that are written "
+                    f"({one_line(', '.join(there), 200)}), new ones go into an environment{did_you_mean(name, there)}"
                 )

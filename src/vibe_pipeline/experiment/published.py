@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.yaml_files import read_mapping, read_yaml
 
 
@@ -17,7 +17,7 @@ def load_published(path: Path) -> dict[str, Any]:
     for part in read_yaml(path, "tables") if "tables" in content else ():
         rows = part.get("rows", [])
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise ValueError(f"{path}: `rows` of a table should be a list of rows, not {brief(repr(rows), 60)}")
+            raise ValueError(f"{path}: `rows` of a table should be a list of rows, not {one_line(repr(rows), 60)}")
         for row in rows:
             if not (row.get("source") and row.get("reliability")):
                 raise ValueError(f"{path}: the row {row.get('method')!r} needs both `source` and `reliability`")
@@ -25,6 +25,6 @@ def load_published(path: Path) -> dict[str, Any]:
             if not isinstance(values, dict) or not all(isinstance(v, int | float | None) for v in values.values()):
                 raise ValueError(
                     f"{path}: the row {row.get('method')!r} needs numbers by column as `values`, not "
-                    f"{brief(repr(values), 60)}"
+                    f"{one_line(repr(values), 60)}"
                 )
     return content

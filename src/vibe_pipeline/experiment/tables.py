@@ -15,7 +15,7 @@ from vibe_pipeline.experiment.origin import Unfolded
 from vibe_pipeline.experiment.training import Stage1Params
 
 
-class Tables(Params):
+class Experiment(Params):
     """The tables that the graph is built from, checked against each other."""
 
     stage1: dict[Name, Stage1Params]

@@ -79,12 +79,12 @@ class Denoiser:
         limit_threads(model.threads)
         texts.ensure([*prompts, params.negative_prompt])
         self.texts, self.sampling, self.negative = texts, sampling, params.negative_prompt
-        self.found, self.offload = find_model(model.path), model.offload
+        self.checkpoint, self.offload = find_model(model.path), model.offload
         self.native = Scale.of(model.native)
         self.device, self.dtype = pick_device(model.device), getattr(torch, model.dtype)
         home = torch.device("cpu") if model.offload else self.device
-        self.transformer = load_transformer(self.found, home, self.dtype)
-        self.vae = load_vae(self.found, home, model.tile, getattr(torch, model.vae_dtype))
+        self.transformer = load_transformer(self.checkpoint, home, self.dtype)
+        self.vae = load_vae(self.checkpoint, home, model.tile, getattr(torch, model.vae_dtype))
         self.swim: FreeSwim | None = None
         self.refresh_every: int | None = None
         self.detail_transfer = arm.detail_transfer if arm is not None else None
@@ -96,7 +96,9 @@ class Denoiser:
             if arm is not None:
                 for i, extra in enumerate(arm.extra_adapters):
                     lora.load_adapter(self.transformer, extra.path, f"extra_{i}", extra.weight)
-                (attach or attach_attention)(self, arm, token_grid(self.found, model.native.height, model.native.width))
+                (attach or attach_attention)(
+                    self, arm, token_grid(self.checkpoint, model.native.height, model.native.width)
+                )
         except BaseException:
             self.close()
             raise
@@ -157,7 +159,7 @@ class Denoiser:
         conditional = self.texts.load([r["prompt"] for r in rows])
         empty = self.texts.load([self.negative]).expand_as(conditional)
         one, other = (
-            velocity_predictor(self.transformer, t, self.found.expand_timesteps, self.dtype, first_frame)
+            velocity_predictor(self.transformer, t, self.checkpoint.expand_timesteps, self.dtype, first_frame)
             for t in (conditional, empty)
         )
         if self.swim is not None:

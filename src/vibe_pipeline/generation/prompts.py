@@ -12,7 +12,7 @@ import pandas as pd
 
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.images.check import BadImage, load_rgb
-from vibe_pipeline.io.errors import absent_columns, brief
+from vibe_pipeline.io.errors import absent_columns, one_line
 from vibe_pipeline.io.keys import file_sha256
 from vibe_pipeline.io.named import require_file
 from vibe_pipeline.miniature.scene import sample_scenes
@@ -71,16 +71,16 @@ def _all_rows(params: GenerationParams) -> pd.DataFrame:
 def _require_some(params: GenerationParams, there: int, chosen: int) -> None:
     """Say or refuse, before anything is rendered, that there are fewer prompts than asked for."""
     if not there:
-        raise ValueError(f"generation.prompts: {brief(params.prompts)} holds no prompts")
+        raise ValueError(f"generation.prompts: {one_line(params.prompts)} holds no prompts")
     if not chosen:
         raise ValueError(
-            f"generation.prompts: {brief(params.prompts)} holds no prompts after generation.skip {params.skip}, only "
-            f"{there} in all"
+            f"generation.prompts: {one_line(params.prompts)} holds no prompts after generation.skip {params.skip}, "
+            f"only {there} in all"
         )
     if params.count and chosen < params.count:
         log.warning(
             "generation.count asks for %d prompts after skip %d; %s has only %d of them, so %d are used",
-            *(params.count, params.skip, brief(params.prompts), chosen, chosen),
+            *(params.count, params.skip, one_line(params.prompts), chosen, chosen),
         )
 
 
@@ -92,7 +92,7 @@ def _from_file(path: Path) -> list[dict[str, Any]]:
     try:
         entries = readers[path.suffix](path)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {brief(error)}") from error
+        raise ValueError(f"{path} is not UTF-8: {one_line(error)}") from error
     _check_prompts(path, entries)
     framed = [line for line, entry in entries if "first_frame" in entry]
     if framed and len(framed) < len(entries):
@@ -130,10 +130,10 @@ def read_table(path: Path) -> pd.DataFrame:
         # The names are taken below: pandas would make an index of a first row's surplus values, in silence.
         table = pd.read_csv(path, keep_default_na=False, dtype=str, header=None)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{path} cannot be read as CSV: {brief(error)}") from error
+        raise ValueError(f"{path} cannot be read as CSV: {one_line(error)}") from error
     names = table.iloc[0]
     if names.duplicated().any():
-        raise ValueError(f"{path}: the column {brief(repr(names[names.duplicated()].iloc[0]), 60)} stands twice")
+        raise ValueError(f"{path}: the column {one_line(repr(names[names.duplicated()].iloc[0]), 60)} stands twice")
     return table.iloc[1:].set_axis(names.tolist(), axis=1)
 
 
@@ -154,11 +154,11 @@ def _known(path: Path, line: int, row: Any) -> dict[str, Any]:
     """The columns that are read: prompt, and first_frame where the file has it."""
     lacking = f"{path}, line {line}: no text in the column `prompt`"
     if not isinstance(row, dict):
-        raise ValueError(f"{lacking}: {brief(repr(row), 60)} is not an object")
+        raise ValueError(f"{lacking}: {one_line(repr(row), 60)} is not an object")
     if absent := absent_columns(["prompt"], [str(name) for name in row]):
         raise ValueError(f"{lacking}: the table {absent}")
     if not isinstance(row["prompt"], str):
-        raise ValueError(f"{lacking}, but {brief(repr(row['prompt']), 60)}")
+        raise ValueError(f"{lacking}, but {one_line(repr(row['prompt']), 60)}")
     entry = {"prompt": " ".join(row["prompt"].split())}
     return entry | ({"first_frame": row["first_frame"]} if "first_frame" in row else {})
 
@@ -168,12 +168,12 @@ def _check_prompts(path: Path, entries: list[tuple[int, dict[str, Any]]]) -> Non
     for line, entry in entries:
         prompt = entry["prompt"]
         if not any(letter.isalnum() for letter in prompt):
-            raise ValueError(f"{path}, line {line}: {brief(repr(prompt))} is not a prompt: no letter or digit in it")
+            raise ValueError(f"{path}, line {line}: {one_line(repr(prompt))} is not a prompt: no letter or digit in it")
         if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in prompt.replace("\t", " ")):
-            raise ValueError(f"{path}, line {line}: {brief(ascii(prompt))} holds control characters")
+            raise ValueError(f"{path}, line {line}: {one_line(ascii(prompt))} holds control characters")
         if prompt in seen:
             raise ValueError(
-                f"{path}, line {line}: {brief(repr(prompt))} stands twice, in line {seen[prompt]} too; scores are "
+                f"{path}, line {line}: {one_line(repr(prompt))} stands twice, in line {seen[prompt]} too; scores are "
                 "paired by prompt, list each once"
             )
         seen[prompt] = line
@@ -183,12 +183,12 @@ def _first_frame(path: Path, line: int, entry: dict[str, Any]) -> dict[str, Any]
     if "first_frame" not in entry:
         return {}
     name, home = str(entry["first_frame"]), path.parent.resolve()
-    place, shown = f"{path}, line {line}", f"first_frame {brief(repr(name))}"
+    place, shown = f"{path}, line {line}", f"first_frame {one_line(repr(name))}"
     try:
         image = (home / name).resolve()
         there = image.is_file()
     except (OSError, ValueError) as error:  # null bytes, names too long or not UTF-8
-        raise ValueError(f"{place}: {shown} can be no file: {brief(error, 60)}") from error
+        raise ValueError(f"{place}: {shown} can be no file: {one_line(error, 60)}") from error
     if not image.is_relative_to(home):
         raise ValueError(f"{place}: {shown} leaves the folder of the prompts")
     if not there:

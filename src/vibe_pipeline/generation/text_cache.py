@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from vibe_pipeline.diffusion.models import WanFolder, find_model, pick_device, text_embeddings
+from vibe_pipeline.diffusion.models import WanCheckpoint, find_model, pick_device, text_embeddings
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.io.files import write_atomic
 from vibe_pipeline.io.keys import content_key, folder_fingerprint
@@ -25,14 +25,17 @@ class TextCache:
 
     Args:
         folder: Where all stores are kept.
-        found: The model.
+        checkpoint: The model.
         model: Its text length, dtype and device.
     """
 
-    def __init__(self, folder: Path, found: WanFolder, model: ModelParams) -> None:
-        self._found, self._model = found, model
+    def __init__(self, folder: Path, checkpoint: WanCheckpoint, model: ModelParams) -> None:
+        self._checkpoint, self._model = checkpoint, model
         self._dtype = getattr(torch, model.dtype)
-        fingerprint = folder_fingerprint(found.path / "text_encoder"), folder_fingerprint(found.path / "tokenizer")
+        fingerprint = (
+            folder_fingerprint(checkpoint.path / "text_encoder"),
+            folder_fingerprint(checkpoint.path / "tokenizer"),
+        )
         self._folder = folder / content_key(fingerprint, model.text_length, model.dtype)
 
     def ensure(self, texts: Sequence[str]) -> None:
@@ -45,7 +48,7 @@ class TextCache:
         if not missing:
             return
         device = pick_device(self._model.device)
-        embedded = text_embeddings(self._found, missing, self._model.text_length, device, self._dtype)
+        embedded = text_embeddings(self._checkpoint, missing, self._model.text_length, device, self._dtype)
         bar = tqdm(
             zip(missing, embedded, strict=True), total=len(missing), desc="prompts", unit="prompt", mininterval=2
         )

@@ -5,7 +5,7 @@ import logging
 import pandas as pd
 
 from vibe_pipeline.experiment.data import DataParams
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def held_out_count(images: int, data: DataParams) -> int:
     if images < 2:
         raise ValueError(
             f"{images} usable image(s): at least 2 are needed, one to train on and one held out of training (data.path "
-            f"is {brief(data.path)}, data.count {data.count})"
+            f"is {one_line(data.path)}, data.count {data.count})"
         )
     return max(1, min(data.held_out, int(data.held_out_share * images)))
 
@@ -78,4 +78,4 @@ def reasons(quarantine: pd.DataFrame) -> str:
     for name, reason, value in quarantine.itertuples(index=False):
         seen.setdefault(reason, []).append(f"{name}: {value}")
     ranked = sorted(seen.items(), key=lambda item: (-len(item[1]), item[0]))
-    return f": {', '.join(f'{len(r)} {reason} ({brief(r[0])})' for reason, r in ranked)}" if ranked else ""
+    return f": {', '.join(f'{len(r)} {reason} ({one_line(r[0])})' for reason, r in ranked)}" if ranked else ""

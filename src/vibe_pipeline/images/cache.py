@@ -19,14 +19,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vibe_pipeline.diffusion.models import WanFolder
+from vibe_pipeline.diffusion.models import WanCheckpoint
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.images.account import held_out_count
 from vibe_pipeline.images.buckets import Bucket, make_buckets
 from vibe_pipeline.images.crop import nearest_bucket
 from vibe_pipeline.images.encode import Row, Shard, encode_shards
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.files import write_json
 from vibe_pipeline.io.keys import content_key, folder_fingerprint
 
@@ -49,7 +49,7 @@ class CacheEntry:
 
 
 def build_cache(
-    usable: pd.DataFrame, model: WanFolder, params: ModelParams, data: DataParams, folder: Path
+    usable: pd.DataFrame, model: WanCheckpoint, params: ModelParams, data: DataParams, folder: Path
 ) -> dict[str, Any]:
     """Encode every usable image (low, high, high after pixel degradation) and its caption.
 
@@ -91,7 +91,7 @@ def build_cache(
     return manifest
 
 
-def is_current(manifest: Any, model: WanFolder, params: ModelParams, data: DataParams) -> bool:
+def is_current(manifest: Any, model: WanCheckpoint, params: ModelParams, data: DataParams) -> bool:
     """Whether a cache's manifest is of these parameters, and its shards are there; which images it holds may differ."""
     buckets = [asdict(bucket) for bucket in make_buckets(model, params.native, data)]
     wanted = json.loads(json.dumps(_settings(model, params, data) | {"buckets": buckets}))
@@ -101,7 +101,7 @@ def is_current(manifest: Any, model: WanFolder, params: ModelParams, data: DataP
     return all(Path(shard).is_file() for shard in shards)
 
 
-def _settings(model: WanFolder, params: ModelParams, data: DataParams) -> dict[str, Any]:
+def _settings(model: WanCheckpoint, params: ModelParams, data: DataParams) -> dict[str, Any]:
     """What determines embeddings and latents beside captions, pixels and sizes."""
     encoder = [folder_fingerprint(model.path / part) for part in ("tokenizer", "text_encoder")]
     return {
@@ -164,7 +164,7 @@ class LatentCache:
             records = [_entry(record) for record in manifest["images"]]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"the latent cache's manifest is damaged or of another version ({brief(repr(error))}); run "
+                f"the latent cache's manifest is damaged or of another version ({one_line(repr(error))}); run "
                 "data_processing again"
             ) from error
         self.entries = [r for r in records if r.held_out == held_out]
@@ -199,7 +199,7 @@ class LatentCache:
         if len({tensor.shape for tensor in tensors.values()}) != 1:
             odd = {self.entries[i].sha256[:12]: tuple(tensor.shape) for i, tensor in tensors.items()}
             raise ValueError(
-                f"{self.entries[indices[0]].shard}: {part} of images of one bucket differs in shape, {brief(odd)}; "
+                f"{self.entries[indices[0]].shard}: {part} of images of one bucket differs in shape, {one_line(odd)}; "
                 "delete the file and run data_processing again"
             )
         return torch.stack([tensors[i] for i in indices])
@@ -257,7 +257,7 @@ def epoch_batches(cache: Bucketed, batch_size: int, seed: int) -> Iterator[list[
     if small := [str(len(indices)) for indices in buckets if len(indices) < batch_size]:
         log.warning(
             "%d of %d buckets hold fewer images than batch_size %d (%s): their batches hold images twice or more",
-            *(len(small), len(buckets), batch_size, brief(", ".join(small), 60)),
+            *(len(small), len(buckets), batch_size, one_line(", ".join(small), 60)),
         )
     for epoch in count():
         rng = np.random.default_rng([seed, epoch])

@@ -4,13 +4,13 @@ import pandas as pd
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from transformers import AutoTokenizer
 
-from vibe_pipeline.diffusion.models import WanFolder
+from vibe_pipeline.diffusion.models import WanCheckpoint
 
 BATCH = 256
 
 
 def check_captions(
-    usable: pd.DataFrame, quarantine: pd.DataFrame, model: WanFolder, length: int
+    usable: pd.DataFrame, quarantine: pd.DataFrame, model: WanCheckpoint, length: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Move images whose captions have too many tokens to the quarantine; nothing is cut in silence.
 

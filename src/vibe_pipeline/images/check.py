@@ -24,7 +24,7 @@ from vibe_pipeline.images.crop import nearest_bucket
 from vibe_pipeline.images.find import FoundImage
 from vibe_pipeline.images.folder import CAPTION_SUFFIX
 from vibe_pipeline.images.formats import FORMATS, MAX_TEXT, refusal_by_error
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ def _caption_fault(row: FoundImage, max_words: int) -> Examined | None:
     if not source and not words:
         return Examined(reason="caption_missing", value="no text file beside it, and no metadata lists it")
     if not any(letter.isalnum() for letter in row.caption):
-        return Examined(reason="caption_empty", value=f"{source}: {brief(repr(row.caption))}")
+        return Examined(reason="caption_empty", value=f"{source}: {one_line(repr(row.caption))}")
     if words > max_words:
         return Examined(reason="caption_too_long", value=f"{source}: {words} words, at most {max_words}")
     return None

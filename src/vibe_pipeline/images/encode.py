@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from vibe_pipeline.diffusion.lifetime import released
 from vibe_pipeline.diffusion.models import (
-    WanFolder,
+    WanCheckpoint,
     encode_video,
     latent_shape,
     load_vae,
@@ -58,7 +58,7 @@ class Shard:
 
 
 def encode_shards(
-    texts: Sequence[Shard], images: Sequence[Shard], model: WanFolder, params: ModelParams, data: DataParams
+    texts: Sequence[Shard], images: Sequence[Shard], model: WanCheckpoint, params: ModelParams, data: DataParams
 ) -> None:
     """Write the shards that are not there, or damaged.
 
@@ -107,7 +107,7 @@ def _middle(pixels: Tensor, proportions: Size) -> Tensor:
     return pixels[..., top : top + rows, left : left + columns]
 
 
-def _encode_texts(shards: list[Shard], model: WanFolder, params: ModelParams, device: torch.device) -> None:
+def _encode_texts(shards: list[Shard], model: WanCheckpoint, params: ModelParams, device: torch.device) -> None:
     captions = (row["caption"] for shard in shards for row in shard.rows)
     bar = tqdm(total=sum(len(s.rows) for s in shards), desc="encoding captions", unit="caption", mininterval=5)
     embeddings = text_embeddings(model, captions, params.text_length, device, getattr(torch, params.dtype))
@@ -119,7 +119,7 @@ def _encode_texts(shards: list[Shard], model: WanFolder, params: ModelParams, de
 
 
 def _encode_images(
-    shards: list[Shard], model: WanFolder, params: ModelParams, data: DataParams, device: torch.device
+    shards: list[Shard], model: WanCheckpoint, params: ModelParams, data: DataParams, device: torch.device
 ) -> None:
     bar = tqdm(total=sum(len(s.rows) for s in shards), desc="encoding images", unit="image", mininterval=5)
     with bar, released(load_vae(model, device, params.tile, getattr(torch, params.vae_dtype))) as vae:
@@ -169,7 +169,7 @@ def _whole(path: Path) -> bool:
     return False
 
 
-def _needed(texts: Sequence[Shard], images: Sequence[Shard], model: WanFolder, params: ModelParams) -> int:
+def _needed(texts: Sequence[Shard], images: Sequence[Shard], model: WanCheckpoint, params: ModelParams) -> int:
     """Bytes of the shards to be written."""
     vae, width = model.config_of("vae"), model.config_of("text_encoder")["d_model"]
     caption = params.text_length * width * getattr(torch, params.dtype).itemsize

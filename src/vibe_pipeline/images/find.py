@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from vibe_pipeline.images.folder import Contents, MetadataError, list_contents
-from vibe_pipeline.io.errors import absent_columns, brief
+from vibe_pipeline.io.errors import absent_columns, one_line
 from vibe_pipeline.io.files import is_folder
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def find_images(folder: Path) -> pd.DataFrame:
     """
     folder = Path(folder)
     if not is_folder(folder):
-        raise FileNotFoundError(f"{brief(folder)}: no such folder; set data.path to the folder of training images")
+        raise FileNotFoundError(f"{one_line(folder)}: no such folder; set data.path to the folder of training images")
     contents, rows = list_contents(folder), {}
     for table in contents.tables:
         _add_listed(rows, folder, table)
@@ -71,7 +71,7 @@ def find_images(folder: Path) -> pd.DataFrame:
     passed_over = f"; passed over: {contents.passed_over()}" if contents.passed_over() else ""
     if not rows:
         expected = "expected files ending in .png, .jpg, .webp, .avif, .tiff and the like"
-        raise FileNotFoundError(f"{brief(folder)}: no image; {expected}{passed_over}")
+        raise FileNotFoundError(f"{one_line(folder)}: no image; {expected}{passed_over}")
     found = pd.DataFrame([rows[name] for name in sorted(rows)], columns=list(FoundImage._fields), dtype="str")
     refused = int((found["reason"] != "").sum())
     checked = len(found) - refused
@@ -88,7 +88,7 @@ def _add_beside(rows: dict[str, FoundImage], folder: Path, contents: Contents) -
         if name not in rows:
             rows[name] = _with_sidecar(folder, name, contents.captions.get(name))
     for name, (reason, value) in contents.refused.items():
-        row = rows.get(name, FoundImage(brief(name), brief(folder / name)))
+        row = rows.get(name, FoundImage(one_line(name), one_line(folder / name)))
         rows[name] = row if row.reason else row._replace(reason=reason, value=value)
 
 
@@ -98,11 +98,15 @@ def _add_listed(rows: dict[str, FoundImage], folder: Path, table: Path) -> None:
     source = table.relative_to(folder).as_posix()
     for line, name, text in _entries(table):
         if not isinstance(name, str) or not name.strip():
-            raise MetadataError(f"{table}, line {line}: {FILE_COLUMN} is {brief(repr(name))}, not the name of a file")
+            raise MetadataError(
+                f"{table}, line {line}: {FILE_COLUMN} is {one_line(repr(name))}, not the name of a file"
+            )
         row = _located(folder, table.parent, name)
         if row.file_name in rows:
             earlier = f"line {lines[row.file_name]}" if row.file_name in lines else rows[row.file_name].caption_source
-            raise MetadataError(f"{table}, line {line}: {FILE_COLUMN} {brief(repr(name))} is listed already: {earlier}")
+            raise MetadataError(
+                f"{table}, line {line}: {FILE_COLUMN} {one_line(repr(name))} is listed already: {earlier}"
+            )
         lines[row.file_name] = line
         row = row._replace(caption_source=source)
         rows[row.file_name] = row if row.reason else _captioned(row, text, f"line {line}")
@@ -112,25 +116,25 @@ def _captioned(row: FoundImage, text: object, where: str) -> FoundImage:
     """The row with its caption, or with the reason why that is none."""
     text = "" if text is None else text
     if not isinstance(text, str):
-        return row._replace(reason="caption_not_text", value=brief(f"{row.caption_source}, {where}: {text!r}"))
+        return row._replace(reason="caption_not_text", value=one_line(f"{row.caption_source}, {where}: {text!r}"))
     if len(text) > MAX_CAPTION_BYTES:
         return row._replace(reason="caption_too_long", value=f"{row.caption_source}, {where}: {len(text)} characters")
     try:
         text.encode()
     except UnicodeEncodeError:  # JSON may spell half a surrogate pair, which no file can hold
-        return row._replace(reason="caption_not_text", value=brief(f"{row.caption_source}, {where}: {text!r}"))
+        return row._replace(reason="caption_not_text", value=one_line(f"{row.caption_source}, {where}: {text!r}"))
     if "\0" in text:
         return _with_nul(row, text)
     return row._replace(caption=" ".join(text.split()))
 
 
 def _with_nul(row: FoundImage, text: str) -> FoundImage:
-    return row._replace(reason="caption_not_text", value=brief(f"{row.caption_source}: {text!r}"))
+    return row._replace(reason="caption_not_text", value=one_line(f"{row.caption_source}: {text!r}"))
 
 
 def _located(folder: Path, parent: Path, name: str) -> FoundImage:
     """The row of a file that is named relative to `parent`; refused where it is outside of `folder` or absent."""
-    refused = FoundImage(brief(name), brief(parent / name))
+    refused = FoundImage(one_line(name), one_line(parent / name))
     if Path(name).is_absolute() or PureWindowsPath(name).is_absolute():
         return refused._replace(reason="outside_folder", value="an absolute path; give it relative to the metadata")
     try:
@@ -140,7 +144,7 @@ def _located(folder: Path, parent: Path, name: str) -> FoundImage:
         target, root = (folder / relative).resolve(), folder.resolve()
         if ".." in relative.parts or not target.is_relative_to(root):
             leads = "through a link" if ".." not in relative.parts else "upwards"
-            value = f"leads {leads} to {brief(target)}; put the image itself into the folder"
+            value = f"leads {leads} to {one_line(target)}; put the image itself into the folder"
             return refused._replace(reason="outside_folder", value=value)
         str(relative).encode()
         row = FoundImage(relative.as_posix(), str(folder / relative))
@@ -149,7 +153,7 @@ def _located(folder: Path, parent: Path, name: str) -> FoundImage:
         if not target.is_file():
             return row._replace(reason="not_a_file", value="a folder, pipe or device")
     except (OSError, ValueError, RuntimeError) as error:  # null bytes, names too long or not UTF-8, looping links
-        return refused._replace(reason="bad_name", value=brief(f"{name!r}: {error}"))
+        return refused._replace(reason="bad_name", value=one_line(f"{name!r}: {error}"))
     return row
 
 
@@ -172,7 +176,7 @@ def _with_sidecar(folder: Path, name: str, text_file: str | None) -> FoundImage:
     except UnicodeDecodeError as error:
         return row._replace(reason="caption_not_utf8", value=f"{row.caption_source}: {_bad_byte(error)}")
     except OSError as error:
-        return row._replace(reason="caption_unreadable", value=brief(f"{row.caption_source}: {error.strerror}"))
+        return row._replace(reason="caption_unreadable", value=one_line(f"{row.caption_source}: {error.strerror}"))
 
 
 def _bad_byte(error: UnicodeDecodeError) -> str:
@@ -199,7 +203,7 @@ def _csv_entries(table: Path, lines: list[str]) -> Iterator[Entry]:
         if absent := absent_columns((FILE_COLUMN, CAPTION_COLUMN), header):
             raise MetadataError(f"{table}, line 1: {absent}")
         if twice := [name for name in (FILE_COLUMN, CAPTION_COLUMN) if header.count(name) > 1]:
-            raise MetadataError(f"{table}, line 1: the column {twice[0]} stands twice: {brief(', '.join(header))}")
+            raise MetadataError(f"{table}, line 1: the column {twice[0]} stands twice: {one_line(', '.join(header))}")
         file_at, caption_at = header.index(FILE_COLUMN), header.index(CAPTION_COLUMN)
         for values in reader:
             if not any(value.strip() for value in values):
@@ -207,12 +211,12 @@ def _csv_entries(table: Path, lines: list[str]) -> Iterator[Entry]:
             if len(values) != len(header):
                 raise MetadataError(
                     f"{table}, line {reader.line_num}: {len(values)} values for {len(header)} columns; captions with "
-                    f"commas need quotes: {brief(','.join(values))!r}"
+                    f"commas need quotes: {one_line(','.join(values))!r}"
                 )
             yield reader.line_num, values[file_at], values[caption_at]
     except csv.Error as error:
         line = reader.line_num
-        raise MetadataError(f"{table}, line {line}: {error}: {brief(lines[line - 1])!r}") from None
+        raise MetadataError(f"{table}, line {line}: {error}: {one_line(lines[line - 1])!r}") from None
 
 
 def _json_entries(table: Path, lines: list[str]) -> Iterator[Entry]:
@@ -222,9 +226,9 @@ def _json_entries(table: Path, lines: list[str]) -> Iterator[Entry]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise MetadataError(f"{table}, line {number}: not JSON ({error}): {brief(line)!r}") from None
+            raise MetadataError(f"{table}, line {number}: not JSON ({error}): {one_line(line)!r}") from None
         if not isinstance(record, dict):
-            raise MetadataError(f"{table}, line {number}: not an object with names and values: {brief(line)!r}")
+            raise MetadataError(f"{table}, line {number}: not an object with names and values: {one_line(line)!r}")
         if absent := absent_columns((FILE_COLUMN, CAPTION_COLUMN), list(record)):
-            raise MetadataError(f"{table}, line {number}: {absent}: {brief(line)!r}")
+            raise MetadataError(f"{table}, line {number}: {absent}: {one_line(line)!r}")
         yield number, record[FILE_COLUMN], record[CAPTION_COLUMN]

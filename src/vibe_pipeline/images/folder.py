@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from vibe_pipeline.images.formats import SUFFIXES, is_image_by_content, refusal_by_name
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 CAPTION_SUFFIX = ".txt"
@@ -46,7 +46,7 @@ class Contents:
     def passed_over(self) -> str:
         """What is neither image nor caption, counted, each with an example; empty if there is none."""
         kinds = (("hidden or system files", self.system), ("other files", self.others))
-        return ", ".join(f"{len(names)} {kind} (such as {brief(names[0], 60)})" for kind, names in kinds if names)
+        return ", ".join(f"{len(names)} {kind} (such as {one_line(names[0], 60)})" for kind, names in kinds if names)
 
 
 def list_contents(folder: Path) -> Contents:
@@ -84,8 +84,14 @@ def _linked(link: Path, root: Path) -> tuple[str, str]:
     """Why a linked folder is not followed."""
     target = link.resolve()
     if target.is_relative_to(root):
-        return "linked_folder", f"a link to {brief(target, 80)}, whose images are found there already; remove the link"
-    return "outside_folder", f"a link out of it to {brief(target, 80)}: copy those images in, or set data.path to them"
+        return (
+            "linked_folder",
+            f"a link to {one_line(target, 80)}, whose images are found there already; remove the link",
+        )
+    return (
+        "outside_folder",
+        f"a link out of it to {one_line(target, 80)}: copy those images in, or set data.path to them",
+    )
 
 
 def _add_files(contents: Contents, folder: Path, here: PurePosixPath, files: Sequence[str]) -> None:
@@ -120,5 +126,5 @@ def _add_file(contents: Contents, path: Path, name: str) -> bool:
         else:
             return False
     except OSError as error:  # such as a path longer than the system takes
-        contents.refused[name] = "unreadable", brief(error.strerror)
+        contents.refused[name] = "unreadable", one_line(error.strerror)
     return True

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +97,8 @@ def refusal_by_error(path: Path, error: Exception, max_pixels: int) -> tuple[str
         return "unreadable", f"{error.strerror}"
     if "MAX_TEXT" in str(error) or "text chunks" in str(error):
         limits = f"{MAX_TEXT >> 20} MiB in one text or profile, or {PngImagePlugin.MAX_TEXT_MEMORY >> 20} MiB in all"
-        return "too_much_text", f"more than {limits}; save it without metadata ({brief(error, 80)})"
-    return "corrupt", brief(f"{type(error).__name__}: {error}")
+        return "too_much_text", f"more than {limits}; save it without metadata ({one_line(error, 80)})"
+    return "corrupt", one_line(f"{type(error).__name__}: {error}")
 
 
 def is_image_by_content(path: Path) -> bool:

@@ -17,7 +17,7 @@ from vibe_pipeline.diffusion.foreign import HUB_ID
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.images.find import CAPTION_COLUMN, FILE_COLUMN
 from vibe_pipeline.images.formats import SUFFIXES
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.files import require_space, write_atomic
 from vibe_pipeline.io.keys import content_key
 
@@ -83,7 +83,7 @@ def find_dataset(path_or_id: str) -> Path:
             f"`hf download --repo-type dataset {path_or_id}`" if HUB_ID.fullmatch(path_or_id) else "an id from the hub"
         )
         raise FileNotFoundError(
-            f"data.path {brief(repr(path_or_id))} is neither a folder nor a dataset downloaded before; get it with "
+            f"data.path {one_line(repr(path_or_id))} is neither a folder nor a dataset downloaded before; get it with "
             f"{get} or set data.path to a local folder"
         ) from error
 

@@ -19,7 +19,7 @@ import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 
 Frame = NDArray[np.uint8]
 
@@ -130,7 +130,7 @@ class _Ffmpeg:
             reason = f"damaged or cut short after {frames} frames: {_complaint(said)}"
         else:
             reason = f"{_complaint(said)} (what can be read: {READABLE})"
-        raise ValueError(f"{self._path} cannot be read as a video: {brief(reason, 240)}")
+        raise ValueError(f"{self._path} cannot be read as a video: {one_line(reason, 240)}")
 
 
 def _next_frame(stream: IO[bytes]) -> Frame | None:

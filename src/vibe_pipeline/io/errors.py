@@ -7,13 +7,13 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from vibe_pipeline.io.redact import mask
+from vibe_pipeline.io.redact import redact
 
 SHOWN = 3
 _SECRET = re.compile(r"token|password|passwd|secret|credential|api_?key", re.IGNORECASE)
 
 
-def brief(value: object, limit: int = 160) -> str:
+def one_line(value: object, limit: int = 160) -> str:
     """A value on one line, cut to `limit` characters, safe to write as UTF-8."""
     text = " ".join(str(value).split()).encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
@@ -25,7 +25,7 @@ def absent_columns(needed: Sequence[str], have: Sequence[str]) -> str:
     if not lacking:
         return ""
     hint = " (columns are separated by commas)" if len(have) == 1 and set(have[0]) & set(";\t|") else ""
-    return f"has no column {', '.join(lacking)}; it has {brief(', '.join(have)) or 'none'}{hint}"
+    return f"has no column {', '.join(lacking)}; it has {one_line(', '.join(have)) or 'none'}{hint}"
 
 
 def did_you_mean(given: object, known: Iterable[object]) -> str:
@@ -53,14 +53,14 @@ def refusal(error: ValidationError, prefix: str = "", model: type[BaseModel] | N
 
 
 def _dotted(place: Iterable[object]) -> str:
-    return brief(".".join(str(part) for part in place if part != ""), 80)
+    return one_line(".".join(str(part) for part in place if part != ""), 80)
 
 
 def _unknown_field(prefix: str, place: Sequence[int | str], model: type[BaseModel] | None) -> str:
     owner, known = _dotted((prefix, *place[:-1])), _fields_at(model, place[:-1])
     nearest = did_you_mean(place[-1], known)
-    there = f"; it has {brief(', '.join(known), 240)}" if known and not nearest else ""
-    return f"{owner or 'this'} has no field {mask(brief(repr(place[-1]), 60))}{nearest or there}"
+    there = f"; it has {one_line(', '.join(known), 240)}" if known and not nearest else ""
+    return f"{owner or 'this'} has no field {redact(one_line(repr(place[-1]), 60))}{nearest or there}"
 
 
 def _fields_at(kind: Any, place: Sequence[int | str]) -> list[str]:
@@ -84,9 +84,9 @@ def _inside(annotation: Any) -> Any:
 
 def _fault(place: Sequence[object], kind: str, message: str, value: object) -> str:
     field = _dotted(place)
-    said = brief(mask(message.removeprefix("Value error, ")), 240)
+    said = one_line(redact(message.removeprefix("Value error, ")), 240)
     # A message of ours names its values; what is missing has none.
     if kind in ("value_error", "missing"):
         return f"{field}: {said}" if field else said
-    seen = "***" if _SECRET.search(field) else brief(mask(repr(value)), 60)
+    seen = "***" if _SECRET.search(field) else one_line(redact(repr(value)), 60)
     return f"{field}: {said}, not {seen}"

@@ -4,7 +4,7 @@ import os
 import stat
 from pathlib import Path
 
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 
 
 def require_file(path: Path, field: str, hint: str = "") -> Path:
@@ -23,7 +23,7 @@ def require_file(path: Path, field: str, hint: str = "") -> Path:
     mode = _mode(path, field, hint)
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
-        raise ValueError(f"{field}: {brief(path)} is {kind}, not a file{hint and '; ' + hint}")
+        raise ValueError(f"{field}: {one_line(path)} is {kind}, not a file{hint and '; ' + hint}")
     return _readable(path, field, os.R_OK)
 
 
@@ -36,7 +36,7 @@ def require_folder(path: Path, field: str, hint: str = "") -> Path:
         PermissionError: It may not be listed.
     """
     if not stat.S_ISDIR(_mode(path, field, hint)):
-        raise ValueError(f"{field}: {brief(path)} is a file, not a folder{hint and '; ' + hint}")
+        raise ValueError(f"{field}: {one_line(path)} is a file, not a folder{hint and '; ' + hint}")
     return _readable(path, field, os.R_OK | os.X_OK)
 
 
@@ -58,14 +58,18 @@ def _mode(path: Path, field: str, hint: str) -> int:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
         link = " (a link to something that is gone)" if os.path.lexists(path) else ""
-        raise FileNotFoundError(f"{field}: {brief(path)} does not exist{link}{hint and '; ' + hint}") from error
+        raise FileNotFoundError(f"{field}: {one_line(path)} does not exist{link}{hint and '; ' + hint}") from error
     except PermissionError as error:
-        raise PermissionError(f"{field}: {brief(path)} lies in a folder that may not be read by this user") from error
+        raise PermissionError(
+            f"{field}: {one_line(path)} lies in a folder that may not be read by this user"
+        ) from error
     except (OSError, ValueError) as error:  # names too long, null bytes, looping links
-        raise ValueError(f"{field}: {brief(ascii(str(path)), 80)} cannot be a path: {brief(error, 60)}") from error
+        raise ValueError(
+            f"{field}: {one_line(ascii(str(path)), 80)} cannot be a path: {one_line(error, 60)}"
+        ) from error
 
 
 def _readable(path: Path, field: str, wanted: int) -> Path:
     if not os.access(path, wanted):
-        raise PermissionError(f"{field}: {brief(path)} may not be read by this user; change its permissions")
+        raise PermissionError(f"{field}: {one_line(path)} may not be read by this user; change its permissions")
     return path

@@ -9,7 +9,7 @@ _QUERY = re.compile(r"([?&][^=&\s]*(?:password|passwd|token|secret|key)[^=&\s]*=
 _HUB = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 
-def mask(text: str) -> str:
+def redact(text: str) -> str:
     """The text with user names, passwords and tokens in any address, and hub tokens anywhere, replaced by `***`."""
     return _HUB.sub("***", _QUERY.sub(r"\1***", _USERINFO.sub(r"\1***@", text)))
 

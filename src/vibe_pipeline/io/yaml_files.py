@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 
 
 class _Strict(yaml.SafeLoader):
@@ -30,7 +30,9 @@ def read_yaml(path: Path, name: str) -> list[dict[str, Any]]:
     content = read_mapping(path)
     rows = content.get(name)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: expected a key `{name}` with a list of {name} under it, not {brief(repr(rows), 60)}")
+        raise ValueError(
+            f"{path}: expected a key `{name}` with a list of {name} under it, not {one_line(repr(rows), 60)}"
+        )
     return rows
 
 
@@ -43,7 +45,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8-sig"), _Strict) or {}
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as YAML: {brief(error, 240)}") from error
+        raise ValueError(f"{path} cannot be read as YAML: {one_line(error, 240)}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected names and values, not {brief(repr(content), 60)}")
+        raise ValueError(f"{path}: expected names and values, not {one_line(repr(content), 60)}")
     return content

@@ -10,7 +10,7 @@ from functools import cached_property
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from vibe_pipeline.diffusion.checkpoint import WanFolder, find_model, latent_shape
+from vibe_pipeline.diffusion.checkpoint import WanCheckpoint, find_model, latent_shape
 from vibe_pipeline.diffusion.weights import on_meta
 from vibe_pipeline.experiment.model import ClipSize
 
@@ -92,6 +92,6 @@ def load_architecture(path_or_id: str) -> Architecture:
     raise FileNotFoundError(f"model.path {path_or_id!r}: neither on disk nor one of {', '.join(sorted(known))}")
 
 
-def _from_folder(model: WanFolder) -> Architecture:
+def _from_folder(model: WanCheckpoint) -> Architecture:
     parts = {part: model.config_of(part) for part in ("transformer", "vae", "text_encoder")}
     return Architecture(model.name, f"configuration in {model.path}", model.expand_timesteps, **parts)

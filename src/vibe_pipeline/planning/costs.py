@@ -14,7 +14,7 @@ from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.model import ClipSize, ModelParams
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.planning import flops
 from vibe_pipeline.planning.architecture import Architecture, Grid
@@ -87,7 +87,7 @@ def _torch_dtype(name: str) -> "torch.dtype":
     return getattr(torch, name)
 
 
-def stage1_of(row: AdapterParams, tables: Tables) -> LoraParams | None:
+def stage1_of(row: AdapterParams, tables: Experiment) -> LoraParams | None:
     """The adapter that is fused before this one is trained."""
     return None if row.start == "base" else tables.stage1[row.start].lora
 
@@ -159,7 +159,7 @@ class Costs:
         """A fused stage 1, where it stands beside weights that cannot take it up; else nothing."""
         return () if stage1 is None or fuses_exactly(self.model.dtype) else (stage1,)
 
-    def arm_adapters(self, arm: ArmParams, tables: Tables) -> list[Adapter]:
+    def arm_adapters(self, arm: ArmParams, tables: Experiment) -> list[Adapter]:
         """What stands beside the transformer's weights in an arm: its adapter, a stage 1 that is kept, the files."""
         extras = [extra.path for extra in arm.extra_adapters]
         if arm.adapter is None:

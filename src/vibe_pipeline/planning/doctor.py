@@ -16,7 +16,7 @@ from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
@@ -76,7 +76,7 @@ def _plan(params: Mapping[str, Any], images: int | None, figures: Figures) -> Pl
         return str(error)
 
 
-def _packages(data: DataParams, tables: Tables) -> Iterator[Finding]:
+def _packages(data: DataParams, tables: Experiment) -> Iterator[Finding]:
     try:
         required = [Requirement(r) for r in importlib.metadata.requires("vibe_pipeline") or []]
     except importlib.metadata.PackageNotFoundError:

@@ -10,7 +10,7 @@ from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ClipSize
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, measuring, measuring_memory, stage1_of
@@ -107,7 +107,7 @@ def training_row(
     )
 
 
-def training_rows(costs: Costs, data: DataParams, tables: Tables) -> Iterator[PlanRow]:
+def training_rows(costs: Costs, data: DataParams, tables: Experiment) -> Iterator[PlanRow]:
     """Every stage-1 adapter on low-resolution images, then every adapter of stage 2 on high-resolution ones."""
     for name, row in tables.stage1.items():
         yield training_row(costs=costs, group="stage1", name=name, label=STAGE1, row=row, size=data.low, attention=FULL)
@@ -160,7 +160,7 @@ def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRo
 
 
 def arm_row(
-    costs: Costs, name: str, arm: ArmParams, tables: Tables, generation: GenerationParams, clips: int
+    costs: Costs, name: str, arm: ArmParams, tables: Experiment, generation: GenerationParams, clips: int
 ) -> PlanRow:
     """An arm's clips, by the workload of its method."""
     size, method = costs.model.target, method_of(arm)
@@ -205,13 +205,13 @@ def arm_row(
     )
 
 
-def arm_rows(costs: Costs, tables: Tables, generation: GenerationParams, clips: int) -> Iterator[PlanRow]:
+def arm_rows(costs: Costs, tables: Experiment, generation: GenerationParams, clips: int) -> Iterator[PlanRow]:
     """Every arm."""
     for name, arm in tables.arms.items():
         yield arm_row(costs=costs, name=name, arm=arm, tables=tables, generation=generation, clips=clips)
 
 
-def validation_rows(costs: Costs, tables: Tables, generation: GenerationParams) -> Iterator[PlanRow]:
+def validation_rows(costs: Costs, tables: Experiment, generation: GenerationParams) -> Iterator[PlanRow]:
     """Clips while adapters train, each as the adapter's first arm makes it; memory is that of the arm."""
     for name, row in tables.adapters.items():
         if row.validation_clips and row.validate_every:

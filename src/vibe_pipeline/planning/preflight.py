@@ -25,7 +25,7 @@ from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.first_frames import require_first_frames
 from vibe_pipeline.generation.methods import method_of
@@ -62,9 +62,9 @@ def weights_check(path_or_id: str, once: Once = made) -> Check:
     """The base: a model that can be run, whole; `once` keeps the shapes that its configurations ask for."""
 
     def look() -> str:
-        found = find_model(path_or_id)
-        require_whole(found, once)
-        return str(found.path)
+        checkpoint = find_model(path_or_id)
+        require_whole(checkpoint, once)
+        return str(checkpoint.path)
 
     is_id = HUB_ID.fullmatch(path_or_id) and not Path(path_or_id).exists()
     fix = f"hf download {path_or_id}" if is_id else "set model.path to a whole model, as the line above says"
@@ -101,7 +101,7 @@ def scoring_checks(evaluation: EvaluationParams) -> Iterator[Check]:
         yield Check(name, lambda name=name, path=path: folder(name, path), "set it to a folder")
 
 
-def check_generation(model: ModelParams, generation: GenerationParams, tables: Tables) -> None:
+def check_generation(model: ModelParams, generation: GenerationParams, tables: Experiment) -> None:
     """Refuse sizes, files and folders that would stop a run after hours.
 
     Raises:
@@ -110,16 +110,16 @@ def check_generation(model: ModelParams, generation: GenerationParams, tables: T
         FileNotFoundError: The model, the prompts, an extra adapter or an external folder is not there.
     """
     weights_check(model.path).look()
-    found = find_model(model.path)
-    time = found.config_of("vae")["scale_factor_temporal"]
+    checkpoint = find_model(model.path)
+    time = checkpoint.config_of("vae")["scale_factor_temporal"]
     if (model.native.frames - 1) % time:
         raise ValueError(f"model.native.frames {model.native.frames}: this VAE takes {time} k + 1 frames")
-    require_fitting_size(found, model.native.height, model.native.width, "model.native")
-    require_fitting_size(found, model.target.height, model.target.width, "model.target")
+    require_fitting_size(checkpoint, model.native.height, model.native.width, "model.native")
+    require_fitting_size(checkpoint, model.target.height, model.target.width, "model.target")
     for name, arm in tables.arms.items():
         if arm.attention.kind == "gclf" and method_of(arm).runs_transformer:
             what = f"arms.{name} with attention.pool {arm.attention.pool}: model.target"
-            require_fitting_size(found, model.target.height, model.target.width, what, arm.attention.pool)
+            require_fitting_size(checkpoint, model.target.height, model.target.width, what, arm.attention.pool)
     arms = {} if generation.stop_after_preview else tables.arms  # their clips may be made from the preview
     for check in generation_checks(model, generation, arms):
         check.look()
@@ -132,12 +132,12 @@ def check_model(model: ModelParams) -> None:
         FileNotFoundError: No such model.
         ValueError: Names the nearest tiles that fit.
     """
-    found = find_model(model.path)
+    checkpoint = find_model(model.path)
     if model.tile is not None:
-        tile_stride(found.config_of("vae"), model.tile)
+        tile_stride(checkpoint.config_of("vae"), model.tile)
 
 
-def check_training(data: DataParams, tables: Tables) -> None:
+def check_training(data: DataParams, tables: Experiment) -> None:
     """Refuse buckets that an adapter's pooled attention could not divide.
 
     Raises:
@@ -162,7 +162,7 @@ def check_images(data: DataParams) -> None:
         find_images(require_folder(data.path, "data.path", "put captioned images there"))
 
 
-def check_single_size(model: ModelParams, data: DataParams, tables: Tables) -> None:
+def check_single_size(model: ModelParams, data: DataParams, tables: Experiment) -> None:
     """Refuse a training size that an adapter's pooled attention could not divide, where all images are cut to it.
 
     Raises:
@@ -231,7 +231,7 @@ def check_claims(claims: Claims, evaluation: EvaluationParams) -> None:
         )
 
 
-def check_parameters(params: Mapping[str, Any], tables: Tables, tags: set[str]) -> None:
+def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[str]) -> None:
     """Check what the nodes of a run will need, by their tags."""
     if tags & {"data_processing", "relay_stage2"}:
         check_training(DataParams(**params["data"]), tables)
@@ -263,7 +263,7 @@ def check_parameters(params: Mapping[str, Any], tables: Tables, tags: set[str]) 
         check_claims(Claims(params.get("claims", ())), evaluation)
 
 
-def _validation_arms(tables: Tables) -> dict[str, ArmParams]:
+def _validation_arms(tables: Experiment) -> dict[str, ArmParams]:
     """Arms whose clips are rendered while an adapter is in training."""
     names = [tables.arm_of(name) for name, row in tables.adapters.items() if row.validation_clips]
     return {name: tables.arms[name] for name in names}
@@ -271,8 +271,8 @@ def _validation_arms(tables: Tables) -> dict[str, ArmParams]:
 
 def _prompts(prompts: pd.DataFrame, model: ModelParams) -> str:
     if "first_frame" in prompts:
-        found = find_model(model.path)
-        require_first_frames(prompts, model.native, found.name, found.expand_timesteps)
+        checkpoint = find_model(model.path)
+        require_first_frames(prompts, model.native, checkpoint.name, checkpoint.expand_timesteps)
     return f"{len(prompts)} (prompt, seed) pairs"
 
 

@@ -13,7 +13,7 @@ from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import TrainParams
 from vibe_pipeline.images.cache import is_current
 from vibe_pipeline.io.files import read_json
@@ -22,7 +22,7 @@ STEPS = 2
 CAPTION = "a photograph of a street at noon"
 
 
-def judged_alone(tables: Tables) -> Tables:
+def judged_alone(tables: Experiment) -> Experiment:
     """One arm that differences may be taken to, and what it needs."""
     for name, arm in tables.arms.items():
         alone = tables.model_copy(update={"arms": {name: arm}})
@@ -31,7 +31,7 @@ def judged_alone(tables: Tables) -> Tables:
     raise ValueError(f"evaluation.reference_arm: {tables.reference_arm!r} is not a row of arms")
 
 
-def shortened(tables: Tables) -> Tables:
+def shortened(tables: Experiment) -> Experiment:
     """The tables with rows that take few steps; sizes, batches, attention and objectives stay."""
     return tables.model_copy(
         update={

@@ -26,8 +26,8 @@ from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.models import find_model, load_transformer, pick_device
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.load import GROUPS
-from vibe_pipeline.experiment.tables import Tables
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.experiment.tables import Experiment
+from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.folders import data_in, in_data
 from vibe_pipeline.io.keys import file_sha256
 from vibe_pipeline.pipelines import (
@@ -86,7 +86,7 @@ def format_line(line: Line) -> str:
 
 
 def rehearse(
-    params: Mapping[str, Any], tables: Tables, catalog: Mapping[str, Any], on_line: Callable[[Line], object]
+    params: Mapping[str, Any], tables: Experiment, catalog: Mapping[str, Any], on_line: Callable[[Line], object]
 ) -> list[Line]:
     """Run every node of the graph in small; a failure does not stop the others.
 
@@ -182,7 +182,7 @@ class _Stage:
             return failed_scores(outputs), _memory(self.device, outputs)
         except Exception as raised:  # whatever a row's model, images or settings raise; the other rows go on
             log.debug("the rehearsal of %s failed", node.name, exc_info=True)
-            return f"{type(raised).__name__}: {brief(raised, 400)}", _memory(self.device, {})
+            return f"{type(raised).__name__}: {one_line(raised, 400)}", _memory(self.device, {})
         finally:
             gc.collect()
             if self.device.type == "cuda":
@@ -208,7 +208,7 @@ class _Stage:
             lora.add_adapter(transformer, name, row.lora.rank, row.lora.alpha, row.lora.targets, row.seed)
             path = lora.save_adapter(transformer, name, in_data(f"06_models/untrained/{name}"))
         except Exception as raised:  # what stopped the training may stop this too
-            log.debug("no untrained adapter for %s: %s", name, brief(raised))
+            log.debug("no untrained adapter for %s: %s", name, one_line(raised))
             return set()
         self.catalog.save(output, {"name": name, "key": file_sha256(path), "path": str(path)})
         return {output}
@@ -235,7 +235,7 @@ def _memory(device: torch.device, outputs: Mapping[str, Any]) -> float | None:
     return max([torch.cuda.max_memory_allocated(device) / 1e9, *(float(c["peak_memory_gb"].max()) for c in curves)])
 
 
-def _set_up(params: Mapping[str, Any], tables: Tables, catalog: Mapping[str, Any], folder: Path) -> _Stage:
+def _set_up(params: Mapping[str, Any], tables: Experiment, catalog: Mapping[str, Any], folder: Path) -> _Stage:
     values: dict[str, Any] = {f"params:{name}": group(**params.get(name, {})) for name, group, _ in GROUPS}
     values |= {"params:claims": Claims(params.get("claims", ())), "params:published": params.get("published", {})}
     model, making = values["params:model"], values["params:generation"]
@@ -256,7 +256,7 @@ def _set_up(params: Mapping[str, Any], tables: Tables, catalog: Mapping[str, Any
     return _Stage(own, values, pick_device(model.device), making.batch_size, kept is not None)
 
 
-def _nodes(tables: Tables, stage: _Stage) -> Iterator[Node]:
+def _nodes(tables: Experiment, stage: _Stage) -> Iterator[Node]:
     """Trainings before arms: they are what later nodes wait for. Scores and page are tried on one arm."""
     if tables.stop_after_preview:
         parts: list[Pipeline] = [generation.create_pipeline(tables)]

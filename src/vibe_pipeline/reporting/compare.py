@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.statistics import NEEDED, TRAINING, paired_difference, summarise
 from vibe_pipeline.experiment.run import TrackingParams
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.reporting.glossary import ARROWS, number, words
 from vibe_pipeline.reporting.narrative import count
 from vibe_pipeline.tracking.store import opened
@@ -90,7 +90,7 @@ def _scores(source: str, tracking: TrackingParams) -> pd.DataFrame:
         try:
             scores = pd.read_parquet(source)
         except (OSError, ValueError) as error:
-            raise ValueError(f"{source} cannot be read as parquet: {brief(error)}") from error
+            raise ValueError(f"{source} cannot be read as parquet: {one_line(error)}") from error
     elif source.endswith(".parquet"):
         raise FileNotFoundError(f"{source}: no such file")
     else:
@@ -98,13 +98,13 @@ def _scores(source: str, tracking: TrackingParams) -> pd.DataFrame:
     absent = [name for name in (*NEEDED, "prompt") if name not in scores]
     if absent:
         raise ValueError(
-            f"{source} lacks the columns {', '.join(absent)}; it has {brief(', '.join(map(str, scores)))}; the file "
+            f"{source} lacks the columns {', '.join(absent)}; it has {one_line(', '.join(map(str, scores)))}; the file "
             f"to give is data/08_reporting/report/{SCORES}, which holds the prompts too"
         )
     if scores["prompt"].isna().all():
         raise ValueError(f"{source} holds no score of a clip with a prompt")
     if not pd.api.types.is_numeric_dtype(scores["value"]):
-        raise ValueError(f"{source}: the column value holds {brief(repr(scores['value'].iloc[0]), 60)}, not numbers")
+        raise ValueError(f"{source}: the column value holds {one_line(repr(scores['value'].iloc[0]), 60)}, not numbers")
     return scores
 
 

@@ -14,7 +14,7 @@ from vibe_pipeline.evaluation.statistics import TRAINING
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claim
-from vibe_pipeline.io.redact import mask
+from vibe_pipeline.io.redact import redact
 from vibe_pipeline.reporting import figures, gallery, narrative, sweep_figures, tables
 from vibe_pipeline.reporting.glossary import ARROWS, number, words
 
@@ -150,7 +150,7 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
         "sheets": gallery.sheets(inputs.clips, inputs.arms, inputs.clips_shown, PAGE_BYTES // 2),
         "takes": gallery.takes(inputs.clips, inputs.arms, inputs.clips_shown, PAGE_BYTES // 2 - 1_000_000),
         "missing": tables.missing(inputs.table, inputs.arms),
-        "provenance": [(name, mask(value)) for name, value in narrative.flat(inputs.provenance)],
+        "provenance": [(name, redact(value)) for name, value in narrative.flat(inputs.provenance)],
     }
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.model import ModelParams
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.images.degradation import FIGURES, check_of
 from vibe_pipeline.io.keys import content_key, folder_fingerprint, installed_version
 from vibe_pipeline.tracking import git_commit
@@ -30,7 +30,7 @@ def losses(manifests: Manifests) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def degradation_rows(checks: pd.DataFrame, tables: Tables) -> pd.DataFrame:
+def degradation_rows(checks: pd.DataFrame, tables: Experiment) -> pd.DataFrame:
     """One row per adapter that degrades, with the figures of its own degradation, or without any."""
     rows = []
     for name, row in tables.adapters.items():
@@ -54,7 +54,7 @@ class Origin:
         vbench: VBench's manifest.
     """
 
-    tables: Tables
+    tables: Experiment
     model: ModelParams
     evaluation: EvaluationParams
     clips: pd.DataFrame

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from vibe_pipeline.io.redact import mask
+from vibe_pipeline.io.redact import redact
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def _identity() -> dict[str, Any]:
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "since": datetime.now().isoformat(" ", "seconds"),
-        "command": mask(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
+        "command": redact(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
 
 

@@ -8,6 +8,6 @@ def launched_outside() -> bool:
     return all(k in os.environ for k in ("RANK", "MASTER_ADDR")) and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def follows() -> bool:
+def is_follower() -> bool:
     """Whether another of these processes leads: it alone locks the project and tracks the run."""
     return launched_outside() and os.environ["RANK"] != "0"

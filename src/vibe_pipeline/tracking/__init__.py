@@ -5,7 +5,7 @@ explicitly: the parent's travels to worker processes in the environment. Without
 of a node) nothing is tracked.
 """
 
-from vibe_pipeline.io.redact import mask
+from vibe_pipeline.io.redact import redact
 from vibe_pipeline.tracking.children import TrackedAdapter, tracked_adapter, tracked_arm
 from vibe_pipeline.tracking.monitor import start_monitor
 from vibe_pipeline.tracking.parent import end_parent, git_commit, start_parent
@@ -31,8 +31,8 @@ __all__ = [
     "git_commit",
     "log_artifact",
     "log_node_seconds",
-    "mask",
     "parent_run",
+    "redact",
     "start_monitor",
     "start_parent",
     "tracked_adapter",

@@ -17,9 +17,9 @@ from pydantic import BaseModel
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.training import Stage1Params
 from vibe_pipeline.io.files import write_atomic
-from vibe_pipeline.io.redact import mask
+from vibe_pipeline.io.redact import redact
 from vibe_pipeline.runtime.deadline import OutOfTimeError
-from vibe_pipeline.runtime.torchrun import follows
+from vibe_pipeline.runtime.torchrun import is_follower
 from vibe_pipeline.tracking.runs import LONGEST_PARAM, PARENT, Curve, Tracked, connected, flatten
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class TrackedAdapter(Tracked):
         """
         folder = Path(manifest["path"]).parent
         home = folder / HOLDER
-        if follows():
+        if is_follower():
             _await(home)
         if manifest["reused"]:
             self.log(pd.read_csv(manifest["losses"]).to_dict("records"))
@@ -98,7 +98,7 @@ class TrackedAdapter(Tracked):
 
 def _say_untracked(name: str, error: Exception) -> None:
     """The server went away after the run was opened: the work goes on."""
-    log.warning("%s is not tracked, as MLflow does not answer: %s", name, mask(str(error)))
+    log.warning("%s is not tracked, as MLflow does not answer: %s", name, redact(str(error)))
 
 
 def _await(file: Path) -> None:
@@ -120,7 +120,7 @@ def _active(client: MlflowClient, run_id: str) -> Run | None:
 def _new_child(client: MlflowClient, name: str, tags: Mapping[str, str]) -> str:
     parent = os.environ[PARENT]
     experiment = client.get_run(parent).info.experiment_id
-    tags = {k: mask(v) for k, v in tags.items()} | {"mlflow.parentRunId": parent}
+    tags = {k: redact(v) for k, v in tags.items()} | {"mlflow.parentRunId": parent}
     run = client.create_run(experiment, run_name=name, tags=tags)
     return run.info.run_id
 
@@ -151,7 +151,7 @@ def _ending(run: Tracked) -> Iterator[None]:
             try:
                 run.client.set_terminated(run.run_id, status)
             except (MlflowException, OSError) as error:
-                log.warning("the MLflow run %s could not be closed as %s: %s", run.run_id, status, mask(str(error)))
+                log.warning("the MLflow run %s could not be closed as %s: %s", run.run_id, status, redact(str(error)))
 
 
 @contextlib.contextmanager

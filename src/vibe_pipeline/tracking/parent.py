@@ -17,8 +17,8 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from vibe_pipeline.experiment.run import TrackingParams
-from vibe_pipeline.io.errors import brief
-from vibe_pipeline.io.redact import mask
+from vibe_pipeline.io.errors import one_line
+from vibe_pipeline.io.redact import redact
 from vibe_pipeline.tracking.costs import cost_metrics
 from vibe_pipeline.tracking.runs import PARENT, URI, Tracked
 from vibe_pipeline.tracking.store import opened
@@ -56,7 +56,7 @@ def start_parent(
         before = _unfinished_before(client, experiment, tags.get("config_hash", ""))
         ours = {"kind": "run", "process": _process(os.getpid()), "project": str(project)}
         resumes = {"resumes": before.info.run_id} if before else {}
-        masked = {k: mask(v) for k, v in (dict(tags) | ours | resumes).items()}
+        masked = {k: redact(v) for k, v in (dict(tags) | ours | resumes).items()}
         run = client.create_run(experiment, run_name=name, tags=masked)
         _try_artifacts(client, run, params)
     os.environ[PARENT], os.environ[URI] = run.info.run_id, uri
@@ -67,13 +67,13 @@ def start_parent(
 def _try_artifacts(client: MlflowClient, run: Run, params: Mapping[str, Any]) -> None:
     """Upload the settings: a place that takes no artefacts would be found out by the first adapter, hours later."""
     try:
-        client.log_text(run.info.run_id, mask(yaml.safe_dump(params, allow_unicode=True)), "parameters.yml")
+        client.log_text(run.info.run_id, redact(yaml.safe_dump(params, allow_unicode=True)), "parameters.yml")
     except Exception as error:  # of whatever library keeps them: files, S3, the server
         client.set_terminated(run.info.run_id, "FAILED")
-        place = mask(run.info.artifact_uri)
+        place = redact(run.info.artifact_uri)
         raise ConnectionError(
             f"the tracking store takes runs but not their artefacts, at {place}: {type(error).__name__}: "
-            f"{mask(brief(error, 200))}; check rights and credentials there, or the server's --artifacts-destination"
+            f"{redact(one_line(error, 200))}; check the rights there or the server's --artifacts-destination"
         ) from None
 
 
@@ -99,7 +99,7 @@ def end_parent(status: str, stages: Mapping[str, str] | None = None) -> None:
         Tracked(client, run_id).log([cost_metrics(client, run_id, children, stages or {})])
         client.set_terminated(run_id, status)
     except MlflowException as error:
-        log.warning("the MLflow run %s could not be closed as %s: %s", run_id, status, mask(str(error)))
+        log.warning("the MLflow run %s could not be closed as %s: %s", run_id, status, redact(str(error)))
 
 
 def _experiment(client: MlflowClient, name: str, uri: str, project: Path) -> str:
@@ -116,11 +116,11 @@ def _experiment(client: MlflowClient, name: str, uri: str, project: Path) -> str
         except MlflowException as error:
             found = client.get_experiment_by_name(name)  # a shard that started at the same time may have made it
             if found is None and error.error_code == "INVALID_PARAMETER_VALUE":
-                raise ValueError(f"tracking.experiment {name!r} cannot be used: {brief(error)}") from None
+                raise ValueError(f"tracking.experiment {name!r} cannot be used: {one_line(error)}") from None
             if found is None:
                 raise
     if found.lifecycle_stage == "deleted":
-        restore = f"MLFLOW_TRACKING_URI={shlex.quote(mask(uri))} mlflow experiments restore -x {found.experiment_id}"
+        restore = f"MLFLOW_TRACKING_URI={shlex.quote(redact(uri))} mlflow experiments restore -x {found.experiment_id}"
         raise ValueError(
             f"tracking.experiment {name!r} was deleted; bring it back with `{restore}`, or choose another with "
             "--params=tracking.experiment=NAME"

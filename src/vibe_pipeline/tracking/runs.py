@@ -14,7 +14,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
 
-from vibe_pipeline.io.redact import mask
+from vibe_pipeline.io.redact import redact
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Tracked:
         """Record parameters, flattened; passwords in addresses are masked."""
         if self.client is not None:
             values = params.model_dump(mode="json") if isinstance(params, BaseModel) else params
-            entries = [Param(k, mask(v)[:LONGEST_PARAM]) for k, v in flatten(values).items()]
+            entries = [Param(k, redact(v)[:LONGEST_PARAM]) for k, v in flatten(values).items()]
             with self._tolerant("parameters"):
                 for start in range(0, len(entries), 100):
                     self.client.log_batch(self.run_id, params=entries[start : start + 100])
@@ -56,7 +56,7 @@ class Tracked:
         """Set tags; passwords in addresses are masked."""
         if self.client is not None:
             with self._tolerant("tags"):
-                self.client.log_batch(self.run_id, tags=[RunTag(k, mask(str(v))) for k, v in tags.items()])
+                self.client.log_batch(self.run_id, tags=[RunTag(k, redact(str(v))) for k, v in tags.items()])
 
     def log(self, records: list[dict[str, float]]) -> None:
         """Record metrics in one batch; `step` names the step. Values that are not finite are left out."""
@@ -99,7 +99,7 @@ class Tracked:
         try:
             yield []
         except (MlflowException, OSError) as error:  # requests' errors are OSErrors
-            log.warning("the MLflow run %s goes without %s: %s", self.run_id, what, mask(str(error)))
+            log.warning("the MLflow run %s goes without %s: %s", self.run_id, what, redact(str(error)))
 
 
 class Curve:
@@ -131,7 +131,9 @@ class Curve:
             self._run.send(self._waiting)
             self._waiting = []
         except (MlflowException, OSError) as error:
-            log.warning("%d lines of the curve wait for the tracking server: %s", len(self._waiting), mask(str(error)))
+            log.warning(
+                "%d lines of the curve wait for the tracking server: %s", len(self._waiting), redact(str(error))
+            )
 
 
 def log_artifact(run_id: str, path: Path, folder: str) -> None:

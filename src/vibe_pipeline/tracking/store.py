@@ -14,8 +14,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from vibe_pipeline.experiment.run import TrackingParams
-from vibe_pipeline.io.errors import brief, did_you_mean
-from vibe_pipeline.io.redact import mask, take_credentials
+from vibe_pipeline.io.errors import did_you_mean, one_line
+from vibe_pipeline.io.redact import redact, take_credentials
 from vibe_pipeline.tracking.relocation import follow_project
 
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
@@ -91,15 +91,15 @@ def opened(tracking: TrackingParams, project: Path) -> Iterator[tuple[MlflowClie
             yield client, uri
     except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError) as error:
         # Without its cause: the traceback would show the address whole.
-        raise ConnectionError(f"tracking.uri {mask(tracking.uri)!r} cannot be used: {why(error, tracking)}") from None
+        raise ConnectionError(f"tracking.uri {redact(tracking.uri)!r} cannot be used: {why(error, tracking)}") from None
 
 
 def why(error: Exception, tracking: TrackingParams) -> str:
     """The reason of an error and the way out, with the error's own words behind."""
-    said = mask(brief(error, 300))
+    said = redact(one_line(error, 300))
     for pattern, reason in REASONS:
         if re.search(pattern, str(error)):
-            shown = mask(tracking.uri)
+            shown = redact(tracking.uri)
             return f"{reason.format(uri=shown, experiment=tracking.experiment)} ({said})"
     return said
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.files import write_atomic
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         try:
             return _read(path)
         except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-            errors.append(f"{path} is damaged ({brief(error, 120)})")
+            errors.append(f"{path} is damaged ({one_line(error, 120)})")
             log.warning("%s; trying the checkpoint before it", errors[-1])
     if errors:
         raise ValueError(f"{'; '.join(errors)}; delete it and run again: training starts over")
@@ -70,5 +70,5 @@ def _read(path: Path) -> dict[str, Any]:
     state = torch.load(path, weights_only=True, map_location="cpu")
     step = state.get("step") if isinstance(state, dict) else None
     if type(step) is not int or step < 0:  # True is an int too
-        raise ValueError(f"no checkpoint: its step is {brief(repr(step), 60)}")
+        raise ValueError(f"no checkpoint: its step is {one_line(repr(step), 60)}")
     return state

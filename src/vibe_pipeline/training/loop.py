@@ -22,7 +22,7 @@ from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.flow import loss_weight
 from vibe_pipeline.diffusion.models import velocity_predictor
 from vibe_pipeline.images.cache import epoch_batches
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.runtime.deadline import out_of_time, require_time
 from vibe_pipeline.training.checkpoint import NAME, load_checkpoint, save_checkpoint
 from vibe_pipeline.training.ema import averaged, make_ema
@@ -247,7 +247,7 @@ def _require_own(run: Run, state: dict[str, Any]) -> None:
     adapter = state["adapter"] if isinstance(state["adapter"], dict) else {}
     kept = {name: tuple(getattr(value, "shape", ())) for name, value in adapter.items()}
     if wrong := sorted((name for name in own.keys() | kept.keys() if own.get(name) != kept.get(name)), key=str):
-        first = f"{brief(wrong[0])} is {kept.get(wrong[0])} there, {own.get(wrong[0])} here"
+        first = f"{one_line(wrong[0])} is {kept.get(wrong[0])} there, {own.get(wrong[0])} here"
         raise ValueError(f"{place} is of another adapter: {first}, {len(wrong)} differ; {START_OVER}")
 
 
@@ -268,7 +268,7 @@ def _take_up(run: Run, state: dict[str, Any]) -> None:
         try:
             take(state[name])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            said = f"{type(error).__name__}: {brief(error)}"
+            said = f"{type(error).__name__}: {one_line(error)}"
             raise ValueError(f"{run.job.folder / NAME}: its {name} cannot be used ({said}); {START_OVER}") from error
     run.step = state["step"]
 

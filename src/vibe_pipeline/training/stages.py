@@ -17,7 +17,7 @@ from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.attention import install_gclf
 from vibe_pipeline.diffusion.lifetime import released
 from vibe_pipeline.diffusion.models import (
-    WanFolder,
+    WanCheckpoint,
     find_model,
     limit_threads,
     load_transformer,
@@ -243,9 +243,9 @@ def _train(task: Task, on_log: OnLog) -> dict[str, Any]:
 def work(group: Group, device: torch.device, on_log: OnLog, task: Task) -> None:
     """Train and measure as one process of a group; the first writes the adapter and its manifest."""
     limit_threads(task.model.threads)
-    found, dtype = find_model(task.model.path), getattr(torch, task.model.dtype)
-    with released(load_transformer(found, device, dtype)) as transformer:
-        _equip(transformer, found, task)
+    checkpoint, dtype = find_model(task.model.path), getattr(torch, task.model.dtype)
+    with released(load_transformer(checkpoint, device, dtype)) as transformer:
+        _equip(transformer, checkpoint, task)
         job = _job(transformer, task, group, device, on_log)
         records = train_adapter(job)
         held_out = held_out_loss(replace(job, cache=job.held_out))
@@ -254,7 +254,7 @@ def work(group: Group, device: torch.device, on_log: OnLog, task: Task) -> None:
         group.wait()
 
 
-def _equip(transformer: WanTransformer3DModel, found: WanFolder, task: Task) -> None:
+def _equip(transformer: WanTransformer3DModel, checkpoint: WanCheckpoint, task: Task) -> None:
     """Stage 1, the adapter to be trained, and the attention that it is trained with."""
     row, native = task.row, task.model.native
     if task.fused is not None:
@@ -268,7 +268,7 @@ def _equip(transformer: WanTransformer3DModel, found: WanFolder, task: Task) -> 
         seed=row.seed,
     )
     if isinstance(row, AdapterParams) and row.attention.kind != "full":
-        install_gclf(transformer, row.attention, token_grid(found, native.height, native.width))
+        install_gclf(transformer, row.attention, token_grid(checkpoint, native.height, native.width))
 
 
 def _job(transformer: WanTransformer3DModel, task: Task, group: Group, device: torch.device, on_log: OnLog) -> Job:

@@ -22,7 +22,7 @@ import torch
 
 from vibe_pipeline.vbench.compat import compatible
 from vibe_pipeline.vbench.dimensions import FLOW_DIMENSIONS, dimension_of
-from vibe_pipeline.vbench.jobs import Job, Result, Settings, not_started
+from vibe_pipeline.vbench.jobs import Result, ScoringJob, Settings, not_started
 from vibe_pipeline.vbench.shared_decode import Ahead, Decoder, frames_on_demand, in_batches, shared_readers
 from vibe_pipeline.vbench.surroundings import offline, point_to_cache, quiet
 
@@ -46,7 +46,7 @@ class Engine:
         self._scorers: dict[str, _Scorer | str] = {}
         self._load_once = functools.cache(torch.load)
 
-    def broken(self, job: Job) -> str:
+    def broken(self, job: ScoringJob) -> str:
         """Why the file cannot be the clip of its row, or an empty string."""
         self.decoder.side = None
         try:
@@ -61,7 +61,7 @@ class Engine:
         said = ["{} frames of {}x{}".format(*size) for size in (found, stated)]
         return f"{job.path} holds {said[0]}, and its row says {said[1]}"
 
-    def score(self, job: Job, dimension: str) -> Result:
+    def score(self, job: ScoringJob, dimension: str) -> Result:
         """One clip on one dimension; whatever VBench raises becomes the result's `error`."""
         start = time.perf_counter()
         scorer = self._scorer(dimension)
@@ -124,7 +124,7 @@ class Engine:
         if dimension in ("subject_consistency", "background_consistency", "aesthetic_quality", "imaging_quality"):
             put(frames_on_demand(self.decoder, module))
 
-    def _value(self, scorer: _Scorer, job: Job, dimension: str) -> float | None:
+    def _value(self, scorer: _Scorer, job: ScoringJob, dimension: str) -> float | None:
         path = self._named_by_prompt(job) if dimension == "human_action" else job.path
         arguments = dict(scorer.arguments)
         if "video_list" in arguments:
@@ -139,7 +139,7 @@ class Engine:
             _, results = scorer.function(**arguments)
         return float(results[0]["video_results"]) * dimension_of(dimension).clip_scale if results else None
 
-    def _named_by_prompt(self, job: Job) -> str:
+    def _named_by_prompt(self, job: ScoringJob) -> str:
         """A link named as the standard protocol names clips: human_action reads the action from the file's name."""
         link = self._scratch / f"{job.prompt.replace('/', '_')[:_LONGEST_NAME]}-0.mp4"
         link.unlink(missing_ok=True)
@@ -164,7 +164,7 @@ def open_engine(settings: Settings) -> Iterator[Engine]:
         yield engine
 
 
-def score_jobs(settings: Settings, jobs: Sequence[Job]) -> Iterator[Result]:
+def score_jobs(settings: Settings, jobs: Sequence[ScoringJob]) -> Iterator[Result]:
     """Every job's scores, clip by clip, each as soon as it is there."""
     with contextlib.ExitStack() as stack:
         try:

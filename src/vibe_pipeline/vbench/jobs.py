@@ -17,7 +17,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Job:
+class ScoringJob:
     """A clip to score.
 
     Attributes:
@@ -54,7 +54,7 @@ class Result:
     seconds: float = 0.0
 
 
-def not_started(jobs: Sequence[Job], error: Exception) -> Iterator[Result]:
+def not_started(jobs: Sequence[ScoringJob], error: Exception) -> Iterator[Result]:
     """What comes of jobs where VBench itself cannot be started: each dimension failed as a whole."""
     said = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
     for job in jobs:

@@ -12,7 +12,7 @@ from pathlib import Path
 from vibe_pipeline.io.keys import content_key
 from vibe_pipeline.runtime.deadline import out_of_time, require_time
 from vibe_pipeline.vbench.dimensions import FLOW_DIMENSIONS, dimension_of
-from vibe_pipeline.vbench.jobs import Job, Result, Settings, not_started
+from vibe_pipeline.vbench.jobs import Result, ScoringJob, Settings, not_started
 from vibe_pipeline.vbench.kept_scores import ENGINE_VERSION, ScoreStore, weights_fingerprint
 from vibe_pipeline.vbench.manifest import version
 from vibe_pipeline.vbench.readiness import Ready
@@ -53,7 +53,7 @@ class Outcome:
     whole: dict[str, str] = field(default_factory=dict)
 
 
-def run_jobs(jobs: Sequence[Job], ready: Mapping[str, Ready], scoring: Scoring) -> Outcome:
+def run_jobs(jobs: Sequence[ScoringJob], ready: Mapping[str, Ready], scoring: Scoring) -> Outcome:
     """Score clips, or take what is kept; every new score is kept as soon as it is there.
 
     Args:
@@ -84,7 +84,7 @@ def score_key(dimension: str, scoring: Scoring) -> str:
     return content_key(dimension, version(), ENGINE_VERSION, weights_fingerprint(weights), side)
 
 
-def _run_by(python: Path | None, job: Job, ready: Mapping[str, Ready]) -> tuple[str, ...]:
+def _run_by(python: Path | None, job: ScoringJob, ready: Mapping[str, Ready]) -> tuple[str, ...]:
     return tuple(name for name in job.dimensions if ready[name].python == python)
 
 
@@ -99,7 +99,7 @@ def _keep(result: Result, keys: Mapping[str, str], store: ScoreStore, outcome: O
         store.add(result.clip, result.dimension, keys[result.dimension], value, result.seconds)
 
 
-def _results(python: Path | None, jobs: Sequence[Job], scoring: Scoring) -> Iterator[Result]:
+def _results(python: Path | None, jobs: Sequence[ScoringJob], scoring: Scoring) -> Iterator[Result]:
     """Scores of jobs that one interpreter runs: here, or in processes."""
     if not jobs:
         return
@@ -121,7 +121,7 @@ def _results(python: Path | None, jobs: Sequence[Job], scoring: Scoring) -> Iter
 
 
 def _side_by_side(
-    python: Path, settings: Settings, shares: Sequence[Sequence[Job]], threads: int | None
+    python: Path, settings: Settings, shares: Sequence[Sequence[ScoringJob]], threads: int | None
 ) -> Iterator[Result]:
     """Results of several processes, as they come."""
     results: queue.SimpleQueue[Result | None] = queue.SimpleQueue()

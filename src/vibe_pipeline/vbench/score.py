@@ -13,7 +13,7 @@ import pandas as pd
 
 from vibe_pipeline.io.score_table import Place, check_clip_table, score_row, score_table, unusable
 from vibe_pipeline.vbench.dimensions import FLOW_DIMENSIONS, dimension_of
-from vibe_pipeline.vbench.jobs import Job
+from vibe_pipeline.vbench.jobs import ScoringJob
 from vibe_pipeline.vbench.kept_scores import clip_id
 from vibe_pipeline.vbench.needs import decoded_memory, free_memory, seen_size, too_large, too_short
 from vibe_pipeline.vbench.prompts import SEPARATOR, auxiliary_info
@@ -131,7 +131,7 @@ def _all_rows(clips: pd.DataFrame, names: Sequence[str], scoring: Scoring) -> li
     return rows
 
 
-def _jobs(clips: pd.DataFrame, ready: Sequence[str]) -> dict[int, Job]:
+def _jobs(clips: pd.DataFrame, ready: Sequence[str]) -> dict[int, ScoringJob]:
     """A job per row of the table, by its index; the same clip twice gives equal jobs."""
     labels = auxiliary_info() if "dimensions" in clips else {}
     jobs = {}
@@ -139,7 +139,7 @@ def _jobs(clips: pd.DataFrame, ready: Sequence[str]) -> dict[int, Job]:
         wanted = (name for name in ready if not listed or name in listed)
         dimensions = tuple(name for name in wanted if not too_short(name, int(clip.frames)))
         stated = (int(clip.frames), int(clip.height), int(clip.width))
-        jobs[clip.Index] = Job(
+        jobs[clip.Index] = ScoringJob(
             clip_id(Path(clip.path), str(clip.prompt), stated, getattr(clip, "key", None)),
             str(Path(clip.path).resolve()),
             str(clip.prompt),
@@ -169,7 +169,12 @@ def _require_a_score(table: pd.DataFrame) -> None:
 
 
 def _clip_row(
-    clip: tuple, name: str, jobs: Mapping[int, Job], broken: Mapping[int, str], outcome: Outcome, scoring: Scoring
+    clip: tuple,
+    name: str,
+    jobs: Mapping[int, ScoringJob],
+    broken: Mapping[int, str],
+    outcome: Outcome,
+    scoring: Scoring,
 ) -> ScoreRow:
     """The row of one clip: its score, or why there is none."""
     value, short = math.nan, too_short(name, int(clip.frames))

@@ -14,14 +14,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from vibe_pipeline.vbench.jobs import Job, Result, Settings
+from vibe_pipeline.vbench.jobs import Result, ScoringJob, Settings
 
 
 class WorkerError(RuntimeError):
     """A scoring process ended before it was done."""
 
 
-def score_elsewhere(python: Path, settings: Settings, jobs: Sequence[Job], threads: int | None) -> Iterator[Result]:
+def score_elsewhere(
+    python: Path, settings: Settings, jobs: Sequence[ScoringJob], threads: int | None
+) -> Iterator[Result]:
     """Score jobs in a process of another interpreter, each result as soon as it is there.
 
     Args:
@@ -63,7 +65,7 @@ def main() -> None:
     from vibe_pipeline.vbench.engine import score_jobs  # not at the top: it needs VBench's packages
 
     request = json.load(sys.stdin)
-    jobs = [Job(**job | {"dimensions": tuple(job["dimensions"])}) for job in request["jobs"]]
+    jobs = [ScoringJob(**job | {"dimensions": tuple(job["dimensions"])}) for job in request["jobs"]]
     # Whatever a package prints goes to the log of the caller, not between the results.
     with contextlib.redirect_stdout(sys.stderr), os.fdopen(os.dup(1), "w") as out:
         os.dup2(2, 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vibe_pipeline.diffusion.attention.geometry import Windows, freeswim_scale, inward_window_mask, reorder_tokens
 
 if TYPE_CHECKING:
-    from vibe_pipeline.diffusion.attention.backends import BACKENDS, Plan, gclf_attention, make_plan
+    from vibe_pipeline.diffusion.attention.backends import BACKENDS, AttentionPlan, gclf_attention, make_plan
     from vibe_pipeline.diffusion.attention.flex import build_block_mask, computed_share, window_blocks
     from vibe_pipeline.diffusion.attention.install import (
         AttentionSettings,
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKENDS",
+    "AttentionPlan",
     "AttentionSettings",
     "GclfAttnProcessor",
     "GclfInstallation",
     "GclfSettings",
-    "Plan",
     "Windows",
     "build_block_mask",
     "computed_share",
@@ -38,7 +38,7 @@ __all__ = [
     "window_blocks",
 ]
 _HOMES = MappingProxyType(
-    dict.fromkeys(("BACKENDS", "Plan", "gclf_attention", "make_plan"), "backends")
+    dict.fromkeys(("BACKENDS", "AttentionPlan", "gclf_attention", "make_plan"), "backends")
     | dict.fromkeys(("build_block_mask", "computed_share", "window_blocks"), "flex")
 )
 

@@ -34,7 +34,7 @@ DENSE_TOKENS = {"cpu": 1024, "cuda": 2048}  # up to here one masked SDPA call be
 
 
 @dataclass(frozen=True)
-class Plan:
+class AttentionPlan:
     """What one (windows, backend, device) needs, built once; see `make_plan`.
 
     Attributes:
@@ -119,7 +119,7 @@ def make_plan(
     backend: Backend = "auto",
     device: torch.device | str = "cpu",
     compile_flex: bool | None = None,
-) -> Plan:
+) -> AttentionPlan:
     """Build what a backend needs for one geometry; everything slow happens here.
 
     Args:
@@ -134,14 +134,14 @@ def make_plan(
     backend = choose_backend(windows, backend, device)
     if backend == "dense":
         mask = _dense_mask(windows)
-        return Plan(windows, backend, mask=None if mask is None else mask.to(device))
+        return AttentionPlan(windows, backend, mask=None if mask is None else mask.to(device))
     if backend == "gather":
-        return Plan(windows, backend, tiles=plan_tiles(windows, device))
+        return AttentionPlan(windows, backend, tiles=plan_tiles(windows, device))
     if compile_flex is None:
         compile_flex = torch.device(device).type == "cuda"
     # Isolated: grids must not use up each other's recompilations, after which flex falls back to eager.
     flex = torch.compile(flex_attention, dynamic=False, isolate_recompiles=True) if compile_flex else flex_attention
-    return Plan(windows, backend, block_mask=build_block_mask(windows, device), flex=flex)
+    return AttentionPlan(windows, backend, block_mask=build_block_mask(windows, device), flex=flex)
 
 
 def gclf_attention(

@@ -17,7 +17,7 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import Tensor, nn
 
-from vibe_pipeline.diffusion.attention.backends import Backend, Plan, choose_backend, make_plan
+from vibe_pipeline.diffusion.attention.backends import AttentionPlan, Backend, choose_backend, make_plan
 from vibe_pipeline.diffusion.attention.geometry import Grid, HalfWindow, Order, Windows, freeswim_scale, reorder_tokens
 from vibe_pipeline.diffusion.lifetime import living
 
@@ -124,17 +124,17 @@ class GclfInstallation:
     ) -> None:
         self.settings = settings
         self.scale = scale
-        self.plan: Plan | None = None
+        self.plan: AttentionPlan | None = None
         self._half_window = half_window
         self._backend = backend
         self._order: Order | None = None
-        self._plans: dict[tuple[Grid, torch.device], Plan] = {}
+        self._plans: dict[tuple[Grid, torch.device], AttentionPlan] = {}
         self._transformer = weakref.ref(transformer)
         self._hooked = {n: weakref.ref(getattr(transformer, n)) for n in HOOKED}
         self._handles: list[Any] = []
         self._previous = [block.attn1.processor for block in transformer.blocks]
 
-    def prepare(self, grid: Grid, device: torch.device | str) -> Plan:
+    def prepare(self, grid: Grid, device: torch.device | str) -> AttentionPlan:
         """Build, or find, the plan of a token grid (T, H, W); ahead of time it keeps the first step short.
 
         Raises:
@@ -146,7 +146,7 @@ class GclfInstallation:
         return self._plans[key]
 
     @torch.compiler.disable
-    def _build(self, grid: Grid, device: torch.device) -> Plan:
+    def _build(self, grid: Grid, device: torch.device) -> AttentionPlan:
         full = self.settings.kind == "full"
         windows = Windows(
             grid,

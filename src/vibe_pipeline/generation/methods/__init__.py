@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vibe_pipeline.experiment.arms import ArmParams
-from vibe_pipeline.experiment.load import ParameterError, tables_of
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.load import ParameterError, experiment_of
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods.base import ArmJob, Bound, DenoisingMethod, Method, Workload
 from vibe_pipeline.generation.methods.direct import Direct
 from vibe_pipeline.generation.methods.external import External
@@ -34,13 +34,13 @@ def method_of(arm: ArmParams) -> Method:
     return METHODS[arm.method]
 
 
-def checked_tables(params: Mapping[str, Any]) -> Tables:
+def checked_tables(params: Mapping[str, Any]) -> Experiment:
     """The tables of a parameters dictionary, their sweeps unfolded, every row of `arms` checked against its method.
 
     Raises:
         ParameterError: A row is wrong, or contradicts another or its method; names the field and the value.
     """
-    tables = tables_of(params)
+    tables = experiment_of(params)
     for name, arm in tables.arms.items():
         try:
             _check(arm)

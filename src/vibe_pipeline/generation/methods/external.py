@@ -16,7 +16,7 @@ from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.methods.base import ArmJob, Method
 from vibe_pipeline.generation.prompts import read_table
 from vibe_pipeline.io.decoding import probe
-from vibe_pipeline.io.errors import absent_columns, brief
+from vibe_pipeline.io.errors import absent_columns, one_line
 from vibe_pipeline.io.files import is_file, write_json
 from vibe_pipeline.io.keys import content_key, file_sha256
 from vibe_pipeline.io.named import require_folder
@@ -143,7 +143,7 @@ def _listed(folder: Path) -> dict[tuple[str, int], Path]:
     try:
         table = read_table(path).fillna("")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {brief(error)}") from error
+        raise ValueError(f"{path} is not UTF-8: {one_line(error)}") from error
     if absent := absent_columns(COLUMNS, [str(name) for name in table]):
         raise ValueError(f"{path} {absent}; it needs {', '.join(COLUMNS)}")
     found: dict[tuple[str, int], Path] = {}
@@ -153,17 +153,17 @@ def _listed(folder: Path) -> dict[tuple[str, int], Path]:
             there = clip.is_file()
         except (OSError, ValueError) as error:  # null bytes, names too long
             raise ValueError(
-                f"{path}, line {line}: {brief(repr(row['file']))} is not a file name: {brief(error, 60)}"
+                f"{path}, line {line}: {one_line(repr(row['file']))} is not a file name: {one_line(error, 60)}"
             ) from error
         if not clip.is_relative_to(folder.resolve()):
-            raise ValueError(f"{path}, line {line}: {brief(repr(row['file']))} leaves the folder")
+            raise ValueError(f"{path}, line {line}: {one_line(repr(row['file']))} leaves the folder")
         if not _SEED.fullmatch(row["seed"].strip()):
-            raise ValueError(f"{path}, line {line}: seed {brief(repr(row['seed']), 60)} is not a whole number")
+            raise ValueError(f"{path}, line {line}: seed {one_line(repr(row['seed']), 60)} is not a whole number")
         key = (row["prompt"].strip(), int(row["seed"]))
         if key in found:
             raise ValueError(f"{path}, line {line}: {key[0][:60]!r} with seed {key[1]} is listed twice")
         if not there:
-            raise FileNotFoundError(f"{path}, line {line}: there is no {brief(repr(row['file']))} in {folder}")
+            raise FileNotFoundError(f"{path}, line {line}: there is no {one_line(repr(row['file']))} in {folder}")
         found[key] = clip
     return {(_normal(prompt), seed): clip for (prompt, seed), clip in found.items()} | found
 

@@ -14,7 +14,7 @@ from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import ReportParams, TrackingParams
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.io.files import write_atomic
 from vibe_pipeline.io.folders import in_data
 from vibe_pipeline.pipelines.rows import of_kind
@@ -26,7 +26,7 @@ from vibe_pipeline.tracking import parent_run, tracked_arm
 REPORT = "08_reporting/report"
 
 
-def make_table(tables: Tables, scores: pd.DataFrame, evaluation: EvaluationParams) -> pd.DataFrame:
+def make_table(tables: Experiment, scores: pd.DataFrame, evaluation: EvaluationParams) -> pd.DataFrame:
     """Mean, interval and paired difference to the reference arm, per arm and metric; replicates are pooled."""
     pools = pools_of(tables)
     return _summary(pools.pool(scores), pools.references, evaluation)
@@ -39,13 +39,13 @@ def _summary(scores: pd.DataFrame, references: Mapping[str, str], evaluation: Ev
 
 def check_tables(
     stage1: dict[str, Any], adapters: dict[str, Any], arms: dict[str, Any], evaluation: EvaluationParams
-) -> Tables:
+) -> Experiment:
     """The tables as one value, checked against each other."""
-    return Tables(stage1=stage1, adapters=adapters, arms=arms, reference_arm=evaluation.reference_arm)
+    return Experiment(stage1=stage1, adapters=adapters, arms=arms, reference_arm=evaluation.reference_arm)
 
 
 def log_arms(
-    tables: Tables,
+    tables: Experiment,
     tracking: TrackingParams,
     evaluation: EvaluationParams,
     scores: pd.DataFrame,
@@ -103,7 +103,7 @@ def _metrics(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def write_page(
-    tables: Tables,
+    tables: Experiment,
     evaluation: EvaluationParams,
     report: ReportParams,
     claims: Claims,

@@ -2,14 +2,14 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.pipelines.ablation_report import nodes
 from vibe_pipeline.pipelines.rows import named
 
 PAGE_TABLES = ("scores", "degradation_checks", "image_quarantine", "vbench_manifest")
 
 
-def create_pipeline(tables: Tables) -> Pipeline:
+def create_pipeline(tables: Experiment) -> Pipeline:
     """The table, the arms' MLflow runs, the page."""
     stage1 = sorted({row.start for row in tables.adapters.values()} & set(tables.stage1))
     clips, adapters = named("clips", tables.arms), named("adapter", tables.adapters)

@@ -17,7 +17,7 @@ from vibe_pipeline.images.cache import build_cache
 from vibe_pipeline.images.captions import check_captions
 from vibe_pipeline.images.degradation import degradation_check
 from vibe_pipeline.images.huggingface import export_dataset
-from vibe_pipeline.io.errors import brief
+from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.files import is_folder
 from vibe_pipeline.io.folders import in_data
 from vibe_pipeline.miniature.images import render_images
@@ -38,7 +38,7 @@ def find_training_images(data: DataParams) -> dict[str, Any]:
         folder = render_images(data) if data.source == "miniature" else data.path
     if not is_folder(folder):
         raise FileNotFoundError(
-            f"data.path {brief(folder)} is not a folder; put captioned images there or set data.path"
+            f"data.path {one_line(folder)} is not a folder; put captioned images there or set data.path"
         )
     return {"path": str(folder), "source": data.source}
 

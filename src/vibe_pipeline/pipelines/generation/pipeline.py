@@ -7,7 +7,7 @@ cluster; that a training would crash is found by a rehearsal before.
 
 from kedro.pipeline import Node, Pipeline
 
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.pipelines.generation import nodes
 from vibe_pipeline.pipelines.rows import for_row, resources
@@ -16,7 +16,7 @@ PARAMS = ["params:model", "params:generation"]
 GPU = resources(gpus=1)
 
 
-def create_pipeline(tables: Tables) -> Pipeline:
+def create_pipeline(tables: Experiment) -> Pipeline:
     """Prompts, native clips and their preview; then, unless the run stops there, true renders and arms."""
     first = [
         Node(nodes.list_prompts, "params:generation", "prompts", name="list_prompts"),
@@ -29,7 +29,7 @@ def create_pipeline(tables: Tables) -> Pipeline:
     return Pipeline([*first, references, *[_arm(name, tables) for name in tables.arms]], tags="generation")
 
 
-def _arm(name: str, tables: Tables) -> Node:
+def _arm(name: str, tables: Experiment) -> Node:
     arm = tables.arms[name]
     inputs = ["native_clips", "preview", "reference_clips", *PARAMS, f"params:arms.{name}"]
     if arm.adapter is not None:

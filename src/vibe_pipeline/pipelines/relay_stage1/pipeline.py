@@ -2,12 +2,12 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.pipelines.relay_stage1 import nodes
 from vibe_pipeline.pipelines.rows import for_row, resources
 
 
-def create_pipeline(tables: Tables) -> Pipeline:
+def create_pipeline(tables: Experiment) -> Pipeline:
     """One node per stage-1 adapter; rows that start from the same one share it."""
     needed = {row.start for row in tables.adapters.values()} & set(tables.stage1)
     return Pipeline(

@@ -2,12 +2,12 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.pipelines.relay_stage2 import nodes
 from vibe_pipeline.pipelines.rows import for_row, resources
 
 
-def create_pipeline(tables: Tables) -> Pipeline:
+def create_pipeline(tables: Experiment) -> Pipeline:
     """One node per stage-2 adapter, on its stage 1 or on the base."""
     return Pipeline(
         [
@@ -25,7 +25,7 @@ def create_pipeline(tables: Tables) -> Pipeline:
     )
 
 
-def _inputs(name: str, tables: Tables) -> dict[str, str]:
+def _inputs(name: str, tables: Experiment) -> dict[str, str]:
     row = tables.adapters[name]
     inputs = {
         "latent_cache": "latent_cache",

@@ -2,12 +2,12 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from vibe_pipeline.experiment.tables import Tables
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.pipelines.rows import for_row, named, resources
 from vibe_pipeline.pipelines.vbench_eval import nodes
 
 
-def create_pipeline(tables: Tables) -> Pipeline:
+def create_pipeline(tables: Experiment) -> Pipeline:
     """VBench over all arms, own measures per arm, one table."""
     return Pipeline(
         [
