@@ -1,4 +1,4 @@
-"""Parameters: files that are no YAML, or unsafe, and values that no field takes. Kedro reads them as in a run."""
+"""Parameters: files that are not YAML, or unsafe, and values that no field takes. Kedro reads them as in a run."""
 
 import copy
 from collections.abc import Callable
