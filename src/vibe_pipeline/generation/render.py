@@ -17,7 +17,7 @@ from vibe_pipeline.generation.denoiser import Denoiser, Sampling
 from vibe_pipeline.generation.methods import ArmJob, method_of
 from vibe_pipeline.generation.text_cache import text_cache
 from vibe_pipeline.generation.true_renders import true_renders
-from vibe_pipeline.miniature.world import CAMERA_SIGMA
+from vibe_pipeline.miniature.world import world_settings
 
 
 def native_clips(prompts: pd.DataFrame, model: ModelParams, params: GenerationParams, root: Path) -> pd.DataFrame:
@@ -35,7 +35,7 @@ def native_clips(prompts: pd.DataFrame, model: ModelParams, params: GenerationPa
     size = Scale.of(model.native)
     settings = {"native": model.native.model_dump(), "source": params.native_source}
     if params.native_source == "truth":
-        settings["camera"] = CAMERA_SIGMA
+        settings["world"] = world_settings()
         folder = root / "native" / "truth"
         return make_clips(
             prompts,
@@ -81,7 +81,7 @@ def reference_clips(prompts: pd.DataFrame, model: ModelParams, params: Generatio
     if params.prompts != "miniature":
         return prompts.iloc[:0].assign(key="", path="", preview_path="", seconds=0.0)
     size = Scale.of(model.target)
-    settings = {"source": "truth", "size": model.target.model_dump(), "camera": CAMERA_SIGMA}
+    settings = {"source": "truth", "size": model.target.model_dump(), "world": world_settings()}
     job = ClipJob(
         name="reference",
         settings=settings,

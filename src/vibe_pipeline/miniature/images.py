@@ -20,15 +20,7 @@ def render_images(data: DataParams) -> Path:
     The folder follows the imagefolder convention: PNG files and a `metadata.csv` with file_name and text.
     """
     count = data.count or 640
-    key = content_key(
-        data.seed,
-        count,
-        data.high.height,
-        data.high.width,
-        vars(world.STILL_STYLE),
-        world.CAMERA_SIGMA,
-        world.FINE_RATIO,
-    )
+    key = content_key(data.seed, count, data.high.height, data.high.width, world.world_settings())
     folder = data.path / key
     if (folder / "metadata.csv").exists():  # written last
         return folder

@@ -55,7 +55,7 @@ def read_clip(clip: Array) -> Reading:
     inside = clip[core] if core.any() else clip[masks] if masks.any() else clip.reshape(-1, 3)
     return Reading(
         shape=_best_shape(saliency, centres, areas),
-        colour=_nearest(np.median(inside, 0), COLOURS),
+        colour=_nearest(_between_tones(inside), COLOURS),
         background=_nearest(background, BACKGROUNDS),
         direction=max(directions, key=lambda name: directions[name]),
         travel=float(np.hypot(*move)),
@@ -75,12 +75,17 @@ def object_saliency(clip: Array) -> tuple[Array, Array]:
         [clip[:, :edge].reshape(-1, 3), clip[:, -edge:].reshape(-1, 3), clip[:, :, :edge].reshape(-1, 3),
          clip[:, :, -edge:].reshape(-1, 3)]
     )  # fmt: skip
-    background = np.median(ring, 0)
+    background = _between_tones(ring)
     smooth = ndimage.gaussian_filter(clip, (0, clip.shape[1] / 64, clip.shape[1] / 64, 0))
     difference = smooth - background
     brightness = difference.mean(-1)
     chroma = np.linalg.norm(difference - brightness[..., None], axis=-1)
     return np.clip(np.maximum(chroma / 0.26, np.abs(brightness) / 0.5), 0, 1).astype(np.float32), background
+
+
+def _between_tones(pixels: Array) -> Array:
+    """The colour a two-tone pattern lies around, of pixels [N, 3]; the colour itself where there is no pattern."""
+    return np.quantile(pixels, (0.2, 0.8), axis=0).mean(0)
 
 
 def _centres(masks: NDArray[np.bool_]) -> tuple[Array, Array]:
@@ -103,7 +108,7 @@ def _best_shape(saliency: Array, centres: Array, areas: Array) -> str:
     for shape in SHAPES:
         scores = []
         for radius in 0.2 * scale * np.array([0.85, 0.95, 1.05, 1.15]):
-            template = coverage(signed_distance(shape, x - 0.5, y - 0.5, radius), 1.5 / height)
+            template = coverage(signed_distance(shape, x - 0.5, y - 0.5, radius), 3.5 / height)
             scores.append(sum(_correlation(frame, template) for frame in saliency[:: max(1, len(saliency) // 3)]))
         best[shape] = max(scores)
     return max(best, key=lambda name: best[name])

@@ -32,7 +32,8 @@ BACKGROUNDS = {
 TEXTURES = ("ribbed", "woven")
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 TEMPLATE = "a {pattern} {colour} {shape} moving {direction} over {texture} {background}"
-COARSE_CYCLES = (3.6, 4.4)
+CYCLES = (2.5, 8.0)
+OBJECT_CYCLES = (5.0, 8.0)
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,10 @@ def sample_scene(rng: np.random.Generator, **fixed: Any) -> Scene:
     def uniform(low: float, high: float) -> float:
         return float(rng.uniform(low, high))
 
+    def octaves(low: float, high: float) -> float:
+        """Every scale as often as any other."""
+        return math.exp(uniform(math.log(low), math.log(high)))
+
     def phases() -> tuple[float, float]:
         return uniform(0, 2 * math.pi), uniform(0, 2 * math.pi)
 
@@ -119,10 +124,10 @@ def sample_scene(rng: np.random.Generator, **fixed: Any) -> Scene:
         "radius": uniform(0.18, 0.22),
         "travel": uniform(0.30, 0.40),
         "object_angle": uniform(-0.1, 0.1) + math.pi / 4 * int(rng.integers(4)),
-        "object_cycles": uniform(*COARSE_CYCLES),
+        "object_cycles": octaves(*OBJECT_CYCLES),
         "object_phase": phases(),
         "texture_angle": uniform(-0.1, 0.1) + math.pi / 4 * int(rng.integers(4)),
-        "texture_cycles": uniform(*COARSE_CYCLES),
+        "texture_cycles": octaves(*CYCLES),
         "texture_phase": phases(),
         "grain_seed": int(rng.integers(2**31)),
     }

@@ -1,0 +1,153 @@
+"""Is the miniature's world one in which detail must be imagined? Three gates, measured on held-out scenes.
+
+1. *Invisible*: the fine detail lies above what the native clip holds. The best linear filter leaves nearly all of it.
+2. *Inferable*: it follows from the native clip all the same. A plain pixel network, trained for minutes, finds most.
+3. *Holdable*: the VAE keeps it, in clips of moving shapes and in stills; else no arm behind that VAE can show it.
+
+The detail is what `band_error` measures: everything else about the picture is left out.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from numpy.typing import NDArray
+
+from vibe_pipeline.diffusion.models import decode_video, encode_video
+from vibe_pipeline.evaluation.metrics.detail import band_error, psnr
+from vibe_pipeline.miniature.linear_filter import LinearFilter, fit_linear_filter
+from vibe_pipeline.miniature.pixel_network import CompactNetwork, PixelTraining, enlarge, train_pixel_network
+from vibe_pipeline.miniature.scene import Scene, sample_scenes
+from vibe_pipeline.miniature.world import STILL_STYLE, VIDEO_STYLE, render
+
+FINE_BAND = (30.0, 45.0)
+LEAST_LINEAR_ERROR = 0.9
+MOST_NETWORK_ERROR = 0.5
+MOST_VAE_ERROR = 0.25
+LEAST_VAE_PSNR = 36.0
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the gates are measured on: sides in pixels, frames of a clip, scenes to fit on and held-out ones."""
+
+    native: int = 48
+    target: int = 144
+    frames: int = 9
+    training_scenes: int = 600
+    held_out_scenes: int = 64
+    band: tuple[float, float] = FINE_BAND
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """One frame a scene at both sizes, 8 bit as clips are stored: [N, h, w, 3] and [N, H, W, 3]."""
+
+    native: Pixels
+    target: Pixels
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One measured figure beside the one it must reach."""
+
+    name: str
+    value: float
+    goal: float
+    at_most: bool = field(default=True)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure reaches its goal; NaN does not."""
+        return self.value <= self.goal if self.at_most else self.value >= self.goal
+
+
+def draw_pairs(sizes: Sizes, held_out: bool) -> Pairs:
+    """Frames from anywhere in the clips of scenes to fit on, or of held-out ones."""
+    rng = np.random.default_rng([sizes.seed, int(held_out)])
+    scenes = sample_scenes(rng, sizes.held_out_scenes if held_out else sizes.training_scenes, held_out)
+    shown = rng.integers(0, sizes.frames, len(scenes))
+    return Pairs(_frames(scenes, shown, sizes.native, sizes), _frames(scenes, shown, sizes.target, sizes))
+
+
+def _frames(scenes: list[Scene], shown: NDArray[np.integer], side: int, sizes: Sizes) -> Pixels:
+    return np.stack([_rounded(render(s, side, side, sizes.frames)[i]) for s, i in zip(scenes, shown, strict=True)])
+
+
+def _rounded(frame: NDArray[np.float32]) -> Pixels:
+    return np.rint(frame * 255).astype(np.uint8)
+
+
+def _unit(pixels: Pixels) -> NDArray[np.float32]:
+    return pixels.astype(np.float32) / 255
+
+
+def fitted_filter(pairs: Pairs) -> LinearFilter:
+    """The best linear filter on these pairs."""
+    return fit_linear_filter((_unit(a), _unit(b)) for a, b in zip(pairs.native, pairs.target, strict=True))
+
+
+def remaining_error(restored: NDArray[np.float32], pairs: Pairs, band: tuple[float, float]) -> float:
+    """Mean band error of restored frames [N, H, W, 3], one a scene."""
+    truth = _unit(pairs.target)
+    return float(np.mean([band_error(r[None], t[None], *band) for r, t in zip(restored, truth, strict=True)]))
+
+
+def invisible(training: Pairs, held_out: Pairs, band: tuple[float, float] = FINE_BAND) -> Gate:
+    """Gate 1: what the best linear filter leaves."""
+    restored = fitted_filter(training)(_unit(held_out.native)).clip(0, 1)
+    error = remaining_error(restored, held_out, band)
+    return Gate("invisible: band error of the best linear filter", error, LEAST_LINEAR_ERROR, at_most=False)
+
+
+def inferable(
+    training: Pairs, held_out: Pairs, how: PixelTraining, band: tuple[float, float] = FINE_BAND
+) -> tuple[Gate, CompactNetwork]:
+    """Gate 2: what a plain pixel network leaves; with the network, which is an arm of its own."""
+    network = train_pixel_network(training.native, training.target, how)
+    error = remaining_error(enlarge(network, _unit(held_out.native)), held_out, band)
+    return Gate("inferable: band error of a plain pixel network", error, MOST_NETWORK_ERROR), network
+
+
+def holdable(vae: AutoencoderKLWan, sizes: Sizes, progress: Callable[[list[Scene]], object] = iter) -> list[Gate]:
+    """Gate 3: what the VAE loses of moving clips and of stills at the target size.
+
+    The worst frame is a gate of its own: a smear shows in the frames that share a latent, and only there.
+    """
+    scenes = sample_scenes(np.random.default_rng([sizes.seed, 1]), sizes.held_out_scenes, held_out=True)
+    clips, stills = [], []
+    for scene in progress(scenes):
+        clips.append(_through(vae, render(scene, sizes.target, sizes.target, sizes.frames, VIDEO_STYLE), sizes.band))
+        stills.append(_through(vae, render(scene, sizes.target, sizes.target, 1, STILL_STYLE), sizes.band))
+    by_frame = np.mean([c.by_frame for c in clips], 0)
+    return [
+        Gate("holdable: band error of clips through the VAE", _mean(clips, "error"), MOST_VAE_ERROR),
+        Gate(f"holdable: the same in the worst frame ({by_frame.argmax()})", float(by_frame.max()), MOST_VAE_ERROR),
+        Gate("holdable: band error of stills through the VAE", _mean(stills, "error"), MOST_VAE_ERROR),
+        Gate("holdable: PSNR of clips through the VAE, dB", _mean(clips, "psnr"), LEAST_VAE_PSNR, at_most=False),
+        Gate("holdable: PSNR of stills through the VAE, dB", _mean(stills, "psnr"), LEAST_VAE_PSNR, at_most=False),
+    ]
+
+
+@dataclass(frozen=True)
+class _Loss:
+    error: float
+    psnr: float
+    by_frame: list[float]
+
+
+def _through(vae: AutoencoderKLWan, clip: NDArray[np.float32], band: tuple[float, float]) -> _Loss:
+    with torch.inference_mode():
+        pixels = torch.from_numpy(clip).permute(3, 0, 1, 2)[None]
+        back = decode_video(vae, encode_video(vae, pixels))[0].permute(1, 2, 3, 0).numpy()
+    by_frame = [band_error(b[None], t[None], *band) for b, t in zip(back, clip, strict=True)]
+    return _Loss(band_error(back, clip, *band), psnr(back, clip), by_frame)
+
+
+def _mean(losses: list[_Loss], name: str) -> float:
+    return math.fsum(getattr(loss, name) for loss in losses) / len(losses)
