@@ -10,7 +10,7 @@ from vibe_pipeline.experiment.miniature import MiniatureParams
 from vibe_pipeline.miniature.base import BaseObjective, base_task, encode_clips, latent_statistics, load_clips
 from vibe_pipeline.miniature.networks import save_pipeline
 from vibe_pipeline.miniature.trainer import Schedule, train
-from vibe_pipeline.miniature.vae import VaeObjective, vae_task
+from vibe_pipeline.miniature.vae import VaeObjective, VaeWeights, vae_task
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +23,14 @@ def train_vae(params: MiniatureParams, work: Path) -> Path:
     schedule = Schedule(
         steps=params.vae_steps,
         processes=params.processes,
-        warmup=40,
-        decay=0.5,
-        ema=0.995,
-        save_every=100,
+        warmup=50,
+        decay=0.4,
+        ema=0.998,
+        save_every=50,
         seed=params.seed,
     )
-    weights = train(vae_task(params.size, params.frames, clips=2, rate=1e-3), schedule, work / "vae")
+    task = vae_task(params.size, params.frames, clips=2, weights=VaeWeights(equivariance=params.vae_equivariance))
+    weights = train(task, schedule, work / "vae")
     objective = VaeObjective()
     objective.load_state_dict(weights)
     objective.vae.to(torch.float16).save_pretrained(folder)
