@@ -9,10 +9,12 @@ import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.utils import find_kedro_project
 
-from vibe_pipeline.commands import before, exchange, results, weights
+from vibe_pipeline.commands import before, exchange, results, use, weights
 from vibe_pipeline.commands.options import said_plainly
 
 COMMANDS = (
+    use.refine,
+    use.generate,
     before.plan,
     before.doctor,
     before.rehearse,
