@@ -131,12 +131,13 @@ def said_plainly() -> Iterator[None]:
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
 def plan(chosen: Chosen, device: str, share: float, images: int | None, as_json: bool) -> None:
     """Tokens, FLOPs, time, memory and disk of every stage, adapter and arm; no weights are needed."""
-    from vibe_pipeline.planning.figures import FOLDER, Figures
+    from vibe_pipeline.planning.figures import Figures
     from vibe_pipeline.planning.plan import make_plan
     from vibe_pipeline.planning.table import format_plan
 
     with said_plainly():
-        made = make_plan(parameters_of(chosen), device, share, images, Figures(FOLDER))
+        params = parameters_of(chosen)
+        made = make_plan(params, device, share, images, Figures(Path(params["folders"]["planning"])))
     click.echo(json.dumps(made.to_dict(), indent=1) if as_json else format_plan(made))
 
 
@@ -147,10 +148,11 @@ def plan(chosen: Chosen, device: str, share: float, images: int | None, as_json:
 def doctor(chosen: Chosen, images: int | None, as_json: bool) -> None:
     """What is missing before a run, each with the command that fixes it; exit code 1 if anything needed is."""
     from vibe_pipeline.planning.doctor import examine, format_findings
-    from vibe_pipeline.planning.figures import FOLDER, Figures
+    from vibe_pipeline.planning.figures import Figures
 
     with said_plainly():
-        findings = examine(parameters_of(chosen), images, Figures(FOLDER))
+        params = parameters_of(chosen)
+        findings = examine(params, images, Figures(Path(params["folders"]["planning"])))
     click.echo(json.dumps([vars(f) for f in findings], indent=1) if as_json else format_findings(findings))
     missing = any(f.state == "missing" for f in findings)
     if not (as_json or missing):
@@ -177,7 +179,7 @@ def rehearse(chosen: Chosen, as_json: bool) -> None:
         tables = checked_tables(params)
         check_parameters(params, tables, {"relay_stage2", "generation", "vbench_eval", "ablation_report"})
         catalog = loader_of(chosen.env, chosen.params, chosen.conf_source)["catalog"]
-        locks = lock_project(Path("data"))
+        locks = lock_project(Path(params["folders"]["data"]))
         try:
             lines = rehearse(
                 params, tables, catalog, (lambda _: None) if as_json else lambda x: click.echo(format_line(x))
@@ -191,15 +193,16 @@ def rehearse(chosen: Chosen, as_json: bool) -> None:
 
 @vibe.command()
 @click.argument("adapter")
+@parameter_options
 @click.option("--to", "layout", required=True, type=click.Choice(["diffusers", "comfyui", "kohya", "diffsynth"]))
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The new .safetensors file.")
 @click.option("--fold", is_flag=True, help="Multiply alpha / rank into the weights, for readers that know no alpha.")
-def export_adapter(adapter: str, layout: Any, output: Path, fold: bool) -> None:
+def export_adapter(adapter: str, chosen: Chosen, layout: Any, output: Path, fold: bool) -> None:
     """Write ADAPTER, a file or a trained row's name, in another program's key layout."""
     from vibe_pipeline.diffusion import lora_formats as layouts
 
     with said_plainly():
-        source = _adapter_file(adapter)
+        source = _adapter_file(adapter, chosen)
         written = layouts.export_adapter(source, layout, output, fold)
     click.echo(f"{written} ({layout}), from {source}")
     if layout == "diffsynth" and not fold:
@@ -208,11 +211,11 @@ def export_adapter(adapter: str, layout: Any, output: Path, fold: bool) -> None:
         )
 
 
-def _adapter_file(adapter: str) -> Path:
+def _adapter_file(adapter: str, chosen: Chosen) -> Path:
     """A file, or the file of a trained adapter by the name of its row."""
     if Path(adapter).suffix:
         return Path(adapter)
-    manifest = Path("data/06_models/adapters") / f"{adapter}.json"
+    manifest = Path(parameters_of(chosen)["folders"]["adapters"]) / f"{adapter}.json"
     if not manifest.is_file():
         known = ", ".join(sorted(p.stem for p in manifest.parent.glob("*.json"))) or "none yet"
         raise FileNotFoundError(f"{adapter!r} is neither a file nor a trained adapter; trained: {known}")
@@ -246,14 +249,14 @@ def import_adapter(file: Path, output: Path, alpha: float | None, base: str | No
 @parameter_options
 @click.option("--dimensions", multiple=True, help="Names with commas; without it, those of the parameters.")
 def fetch_weights(chosen: Chosen, dimensions: tuple[str, ...]) -> None:
-    """Bring VBench's weights, verified, into evaluation.vbench_cache; run again, it goes on where it stopped."""
+    """Bring VBench's weights, verified, into folders.vbench_weights; run again, it goes on where it stopped."""
     from vibe_pipeline.vbench.weights import fetch_weights as fetch
     from vibe_pipeline.vbench.weights import listed
 
     with said_plainly():
-        evaluation = parameters_of(chosen)["evaluation"]
-        names = listed(dimensions or evaluation["vbench_dimensions"])
-        errors = fetch(names, Path(evaluation["vbench_cache"]), click.echo)
+        params = parameters_of(chosen)
+        names = listed(dimensions or params["evaluation"]["vbench_dimensions"])
+        errors = fetch(names, Path(params["folders"]["vbench_weights"]), click.echo)
     sys.exit(bool(errors))
 
 
@@ -261,12 +264,10 @@ def fetch_weights(chosen: Chosen, dimensions: tuple[str, ...]) -> None:
 @parameter_options
 def vbench_env(chosen: Chosen) -> None:
     """Make the second environment, with VBench's own versions, for dimensions that cannot run in this one."""
-    from vibe_pipeline.experiment.evaluation import EvaluationParams
     from vibe_pipeline.vbench.second_env import make_second_env
 
     with said_plainly():
-        folder = EvaluationParams(**parameters_of(chosen)["evaluation"]).vbench_env
-        make_second_env(folder, Path("requirements"), click.echo)
+        make_second_env(Path(parameters_of(chosen)["folders"]["vbench_env"]), Path("requirements"), click.echo)
 
 
 @vibe.command()

@@ -15,11 +15,10 @@ def run(monkeypatch):
     parameters = {
         "evaluation": {
             "vbench_dimensions": ["temporal_flickering", "scene"],
-            "vbench_cache": "weights",
-            "vbench_env": "second",
             "fine_band": [1, 2],
             "reference_arm": "full",
-        }
+        },
+        "folders": {"vbench_weights": "weights", "vbench_env": "second"},
     }
     monkeypatch.setattr(cli, "parameters_of", lambda chosen: parameters)
     return lambda *arguments: CliRunner().invoke(cli.cli, ["vibe", *arguments])
