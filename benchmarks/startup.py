@@ -2,9 +2,10 @@
 
     python benchmarks/startup.py [--repeat 3]
 
-Two baselines: `kedro --version` in a folder that is no project, where Kedro loads nothing of ours, and in this project,
-where it loads its settings, hooks and commands. Each command is run once beforehand, so that what plan and doctor keep
-is there (that first time is shown too); then the best of several, since other work on the machine only adds.
+Two baselines: `kedro --version` in a folder that is not a project, where Kedro loads nothing of ours, and in this
+project, where it loads its settings, hooks and commands. Each command is run once beforehand, so that what plan and
+doctor keep is there (that first time is shown too); then the best of several, since other work on the machine only
+adds.
 """
 
 import argparse

@@ -205,7 +205,7 @@ def test_scale_and_weights_survive_a_save_and_load_exactly(wan21, velocity, tmp_
 
 
 def test_equal_adapters_are_equal_files(saved) -> None:
-    """safetensors orders metadata by a hash seeded anew for every writer: ten writers agree by chance once in 512."""
+    """safetensors orders metadata by a hash that every writer seeds again: ten writers agree by chance once in 512."""
     files = {saved().read_bytes() for _ in range(10)}
     assert len(files) == 1
     with safe_open(saved(), "pt") as file:

@@ -21,7 +21,7 @@ from vibe_pipeline.diffusion.lora_formats import LAYOUTS, export_adapter, import
 from vibe_pipeline.diffusion.lora_names import diffusers_name, native_name
 from vibe_pipeline.experiment.training import LoraParams
 
-RANK, ALPHA = 4, 6.0  # not equal, so that a lost scale shows; their ratio is no power of two
+RANK, ALPHA = 4, 6.0  # not equal, so that a lost scale shows; their ratio is not a power of two
 METADATA_KEY = "lora_adapter_metadata"
 
 

@@ -125,5 +125,5 @@ def test_kinds_stand_apart_and_other_fields_are_lines() -> None:
 
 def test_a_reference_must_be_there() -> None:
     made = tables({}).model_copy(update={"reference_arm": "nobody"})
-    with pytest.raises(ValueError, match="'nobody' is no row of arms"):
+    with pytest.raises(ValueError, match="'nobody' is not a row of arms"):
         pools_of(made)

@@ -117,9 +117,9 @@ def test_tables_that_agree_are_kept_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stage1": {}}, r"adapters\.full\.start: 'stage1' is no row"),
-        ({"adapters": {"naive": {"label": "x", "start": "base"}}}, r"arms\.full\.adapter: 'full' is no row"),
-        ({"reference_arm": "ful"}, "reference_arm: 'ful' is no row"),
+        ({"stage1": {}}, r"adapters\.full\.start: 'stage1' is not a row"),
+        ({"adapters": {"naive": {"label": "x", "start": "base"}}}, r"arms\.full\.adapter: 'full' is not a row"),
+        ({"reference_arm": "ful"}, "reference_arm: 'ful' is not a row"),
         (
             {"arms": {"full": {"label": "x", "adapter": "naive", "keep_stage1": True}}},
             r"arms\.full\.keep_stage1.*starts from the base",

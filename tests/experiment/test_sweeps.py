@@ -230,7 +230,7 @@ def test_references_may_name_what_was_written_or_pooled(params: dict[str, Any]) 
         params["evaluation"]["reference_arm"] = reference
         assert experiment_of(params).reference_arm == reference
     params["evaluation"]["reference_arm"] = "full_hfato_2"
-    with pytest.raises(ValueError, match="reference_arm: 'full_hfato_2' is no row of arms"):
+    with pytest.raises(ValueError, match="reference_arm: 'full_hfato_2' is not a row of arms"):
         experiment_of(params)
 
 

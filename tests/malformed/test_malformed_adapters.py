@@ -67,7 +67,7 @@ CHANGES: dict[str, tuple[Callable[[State], State], str]] = {
     "half a pair": (lambda s: {k: v for k, v in s.items() if k != f"{MODULE}.lora_B.weight"}, "to_q"),
     "another model": (lambda s: renamed(s, "transformer.", "unet."), "unet"),
     "text encoder's beside": (lambda s: s | {"text_encoder.q.lora_A.weight": torch.ones(2, 2)}, "text_encoder"),
-    "a module that is no layer": (lambda s: renamed(s, "attn1.to_q", "attn1"), "attn1"),
+    "a module that is not a layer": (lambda s: renamed(s, "attn1.to_q", "attn1"), "attn1"),
     "whole weights beside": (lambda s: s | {"transformer.proj_out.weight": torch.ones(2, 2)}, "proj_out"),
 }
 
@@ -112,7 +112,7 @@ def header(text: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-# Bytes of a file that is no safetensors.
+# Bytes of a file that is not safetensors.
 FILES: dict[str, bytes] = {
     "0 bytes": b"",
     "text": b"see https://host/adapter.safetensors",

@@ -42,7 +42,7 @@ def test_a_pickle_of_old_torch(tmp_path: Path, refused: Callable, bomb: object) 
     refused(lambda: load_checkpoint(tmp_path), str(tmp_path / NAME), "damaged")
 
 
-# Bytes that are no checkpoint, beside an older one that is none either.
+# Bytes that are not a checkpoint, beside an older one that is not either.
 FILES: dict[str, bytes] = {
     "0 bytes": b"",
     "text": b"step 4\n",

@@ -1,4 +1,4 @@
-"""Clips: what is no whole video, and another system's folder with the wrong ones in it."""
+"""Clips: what is not a whole video, and another system's folder with the wrong ones in it."""
 
 import json
 from collections.abc import Callable
@@ -110,7 +110,7 @@ def test_a_table(folder: Path, refused: Callable, case: str) -> None:
     refused(lambda: external(folder), str(folder / "clips.csv"), named)
 
 
-# What a clip's own manifest is turned into; the clip is made anew.
+# What a clip's own manifest is turned into; the clip is made again.
 MANIFESTS: dict[str, bytes] = {
     "0 bytes": b"",
     "cut": b'{"key": "',

@@ -1,4 +1,4 @@
-"""Parameters: files that are no YAML, or unsafe, and values that no field takes. Kedro reads them as in a run."""
+"""Parameters: files that are not YAML, or unsafe, and values that no field takes. Kedro reads them as in a run."""
 
 import copy
 from collections.abc import Callable
@@ -125,8 +125,8 @@ VALUES: list[tuple[str, Any, str]] = [
     ("report.title", None, "None"),
     ("stage1", [], "[]"),
     ("stage1", None, "None"),
-    ("arms", {}, "no row of arms"),
-    ("adapters", {}, "no row of adapters"),
+    ("arms", {}, "not a row of arms"),
+    ("adapters", {}, "not a row of adapters"),
     ("arms", "full", "'full'"),
     ("stage1.stage1", None, "None"),
     ("stage1.stage1.steps", "many", "'many'"),

@@ -1,4 +1,4 @@
-"""Score files that people give are refused; what the program keeps for itself is made anew."""
+"""Score files that people give are refused; what the program keeps for itself is made again."""
 
 from collections.abc import Callable
 from pathlib import Path

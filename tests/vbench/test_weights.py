@@ -86,7 +86,7 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(server, tmp_path):
 @pytest.mark.parametrize(
     ("content", "sha256", "words"),
     [
-        (b"<!DOCTYPE html>please log in", "", "begins with b'<!DOCTYP' and is no .pth file"),
+        (b"<!DOCTYPE html>please log in", "", "begins with b'<!DOCTYP' and is not a .pth file"),
         (CONTENT, "0" * 64, f"its SHA-256 is {hashlib.sha256(CONTENT).hexdigest()}, not 0000"),
     ],
 )

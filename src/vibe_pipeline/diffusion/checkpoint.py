@@ -126,7 +126,7 @@ def require_whole(model: WanCheckpoint, once: Once = made) -> None:
     """Refuse a model whose weights are not all there or not of its configurations; headers alone are read.
 
     Args:
-        model: The folder.
+        model: The checkpoint folder in diffusers' layout.
         once: As :func:`weights.require_weights` has it.
 
     Raises:

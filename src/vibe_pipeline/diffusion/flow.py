@@ -65,8 +65,8 @@ def draw_sigma(
         count: One a sample.
         shift: The flow shift s.
         generator: Of the draws.
-        mean: Of the normal draw.
-        std: Likewise.
+        mean: Mean of the normal draw, before the sigmoid.
+        std: Standard deviation of that draw.
 
     Raises:
         ValueError: An unknown kind.
@@ -123,7 +123,7 @@ def sigma_schedule(steps: int, shift: float, strength: float = 1.0, steps_are: s
     """Noise levels of a sampler, from sigma_start = shift(strength) down to 0.
 
     Args:
-        steps: Denoising steps.
+        steps: Denoising steps from pure noise to the clean latent.
         shift: The flow shift s.
         strength: Share of the unshifted schedule to run; 1 starts from pure noise.
         steps_are: "all" runs every step from sigma_start (as the authors do); "share" runs the last

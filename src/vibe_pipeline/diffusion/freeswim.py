@@ -178,7 +178,7 @@ def freeswim_predictor(
         swim: Installed on the transformer that both predictors call.
         conditional: Velocity with the prompt.
         unconditional: Velocity with the negative prompt; not run at scale 1.
-        scale: Guidance scale.
+        scale: Classifier-free guidance scale; 1 is no guidance.
         refresh_every: None: both paths in every pass. k: the full path in the conditional pass of each k-th step
             only, its cross-attention outputs used again in between; the unconditional pass is window-only.
     """

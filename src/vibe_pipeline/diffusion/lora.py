@@ -90,7 +90,7 @@ def save_adapter(transformer: WanTransformer3DModel, name: str, folder: Path) ->
 
 
 def _sort_metadata(path: Path) -> None:
-    """safetensors writes metadata in an order drawn anew in every process; sorted, it takes the same room."""
+    """safetensors writes metadata in an order that differs from process to process; sorted, it takes the same room."""
     with path.open("r+b") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(size))
@@ -130,7 +130,7 @@ def check_adapter(path: Path, layers: Mapping[str, tuple[int, ...]]) -> int:
     """Whether an adapter file could be loaded, from its header alone.
 
     Args:
-        path: The file.
+        path: The adapter's safetensors file, in diffusers' layout.
         layers: [out, in] of the base's linear layers by name; see `weights.linear_shapes`.
 
     Returns:
@@ -188,7 +188,7 @@ def load_adapter(transformer: WanTransformer3DModel, path: Path, name: str, weig
     """Load an adapter file and switch it on beside those already loaded.
 
     Raises:
-        ValueError: The file is no adapter, or its modules are not this transformer's: never a silent no-op.
+        ValueError: The file is not an adapter, or its modules are not this transformer's: never a silent no-op.
     """
     state, config = read_adapter(path)
     modules = {k: m for k, m in transformer.named_modules() if isinstance(m, torch.nn.Linear | BaseTunerLayer)}

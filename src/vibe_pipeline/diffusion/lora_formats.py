@@ -71,7 +71,7 @@ def export_adapter(path: Path, layout: Layout, output: Path, fold: bool = False)
     """Write an adapter file of ours in another program's layout.
 
     Args:
-        path: Our file.
+        path: An adapter in our (diffusers') layout.
         layout: `diffusers` is a checked copy.
         output: The new file, ending in .safetensors.
         fold: Multiply the scale into B and leave alpha out, for readers that know no alpha; B is then rounded

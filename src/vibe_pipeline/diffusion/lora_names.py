@@ -58,5 +58,5 @@ def _translate(module: str, in_blocks: Mapping[str, str], outside: Mapping[str, 
         return outside[module]
     block = re.fullmatch(r"blocks[._](\d+)[._](.+)", module)
     if block is None or block[2] not in in_blocks:
-        raise ValueError(f"{module} is no linear layer of a Wan transformer")
+        raise ValueError(f"{module} is not a linear layer of a Wan transformer")
     return f"blocks.{block[1]}.{in_blocks[block[2]]}"

@@ -51,7 +51,7 @@ def measure_arm(
     """Score every clip of an arm.
 
     Args:
-        arm: Its name.
+        arm: The arm's name, as it stands in the score table.
         clips: One row a clip: prompt_index, prompt, seed, path, reference_path, method, key.
         native: The native clips: prompt_index, seed, path, key.
         evaluation: The band of detail.

@@ -103,7 +103,7 @@ def _reference(arm: ArmParams, wanted: str, members: list[tuple[str, str, str]],
             return pool
     variants = variants_of(wanted, arms)
     if not variants:
-        raise ValueError(f"evaluation.reference_arm: {wanted!r} is no row of arms ({', '.join(arms)})")
+        raise ValueError(f"evaluation.reference_arm: {wanted!r} is not a row of arms ({', '.join(arms)})")
     mine = arm.swept
     agreeing = (name for name, origin in variants if all(mine[k] == v for k, v in origin.swept.items() if k in mine))
     return next(agreeing, variants[0][0])

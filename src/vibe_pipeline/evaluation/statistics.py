@@ -51,7 +51,7 @@ class Difference:
     Attributes:
         mean: Over prompts; NaN without a common clip.
         low: Of its interval; NaN with fewer than two prompts.
-        high: Likewise.
+        high: Upper end of the interval.
         clips: How many differences of clips went in.
         prompts: Of how many prompts.
         effect_size: Mean over the standard deviation over prompts (Cohen's d_z); NaN where that is 0 or not defined.
@@ -93,7 +93,7 @@ def summarise(
         scores: Columns :data:`NEEDED`; any families. A column `training_seed` tells replicates of an arm apart.
         reference_arm: The arm that differences are taken to; or each arm's own.
         confidence: Of the percentile intervals, between 0 and 1.
-        samples: Bootstrap resamples.
+        samples: How many bootstrap resamples the intervals rest on.
         seed: Of the resamples.
         declared: Arms that the table has whether they were scored or not, the reference among them.
 

@@ -43,7 +43,7 @@ def read_parameters(loader: OmegaConfigLoader) -> dict[str, Any]:
     """The parameters of the loader's environment.
 
     Raises:
-        ParameterError: A file is no YAML, has a key twice, a tag that would make an object, or refers to nothing.
+        ParameterError: A file is not YAML, has a key twice, a tag that would make an object, or refers to nothing.
     """
     try:
         return loader["parameters"]

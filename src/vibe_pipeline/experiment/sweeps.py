@@ -140,7 +140,7 @@ def _takes_lists(annotation: Any) -> bool:
 
 
 def _is_sweep(values: list[Any]) -> bool:
-    """Whether a list that is no value of a field which takes lists can be one of its values each, or none (null)."""
+    """Whether a list that is not a value of a field which takes lists can be one of its values each, or none (null)."""
     return not values or any(value is None or isinstance(value, list) for value in values)
 
 

@@ -32,16 +32,17 @@ class Experiment(Params):
             raise ValueError(f"adapters.{both[0]}: stage1 has a row of that name too, and both would be kept under it")
         for name, row in self.adapters.items():
             if row.start != "base" and row.start not in self.stage1:
-                raise ValueError(f"adapters.{name}.start: {row.start!r} is no row of stage1 ({', '.join(self.stage1)})")
+                known = ", ".join(self.stage1)
+                raise ValueError(f"adapters.{name}.start: {row.start!r} is not a row of stage1 ({known})")
         for name, arm in self.arms.items():
             if arm.adapter is not None and arm.adapter not in self.adapters:
                 known = ", ".join(self.adapters)
-                raise ValueError(f"arms.{name}.adapter: {arm.adapter!r} is no row of adapters ({known})")
+                raise ValueError(f"arms.{name}.adapter: {arm.adapter!r} is not a row of adapters ({known})")
             if arm.keep_stage1 and self.adapters[arm.adapter].start == "base":
                 raise ValueError(f"arms.{name}.keep_stage1: adapter {arm.adapter!r} starts from the base, not stage 1")
         if self.reference_arm not in self.references:
             known = ", ".join(self.arms)
-            raise ValueError(f"evaluation.reference_arm: {self.reference_arm!r} is no row of arms ({known})")
+            raise ValueError(f"evaluation.reference_arm: {self.reference_arm!r} is not a row of arms ({known})")
         return self
 
     def arm_of(self, adapter: str) -> str:

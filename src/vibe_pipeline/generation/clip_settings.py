@@ -33,7 +33,7 @@ def arm_settings(
     """Everything that determines an arm's clips; no name of a row, its own or its adapter's, and no label.
 
     Args:
-        arm: The row.
+        arm: The row of `arms`.
         model: The base, and the target size.
         generation: The negative prompt.
         adapter: Manifest of the arm's adapter.
@@ -55,7 +55,7 @@ def arm_sampling(arm: ArmParams, model: ModelParams, strength: float) -> Samplin
     """An arm's noise levels, solver and guidance.
 
     Args:
-        arm: The row.
+        arm: The row of `arms`.
         model: Its flow shift, where the row has none.
         strength: Share of the noise schedule that is run; see `methods.base.Method.strength`.
 

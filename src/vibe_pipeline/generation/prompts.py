@@ -35,7 +35,7 @@ def load_prompts(params: GenerationParams) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: No such file of prompts, or an image that it names is not there.
-        ValueError: No prompts, the same one twice, a bad entry, or a first frame that is no image or outside of the
+        ValueError: No prompts, the same one twice, a bad entry, or a first frame that is not an image or outside of the
             file's folder; names the file and the line.
     """
     table = _all_rows(params)

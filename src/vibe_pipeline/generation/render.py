@@ -25,7 +25,7 @@ def native_clips(prompts: pd.DataFrame, model: ModelParams, params: GenerationPa
 
     Args:
         prompts: One row a clip; see `load_prompts`.
-        model: The base.
+        model: The base model, which makes the native clips.
         params: Steps, guidance, source.
         root: Folder of all clips and of the prompts' embeddings.
 

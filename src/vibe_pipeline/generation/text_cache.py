@@ -75,7 +75,7 @@ class TextCache:
         return self._folder / f"{content_key(text)}.safetensors"
 
     def _read(self, text: str) -> Tensor | None:
-        """None if there is no file, or a damaged one, which is then made anew."""
+        """None if there is no file, or a damaged one, which is then made again."""
         try:
             embedding = load_file(self._path(text))["embedding"]
         except (FileNotFoundError, SafetensorError, KeyError):

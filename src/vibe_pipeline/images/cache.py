@@ -184,7 +184,7 @@ class LatentCache:
 
         Args:
             part: `low`, `high` or `pixel`, [B, C, 1, h, w]; or `text`, [B, L, width].
-            indices: Into `entries`.
+            indices: Positions in `entries`, one a sample of the batch.
 
         Raises:
             ValueError: Images of several buckets, an unknown part, no images, or a damaged shard.
@@ -230,7 +230,7 @@ def _opened(shard: Path) -> Iterator[Any]:
         with safe_open(shard, framework="pt") as file:
             yield file
     except (SafetensorError, FileNotFoundError) as error:
-        raise ValueError(f"{shard} is damaged or gone ({error}); run data_processing again: it is made anew") from error
+        raise ValueError(f"{shard} is damaged or gone ({error}); run data_processing again") from error
 
 
 class Bucketed(Protocol):

@@ -53,7 +53,7 @@ def nearest_bucket(height: int, width: int, buckets: list[tuple[int, int]]) -> t
     Args:
         height: Of the image, in pixels.
         width: Of the image, in pixels.
-        buckets: From `aspect_buckets`.
+        buckets: (height, width) in pixels, from `aspect_buckets`.
 
     Raises:
         ValueError: No buckets, or a side that is not positive.

@@ -165,7 +165,7 @@ def _whole(path: Path) -> bool:
         with suppress(FileNotFoundError), safe_open(path, framework="pt") as file:
             return bool(file.keys())
     except SafetensorError:
-        log.warning("%s is damaged and will be made anew", path)
+        log.warning("%s is damaged and will be made again", path)
     return False
 
 

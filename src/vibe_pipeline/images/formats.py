@@ -84,7 +84,7 @@ def refusal_by_error(path: Path, error: Exception, max_pixels: int) -> tuple[str
     """The reason that an error of the decoder stands for, and what was seen.
 
     Args:
-        path: The file.
+        path: The file whose first bytes are read.
         error: What Pillow or the file system raised.
         max_pixels: The limit that is named where a header claims more.
     """

@@ -30,7 +30,7 @@ TABLE = "metadata.jsonl"
 def export_dataset(data: DataParams, root: Path) -> Path:
     """Write the images and captions of a dataset into a folder of their own below `root`; a whole one is kept.
 
-    Stored bytes are written as they are, never encoded anew. A row without an image, or whose image lies outside of
+    Stored bytes are written as they are, never encoded again. A row without an image, or whose image lies outside of
     the dataset, is listed all the same: the check puts it in quarantine with the reason.
 
     Args:

@@ -38,7 +38,7 @@ def refusal(error: ValidationError, prefix: str = "", model: type[BaseModel] | N
     """A pydantic error on one line: dotted field, what is wrong, the value; credentials are never shown.
 
     Args:
-        error: The error.
+        error: What pydantic raised.
         prefix: What the fields lie under, such as `model`.
         model: What was validated: a field that it does not have is told with the nearest that it has.
     """

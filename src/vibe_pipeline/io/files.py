@@ -83,7 +83,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it and run again: it will be made anew") from error
+        raise ValueError(f"{path} is damaged ({error}); delete it and run again: it will be made again") from error
 
 
 def require_space(folder: Path, needed: int) -> None:

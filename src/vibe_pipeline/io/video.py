@@ -72,7 +72,7 @@ def pick_frames(path: Path, choose: Callable[[int], list[int]]) -> list[Frame]:
     """Some frames of a clip; decodes it twice, so that only these are ever in memory.
 
     Args:
-        path: The clip.
+        path: The clip's file.
         choose: From the number of frames, the indices that are wanted; one may stand several times.
 
     Raises:

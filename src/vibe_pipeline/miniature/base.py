@@ -35,7 +35,7 @@ def encode_clips(vae_folder: Path, folder: Path, clips: int, size: int, frames: 
         size: Side in pixels.
         frames: Frames per clip.
         seed: Shard i draws its scenes from (seed, i).
-        processes: Single-thread workers.
+        processes: How many single-thread workers train side by side.
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = [i for i in range(-(-clips // SHARD)) if not (folder / f"{i:04d}.json").exists()]

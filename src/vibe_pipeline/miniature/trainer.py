@@ -44,7 +44,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Task:
-    """What to train: built anew in every process.
+    """What to train: built in every process.
 
     `build` returns a module whose forward takes a batch and returns named losses, the first key being
     `loss`; `optimizers` takes that module; `batch` draws one from a generator seeded by step and rank.

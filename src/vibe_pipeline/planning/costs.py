@@ -124,12 +124,12 @@ class Costs:
 
     @property
     def dtype(self) -> "torch.dtype":
-        """Of transformer and text encoder, where the modules themselves are run; elsewhere its name is enough."""
+        """What transformer and text encoder compute in, where the modules are run; elsewhere its name is enough."""
         return _torch_dtype(self.model.dtype)
 
     @property
     def vae_dtype(self) -> "torch.dtype":
-        """Of the VAE, likewise."""
+        """What the VAE computes in, where its modules are run."""
         return _torch_dtype(self.model.vae_dtype)
 
     @property

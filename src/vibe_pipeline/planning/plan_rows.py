@@ -27,11 +27,11 @@ class PlanRow:
         group: `data`, `stage1`, `stage2`, `native`, `arm`, `validation` or `measures`.
         count: How often: images, optimiser steps or clips.
         tokens: Of one sample; None where no transformer runs.
-        keys_per_query: Of self-attention, the average over the layers.
-        teraflops: Of one.
-        seconds: Of one.
+        keys_per_query: Keys that a query of self-attention is compared with, the average over the layers.
+        teraflops: Of one piece of the work.
+        seconds: Of one piece, at the device's rates.
         memory_gb: Peak on the device.
-        disk_gb: Of all.
+        disk_gb: What all pieces leave on disk.
     """
 
     group: str
@@ -48,7 +48,7 @@ class PlanRow:
 
     @property
     def hours(self) -> float:
-        """Of all."""
+        """Hours for all pieces together."""
         return self.count * self.seconds / 3600
 
 

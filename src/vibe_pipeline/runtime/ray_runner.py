@@ -139,7 +139,7 @@ class RayRunner(AbstractRunner):
         address: Of a running cluster (`auto` or host:port); default: `RAY_ADDRESS`; without it a local one is started.
         cpus: Of a local cluster; default: all.
         gpus: Of a local cluster; default: all.
-        retries: How often a node is started anew after its process or machine was lost.
+        retries: How often a node is started again after its process or machine was lost.
         lower: Lower what a node asks for to what the largest machine has (no GPU: the node runs on the CPU); off
             for a cluster that grows on demand.
     """
@@ -232,7 +232,7 @@ class RayRunner(AbstractRunner):
                     error = _error_of(ray, ref)
                     if _is_loss(ray, error) and losses[node] < self._retries:
                         losses[node] += 1
-                        self._logger.warning("Node %s was lost and is started anew: %s", node.name, error)
+                        self._logger.warning("Node %s was lost and is started again: %s", node.name, error)
                         todo.insert(0, node)
                     elif error is not None:
                         failed[node] = error

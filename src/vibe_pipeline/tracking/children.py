@@ -161,7 +161,7 @@ def tracked_adapter(
     """The child run of an adapter, with the degradation check that preceded stage 2.
 
     Args:
-        name: The row's.
+        name: The row's name, which becomes the run's.
         stage: `stage1` or `stage2`.
         row: How it is trained.
         checks: The check of the row's own degradation, where it has one.

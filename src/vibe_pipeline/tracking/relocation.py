@@ -1,7 +1,7 @@
 """The runs of a project that was copied or moved: their artefacts are looked for, and new ones put, where it is now.
 
 MLflow stores the place of an experiment's and a run's artefacts as an absolute path in the database, and has no call
-that changes it. Relative places are no way out: MLflow makes them absolute when it stores them, and a row that was
+that changes it. Relative places do not help: MLflow makes them absolute when it stores them, and a row that was
 edited to a relative one follows the folder that a program stands in, so that a notebook or `mlflow ui` started
 elsewhere finds nothing and writes where nobody looks. A server's `mlflow-artifacts:` moves, but needs a server. So the
 places stay absolute, and are rewritten when the project is found somewhere else. Only a SQLite file inside the project

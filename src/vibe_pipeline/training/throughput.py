@@ -94,7 +94,7 @@ class Window:
 
         Args:
             peak: TFLOP/s of all devices together; None leaves the share out.
-            memory: GB.
+            memory: Peak device memory of a step, in GB.
         """
         seconds = self.elapsed()
         mean = {k: sum(w[k] for w in self.losses) / len(self.losses) for k in self.losses[0]}

@@ -106,7 +106,7 @@ class Engine:
         return _Scorer(stock, caught)
 
     def _put_ahead(self, dimension: str, module: Any, caught: dict[str, Any]) -> None:
-        """Run frame-wise transforms and models on several frames at once; keep what is built anew for each clip."""
+        """Run frame-wise transforms and models on several frames at once; keep what is built again for each clip."""
         put = self._stack.enter_context
         if dimension in ("subject_consistency", "imaging_quality"):
             caught["model"] = ahead = Ahead(caught["model"])
@@ -133,7 +133,7 @@ class Engine:
             labelled = {"auxiliary_info": job.labels[dimension]} if dimension in job.labels else {}
             arguments["video_dict"] = [{"prompt": job.prompt, "video_list": [path]} | labelled]
         self.decoder.side = self._settings.flow_side if dimension in FLOW_DIMENSIONS else None
-        # human_action reads its weights anew in every call.
+        # human_action reads its weights again in every call.
         load = self._load_once if dimension == "human_action" else torch.load
         with mock.patch.object(torch, "load", load), torch.no_grad(), quiet():
             _, results = scorer.function(**arguments)

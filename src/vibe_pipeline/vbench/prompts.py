@@ -90,7 +90,7 @@ def protocol_prompts(
     its clips are scored as VBench scores custom ones: on every dimension that needs no labels of VBench's own.
 
     Args:
-        protocol: Which.
+        protocol: Name of the protocol, a key of `PROTOCOLS`.
         count: Prompts of the subset, 128 if None; of the custom ones, all 93 if None; the standard protocol takes none.
         seeds: At least one.
         subset_seed: Decides which prompts a choice holds.

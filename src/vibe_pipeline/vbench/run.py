@@ -59,7 +59,7 @@ def run_jobs(jobs: Sequence[ScoringJob], ready: Mapping[str, Ready], scoring: Sc
     Args:
         jobs: A clip each, with dimensions out of `ready`.
         ready: Every dimension that occurs, and where it runs.
-        scoring: How.
+        scoring: Dimensions, weights and device of the scoring.
     """
     store, outcome = ScoreStore(scoring.work_dir.resolve() / "clips"), Outcome()
     keys = {name: score_key(name, scoring) for name in ready}

@@ -41,7 +41,7 @@ def score_vbench(
             list it; where it is empty or absent the prompt is a custom one, and every dimension applies. With a
             column `key`, that names a clip's content; else its file is hashed.
         dimensions: Names out of VBench's 16; repeated ones are scored once.
-        scoring: How.
+        scoring: Dimensions, weights and device of the scoring.
         require_any: Raise if nothing was scored.
 
     Returns:

@@ -23,7 +23,7 @@ def make_second_env(
     """Make a virtual environment with VBench's own pins, or leave it if it is as wanted.
 
     Args:
-        folder: Where.
+        folder: Where the environment is made.
         requirements: The folder of requirements files.
         tell: Gets a line per step.
         python: The interpreter to make it of, 3.11 at most.

@@ -1,6 +1,6 @@
 """One decoding of a clip for all of VBench's dimensions, and frames handed to its models in batches.
 
-VBench reads a clip anew in every dimension, with decord or OpenCV, and turns all of its frames into 32-bit floats
+VBench reads a clip again in every dimension, with decord or OpenCV, and turns all of its frames into 32-bit floats
 at once. Here its two readers and `load_video` are replaced, while it runs, by ones that hand out the frames of the
 clip in work; what VBench computes from the frames stays its own code. Runs in both environments: it needs only
 VBench's packages.

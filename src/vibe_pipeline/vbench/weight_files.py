@@ -28,7 +28,7 @@ class Weight:
         path: Its place under the cache folder.
         source: Where VBench itself gets it.
         sha256: Its hash, if the package that loads it states one.
-        archive: What it is unpacked from, if it is no file by itself.
+        archive: What it is unpacked from, if it is not a file by itself.
         shipped: "package:file" of an installed package that holds the same file.
     """
 

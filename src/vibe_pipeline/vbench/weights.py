@@ -96,7 +96,7 @@ def download(url: str, place: Path, sha256: str = "") -> Path:
     the server still has the same file (its ETag or date).
 
     Args:
-        url: Its address.
+        url: The address that it is fetched from.
         place: Where it goes.
         sha256: Its hash, if known.
 
@@ -167,9 +167,9 @@ def _wrong(file: Path, place: Path, sha256: str) -> str:
     with file.open("rb") as stream:
         start = stream.read(8)
     expected = SIGNATURES.get(place.suffix, ())
-    return (
-        "" if not expected or start.startswith(expected) else f"it begins with {start!r} and is no {place.suffix} file"
-    )
+    if not expected or start.startswith(expected):
+        return ""
+    return f"it begins with {start!r} and is not a {place.suffix} file"
 
 
 def _unpack(archive: Archive, cache_dir: Path) -> None:

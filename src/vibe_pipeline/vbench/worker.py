@@ -29,7 +29,7 @@ def score_elsewhere(
     Args:
         python: The interpreter; this one's own for one more worker.
         settings: For the engine.
-        jobs: The clips.
+        jobs: The clips to score, each with its dimensions.
         threads: CPU threads it may use; None leaves torch's choice.
 
     Raises:

@@ -181,12 +181,12 @@ def gclf_attention(
     """Global-Coarse-Local-Fine attention: softmax over [K_local ; K_pool] (ViBe, arXiv 2603.23326).
 
     K_local is the inward sliding window over all frames, K_pool the average over pool x pool spatial tiles of
-    each frame, visible to every query. Builds its plan anew; for repeated calls keep one from `make_plan`.
+    each frame, visible to every query. Builds its plan at every call; for repeated calls keep one from `make_plan`.
 
     Args:
         q: queries [B, heads, L, D] after RoPE, L = T H W tokens.
-        k: keys, likewise.
-        v: values, likewise.
+        k: Keys, [batch, heads, L, head_dim] as the queries.
+        v: Values, [batch, heads, L, head_dim].
         grid: (T, H, W) in tokens.
         half_window: (d_h, d_w) in tokens; 2 d + 1 at or beyond the axis sees all of it.
         pool: tile side in tokens; 0 for the window alone.

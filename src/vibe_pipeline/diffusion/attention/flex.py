@@ -123,7 +123,7 @@ def build_block_mask(windows: Windows, device: torch.device | str = "cpu", block
     """The BlockMask of window and pooled keys, from `BlockMask.from_kv_blocks`.
 
     Args:
-        windows: the geometry.
+        windows: Which keys every query sees: the window's start and length on each axis.
         device: where attention runs.
         block: tokens per block.
 

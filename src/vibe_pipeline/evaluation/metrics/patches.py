@@ -95,7 +95,7 @@ def score_patches(arm: str, clips: pd.DataFrame, cache_dir: Path, device: str, m
     """Rows of an arm: one a clip, or one that says why it is skipped.
 
     Args:
-        arm: Its name.
+        arm: The arm's name, as it stands in the score table.
         clips: Columns key, prompt_index, seed, path, frames, height, width.
         cache_dir: VBench's folder of weights.
         device: What torch calls it.
