@@ -130,5 +130,5 @@ def test_without_globals_or_with_folders_on_the_command_line_it_is_said_where_th
     with pytest.raises(ParameterError, match=r"folders are moved by a globals\.yml"):
         settled_parameters(loader_of_conf("conf", "base", runtime_params={"folders": {"data": "x"}}))
     (project / "conf/base/globals.yml").unlink()
-    with pytest.raises(ParameterError, match="Globals key 'folders.raw' not found"):
+    with pytest.raises(ParameterError, match=r"Globals key 'folders\.raw' not found"):
         settled_parameters(loader_of_conf("conf", "base"))
