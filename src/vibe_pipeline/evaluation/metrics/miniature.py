@@ -65,6 +65,13 @@ ATTRIBUTES = (
         value=_right("shape_right"),
     ),
     Attribute(
+        name="texture_right",
+        label="Texture right",
+        explanation="Share of clips whose background has the texture asked for, ribbed or woven.",
+        direction="higher",
+        value=_right("texture_right"),
+    ),
+    Attribute(
         name="one_object",
         label="One object",
         explanation="Share of clips that show a single object of a sane size.",
