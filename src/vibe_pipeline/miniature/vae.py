@@ -139,6 +139,6 @@ def vae_task(native: int, frames: int, clips: int, weights: VaeWeights | None = 
     """The task for :func:`vibe_pipeline.miniature.trainer.train`; `clips` is per process."""
     return Task(
         build=partial(VaeObjective, weights),
-        optimizers=partial(vae_optimizers, rate=2e-3, muon_rate=4e-3),
+        optimizers=partial(vae_optimizers, rate=1e-3, muon_rate=1.5e-3),
         batch=partial(draw_batch, native=native, frames=frames, clips=clips),
     )
