@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from vibe_pipeline.miniature.optimizers import ConvMuon
+from vibe_pipeline.miniature.scene import Scene
 from vibe_pipeline.miniature.trainer import Schedule, train
 from vibe_pipeline.miniature.vae import VaeObjective, VaeWeights, decode_chunks, draw_batch, vae_optimizers, vae_task
+from vibe_pipeline.miniature.world import object_mask
 
 SETTINGS = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.0}
 
@@ -39,11 +41,23 @@ def test_every_parameter_has_one_optimizer() -> None:
 
 
 def test_batches_hold_stills_and_clips_of_both_lengths() -> None:
-    shapes = {tuple(draw_batch(np.random.default_rng(i), 16, 9, 2).shape) for i in range(16)}
+    shapes = {tuple(draw_batch(np.random.default_rng(i), 16, 9, 2).shape) for i in range(24)}
     assert shapes == {(8, 3, 1, 16, 16), (4, 3, 5, 16, 16), (2, 3, 9, 16, 16)}
     x = draw_batch(np.random.default_rng(0), 16, 9, 2)
     torch.testing.assert_close(x, draw_batch(np.random.default_rng(0), 16, 9, 2))
     assert x.min() >= -1 and x.max() <= 1 and x.std() > 0.05
+
+
+def test_crops_mostly_see_the_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of crops of a third of the frame, far more show the object than the quarter or so that chance would give."""
+
+    def masks(scene: Scene, height: int, width: int, frames: int, style: object) -> np.ndarray:
+        return np.repeat(object_mask(scene, height, width, frames)[..., None], 3, -1)
+
+    monkeypatch.setattr("vibe_pipeline.miniature.vae.render", masks)
+    drawn = [draw_batch(np.random.default_rng(i), 16, 5, 4) for i in range(12)]
+    seen = np.mean([float((clip > 0).float().mean() > 0.05) for batch in drawn for clip in batch])
+    assert seen > 0.7
 
 
 def test_decoding_by_chunks_is_the_vaes_own_decoding() -> None:

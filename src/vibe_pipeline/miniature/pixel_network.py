@@ -40,7 +40,7 @@ class CompactNetwork(nn.Module):
 class PixelTraining:
     """How the pixel network is trained; `crop` is in native pixels."""
 
-    steps: int = 20000
+    steps: int = 8000
     batch: int = 8
     crop: int = 24
     rate: float = 2e-3

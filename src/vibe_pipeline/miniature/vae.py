@@ -23,13 +23,14 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vibe_pipeline.miniature.networks import build_vae
 from vibe_pipeline.miniature.optimizers import ConvMuon
 from vibe_pipeline.miniature.scene import sample_scene
 from vibe_pipeline.miniature.trainer import Task
-from vibe_pipeline.miniature.world import STILL_STYLE, VIDEO_STYLE, render
+from vibe_pipeline.miniature.world import STILL_STYLE, VIDEO_STYLE, centre_path, render
 
 
 def resize(x: Tensor, size: tuple[int, int], mode: str = "bicubic", antialias: bool = False) -> Tensor:
@@ -107,7 +108,7 @@ def draw_batch(rng: np.random.Generator, native: int, frames: int, clips: int, f
 
     Short clips show more scenes for the same time; exchanged colours, more pictures.
     """
-    still = rng.random() < 0.25
+    still = rng.random() < 0.15
     short = rng.random() < 0.6
     length = 1 if still else (frames + 1) // 2 if short else frames
     count = clips * 4 if still else clips * 2 if short else clips
@@ -115,12 +116,22 @@ def draw_batch(rng: np.random.Generator, native: int, frames: int, clips: int, f
     for i in range(count):
         size = native * (factor if rng.random() < 0.7 else 1)
         style = STILL_STYLE if still and rng.random() < 0.8 else VIDEO_STYLE
-        y, x = rng.integers(0, size - native + 1, 2)
         start = 0 if still else int(rng.integers(0, frames - length + 1))
-        clip = render(sample_scene(rng), size, size, 1 if still else frames, style)
-        batch[i] = clip[start : start + length, y : y + native, x : x + native, rng.permutation(3)]
+        scene = sample_scene(rng)
+        clip = render(scene, size, size, 1 if still else frames, style)[start : start + length]
+        shown = centre_path(scene, 1 if still else frames)[start + int(rng.integers(length))]
+        y, x = _corner(rng, shown, size, native)
+        batch[i] = clip[:, y : y + native, x : x + native, rng.permutation(3)]
     pixels = torch.from_numpy(batch).permute(0, 4, 1, 2, 3) * 2 - 1
     return pixels.contiguous(memory_format=torch.channels_last_3d)  # convolutions on a CPU are a third faster so
+
+
+def _corner(rng: np.random.Generator, centre: NDArray[np.float32], size: int, crop: int) -> list[int]:
+    """Row and column of a crop: three in four see the object, since what moves is hard and most of a frame stands."""
+    if rng.random() < 0.25:
+        return rng.integers(0, size - crop + 1, 2).tolist()
+    wanted = centre[::-1] * size + rng.uniform(-0.2, 0.2, 2) * size - crop / 2
+    return np.clip(np.rint(wanted), 0, size - crop).astype(int).tolist()
 
 
 def vae_optimizers(module: nn.Module, rate: float, muon_rate: float) -> list[torch.optim.Optimizer]:
