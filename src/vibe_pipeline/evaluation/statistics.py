@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, Matrix
 from vibe_pipeline.io.errors import one_line
+from vibe_pipeline.io.score_table import WHOLE_ARM
 
 SUMMARY_COLUMNS = (
     "arm",
@@ -192,18 +193,32 @@ def _level(group: pd.DataFrame, values: pd.Series, bootstrap: Bootstrap) -> dict
         status, reason = _missing_status(left_out), _reasons(left_out)
     else:
         status = "scored"
-        reason = f"{len(left_out)} of {len(group)} left out: {_reasons(left_out)}" if len(left_out) else ""
+        said = [f"{len(left_out)} of {len(group)} left out: {_reasons(left_out)}"] if len(left_out) else []
+        reason = "; ".join(said + _notes(group))
     matrix = _matrix(values)
-    low, high = bootstrap.interval(matrix)
+    low, high = bootstrap.interval(matrix) if len(matrix) != 1 else _own_interval(group)
     mean = float(_prompt_means(matrix).mean()) if len(matrix) else math.nan
     seeds = group[TRAINING].nunique() if TRAINING in group and len(group) else 1
     found = {"mean": mean, "ci_low": low, "ci_high": high, "n": len(values), "training_seeds": seeds}
     return found | {"status": status, "reason": reason}
 
 
+def _own_interval(group: pd.DataFrame) -> tuple[float, float]:
+    """What a measure of the whole arm says of itself; with several trainings or without such a measure, NaN."""
+    own = group[_scored(group) & (group["prompt_index"] == WHOLE_ARM)]
+    if len(own) != 1 or "low" not in own:
+        return math.nan, math.nan
+    return float(own["low"].iloc[0]), float(own["high"].iloc[0])
+
+
 def _missing_status(left_out: pd.DataFrame) -> str:
     """The rows' own status; a row that says "scored" without a number has in fact failed."""
     return str(left_out["status"].replace("scored", "failed").iloc[0])
+
+
+def _notes(group: pd.DataFrame) -> list[str]:
+    """What is to be said beside scores that are there."""
+    return [str(text) for text in dict.fromkeys(group.loc[_scored(group), "reason"]) if pd.notna(text) and text]
 
 
 def _reasons(left_out: pd.DataFrame) -> str:

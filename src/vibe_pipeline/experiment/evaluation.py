@@ -22,6 +22,15 @@ class EvaluationParams(Params):
         Path("data/06_models/vbench_env"),
         description="second environment with VBench's own pins: kedro vibe vbench-env",
     )
+    extra_measures: tuple[str, ...] = Field(
+        (),
+        description="measures beside those that are always made, by name (docs/evaluation.md)",
+    )
+    measure_cache: Path = Field(
+        Path("data/06_models/measures"),
+        description="folder of their weights; `kedro vibe fetch-weights --measures` fills it",
+    )
+    real_clips: Path | None = Field(None, description="folder of real clips that an arm's are compared with (HD-FVD)")
     flow_side: PositiveInt | None = Field(
         None, description="longest side in pixels that RAFT and AMT see, in every arm; None: clips as they are"
     )

@@ -33,6 +33,7 @@ SIGNATURES = {
     ".gz": (b"\x1f\x8b",),
     ".pt": (b"PK\x03\x04",),
     ".pth": (b"PK\x03\x04", b"\x80"),
+    ".mat": (b"MATLAB",),
 }
 
 
@@ -163,7 +164,7 @@ def _wrong(file: Path, place: Path, sha256: str) -> str:
     """Why a fetched file is not the wanted one; empty if it is."""
     if sha256:
         found = file_sha256(file)
-        return "" if found == sha256 else f"its SHA-256 is {found}, not {sha256}"
+        return "" if found.startswith(sha256) else f"its SHA-256 is {found}, not {sha256}"
     with file.open("rb") as stream:
         start = stream.read(8)
     expected = SIGNATURES.get(place.suffix, ())

@@ -7,7 +7,7 @@ import torch
 
 from vibe_pipeline.diffusion.models import limit_threads
 from vibe_pipeline.evaluation.measure import measure_arm
-from vibe_pipeline.evaluation.metrics.patches import score_patches
+from vibe_pipeline.evaluation.networks import Networks
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
@@ -56,11 +56,17 @@ def measure(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Resolution-aware measures of one arm, and against the known truth on the miniature."""
     limit_threads(model.threads)
+    networks = Networks(evaluation, _device(model), in_data(MEMORY))
     scores, spectrum = measure_arm(
-        arm=name, clips=clips, native=native_clips, evaluation=evaluation, generation=generation, memory=in_data(MEMORY)
+        arm=name,
+        clips=clips,
+        native=native_clips,
+        evaluation=evaluation,
+        generation=generation,
+        memory=in_data(MEMORY),
+        networks=networks,
     )
-    patches = score_patches(name, clips, evaluation.vbench_cache, _device(model), in_data(MEMORY))
-    return pd.concat([scores, patches], ignore_index=True), spectrum
+    return pd.concat([scores, networks.rows(name, clips)], ignore_index=True), spectrum
 
 
 def _device(model: ModelParams) -> str:
