@@ -160,14 +160,20 @@ def tile_stride(vae_config: Mapping[str, Any], tile: int) -> int:
     return tile * 3 // 4 // space * space
 
 
+def size_step(model: WanCheckpoint, pool: int = 1) -> tuple[int, int]:
+    """What height and width in pixels must be multiples of: a latent pixel, times the patch, times the pooling."""
+    space, patch = model.config_of("vae")["scale_factor_spatial"], model.config_of("transformer")["patch_size"]
+    rows, columns = (space * p * pool for p in patch[1:])
+    return rows, columns
+
+
 def require_fitting_size(model: WanCheckpoint, height: int, width: int, what: str, pool: int = 1) -> None:
     """Refuse a size in pixels that does not fit the VAE, the transformer's patches and the attention's pooling.
 
     Raises:
         ValueError: Names the nearest sizes that fit.
     """
-    space, patch = model.config_of("vae")["scale_factor_spatial"], model.config_of("transformer")["patch_size"]
-    rows, columns = (space * p * pool for p in patch[1:])
+    rows, columns = size_step(model, pool)
     if height % rows or width % columns:
         lower = max(1, height // rows), max(1, width // columns)
         upper = -(-height // rows), -(-width // columns)
