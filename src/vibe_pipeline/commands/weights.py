@@ -10,17 +10,31 @@ from vibe_pipeline.commands.options import Chosen, parameter_options, parameters
 
 @click.command()
 @parameter_options
-@click.option("--dimensions", multiple=True, help="Names with commas; without it, those of the parameters.")
-def fetch_weights(chosen: Chosen, dimensions: tuple[str, ...]) -> None:
-    """Bring VBench's weights, verified, into evaluation.vbench_cache; run again, it goes on where it stopped."""
+@click.option("--dimensions", multiple=True, help="Only of these dimensions of VBench, names with commas.")
+@click.option("--measures", multiple=True, help="Only of these measures, names with commas (docs/evaluation.md).")
+def fetch_weights(chosen: Chosen, dimensions: tuple[str, ...], measures: tuple[str, ...]) -> None:
+    """Bring weights for scoring, verified; run again, it goes on where it stopped.
+
+    Those of evaluation.vbench_dimensions into evaluation.vbench_cache, those of evaluation.extra_measures into
+    evaluation.measure_cache.
+    """
+    from vibe_pipeline.evaluation.weights import fetch_measures
+    from vibe_pipeline.experiment.evaluation import EvaluationParams
     from vibe_pipeline.vbench.weights import fetch_weights as fetch
     from vibe_pipeline.vbench.weights import listed
 
     with said_plainly():
-        evaluation = parameters_of(chosen)["evaluation"]
-        names = listed(dimensions or evaluation["vbench_dimensions"])
-        errors = fetch(names, Path(evaluation["vbench_cache"]), click.echo)
+        evaluation = EvaluationParams(**parameters_of(chosen)["evaluation"])
+        wanted = () if measures and not dimensions else dimensions or evaluation.vbench_dimensions
+        extra = () if dimensions and not measures else _named(measures) or evaluation.extra_measures
+        errors = fetch(listed(wanted), evaluation.vbench_cache, click.echo) if wanted else []
+        errors += fetch_measures(extra, evaluation, click.echo)
     sys.exit(bool(errors))
+
+
+def _named(texts: tuple[str, ...]) -> list[str]:
+    """Names out of texts with commas."""
+    return [name.strip() for text in texts for name in text.split(",") if name.strip()]
 
 
 @click.command()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vibe_pipeline.evaluation.metrics.asked import asked_for
+from vibe_pipeline.evaluation.metrics.asked import asked_for, lack_of, real_files
 from vibe_pipeline.evaluation.metrics.distributions import Distribution
 from vibe_pipeline.evaluation.metrics.networks import Frame, FrameNetwork, Network, Watcher, spaced
 from vibe_pipeline.evaluation.metrics.patches import PATCH_QUALITY
@@ -22,8 +22,6 @@ from vibe_pipeline.io.video import read_frames
 from vibe_pipeline.vbench.kept_scores import ScoreStore, weights_fingerprint
 
 log = logging.getLogger(__name__)
-
-CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 
 
 @dataclass
@@ -139,11 +137,6 @@ def _save(path: Path, value: NDArray[np.floating]) -> None:
         np.save(file, value)
 
 
-def real_files(folder: Path) -> list[Path]:
-    """Clips of a folder, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in CLIPS) if folder.is_dir() else []
-
-
 class Networks:
     """The networks that a run asks for.
 
@@ -157,8 +150,8 @@ class Networks:
         asked = [metric for metric in asked_for(evaluation.extra_measures) if isinstance(metric, Network)]
         self._entries: list[Network] = [PATCH_QUALITY, *asked]
         self._evaluation, self._device, self._kept = evaluation, device, Kept(evaluation, memory)
-        self._missing = {entry.name: self._reason(entry) for entry in self._entries}
-        self._ready = [entry for entry in self._entries if not self._missing[entry.name]]
+        self._lacks = {entry.name: lack_of(entry, evaluation) for entry in self._entries}
+        self._ready = [entry for entry in self._entries if not self._lacks[entry.name]]
         self._made: dict[str, Callable[[], Watcher]] = {}
         self._problems: dict[tuple[str, str], str] = {}
 
@@ -175,23 +168,13 @@ class Networks:
         """Rows of an arm whose clips were seen: one a clip, one an arm, or one that says why it is skipped."""
         rows: list[dict[str, object]] = []
         for entry in self._entries:
-            if reason := self._missing[entry.name]:
-                rows.append(score_row(Place(arm), entry, status="skipped", reason=reason))
+            if lack := self._lacks[entry.name]:
+                rows.append(score_row(Place(arm), entry, status="skipped", reason=lack.reason))
             elif isinstance(entry, Distribution):
                 rows.append(self._arm_row(arm, entry, clips))
             else:
                 rows += [self._clip_row(arm, entry, clip) for clip in clips.itertuples(index=False)]
         return score_table(rows)
-
-    def _reason(self, entry: Network) -> str:
-        """Why an entry cannot be measured, or an empty string."""
-        reason = entry.missing(getattr(self._evaluation, entry.folder))
-        if reason or not (isinstance(entry, Distribution) and entry.real):
-            return reason
-        folder = self._evaluation.real_clips
-        if folder is None:
-            return "skipped, because it needs real clips to compare with: set evaluation.real_clips to a folder of them"
-        return "" if real_files(folder) else f"skipped, because evaluation.real_clips, {folder}, holds no clips"
 
     def _clip_row(self, arm: str, entry: Network, clip: Any) -> dict[str, object]:
         place, kept = Place(arm, clip.prompt_index, clip.seed), self._kept.read(entry, clip.key)

@@ -17,8 +17,8 @@ class Metric:
         direction: Which side is better.
         family: The block of the report that it stands in.
         asked: Measured only where `evaluation.extra_measures` names it.
-        seconds: Processor seconds a megapixel of every frame that it adds to measuring a clip; 0: in the sum of all
-            that are always measured.
+        seconds: Processor seconds a megapixel that it adds to measuring a clip, of every frame that is decoded for it;
+            0: in the sum of all that are always measured.
     """
 
     name: str

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 
 from vibe_pipeline.diffusion.foreign import HUB_ID
+from vibe_pipeline.evaluation.metrics.asked import ASKED, lack_of
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
@@ -66,7 +67,7 @@ def examine(params: Mapping[str, Any], images: int | None = None, figures: Figur
         findings += [_disk(plan), _memory(model, plan)]
     else:
         findings.append(Finding("plan", "missing", plan, "mend what it names, or set model.path to a known model"))
-    return [*findings, *_vbench(evaluation, generation), _report(params, evaluation)]
+    return [*findings, *_vbench(evaluation, generation), *_measures(evaluation), _report(params, evaluation)]
 
 
 def _plan(params: Mapping[str, Any], images: int | None, figures: Figures) -> Plan | str:
@@ -183,6 +184,16 @@ def _vbench(evaluation: EvaluationParams, generation: GenerationParams) -> Itera
             yield Finding(f"vbench {name}", "optional", said, state.fix)
         else:
             yield Finding(f"vbench {name}", "ok", f"can be scored, on {clips} clips an arm")
+
+
+def _measures(evaluation: EvaluationParams) -> Iterator[Finding]:
+    """Measures that are asked for by name; one that lacks something is left out and stops nothing."""
+    for entry in (metric for metric in ASKED if metric.name in evaluation.extra_measures):
+        lack = lack_of(entry, evaluation)
+        if lack:
+            yield Finding(f"measure {entry.name}", "optional", lack.reason, lack.fix)
+        else:
+            yield Finding(f"measure {entry.name}", "ok", "can be measured")
 
 
 def _report(params: Mapping[str, Any], evaluation: EvaluationParams) -> Finding:

@@ -19,6 +19,7 @@ from vibe_pipeline.diffusion.checkpoint import find_model, require_fitting_size,
 from vibe_pipeline.diffusion.foreign import HUB_ID
 from vibe_pipeline.diffusion.weights import Once, Shapes, linear_shapes, made
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
+from vibe_pipeline.evaluation.metrics.asked import asked_for
 from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
@@ -96,9 +97,15 @@ def scoring_checks(evaluation: EvaluationParams) -> Iterator[Check]:
         require_no_file(path, field)
         return f"{path}{'' if path.is_dir() else ', not made yet'}"
 
-    for field in ("vbench_cache", "vbench_env"):
+    for field in ("vbench_cache", "vbench_env", "measure_cache"):
         name, path = f"evaluation.{field}", getattr(evaluation, field)
         yield Check(name, lambda name=name, path=path: folder(name, path), "set it to a folder")
+    if evaluation.extra_measures:
+        yield Check("evaluation.extra_measures", lambda: _extra_measures(evaluation), "take the wrong one out")
+
+
+def _extra_measures(evaluation: EvaluationParams) -> str:
+    return ", ".join(entry.name for entry in asked_for(evaluation.extra_measures))
 
 
 def check_generation(model: ModelParams, generation: GenerationParams, tables: Experiment) -> None:

@@ -166,5 +166,6 @@ DISTRIBUTIONS: tuple[Distribution, ...] = (
         weights=(Weight("i3d_torchscript.pt", "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1"),),
         packages=(),
         load=load_i3d,
+        teraflops=2 * 0.108 / 4 / 0.224**2 / FRAMES,  # 108 GMAC of 64 frames (Carreira and Zisserman, CVPR 2017)
     ),
 )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vibe_pipeline.io.metric import Metric
+from vibe_pipeline.vbench.prompts import INSTALL
 from vibe_pipeline.vbench.weight_files import Weight
 
 Frame = NDArray[np.uint8]
@@ -28,6 +29,14 @@ class Watcher(Protocol):
         Raises:
             ValueError: The clip does not have what is measured; the message says why.
         """
+
+
+@dataclass(frozen=True)
+class Lack:
+    """Why a measure cannot be made, and the command or the setting that mends it."""
+
+    reason: str
+    fix: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,24 +67,20 @@ class Network(Metric):
         """Where its weights are looked for."""
         return [folder / weight.path for weight in self.weights]
 
-    def missing(self, folder: Path) -> str:
-        """Why it cannot be measured, with the way out; or an empty string."""
+    def lack(self, folder: Path) -> Lack | None:
+        """What of its packages and files is not here."""
         for package in self.packages:
             if importlib.util.find_spec(package) is None:
-                return f"skipped, because the package {package} is not installed"
+                return Lack(f"skipped, because the package {package} is not installed", INSTALL)
         absent = [file for file in self.files(folder) if not (file.is_file() and file.stat().st_size)]
         if not absent:
-            return ""
-        names, folders = (dict.fromkeys(str(part) for part in parts) for parts in _split(absent))
+            return None
+        names = " and ".join(file.name for file in absent)
+        folders = " and ".join(dict.fromkeys(str(file.parent) for file in absent))
         verb, them = ("is", "it") if len(absent) == 1 else ("are", "them")
         command = self.command or f"kedro vibe fetch-weights --measures {self.name}"
-        return (
-            f"skipped, because {' and '.join(names)} {verb} not at {' and '.join(folders)}; get {them} with `{command}`"
-        )
-
-
-def _split(files: Sequence[Path]) -> tuple[list[str], list[Path]]:
-    return [file.name for file in files], [file.parent for file in files]
+        said = f"skipped, because {names} {verb} not at {folders}; get {them} with `{command}`"
+        return Lack(said, command)
 
 
 @dataclass(frozen=True, kw_only=True)

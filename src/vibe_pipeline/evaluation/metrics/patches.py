@@ -132,5 +132,6 @@ PATCH_NETWORKS: tuple[FrameNetwork, ...] = (
         packages=("pyiqa", "torchvision"),
         load=load_niqe,
         settings=(TILE, FRAMES, NIQE_TILE),
+        seconds=0.55,
     ),
 )
