@@ -130,6 +130,7 @@ HIGH_RESOLUTION: tuple[PeerMeasure, ...] = (
         direction="higher",
         part=Cooccurrence,
         value=Cooccurrence.value_entropy,
+        seconds=0.02,
     ),
     PeerMeasure(
         name="jpeg_ratio",
