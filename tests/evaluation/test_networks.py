@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 
+from tests.conf_files import folders_below
 from vibe_pipeline.evaluation import measure as cheap
 from vibe_pipeline.evaluation import networks as room
 from vibe_pipeline.evaluation.measure import measure_arm
@@ -18,6 +19,7 @@ from vibe_pipeline.evaluation.metrics.frechet import frechet_distance, moments
 from vibe_pipeline.evaluation.networks import Networks
 from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.io.video import read_frames, write_lossless
 
@@ -39,19 +41,19 @@ class Brightness(torch.nn.Module):
 
 
 @pytest.fixture
-def evaluation(tmp_path: Path) -> Callable[..., EvaluationParams]:
-    """Parameters that ask for some measures; the stand-in for I3D is TorchScript, as the real file is."""
-    folder = tmp_path / "measures"
-    folder.mkdir()
-    torch.jit.script(Brightness()).save(folder / I3D.weights[0].path)
+def folders(tmp_path: Path) -> Folders:
+    """Weights and what is kept; the stand-in for I3D is TorchScript, as the real file is."""
+    made = folders_below(tmp_path)
+    made.measure_weights.mkdir(parents=True)
+    torch.jit.script(Brightness()).save(made.measure_weights / I3D.weights[0].path)
+    return made
 
-    def make(*names: str, **more: object) -> EvaluationParams:
-        return EvaluationParams(
-            vbench_dimensions=("dynamic_degree",), vbench_cache=tmp_path / "none", measure_cache=folder,
-            fine_band=(13.0, 20.0), reference_arm="a", extra_measures=names, **more,
-        )  # fmt: skip
 
-    return make
+def evaluation(*names: str, **more: object) -> EvaluationParams:
+    """Parameters that ask for some measures."""
+    return EvaluationParams(
+        vbench_dimensions=("dynamic_degree",), fine_band=(13.0, 20.0), reference_arm="a", extra_measures=names, **more
+    )
 
 
 def pixels(seed: int, noise: float = 4.0, frames: int = 4, size: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
@@ -87,15 +89,17 @@ def real(tmp_path: Path) -> Path:
 
 
 def both(
-    name: str, clips: pd.DataFrame, evaluation: EvaluationParams, memory: Path, native: pd.DataFrame | None = None
+    name: str, clips: pd.DataFrame, evaluation: EvaluationParams, folders: Folders, native: pd.DataFrame | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """As the node does it: the walk, then the networks' rows."""
-    networks = Networks(evaluation, "cpu", memory)
-    scores, _ = measure_arm(name, clips, clips if native is None else native, evaluation, REAL, memory, networks)
+    networks = Networks(evaluation, folders, "cpu")
+    scores, _ = measure_arm(
+        name, clips, clips if native is None else native, evaluation, REAL, folders.measured, networks
+    )
     return scores, networks.rows(name, clips)
 
 
-def test_one_walk_serves_measures_and_networks(arm, evaluation, real, tmp_path, monkeypatch) -> None:
+def test_one_walk_serves_measures_and_networks(arm, folders, real, monkeypatch) -> None:
     """Of the clips: the native clips' own walks (static mask, native agreement) are taken apart by path."""
     walked: list[Path] = []
 
@@ -107,22 +111,22 @@ def test_one_walk_serves_measures_and_networks(arm, evaluation, real, tmp_path, 
     monkeypatch.setattr(room, "read_frames", counted)
     clips, native = arm("full"), arm("native")
     asked = evaluation("hd_mse", I3D.name, real_clips=real)
-    networks = Networks(asked, "cpu", tmp_path / "m")
-    scores, _ = measure_arm("full", clips, native, asked, REAL, tmp_path / "m", networks)
+    networks = Networks(asked, folders, "cpu")
+    scores, _ = measure_arm("full", clips, native, asked, REAL, folders.measured, networks)
     table = networks.rows("full", clips)
     assert [walked.count(Path(path)) for path in clips["path"]] == [1, 1]
     assert "hd_mse" in set(scores["metric"]) and table.set_index("metric").loc[I3D.name, "status"] == "scored"
     walked.clear()
-    both("renamed", clips, asked, tmp_path / "m", native)
+    both("renamed", clips, asked, folders, native)
     assert walked == []  # neither measures nor features are made again
     more = evaluation("hd_mse", "jpeg_ratio", I3D.name, real_clips=real)
-    both("full", clips, more, tmp_path / "m", native)
+    both("full", clips, more, folders, native)
     assert walked and not any(path.parent == real for path in walked)  # real clips were seen once and for all
 
 
-def test_hd_fvd_is_the_distance_of_all_patches(arm, evaluation, real, tmp_path) -> None:
+def test_hd_fvd_is_the_distance_of_all_patches(arm, folders, real) -> None:
     clips = arm("full", 3, frames=20)
-    _, table = both("full", clips, evaluation(I3D.name, real_clips=real), tmp_path / "m")
+    _, table = both("full", clips, evaluation(I3D.name, real_clips=real), folders)
     row = table.set_index("metric").loc[I3D.name]
     network = Brightness()
 
@@ -144,11 +148,11 @@ def test_hd_fvd_is_the_distance_of_all_patches(arm, evaluation, real, tmp_path) 
     assert "fewer patches than the network's 9 features" in row["reason"]
 
 
-def test_noise_that_real_clips_hold_is_rewarded(arm, evaluation, real, tmp_path) -> None:
+def test_noise_that_real_clips_hold_is_rewarded(arm, folders, real) -> None:
     """As its words say: real clips are noisy, and so is the better arm."""
     found = {}
     for noise in (0.5, 4.0):
-        _, table = both("a", arm(f"n{noise}-", 3, 10, noise=noise), evaluation(I3D.name, real_clips=real), tmp_path)
+        _, table = both("a", arm(f"n{noise}-", 3, 10, noise=noise), evaluation(I3D.name, real_clips=real), folders)
         found[noise] = table.set_index("metric").loc[I3D.name, "value"]
     assert found[4.0] < found[0.5]
     assert "rewards what the real clips hold, noise" in I3D.explanation
@@ -162,7 +166,7 @@ def test_equal_sets_are_at_no_distance_and_the_note_counts_clips() -> None:
     assert "too high by about" in figure.note and "fewer patches" not in figure.note
 
 
-def test_an_arms_own_interval_and_note_reach_the_table(evaluation, tmp_path, monkeypatch) -> None:
+def test_an_arms_own_interval_and_note_reach_the_table() -> None:
     """Two arms of one figure each: mean, interval and note as said; the difference has no interval."""
     from vibe_pipeline.io.score_table import Place, score_row, score_table
 
@@ -200,35 +204,35 @@ def test_r3d_18_gives_512_features_of_normalised_patches(tmp_path) -> None:
     ("more", "said"),
     [({}, "set evaluation.real_clips"), ({"real_clips": Path("nowhere")}, "evaluation.real_clips, nowhere, holds no")],
 )
-def test_without_real_clips_it_is_skipped(arm, evaluation, tmp_path, more, said) -> None:
-    _, table = both("a", arm("full", 1), evaluation(I3D.name, **more), tmp_path)
+def test_without_real_clips_it_is_skipped(arm, folders, more, said) -> None:
+    _, table = both("a", arm("full", 1), evaluation(I3D.name, **more), folders)
     row = table.set_index("metric").loc[I3D.name]
     assert row["status"] == "skipped" and said in row["reason"] and np.isnan(row["value"])
 
 
-def test_missing_weights_are_named_with_the_command(arm, evaluation, real, tmp_path) -> None:
-    _, table = both("a", arm("full", 1), evaluation("hd_lpips", R3D.name, real_clips=real), tmp_path)
+def test_missing_weights_are_named_with_the_command(arm, folders, real) -> None:
+    _, table = both("a", arm("full", 1), evaluation("hd_lpips", R3D.name, real_clips=real), folders)
     table = table.set_index("metric")
     assert "r3d_18-b3b3357e.pth is not at" in table.loc[R3D.name, "reason"]
     assert "alexnet-owt-7be5be79.pth and lpips_v0.1_alex.pth are not at" in table.loc["hd_lpips", "reason"]
     assert "`kedro vibe fetch-weights --measures hd_lpips`" in table.loc["hd_lpips", "reason"]
 
 
-def test_a_clip_too_small_leaves_the_arm_without_a_figure(arm, evaluation, real, tmp_path) -> None:
+def test_a_clip_too_small_leaves_the_arm_without_a_figure(arm, folders, real) -> None:
     clips = pd.concat([arm("big", 1), arm("small", 1, size=(100, 300)).assign(prompt_index=1)], ignore_index=True)
-    _, table = both("a", clips, evaluation(I3D.name, real_clips=real), tmp_path / "m")
+    _, table = both("a", clips, evaluation(I3D.name, real_clips=real), folders)
     row = table.set_index("metric").loc[I3D.name]
     assert row["status"] == "failed"
     assert row["reason"] == "1 of 2 clips have none: a patch is 224x224 pixels; the frame is 100x300"
 
 
-def test_a_damaged_feature_file_is_made_again(arm, evaluation, real, tmp_path) -> None:
+def test_a_damaged_feature_file_is_made_again(arm, folders, real) -> None:
     clips, asked = arm("full"), evaluation(I3D.name, real_clips=real)
-    _, first = both("a", clips, asked, tmp_path / "m")
-    kept = sorted((tmp_path / "m/features").glob("*.npy"))
+    _, first = both("a", clips, asked, folders)
+    kept = sorted((folders.measured / "features").glob("*.npy"))
     assert len(kept) == 5
     kept[0].write_bytes(kept[0].read_bytes()[:40])
-    _, again = both("a", clips, asked, tmp_path / "m")
+    _, again = both("a", clips, asked, folders)
     pd.testing.assert_frame_equal(first, again)
 
 

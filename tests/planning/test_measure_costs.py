@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.planning.test_plan import params
 from vibe_pipeline.evaluation.metrics.asked import ASKED
 from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.planning.costs import MEASURE_SECONDS, measuring, measuring_memory
 from vibe_pipeline.planning.doctor import examine
@@ -68,8 +69,8 @@ def test_the_plan_counts_them_on_processors_and_on_the_device(params) -> None:
 def test_doctor_says_what_each_lacks_and_how_to_get_it(params, tmp_path: Path) -> None:
     real = tmp_path / "real"
     real.mkdir()
-    changes = {"measure_cache": str(tmp_path / "none"), "extra_measures": ["hd_mse", "hd_lpips", "hd_fvd_i3d"]}
-    params["evaluation"] |= changes
+    params["folders"] |= {"measure_weights": str(tmp_path / "none")}
+    params["evaluation"] |= {"extra_measures": ["hd_mse", "hd_lpips", "hd_fvd_i3d"]}
     found = {finding.item: finding for finding in examine(params)}
     assert found["evaluation.extra_measures"].state == found["measure hd_mse"].state == "ok"
     assert found["measure hd_lpips"].state == found["measure hd_fvd_i3d"].state == "optional"
@@ -92,6 +93,6 @@ def test_a_wrong_name_stops_doctor_and_run_with_the_right_ones(params) -> None:
     found = {finding.item: finding for finding in examine(params)}
     assert found["evaluation.extra_measures"].state == "missing"
     assert found["evaluation.extra_measures"].found.startswith("evaluation.extra_measures: 'sharpness' is not one of")
-    checks = {c.item: c for c in scoring_checks(EvaluationParams(**params["evaluation"]))}
+    checks = {c.item: c for c in scoring_checks(EvaluationParams(**params["evaluation"]), Folders(**params["folders"]))}
     with pytest.raises(ValueError, match=said):
         checks["evaluation.extra_measures"].look()

@@ -17,11 +17,10 @@ def parameters():
     return {
         "evaluation": {
             "vbench_dimensions": ["temporal_flickering", "scene"],
-            "vbench_cache": "weights",
-            "vbench_env": "second",
             "fine_band": [1, 2],
             "reference_arm": "full",
-        }
+        },
+        "folders": {"vbench_weights": "weights", "vbench_env": "second"},
     }
 
 
@@ -59,7 +58,8 @@ def test_measures_are_fetched_beside_or_alone(run, parameters, monkeypatch):
         "fetch_files",
         lambda files, folder, tell: asked.append((str(folder), *(file.path for file in files))) or [],
     )
-    parameters["evaluation"] |= {"extra_measures": ["hd_mse", "patch_niqe"], "measure_cache": "own"}
+    parameters["evaluation"] |= {"extra_measures": ["hd_mse", "patch_niqe"]}
+    parameters["folders"] |= {"measure_weights": "own"}
     done = run("fetch-weights")
     assert done.exit_code == 0 and done.output == "hd_mse needs no weights\n"
     scored = ("vbench", "temporal_flickering", "scene")

@@ -15,8 +15,8 @@ from vibe_pipeline.commands.options import Chosen, parameter_options, parameters
 def fetch_weights(chosen: Chosen, dimensions: tuple[str, ...], measures: tuple[str, ...]) -> None:
     """Bring weights for scoring, verified; run again, it goes on where it stopped.
 
-    Those of evaluation.vbench_dimensions into evaluation.vbench_cache, those of evaluation.extra_measures into
-    evaluation.measure_cache.
+    Those of evaluation.vbench_dimensions into folders.vbench_weights, those of evaluation.extra_measures into
+    folders.measure_weights.
     """
     from vibe_pipeline.evaluation.weights import fetch_measures
     from vibe_pipeline.experiment.evaluation import EvaluationParams
@@ -24,11 +24,12 @@ def fetch_weights(chosen: Chosen, dimensions: tuple[str, ...], measures: tuple[s
     from vibe_pipeline.vbench.weights import listed
 
     with said_plainly():
-        evaluation = EvaluationParams(**parameters_of(chosen)["evaluation"])
+        params = parameters_of(chosen)
+        evaluation, folders = EvaluationParams(**params["evaluation"]), params["folders"]
         wanted = () if measures and not dimensions else dimensions or evaluation.vbench_dimensions
         extra = () if dimensions and not measures else _named(measures) or evaluation.extra_measures
-        errors = fetch(listed(wanted), evaluation.vbench_cache, click.echo) if wanted else []
-        errors += fetch_measures(extra, evaluation, click.echo)
+        errors = fetch(listed(wanted), Path(folders["vbench_weights"]), click.echo) if wanted else []
+        errors += fetch_measures(extra, folders, click.echo)
     sys.exit(bool(errors))
 
 
@@ -41,9 +42,7 @@ def _named(texts: tuple[str, ...]) -> list[str]:
 @parameter_options
 def vbench_env(chosen: Chosen) -> None:
     """Make the second environment, with VBench's own versions, for dimensions that cannot run in this one."""
-    from vibe_pipeline.experiment.evaluation import EvaluationParams
     from vibe_pipeline.vbench.second_env import make_second_env
 
     with said_plainly():
-        folder = EvaluationParams(**parameters_of(chosen)["evaluation"]).vbench_env
-        make_second_env(folder, Path("requirements"), click.echo)
+        make_second_env(Path(parameters_of(chosen)["folders"]["vbench_env"]), Path("requirements"), click.echo)

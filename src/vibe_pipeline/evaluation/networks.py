@@ -15,6 +15,7 @@ from vibe_pipeline.evaluation.metrics.distributions import Distribution
 from vibe_pipeline.evaluation.metrics.networks import Frame, FrameNetwork, Network, Watcher, spaced
 from vibe_pipeline.evaluation.metrics.patches import PATCH_QUALITY
 from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.io.files import write_atomic
 from vibe_pipeline.io.keys import content_key
 from vibe_pipeline.io.score_table import Place, score_row, score_table
@@ -92,18 +93,17 @@ class Kept:
     """What networks made of clips, on disk: by the clip's content, the weights and what else changes results.
 
     Args:
-        evaluation: Where weights are.
-        memory: The folder.
+        folders: Where weights are, and what is kept of clips.
     """
 
-    def __init__(self, evaluation: EvaluationParams, memory: Path):
-        self._evaluation, self._memory = evaluation, memory
-        self._scores = ScoreStore(memory / "patches")
+    def __init__(self, folders: Folders):
+        self._folders = folders
+        self._scores = ScoreStore(folders.measured / "patches")
         self._versions: dict[str, str] = {}
 
     def files(self, entry: Network) -> list[Path]:
         """Weights of an entry."""
-        return entry.files(getattr(self._evaluation, entry.folder))
+        return entry.files(getattr(self._folders, entry.folder))
 
     def read(self, entry: Network, key: str) -> NDArray[np.floating] | None:
         """The result for the clip of that key, if it is there and whole."""
@@ -129,7 +129,7 @@ class Kept:
         return self._versions[entry.name]
 
     def _features(self, entry: Network, key: str) -> Path:
-        return self._memory / "features" / f"{content_key('features', self._version(entry), key)}.npy"
+        return self._folders.measured / "features" / f"{content_key('features', self._version(entry), key)}.npy"
 
 
 def _save(path: Path, value: NDArray[np.floating]) -> None:
@@ -141,16 +141,16 @@ class Networks:
     """The networks that a run asks for.
 
     Args:
-        evaluation: Which, where their files are, and the folder of real clips.
+        evaluation: Which, and the folder of real clips.
+        folders: Where their files are, and where each clip's results are kept as soon as they are there.
         device: What torch calls it.
-        memory: Folder where each clip's results are kept, by its content, as soon as they are there.
     """
 
-    def __init__(self, evaluation: EvaluationParams, device: str, memory: Path):
+    def __init__(self, evaluation: EvaluationParams, folders: Folders, device: str):
         asked = [metric for metric in asked_for(evaluation.extra_measures) if isinstance(metric, Network)]
         self._entries: list[Network] = [PATCH_QUALITY, *asked]
-        self._evaluation, self._device, self._kept = evaluation, device, Kept(evaluation, memory)
-        self._lacks = {entry.name: lack_of(entry, evaluation) for entry in self._entries}
+        self._evaluation, self._device, self._kept = evaluation, device, Kept(folders)
+        self._lacks = {entry.name: lack_of(entry, evaluation, folders) for entry in self._entries}
         self._ready = [entry for entry in self._entries if not self._lacks[entry.name]]
         self._made: dict[str, Callable[[], Watcher]] = {}
         self._problems: dict[tuple[str, str], str] = {}

@@ -17,18 +17,8 @@ class EvaluationParams(Params):
     """What is scored, and how the figures are summarised."""
 
     vbench_dimensions: Annotated[tuple[str, ...], Field(min_length=1)]
-    vbench_cache: Path = Field(description="folder of VBench's weights; `kedro vibe fetch-weights` fills it")
-    vbench_env: Path = Field(
-        Path("data/06_models/vbench_env"),
-        description="second environment with VBench's own pins: kedro vibe vbench-env",
-    )
     extra_measures: tuple[str, ...] = Field(
-        (),
-        description="measures beside those that are always made, by name (docs/evaluation.md)",
-    )
-    measure_cache: Path = Field(
-        Path("data/06_models/measures"),
-        description="folder of their weights; `kedro vibe fetch-weights --measures` fills it",
+        (), description="measures beside those that are always made, by name (docs/evaluation.md)"
     )
     real_clips: Path | None = Field(None, description="folder of real clips that an arm's are compared with (HD-FVD)")
     flow_side: PositiveInt | None = Field(

@@ -10,6 +10,7 @@ import pytest
 import scipy.io
 import torch
 
+from tests.conf_files import folders_below
 from vibe_pipeline.evaluation.metrics.networks import FrameMean, spaced
 from vibe_pipeline.evaluation.metrics.patches import (
     PATCH_NETWORKS,
@@ -29,27 +30,18 @@ needs_pyiqa = pytest.mark.skipif(find_spec("pyiqa") is None, reason="pyiqa is no
 MUSIQ_KONIQ, NIQE = (entry.weights[0].path for entry in PATCH_NETWORKS)
 
 
-def asking(folder: Path, *names: str, **more: object) -> EvaluationParams:
-    """Parameters with all weights in one folder."""
-    return EvaluationParams(
-        vbench_dimensions=("dynamic_degree",),
-        vbench_cache=folder,
-        measure_cache=folder,
-        fine_band=(13.0, 20.0),
-        reference_arm="full",
-        extra_measures=names,
-        **more,
+def scored(weights: Path, clips: pd.DataFrame, memory: Path, *names: str) -> pd.DataFrame:
+    """An arm's rows with all weights in one folder, its clips walked over by nobody else."""
+    asked = EvaluationParams(
+        vbench_dimensions=("dynamic_degree",), fine_band=(13.0, 20.0), reference_arm="full", extra_measures=names
     )
-
-
-def scored(evaluation: EvaluationParams, clips: pd.DataFrame, memory: Path, arm: str = "full") -> pd.DataFrame:
-    """An arm's rows, its clips walked over by nobody else."""
-    networks = Networks(evaluation, "cpu", memory)
+    places = {"vbench_weights": weights, "measure_weights": weights, "measured": memory}
+    networks = Networks(asked, folders_below(memory).model_copy(update=places), "cpu")
     for clip in clips.itertuples(index=False):
         looks = networks.looks(clip)
         looks.finish()
         networks.took(clip, looks)
-    return networks.rows(arm, clips)
+    return networks.rows("full", clips)
 
 
 @pytest.mark.parametrize(
@@ -110,11 +102,11 @@ def test_a_frame_of_one_tile_gets_vbenchs_own_score(moving_clips, weights, stand
     with standins.shallow():
         theirs = score_vbench(clips.drop(columns="key"), ["imaging_quality"], Scoring(weights, tmp_path))
     monkeypatch.setattr(MUSIQ, "__init__", standins.with_sizes(MUSIQ.__init__, num_layers=1))
-    ours = scored(asking(weights), clips, tmp_path)
+    ours = scored(weights, clips, tmp_path)
     np.testing.assert_allclose(ours["value"], theirs["value"], atol=1e-4)
     assert list(ours["seen"]) == ["128x128", "128x128"] and set(ours["metric"]) == {PATCH_QUALITY.name}
     monkeypatch.setattr(MUSIQ, "__init__", lambda *a, **k: pytest.fail("it is kept: the model is not even built"))
-    np.testing.assert_array_equal(scored(asking(weights), clips, tmp_path)["value"], ours["value"])
+    np.testing.assert_array_equal(scored(weights, clips, tmp_path)["value"], ours["value"])
 
 
 @needs_vbench
@@ -195,7 +187,7 @@ def test_niqe_rewards_noise_that_is_as_rough_as_what_it_was_fitted_to(tmp_path):
 
 
 def test_without_weights_each_is_skipped_with_file_and_command(tmp_path):
-    table = scored(asking(tmp_path, "patch_niqe", "patch_musiq"), pd.DataFrame(), tmp_path).set_index("metric")
+    table = scored(tmp_path, pd.DataFrame(), tmp_path, "patch_niqe", "patch_musiq").set_index("metric")
     assert set(table["status"]) == {"skipped"} and table["value"].isna().all() and set(table["prompt_index"]) == {-1}
     if find_spec("pyiqa"):
         said = table.loc["patch_imaging_quality", "reason"]

@@ -9,6 +9,7 @@ from vibe_pipeline.evaluation.metrics.lpips import HD_LPIPS
 from vibe_pipeline.evaluation.metrics.networks import Lack, Network
 from vibe_pipeline.evaluation.metrics.patches import PATCH_NETWORKS
 from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.io.metric import Metric
 
 CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
@@ -27,11 +28,11 @@ def asked_for(names: Collection[str]) -> list[Metric]:
     return [metric for metric in ASKED if metric.name in names]
 
 
-def lack_of(entry: Metric, evaluation: EvaluationParams) -> Lack | None:
+def lack_of(entry: Metric, evaluation: EvaluationParams, folders: Folders) -> Lack | None:
     """Why an entry cannot be measured, from what is on disk; None if it can."""
     if not isinstance(entry, Network):
         return None
-    lack = entry.lack(getattr(evaluation, entry.folder))
+    lack = entry.lack(getattr(folders, entry.folder))
     if lack or not (isinstance(entry, Distribution) and entry.real):
         return lack
     folder = evaluation.real_clips

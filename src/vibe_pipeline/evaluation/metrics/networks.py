@@ -45,7 +45,7 @@ class Network(Metric):
 
     Attributes:
         weights: Its files, below the folder that `folder` names.
-        folder: The field of `evaluation` with the folder of its files.
+        folder: The field of `folders` with the folder of its files.
         command: What fetches them.
         load: From the files and torch's name of a device to its watchers, one a clip.
         settings: What else changes its results: part of the key under which they are kept.
@@ -55,7 +55,7 @@ class Network(Metric):
 
     family: str = "high_resolution"
     weights: tuple[Weight, ...]
-    folder: str = "measure_cache"
+    folder: str = "measure_weights"
     command: str = ""
     packages: tuple[str, ...] = ("torchvision",)
     load: Callable[[Sequence[Path], str], Callable[[], Watcher]]

@@ -100,7 +100,7 @@ PATCH_QUALITY = FrameNetwork(
     direction="higher",
     family="detail",
     weights=dimension_of("imaging_quality").weights,
-    folder="vbench_cache",
+    folder="vbench_weights",
     command="kedro vibe fetch-weights --dimensions imaging_quality",
     packages=("pyiqa",),
     load=partial(load_musiq, scale=0.01),  # VBench's, 0 to 1
