@@ -43,6 +43,8 @@ TRAINING = "training_seed"
 _PAIR = ["prompt_index", "seed"]
 _CLIP = [*_PAIR, TRAINING]
 _REASONS_KEPT = 3
+LEFT_OUT = "left out"
+"""In the reason of a row that is scored: some of its clips have no score. Any other reason there is a note."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ def _level(group: pd.DataFrame, values: pd.Series, bootstrap: Bootstrap) -> dict
         status, reason = _missing_status(left_out), _reasons(left_out)
     else:
         status = "scored"
-        said = [f"{len(left_out)} of {len(group)} left out: {_reasons(left_out)}"] if len(left_out) else []
+        said = [f"{len(left_out)} of {len(group)} {LEFT_OUT}: {_reasons(left_out)}"] if len(left_out) else []
         reason = "; ".join(said + _notes(group))
     matrix = _matrix(values)
     low, high = bootstrap.interval(matrix) if len(matrix) != 1 else _own_interval(group)
