@@ -80,7 +80,9 @@ def test_a_run_whose_folders_are_all_moved_writes_nothing_below_the_old_ones(pro
     assert any(name.startswith("02_intermediate/planning/") for name in below)
     assert not any(name.startswith("07_model_output/clips/") for name in below)
     assert any(name.endswith(".mp4") for name in files_below(tmp_path / "large disk/clips"))
-    out = CliRunner().invoke(cli, ["vibe", "export-adapter", "full", "--env=moved", "--to=comfyui", "--output=x.safetensors"])
+    out = CliRunner().invoke(
+        cli, ["vibe", "export-adapter", "full", "--env=moved", "--to=comfyui", "--output=x.safetensors"]
+    )
     assert out.exit_code == 0 and "from elsewhere/06_models/adapters" in out.output, out.output
 
 
@@ -128,5 +130,5 @@ def test_without_globals_or_with_folders_on_the_command_line_it_is_said_where_th
     with pytest.raises(ParameterError, match=r"folders are moved by a globals\.yml"):
         settled_parameters(loader_of_conf("conf", "base", runtime_params={"folders": {"data": "x"}}))
     (project / "conf/base/globals.yml").unlink()
-    with pytest.raises(ParameterError, match="Globals key 'folders.raw' not found"):
+    with pytest.raises(ParameterError, match=r"Globals key 'folders\.raw' not found"):
         settled_parameters(loader_of_conf("conf", "base"))
