@@ -162,9 +162,10 @@ class DenoisingMethod(Method):
             raise ValueError(f"steps_are share: strength {arm.strength} of {arm.steps} steps leaves none: raise either")
 
     def describe(self, arm: ArmParams) -> str:
-        """Adapter, attention, start, steps, solver, guidance."""
+        """Weights of its own, adapter, attention, start, steps, solver, guidance."""
         share = arm.steps_are == "share" and self.strength(arm) < 1
         parts = {
+            f"transformer {arm.transformer.path.stem}" if arm.transformer else "": arm.transformer is not None,
             f"adapter {arm.adapter}" if arm.adapter else "no adapter": True,
             **self.said(arm),
             "stage 1 kept": arm.keep_stage1,
