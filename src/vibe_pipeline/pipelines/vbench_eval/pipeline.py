@@ -8,7 +8,7 @@ from vibe_pipeline.pipelines.vbench_eval import nodes
 
 
 def create_pipeline(tables: Experiment) -> Pipeline:
-    """VBench over all arms, own measures per arm, one table."""
+    """VBench over all arms, own measures per arm, one table with what is made of them."""
     return Pipeline(
         [
             Node(
@@ -31,7 +31,7 @@ def create_pipeline(tables: Experiment) -> Pipeline:
             ],
             Node(
                 nodes.collect_scores,
-                {"vbench_scores": "vbench_scores"} | named("scores", tables.arms),
+                {"evaluation": "params:evaluation", "vbench_scores": "vbench_scores"} | named("scores", tables.arms),
                 "scores",
                 name="collect_scores",
             ),
