@@ -51,7 +51,7 @@ def test_a_size_that_does_not_fit_is_named_with_the_nearest(wan21, which: str) -
 
 def test_a_pooling_that_does_not_divide_names_its_arm(wan21) -> None:
     row = {"attention": {"kind": "gclf", "pool": 4}}
-    with pytest.raises(ValueError, match=r"arms\.a with attention\.pool 4: model\.target 64x96 .* 64x64 or 64x128"):
+    with pytest.raises(ValueError, match=r"arms\.a with gclf \(4×\) attention: model\.target 64x96 .* 64x64 or 64x128"):
         check_generation(wan21.model(), GENERATION, tables(**row))
     check_generation(wan21.model(), GENERATION, tables(**row, method="upsample"))
 
@@ -78,7 +78,7 @@ def test_buckets_that_pooling_does_not_divide_are_refused(tmp_path: Path) -> Non
     data = DataParams(path=tmp_path, buckets="aspect", bucket_tokens=2, **sizes)
     row = {"a": AdapterParams(label="a", start="base", attention={"kind": "gclf", "pool": 4})}
     rows = Experiment(stage1={}, adapters=row, arms=tables().arms, reference_arm="a")
-    with pytest.raises(ValueError, match=r"adapters\.a\.attention\.pool 4 does not divide data\.bucket_tokens 2"):
+    with pytest.raises(ValueError, match=r"adapters\.a with gclf \(4×\) attention.*4x4 tokens.*bucket_tokens 2"):
         check_training(data, rows)
     check_training(data.model_copy(update={"bucket_tokens": 4}), rows)
     check_training(data.model_copy(update={"buckets": "single"}), rows)
@@ -93,7 +93,9 @@ def test_a_single_training_size_that_pooling_does_not_divide_is_named_with_the_n
         if fits:
             check_parameters(params, rows, {"relay_stage2"})
             continue
-        with pytest.raises(ValueError, match=r"adapters\.a with attention\.pool 4: data\.high 64x96 .*64x64 or 64x128"):
+        with pytest.raises(
+            ValueError, match=r"adapters\.a with gclf \(4×\) attention: data\.high 64x96 .*64x64 or 64x128"
+        ):
             check_parameters(params, rows, {"relay_stage2"})
 
 

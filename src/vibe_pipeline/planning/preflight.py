@@ -26,6 +26,7 @@ from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
+from vibe_pipeline.generation.attention_sizes import require_fitting_attention, require_fitting_buckets
 from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.first_frames import require_first_frames
 from vibe_pipeline.generation.methods import method_of
@@ -104,7 +105,7 @@ def check_generation(model: ModelParams, generation: GenerationParams, tables: E
     """Refuse sizes, files and folders that would stop a run after hours.
 
     Raises:
-        ValueError: A size that does not fit VAE, patches or an arm's pooling, with the nearest that do; a model that
+        ValueError: A size that does not fit VAE, patches or an arm's attention, with the nearest that do; a model that
             cannot be run; a file that is damaged or of another kind.
         FileNotFoundError: The model, the prompts, an extra adapter or an external folder is not there.
     """
@@ -116,9 +117,8 @@ def check_generation(model: ModelParams, generation: GenerationParams, tables: E
     require_fitting_size(checkpoint, model.native.height, model.native.width, "model.native")
     require_fitting_size(checkpoint, model.target.height, model.target.width, "model.target")
     for name, arm in tables.arms.items():
-        if arm.attention.kind == "gclf" and method_of(arm).runs_transformer:
-            what = f"arms.{name} with attention.pool {arm.attention.pool}: model.target"
-            require_fitting_size(checkpoint, model.target.height, model.target.width, what, arm.attention.pool)
+        if method_of(arm).runs_transformer:
+            require_fitting_attention(checkpoint, model.target, arm.attention, f"arms.{name}: model.target")
     arms = {} if generation.stop_after_preview else tables.arms  # their clips may be made from the preview
     for check in generation_checks(model, generation, arms):
         check.look()
@@ -137,18 +137,14 @@ def check_model(model: ModelParams) -> None:
 
 
 def check_training(data: DataParams, tables: Experiment) -> None:
-    """Refuse buckets that an adapter's pooled attention could not divide.
+    """Refuse buckets that an adapter's attention could not divide.
 
     Raises:
         ValueError: Names the adapter and both numbers.
     """
     for name, row in tables.adapters.items():
-        pool = row.attention.pool
-        if data.buckets == "aspect" and row.attention.kind == "gclf" and data.bucket_tokens % pool:
-            raise ValueError(
-                f"adapters.{name}.attention.pool {pool} does not divide data.bucket_tokens {data.bucket_tokens}: some "
-                f"buckets would not fit; set bucket_tokens to a multiple of {pool}"
-            )
+        if data.buckets == "aspect":
+            require_fitting_buckets(data.bucket_tokens, row.attention, f"adapters.{name}")
 
 
 def check_images(data: DataParams) -> None:
@@ -162,15 +158,15 @@ def check_images(data: DataParams) -> None:
 
 
 def check_single_size(model: ModelParams, data: DataParams, tables: Experiment) -> None:
-    """Refuse a training size that an adapter's pooled attention could not divide, where all images are cut to it.
+    """Refuse a training size that an adapter's attention could not divide, where all images are cut to it.
 
     Raises:
         ValueError: Names the adapter and the nearest sizes that fit.
     """
     for name, row in tables.adapters.items():
-        if data.buckets == "single" and row.attention.kind == "gclf":
-            what, pool = f"adapters.{name} with attention.pool {row.attention.pool}: data.high", row.attention.pool
-            require_fitting_size(find_model(model.path), data.high.height, data.high.width, what, pool)
+        if data.buckets == "single":
+            checkpoint = find_model(model.path)
+            require_fitting_attention(checkpoint, data.high, row.attention, f"adapters.{name}: data.high")
 
 
 def check_space(model: ModelParams, clips: int, arms: int, folder: Path) -> None:
