@@ -15,8 +15,13 @@ from vibe_pipeline.experiment.groups import Params
 class GenerationParams(Params):
     """Prompts, seeds and the native pass."""
 
-    prompts: Literal["miniature", "vbench_standard", "vbench_subset", "vbench_custom"] | Path = Field(
-        description="the held-out captions, VBench's own list, or a file: .txt (one a line), .csv or .jsonl"
+    prompts: Literal["miniature", "vbench_standard", "vbench_subset", "vbench_custom", "4k_vbench"] | Path = Field(
+        description="the held-out captions, VBench's own list, that of `prompts_4k_vbench`, or a file: .txt (one a "
+        "line), .csv or .jsonl"
+    )
+    prompts_4k_vbench: Path = Field(
+        Path("data/01_raw/4K-Vbench.json"),
+        description="4K-VBench's list of 120 prompts, as T3-Video publishes it; only prompts: 4k_vbench reads it",
     )
     skip: Annotated[int, Field(ge=0)] = Field(0, description="prompts to pass over, from the top (not VBench's)")
     count: PositiveInt | None = Field(None, description="how many prompts after those; None: all, 128 of vbench_subset")

@@ -12,6 +12,7 @@ from vibe_pipeline.evaluation.metrics.patches import score_patches
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.generation.prompts import FOUR_K, VBENCH_PROTOCOLS
 from vibe_pipeline.io.folders import in_data
 from vibe_pipeline.pipelines.rows import of_kind
 from vibe_pipeline.vbench.manifest import vbench_manifest
@@ -31,7 +32,7 @@ def run_vbench(
     """
     limit_threads(model.threads)
     clips = pd.concat(of_kind("clips", by_row).values(), ignore_index=True)
-    protocol = str(generation.prompts) if str(generation.prompts).startswith("vbench_") else "custom"
+    protocol = generation.prompts if generation.prompts in (*VBENCH_PROTOCOLS, FOUR_K) else "custom"
     manifest = vbench_manifest(
         clips, evaluation.vbench_dimensions, protocol, evaluation.prompt_rewriting, evaluation.flow_side
     )
