@@ -41,17 +41,17 @@ class Frames(AttentionKind):
     """A toy in ten lines: every query sees the frames of its group."""
 
     name: ClassVar[str] = "frames"
-    groups: Annotated[int, Field(ge=1, description="how many groups of frames")] = 2
+    parts: Annotated[int, Field(ge=1, description="how many parts of frames")] = 2
 
     def keys(self, grid, native, layer):
-        return math.prod(grid) // self.groups
+        return math.prod(grid) // self.parts
 
     def multiples(self, grid):
-        return (self.groups, 1, 1)
+        return (self.parts, 1, 1)
 
     def plan(self, place: Place):
         def attend(q, k, v, scale):
-            return sdpa(*(x.unflatten(2, (self.groups, -1)) for x in (q, k, v)), scale=scale).flatten(2, 3)
+            return sdpa(*(x.unflatten(2, (self.parts, -1)) for x in (q, k, v)), scale=scale).flatten(2, 3)
 
         return FunctionPlan(place.grid, attend)
 
@@ -74,13 +74,13 @@ def forward(transformer, grid=GRID):
 def test_a_new_kind_is_installed_and_changes_what_it_should(wan21, toys) -> None:
     transformer = wan21.transformer()
     plain = forward(transformer)
-    install_gclf(transformer, toys(kind="frames", groups=1))
+    install_gclf(transformer, toys(kind="frames", parts=1))
     torch.testing.assert_close(forward(transformer), plain)
-    install_gclf(transformer, toys(kind="frames", groups=2))
-    grouped = forward(transformer)
-    assert not torch.allclose(grouped, plain)
-    install_gclf(transformer, toys(kind="frames", groups=2, scale=1e-6))
-    assert not torch.allclose(forward(transformer), grouped)
+    install_gclf(transformer, toys(kind="frames", parts=2))
+    divided = forward(transformer)
+    assert not torch.allclose(divided, plain)
+    install_gclf(transformer, toys(kind="frames", parts=2, scale=1e-6))
+    assert not torch.allclose(forward(transformer), divided)
     with pytest.raises(ValueError, match="unknown attention backend 'gather' for kind 'frames'"):
         install_gclf(transformer, toys(kind="frames"), backend="gather")
 
@@ -95,18 +95,18 @@ def test_plan_and_training_count_a_new_kind(wan21, toys) -> None:
 
 
 def test_parameters_checks_key_and_report_follow_a_new_kind(wan21, toys) -> None:
-    row = toys(kind="frames", groups=3)
-    assert attention_words(row) == "frames" and row.model_dump()["groups"] == 3
-    assert toys.model_fields["groups"].description == "how many groups of frames"
-    with pytest.raises(ValidationError, match="groups belongs to frames, not to attention kind 'full'"):
-        toys(kind="full", groups=3)
+    row = toys(kind="frames", parts=3)
+    assert attention_words(row) == "frames" and row.model_dump()["parts"] == 3
+    assert toys.model_fields["parts"].description == "how many parts of frames"
+    with pytest.raises(ValidationError, match="parts belongs to frames, not to attention kind 'full'"):
+        toys(kind="full", parts=3)
     with pytest.raises(ValidationError, match="greater than or equal to 1"):
-        toys(kind="frames", groups=0)
+        toys(kind="frames", parts=0)
     size = ClipSize(height=64, width=96, frames=5)
     with pytest.raises(ValueError, match=r"arms\.a with frames attention: model\.target of 5 frames is 2 .* 9 frames"):
         require_fitting_attention(find_model(str(wan21.path)), size, row, "arms.a: model.target")
     require_fitting_attention(find_model(str(wan21.path)), size, toys(kind="frames"), "arms.a: model.target")
-    assert content_key(toys(kind="frames", groups=2)) != content_key(row)
+    assert content_key(toys(kind="frames", parts=2)) != content_key(row)
     assert content_key(toys(kind="gclf")) == content_key(AttentionParams(kind="gclf"))
 
 

@@ -196,3 +196,9 @@ def token_grid(model: WanCheckpoint, height: int, width: int) -> tuple[int, int]
     _, _, rows, columns = latent_shape(model.config_of("vae"), height, width, 1)
     _, patch_height, patch_width = model.config_of("transformer")["patch_size"]
     return rows // patch_height, columns // patch_width
+
+
+def clip_grid(model: WanCheckpoint, height: int, width: int, frames: int) -> tuple[int, int, int]:
+    """The token grid (T, H, W) of a clip, likewise."""
+    times = latent_shape(model.config_of("vae"), height, width, frames)[1]
+    return times // model.config_of("transformer")["patch_size"][0], *token_grid(model, height, width)

@@ -1,6 +1,5 @@
 """`evaluation`: what is scored, and how figures are summarised."""
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import (
@@ -27,11 +26,6 @@ class EvaluationParams(Params):
             "overall_consistency",
         ),
         description="VBench dimensions whose plain mean is `overall6`; these six fit the paper's “overall” best",
-    )
-    vbench_cache: Path = Field(description="folder of VBench's weights; `kedro vibe fetch-weights` fills it")
-    vbench_env: Path = Field(
-        Path("data/06_models/vbench_env"),
-        description="second environment with VBench's own pins: kedro vibe vbench-env",
     )
     flow_side: PositiveInt | None = Field(
         None, description="longest side in pixels that RAFT and AMT see, in every arm; None: clips as they are"

@@ -3,7 +3,7 @@
 import math
 
 from vibe_pipeline.diffusion.attention import AttentionSettings, attention_words, kind_of
-from vibe_pipeline.diffusion.checkpoint import WanCheckpoint, latent_shape, require_fitting_size, token_grid
+from vibe_pipeline.diffusion.checkpoint import WanCheckpoint, clip_grid, require_fitting_size
 from vibe_pipeline.experiment.model import ClipSize
 
 
@@ -21,14 +21,14 @@ def require_fitting_attention(model: WanCheckpoint, size: ClipSize, attention: A
     """
     row, field = what.split(": ")
     said = f"{row} with {attention_words(attention)} attention: {field}"
-    vae = model.config_of("vae")
-    frames = (
-        latent_shape(vae, size.height, size.width, size.frames)[1] // model.config_of("transformer")["patch_size"][0]
-    )
-    grid = (frames, *token_grid(model, size.height, size.width))
-    per_axis = kind_of(attention).multiples(grid)
-    if frames % per_axis[0]:
-        time, step = vae["scale_factor_temporal"], per_axis[0]
+    grid = clip_grid(model, size.height, size.width, size.frames)
+    try:
+        per_axis = kind_of(attention).multiples(grid)
+    except ValueError as error:
+        raise ValueError(f"{said} {size.height}x{size.width} of {size.frames} frames: {error}") from None
+    frames, step = grid[0], per_axis[0]
+    if frames % step:
+        time = model.config_of("vae")["scale_factor_temporal"]
         around = dict.fromkeys((max(step, frames // step * step), -(-frames // step) * step))
         fits = " or ".join(str((n - 1) * time + 1) for n in around)
         raise ValueError(
@@ -44,8 +44,11 @@ def require_fitting_buckets(tokens: int, attention: AttentionSettings, row: str)
     Raises:
         ValueError: Names the row, its attention and both numbers.
     """
-    frames, *sides = kind_of(attention).multiples((1, tokens, tokens))
     said = f"{row} with {attention_words(attention)} attention"
+    try:
+        frames, *sides = kind_of(attention).multiples((1, tokens, tokens))
+    except ValueError as error:
+        raise ValueError(f"{said}: images have sizes of their own; {error}") from None
     if frames > 1:
         raise ValueError(f"{said} cuts clips into {frames} parts along time, and an image is one frame")
     if any(tokens % side for side in sides):

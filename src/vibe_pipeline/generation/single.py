@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from vibe_pipeline.diffusion.attention import kind_of
-from vibe_pipeline.diffusion.checkpoint import find_model, require_fitting_size, size_step, token_grid
+from vibe_pipeline.diffusion.checkpoint import clip_grid, find_model, require_fitting_size, size_step
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
@@ -215,8 +215,8 @@ def new_size(info: ClipInfo, job: ArmJob, to: Size | None) -> Size:
         ValueError: It does not fit the model, or is smaller than the clip.
     """
     model, checkpoint = job.model, find_model(job.model.path)
-    grid = (1, *token_grid(checkpoint, model.target.height, model.target.width))
-    pool = kind_of(job.arm.attention).multiples(grid)[1:]
+    target = clip_grid(checkpoint, model.target.height, model.target.width, model.target.frames)
+    pool = kind_of(job.arm.attention).multiples(target)[1:]
     if to is None:
         rows, columns = size_step(checkpoint, pool)
         height = int(info.height * model.target.height / model.native.height) // rows * rows

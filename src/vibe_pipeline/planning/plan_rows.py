@@ -27,7 +27,7 @@ class PlanRow:
         group: `data`, `stage1`, `stage2`, `native`, `arm`, `validation` or `measures`.
         count: How often: images, optimiser steps or clips.
         tokens: Of one sample; None where no transformer runs.
-        keys_per_query: Keys that a query of self-attention sees, averaged over the layers.
+        keys_per_query: Keys that a query of self-attention is compared with, the average over the layers.
         teraflops: Of one piece of the work.
         seconds: Of one piece, at the device's rates.
         memory_gb: Peak on the device.

@@ -15,6 +15,7 @@ from vibe_pipeline.diffusion.attention.kinds import (
     attention_words,
     kind_of,
 )
+from vibe_pipeline.diffusion.attention.kinds.t3 import t3_attention
 from vibe_pipeline.diffusion.attention.scales import SCALES, freeswim_scale
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ __all__ = [
     "make_plan",
     "remove_gclf",
     "reorder_tokens",
+    "t3_attention",
     "window_blocks",
 ]
 _HOMES = MappingProxyType(

@@ -71,7 +71,7 @@ class WindowPlan:
             NotImplementedError: for gradients through flex on the CPU.
         """
         check_tokens(self.windows, q, k, v)
-        q, k, v = _autocast(q, k, v)
+        q, k, v = one_dtype(q, k, v)
         scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
         pooled = tuple(pool_tokens(x, self.windows) for x in (k, v)) if self.windows.pool else ()
         if self.backend == "gather":
@@ -93,7 +93,7 @@ class WindowPlan:
         return call(q, k, v, block_mask=self.block_mask, scale=scale)
 
 
-def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+def one_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
     """What autocast does for SDPA itself: one dtype for q, k and v; without autocast, v's."""
     device = tensors[0].device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensors[-1].dtype
