@@ -49,6 +49,11 @@ def test_the_prompts_of_4k_vbench_come_from_its_own_file(tmp_path: Path) -> None
     assert load_prompts(four_k(path, skip=3, count=2))["prompt_index"].tolist() == [3, 4]
 
 
+def test_a_list_of_4k_vbench_has_to_be_named() -> None:
+    with pytest.raises(ValueError, match="4k_vbench needs prompts_4k_vbench, the file 4K-VBench/4K-Vbench.json"):
+        GenerationParams(prompts="4k_vbench")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

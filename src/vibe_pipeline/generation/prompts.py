@@ -80,7 +80,7 @@ def _all_rows(params: GenerationParams) -> pd.DataFrame:
         scenes = sample_scenes(np.random.default_rng(HELD_OUT_SEED), wanted, held_out=True)
         entries: list[dict[str, Any]] = [{"prompt": s.caption} for s in scenes]
     elif params.prompts == FOUR_K:
-        entries = _four_k_vbench(params.prompts_4k_vbench)
+        entries = _four_k_vbench(params.prompts_4k_vbench or Path())
     else:
         entries = _from_file(params.prompts)
     last = params.skip + params.count if params.count else None
