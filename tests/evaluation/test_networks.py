@@ -175,7 +175,7 @@ def test_an_arms_own_interval_and_note_reach_the_table() -> None:
         for name, value in (("a", 100.0), ("b", 80.0))
     ]
     table = summarise(score_table(rows), "a", samples=20).set_index("arm")
-    assert table.loc["b", ["mean", "ci_low", "ci_high", "diff", "n"]].tolist() == [80, 75, 87, -20, 1]
+    assert table.loc["b", ["mean", "ci_low", "ci_high", "diff", "n"]].tolist() == [80, 75, 87, -20, 0]
     assert np.isnan(table.loc["b", "diff_low"]) and table.loc["b", "reason"] == "from 64 clips"
 
 
