@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from vibe_pipeline.diffusion.attention.geometry import Grid, NativeGrid, Order
+from vibe_pipeline.diffusion.attention.geometry import Grid, NativeGrid, Order, Windows
 
 if TYPE_CHECKING:
     import torch
@@ -104,6 +104,14 @@ class AttentionKind:
             ValueError: The grid does not fit; names the nearest that do.
         """
         raise NotImplementedError
+
+    def windows(self, grid: Grid, native: NativeGrid | None) -> Windows:
+        """Which keys a query sees, of kinds that can be said by windows: rotary positions by tiles ask for it.
+
+        Raises:
+            ValueError: It cannot be said so, or the grid does not fit.
+        """
+        raise ValueError(f"rope ar goes with attention full, window or gclf, not with {self.name}")
 
     def check(self, native: NativeGrid | None) -> None:
         """Refuse settings that fit no grid; `native` is (H, W) in tokens.
