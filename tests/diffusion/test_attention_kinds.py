@@ -24,10 +24,10 @@ from vibe_pipeline.diffusion.checkpoint import find_model
 from vibe_pipeline.experiment.attention import AttentionParams, attention_params
 from vibe_pipeline.experiment.load import ParameterError
 from vibe_pipeline.experiment.model import ClipSize
+from vibe_pipeline.generation.attention_sizes import require_fitting_attention
 from vibe_pipeline.generation.methods import checked_tables, method_of
 from vibe_pipeline.io.keys import content_key
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.planning.attention_sizes import require_fitting_attention
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.flops import keys_per_query

@@ -12,9 +12,9 @@ from vibe_pipeline.diffusion.attention.kinds.t3 import PUBLISHED, T3, _grouped
 from vibe_pipeline.diffusion.checkpoint import find_model
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.model import ClipSize
+from vibe_pipeline.generation.attention_sizes import require_fitting_attention, require_fitting_buckets
 from vibe_pipeline.planning import flops
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.planning.attention_sizes import require_fitting_attention, require_fitting_buckets
 from vibe_pipeline.training.flops import count_flops
 
 GRID = (4, 6, 10)

@@ -36,7 +36,7 @@ ARM_CHANGES: dict[str, Any] = {
     "flow_shift": 3.0,
     "strength": 0.6,
     "steps": 3,
-    "steps_are": "share",
+    "strength_mode": "truncated",
     "guidance_scale": 4.0,
     "detail_transfer": 0.5,
 }

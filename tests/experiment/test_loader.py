@@ -1,5 +1,6 @@
 """Which parameters count: base, environment, `--params` and `--config`; the same for a run and all other readers."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "conf/base/parameters.yml",
         "conf/base/experiment.yml",
         "conf/base/catalog.yml",
+        "conf/base/globals.yml",
         "pyproject.toml",
         ".telemetry",
     ):
@@ -138,7 +140,7 @@ CASES: dict[str, tuple[str | None, bool, list[str], dict[str, Any]]] = {
         None,
         True,
         ["--params=adapters.full.steps=3"],
-        {"adapters.full.steps": 3, "adapters.full.start": "stage1", "adapters.no_relay.start": "base"},
+        {"adapters.full.steps": 3, "adapters.full.start": "modality", "adapters.no_relay.start": "base"},
     ),
     "nested in a row": (
         None,
@@ -187,6 +189,7 @@ def test_every_reader_reads_the_same(project: Path, monkeypatch, of_run, of_vibe
     (project / "conf2/local").mkdir(parents=True)
     (project / "conf2/base").mkdir()
     (project / "conf2/base/parameters.yml").write_text(yaml.safe_dump(second))
+    shutil.copy(project / "conf/base/globals.yml", project / "conf2/base")
     params = of_run(*options)
     assert {field: at(params, field) for field in expected} == expected
     assert of_vibe(*options) == params
@@ -213,10 +216,15 @@ REFUSED = {
     "generation.cuont=2": "generation has no field 'cuont'; did you mean 'count'?",
     "generatoin.count=2": "did you mean 'generation'?",
     "adapters.ful.steps=3": "did you mean 'full'?",
-    "stage1.stage2.steps=3": "did you mean 'stage1'?",
+    "stage1.modalty.steps=3": "did you mean 'modality'?",
     "adapters.full.stpes=3": "adapters.full has no field 'stpes'; did you mean 'steps'?",
     "adapters.full.lora.rnak=3": "adapters.full.lora has no field 'rnak'; did you mean 'rank'?",
     "model.native.hieght=64": "model.native has no field 'hieght'; did you mean 'height'?",
+    "arms.full.steps_are=share": "arms.full: steps_are has another name now; write strength_mode: all_steps",
+    "arms.full.strength_mode=share": "arms.full.strength_mode: Input should be 'all_steps' or 'truncated'",
+    "adapters.full.start=stage1": "adapters.full.start: 'stage1' is not a row of stage1 (modality)",
+    "evaluation.vbench_cache=x": "write folders.vbench_weights in globals.yml",
+    "folders.data=x": "folders are moved by a globals.yml in the environment's folder",
     "generation=5": "generation",
     "tracking=null": "tracking",
     "generation.native_steps=null": "generation.native_steps",

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.conf_files import read_conf
+from tests.conf_files import folders_below, read_conf
+from tests.wan_names import write_wan_file
 from vibe_pipeline.diffusion.lora import add_adapter, save_adapter
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.training import LoraParams
@@ -19,12 +20,13 @@ from vibe_pipeline.planning.plan import make_plan
 from vibe_pipeline.planning.table import duration, format_plan
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = folders_below(ROOT)
 
 
 @pytest.fixture
 def params(tiny) -> dict[str, Any]:
     """The miniature's parameters with a tiny checkpoint."""
-    content = read_conf(ROOT / "conf/base")
+    content = read_conf(ROOT / "conf/base") | {"folders": FOLDERS.model_dump(mode="json")}
     content["model"] |= tiny.model().model_dump(mode="json", include={"path", "native", "target", "text_length"})
     sizes = content["model"]
     content["data"] |= {"low": {k: sizes["native"][k] for k in ("height", "width")}}
@@ -36,7 +38,7 @@ def test_every_stage_adapter_and_arm_has_a_row_and_the_totals_add_up(params) -> 
     plan = make_plan(params, "a100", 0.4)
     assert (plan.device_memory_gb, plan.share_of_peak) == (80, 0.4)
     names = {(r.group, r.name) for r in plan.rows}
-    assert {("stage1", "stage1"), ("data", "cache"), ("native", "native")} <= names
+    assert {("stage1", "modality"), ("data", "cache"), ("native", "native")} <= names
     assert {n for g, n in names if g == "stage2"} == set(params["adapters"])
     assert {n for g, n in names if g == "arm"} == set(params["arms"])
     assert plan.hours == pytest.approx(sum(r.count * r.seconds for r in plan.rows) / 3600)
@@ -79,6 +81,26 @@ def test_cost_follows_the_settings(params) -> None:
     assert step["twice"].teraflops == pytest.approx(2 * step["full"].teraflops)
     assert step["twice"].memory_gb > step["full"].memory_gb == pytest.approx(step["split"].memory_gb)
     assert next(r.count for r in plan.rows if r.group == "data") == 10
+
+
+def test_groups_by_the_layer_and_a_transformer_of_an_arms_own_are_counted(params, tiny, tmp_path) -> None:
+    """Layers of two sorts: frames one by one, once; and six boxes of eight tokens, two sorts of them."""
+    file = write_wan_file(tiny.transformer(), tmp_path / "t3.safetensors")
+    arm = params["arms"]["full"] | {"adapter": None}
+    t3 = arm | {"attention": {"kind": "t3", "groups": [[2, 1, 1], [1, 2, 3]]}, "transformer": {"path": str(file)}}
+    params["arms"], params["evaluation"]["reference_arm"] = {"full": arm, "t3": t3, "again": t3}, "full"
+    plan = make_plan(params)
+    row = {r.name: r for r in plan.rows if r.group == "arm"}
+    assert row["t3"].keys_per_query == (24 + 2 * 8) / 2 < row["full"].keys_per_query == 48
+    assert row["t3"].teraflops < row["full"].teraflops and row["t3"].memory_gb >= row["full"].memory_gb
+    alone = make_plan(params | {"arms": {"full": arm}})
+    assert (plan.weights_gb - alone.weights_gb) * 1e9 == pytest.approx(file.stat().st_size)  # read twice, kept once
+    assert [n for n in plan.notes if n.startswith("transformers of arms' own: 1,")] and len(alone.notes) + 1 == len(
+        plan.notes
+    )
+    params["arms"]["t3"] = arm | {"attention": {"kind": "t3"}}
+    with pytest.raises(ValueError, match=r"arms\.t3: T3-Video's groups are published for the token grids .*81 frames"):
+        make_plan(params)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -212,10 +234,10 @@ def test_each_thing_missing_is_named_with_what_mends_it(params, tiny, tmp_path: 
     broken["arms"]["full"]["extra_adapters"] = [{"path": str(tmp_path / "style.safetensors")}]
     broken["arms"]["theirs"] = {"method": "external", "label": "x", "path": str(tmp_path / "clips")}
     (tmp_path / "vbench").write_text("")
-    broken["evaluation"]["vbench_cache"] = str(tmp_path / "vbench")
+    broken["folders"]["vbench_weights"] = str(tmp_path / "vbench")
     found = {f.item: f for f in examine(broken)}
     wanted = {"weights", "images", "prompts", "arms.full.extra_adapters", "arms.theirs.path"}
-    wanted |= {"evaluation.vbench_cache"}
+    wanted |= {"folders.vbench_weights"}
     assert {name for name, f in found.items() if f.state == "missing"} == wanted
     assert (
         "second-of-2.safetensors" in found["weights"].found
@@ -252,7 +274,7 @@ def test_names_that_no_file_can_have_are_findings_not_crashes(params) -> None:
     long = "n" * 300
     params["data"] |= {"source": "folder", "path": long, "count": None}
     params["generation"]["prompts"] = f"{long}.txt"
-    params["evaluation"]["vbench_cache"] = params["evaluation"]["vbench_env"] = long
+    params["folders"]["vbench_weights"] = params["folders"]["vbench_env"] = long
     found = states(examine(params))
-    for item in ("images", "prompts", "evaluation.vbench_cache", "evaluation.vbench_env"):
+    for item in ("images", "prompts", "folders.vbench_weights", "folders.vbench_env"):
         assert found[item] == "missing", item

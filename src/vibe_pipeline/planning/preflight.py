@@ -5,7 +5,6 @@ Files are judged by their headers, keys and shapes: nothing is loaded.
 """
 
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -23,22 +22,23 @@ from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
+from vibe_pipeline.generation.attention_sizes import require_fitting_attention, require_fitting_buckets
 from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.first_frames import require_first_frames
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.generation.methods.external import measured_clips
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
+from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder, require_no_file
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.planning.attention_sizes import require_fitting_attention, require_fitting_buckets
+from vibe_pipeline.planning.claims import check_claims
 from vibe_pipeline.planning.weight_files import extra_adapter, own_transformer
-from vibe_pipeline.vbench.dimensions import dimension_of
 from vibe_pipeline.vbench.prompts import INSTALL, clips_per_dimension
-from vibe_pipeline.vbench.totals import DIMENSIONS
 
 log = logging.getLogger(__name__)
 
@@ -95,16 +95,16 @@ def generation_checks(
             yield Check(f"arms.{name}.path", lambda n=name, arm=arm: _external(n, arm, prompts, model), fix)
 
 
-def scoring_checks(evaluation: EvaluationParams) -> Iterator[Check]:
+def scoring_checks(folders: Folders) -> Iterator[Check]:
     """Folders that are only opened once everything was generated."""
 
     def folder(field: str, path: Path) -> str:
         require_no_file(path, field)
         return f"{path}{'' if path.is_dir() else ', not made yet'}"
 
-    for field in ("vbench_cache", "vbench_env"):
-        name, path = f"evaluation.{field}", getattr(evaluation, field)
-        yield Check(name, lambda name=name, path=path: folder(name, path), "set it to a folder")
+    for field in ("vbench_weights", "vbench_env"):
+        name, path = f"folders.{field}", getattr(folders, field)
+        yield Check(name, lambda name=name, path=path: folder(name, path), "set it to a folder, in globals.yml")
 
 
 def check_generation(model: ModelParams, generation: GenerationParams, tables: Experiment) -> None:
@@ -178,11 +178,11 @@ def check_single_size(model: ModelParams, data: DataParams, tables: Experiment) 
 def check_space(model: ModelParams, clips: int, arms: int, folder: Path) -> None:
     """Warn if the clips of a run may not fit the disk: each arm refuses to begin without room for its raw frames."""
     native, target = (s.height * s.width * s.frames * 3 for s in (model.native, model.target))
-    needed, free = clips * (native + arms * target), shutil.disk_usage(folder).free
+    needed, free = clips * (native + arms * target), free_bytes(folder)
     if free < needed:
         log.warning(
-            "the clips take up to %.1f GB (lossless files are smaller), and %.1f GB are free at %s; free some, make "
-            "data/ a link to a larger disk, or lower generation.count",
+            "the clips take up to %.1f GB (lossless files are smaller), and %.1f GB are free at %s; free some, set "
+            "folders.clips in globals.yml to a larger disk, or lower generation.count",
             needed / 1e9, free / 1e9, folder.absolute(),
         )  # fmt: skip
 
@@ -221,17 +221,6 @@ def check_scoring(generation: GenerationParams, evaluation: EvaluationParams) ->
         log.warning("fewer than %d prompts cannot tell two arms apart: %s", fewest, ", ".join(few))
 
 
-def check_claims(claims: Claims, evaluation: EvaluationParams) -> None:
-    """Warn of claims on dimensions that will not be measured."""
-    asked = {dimension_of(name).name for name in evaluation.vbench_dimensions}
-    wanted = {metric for claim in claims.root for metric in claim.metrics} & set(DIMENSIONS)
-    if unasked := sorted(wanted - asked):
-        log.warning(
-            "there are claims on %s, which evaluation.vbench_dimensions does not ask for: they will not be measured",
-            ", ".join(unasked),
-        )
-
-
 def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[str]) -> None:
     """Check what the nodes of a run will need, by their tags."""
     if tags & {"data_processing", "relay_stage2"}:
@@ -248,7 +237,7 @@ def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[st
         model, making = ModelParams(**params["model"]), GenerationParams(**params["generation"])
         check_generation(model, making, tables)
         arms = 0 if tables.stop_after_preview else len(tables.arms)
-        check_space(model, len(load_prompts(making)), arms, Path.cwd())
+        check_space(model, len(load_prompts(making)), arms, Folders(**params["folders"]).clips)
     elif tags & TRAINING:
         weights_check(params["model"]["path"]).look()
         if "relay_stage2" in tags and (arms := _validation_arms(tables)):
@@ -259,7 +248,7 @@ def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[st
         check_images(DataParams(**params["data"]))
     if tags & {"vbench_eval", "ablation_report"}:
         evaluation = EvaluationParams(**params["evaluation"])
-        for check in scoring_checks(evaluation):
+        for check in scoring_checks(Folders(**params["folders"])):
             check.look()
         check_claims(Claims(params.get("claims", ())), evaluation)
 

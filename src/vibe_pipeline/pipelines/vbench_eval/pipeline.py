@@ -6,15 +6,16 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.pipelines.rows import for_row, named, resources
 from vibe_pipeline.pipelines.vbench_eval import nodes
 
+GROUPS = ("evaluation", "generation", "model", "folders")
+
 
 def create_pipeline(tables: Experiment) -> Pipeline:
-    """VBench over all arms, own measures per arm, one table."""
+    """VBench over all arms, own measures per arm, one table with what is made of them."""
     return Pipeline(
         [
             Node(
                 nodes.run_vbench,
-                {name: f"params:{name}" for name in ("evaluation", "generation", "model")}
-                | named("clips", tables.arms),
+                {group: f"params:{group}" for group in GROUPS} | named("clips", tables.arms),
                 ["vbench_scores", "vbench_manifest"],
                 name="run_vbench",
                 tags=resources(gpus=1),
@@ -22,7 +23,7 @@ def create_pipeline(tables: Experiment) -> Pipeline:
             *[
                 Node(
                     for_row(nodes.measure, arm),
-                    [f"clips-{arm}", "native_clips", "params:evaluation", "params:generation", "params:model"],
+                    [f"clips-{arm}", "native_clips", *(f"params:{group}" for group in GROUPS)],
                     [f"scores-{arm}", f"spectrum-{arm}"],
                     name="measure",
                     namespace=f"arms.{arm}",
@@ -31,7 +32,7 @@ def create_pipeline(tables: Experiment) -> Pipeline:
             ],
             Node(
                 nodes.collect_scores,
-                {"vbench_scores": "vbench_scores"} | named("scores", tables.arms),
+                {"evaluation": "params:evaluation", "vbench_scores": "vbench_scores"} | named("scores", tables.arms),
                 "scores",
                 name="collect_scores",
             ),
