@@ -14,6 +14,7 @@ from vibe_pipeline.diffusion.flow import StrengthMode
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.groups import Name, Params
 from vibe_pipeline.experiment.origin import Unfolded
+from vibe_pipeline.experiment.rope import RopeParams
 
 
 class ExtraAdapter(Params):
@@ -31,6 +32,19 @@ class OwnTransformer(Params):
     )
 
 
+class StageParams(Params):
+    """A pass before a row's own, of method cascade: the first from noise, later ones from the enlarged latent."""
+
+    height: PositiveInt = Field(description="pixels")
+    width: PositiveInt = Field(description="pixels")
+    attention: AttentionParams = AttentionParams()
+    rope: RopeParams = RopeParams()
+    flow_shift: PositiveFloat | None = Field(None, description="of this pass's schedule; None: the model's")
+    strength: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="before the flow shift; the first's is 1")
+    strength_mode: StrengthMode = Field("truncated", description="as of the row")
+    steps: PositiveInt = Field(50, description="denoising steps from pure noise")
+
+
 class ArmParams(Unfolded):
     """One row of `arms`: what is generated and scored."""
 
@@ -45,6 +59,7 @@ class ArmParams(Unfolded):
         None, description="other weights for every layer of the transformer; text encoder and VAE stay the base's"
     )
     attention: AttentionParams = AttentionParams()
+    rope: RopeParams = RopeParams()
     scheduler: Literal["euler", "unipc"] = "euler"
     flow_shift: PositiveFloat | None = Field(None, description="of this arm's schedule; None: the model's")
     strength: Annotated[float, Field(gt=0, le=1)] = Field(0.7, description="before the flow shift")
@@ -59,6 +74,12 @@ class ArmParams(Unfolded):
     )
     detail_transfer: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="share of the second pass's change that is added to the enlarged clip; None: its own pixels"
+    )
+    enlarge: Literal["pixels", "latent"] | None = Field(
+        None, description="refine: what is enlarged, the native clip's frames (also None) or its latent, bilinearly"
+    )
+    stages: Annotated[tuple[StageParams, ...], Field(min_length=1)] | None = Field(
+        None, description="cascade: the passes before the row's own, each from the latent of the one before"
     )
     path: Path | None = Field(None, description="external: the folder of another system's clips")
 

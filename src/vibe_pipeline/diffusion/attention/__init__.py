@@ -14,6 +14,7 @@ from vibe_pipeline.diffusion.attention.kinds import (
     Place,
     attention_words,
     kind_of,
+    require_windowed,
 )
 from vibe_pipeline.diffusion.attention.kinds.t3 import t3_attention
 from vibe_pipeline.diffusion.attention.scales import SCALES, cinescale_scale, freeswim_scale
@@ -52,6 +53,7 @@ __all__ = [
     "make_plan",
     "remove_gclf",
     "reorder_tokens",
+    "require_windowed",
     "t3_attention",
     "window_blocks",
 ]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vibe_pipeline.diffusion.attention.geometry import Grid, HalfWindow, NativeGrid, Order, reorder_tokens
-from vibe_pipeline.diffusion.attention.kinds import AttentionPlan, AttentionSettings, Place, kind_of
+from vibe_pipeline.diffusion.attention.kinds import AttentionPlan, AttentionSettings, Place, kind_of, require_windowed
 from vibe_pipeline.diffusion.attention.processor import GclfAttnProcessor
 from vibe_pipeline.diffusion.attention.relative import plan_relative
 from vibe_pipeline.diffusion.attention.scales import Scale, scale_of
@@ -214,7 +214,7 @@ def install_gclf(
     remove_gclf(transformer)
     relative = rope if rope is not None and rope.relative else None
     if relative is not None:
-        kind.windows(kind.multiples((1, 1, 1)), native_grid)  # now, rather than at the first step
+        require_windowed(kind)
         relative.reaches(native_grid)
     if kind.stock and settings.scale is None and relative is None:
         return None

@@ -79,6 +79,7 @@ class AttentionKind:
         stock: Without a scale of its own it is what diffusers computes, so nothing is installed.
         local: Every query sees its neighbourhood alone, as FreeSwim's first path must.
         rotates: It applies RoPE itself; its plans get q and k before RoPE.
+        windowed: `windows` says which keys a query sees, so that AR-RoPE can turn them by tiles.
         copies: How often q, k, v or the output are held once more while attention is computed; for the plan's memory.
     """
 
@@ -87,6 +88,7 @@ class AttentionKind:
     stock: ClassVar[bool] = False
     local: ClassVar[bool] = False
     rotates: ClassVar[bool] = False
+    windowed: ClassVar[bool] = False
     copies: ClassVar[float] = 0
 
     def keys(self, grid: Grid, native: NativeGrid | None, layer: int) -> float:
@@ -106,12 +108,12 @@ class AttentionKind:
         raise NotImplementedError
 
     def windows(self, grid: Grid, native: NativeGrid | None) -> Windows:
-        """Which keys a query sees, of kinds that can be said by windows: rotary positions by tiles ask for it.
+        """Which keys a query sees, of a kind that is `windowed`.
 
         Raises:
-            ValueError: It cannot be said so, or the grid does not fit.
+            ValueError: The grid does not fit.
         """
-        raise ValueError(f"rope ar goes with attention full, window or gclf, not with {self.name}")
+        raise NotImplementedError
 
     def check(self, native: NativeGrid | None) -> None:
         """Refuse settings that fit no grid; `native` is (H, W) in tokens.

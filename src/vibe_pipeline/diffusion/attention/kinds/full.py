@@ -15,6 +15,7 @@ class Full(AttentionKind):
     name: ClassVar[str] = "full"
     backends: ClassVar[tuple[str, ...]] = BACKENDS
     stock: ClassVar[bool] = True
+    windowed: ClassVar[bool] = True
 
     def keys(self, grid: Grid, native: NativeGrid | None, layer: int) -> int:
         """All tokens."""
