@@ -93,7 +93,7 @@ def project(folder: Path, model: dict[str, Any], own: Path) -> Path:
     stage2 = TRAINING | {"attention": GCLF, "validate_every": 1}
     params |= {
         "model": model,
-        "stage1": {"stage1": TRAINING},
+        "stage1": {"modality": TRAINING},
         "adapters": {
             "full": stage2 | {"label": "full", "gradient_checkpointing": True},
             "naive": stage2 | {"label": "naive", "start": "base"},

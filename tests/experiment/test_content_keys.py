@@ -36,7 +36,7 @@ ARM_CHANGES: dict[str, Any] = {
     "flow_shift": 3.0,
     "strength": 0.6,
     "steps": 3,
-    "steps_are": "share",
+    "strength_mode": "truncated",
     "guidance_scale": 4.0,
     "detail_transfer": 0.5,
 }
@@ -58,7 +58,16 @@ NATIVE_CHANGES: dict[str, Any] = {
     "native_scheduler": "unipc",
     "native_source": "truth",
 }
-CHOICE = {"prompts", "skip", "count", "prompt_dimensions", "subset_seed", "seeds", "shard"}  # a prompt has its own key
+CHOICE = {
+    "prompts",
+    "prompts_4k_vbench",
+    "skip",
+    "count",
+    "prompt_dimensions",
+    "subset_seed",
+    "seeds",
+    "shard",
+}  # a prompt has its own key
 GENERATION_HARMLESS = {"batch_size", "stop_after_preview"}
 TRAIN_CHANGES: dict[str, Any] = {
     "steps": 5,

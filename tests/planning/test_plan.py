@@ -38,7 +38,7 @@ def test_every_stage_adapter_and_arm_has_a_row_and_the_totals_add_up(params) -> 
     plan = make_plan(params, "a100", 0.4)
     assert (plan.device_memory_gb, plan.share_of_peak) == (80, 0.4)
     names = {(r.group, r.name) for r in plan.rows}
-    assert {("stage1", "stage1"), ("data", "cache"), ("native", "native")} <= names
+    assert {("stage1", "modality"), ("data", "cache"), ("native", "native")} <= names
     assert {n for g, n in names if g == "stage2"} == set(params["adapters"])
     assert {n for g, n in names if g == "arm"} == set(params["arms"])
     assert plan.hours == pytest.approx(sum(r.count * r.seconds for r in plan.rows) / 3600)

@@ -10,6 +10,7 @@ from pydantic import (
     model_validator,
 )
 
+from vibe_pipeline.diffusion.flow import StrengthMode
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.groups import Name, Params
 from vibe_pipeline.experiment.origin import Unfolded
@@ -33,6 +34,8 @@ class OwnTransformer(Params):
 class ArmParams(Unfolded):
     """One row of `arms`: what is generated and scored."""
 
+    renamed = {"steps_are": "strength_mode: all_steps (it was all) or truncated (it was share)"}  # noqa: RUF012
+
     label: str = Field(description="what the report calls it")
     method: Name = Field("refine", description="how clips are made: an entry of `generation.methods.METHODS`")
     adapter: Name | None = Field(None, description="a row of `adapters`, or none")
@@ -46,7 +49,10 @@ class ArmParams(Unfolded):
     flow_shift: PositiveFloat | None = Field(None, description="of this arm's schedule; None: the model's")
     strength: Annotated[float, Field(gt=0, le=1)] = Field(0.7, description="before the flow shift")
     steps: PositiveInt = Field(50, description="denoising steps of the second pass")
-    steps_are: Literal["all", "share"] = Field("all", description="all steps from sigma_start, or strength x steps")
+    strength_mode: StrengthMode = Field(
+        "all_steps",
+        description="all_steps: `steps` steps from sigma_start; truncated: the last strength x steps of them",
+    )
     guidance_scale: Annotated[float, Field(ge=1)] = 5.0
     refresh_every: PositiveInt | None = Field(
         None, description="freeswim's cached form: steps between full-attention passes; None: both paths, always"

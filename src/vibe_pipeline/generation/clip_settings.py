@@ -65,9 +65,9 @@ def arm_sampling(arm: ArmParams, model: ModelParams, strength: float) -> Samplin
         strength: Share of the noise schedule that is run; see `methods.base.Method.strength`.
 
     Raises:
-        ValueError: A share of the steps that leaves none.
+        ValueError: A truncated schedule that leaves no step.
     """
-    sigmas = sigma_schedule(arm.steps, arm.flow_shift or model.flow_shift, strength, arm.steps_are)
+    sigmas = sigma_schedule(arm.steps, arm.flow_shift or model.flow_shift, strength, arm.strength_mode)
     return Sampling(sigmas, arm.scheduler, arm.guidance_scale)
 
 

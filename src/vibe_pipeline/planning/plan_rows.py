@@ -164,7 +164,7 @@ def arm_row(
 ) -> PlanRow:
     """An arm's clips, by the workload of its method."""
     size, method = costs.model.target, method_of(arm)
-    disk, steps = clips * _clip_bytes(size), schedule_steps(arm.steps, method.strength(arm), arm.steps_are)
+    disk, steps = clips * _clip_bytes(size), schedule_steps(arm.steps, method.strength(arm), arm.strength_mode)
     load = method.workload(arm, steps)
     work = costs.encode(size) * load.encodes + costs.decode(size) * load.decodes
     if not load.forwards:

@@ -36,10 +36,9 @@ from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder, require_no_file
 from vibe_pipeline.planning.architecture import load_architecture
+from vibe_pipeline.planning.claims import check_claims
 from vibe_pipeline.planning.weight_files import extra_adapter, own_transformer
-from vibe_pipeline.vbench.dimensions import dimension_of
 from vibe_pipeline.vbench.prompts import INSTALL, clips_per_dimension
-from vibe_pipeline.vbench.totals import DIMENSIONS
 
 log = logging.getLogger(__name__)
 
@@ -220,17 +219,6 @@ def check_scoring(generation: GenerationParams, evaluation: EvaluationParams) ->
     fewest = Bootstrap(confidence=evaluation.confidence).fewest_pairs
     if few := [f"{name} on {count}" for name, count in counts.items() if count < fewest]:
         log.warning("fewer than %d prompts cannot tell two arms apart: %s", fewest, ", ".join(few))
-
-
-def check_claims(claims: Claims, evaluation: EvaluationParams) -> None:
-    """Warn of claims on dimensions that will not be measured."""
-    asked = {dimension_of(name).name for name in evaluation.vbench_dimensions}
-    wanted = {metric for claim in claims.root for metric in claim.metrics} & set(DIMENSIONS)
-    if unasked := sorted(wanted - asked):
-        log.warning(
-            "there are claims on %s, which evaluation.vbench_dimensions does not ask for: they will not be measured",
-            ", ".join(unasked),
-        )
 
 
 def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[str]) -> None:

@@ -49,7 +49,10 @@ def params_of(**arm: Any) -> dict[str, Any]:
         ),
         ({"path": "clips"}, r"arms\.a: path belongs to external, not to method 'refine'"),
         ({"method": "external"}, r"arms\.a: method external needs `path`, a folder of clips"),
-        ({"steps": 3, "strength": 0.3, "steps_are": "share"}, r"arms\.a: .*strength 0\.3 of 3 steps leaves none"),
+        (
+            {"steps": 3, "strength": 0.3, "strength_mode": "truncated"},
+            r"arms\.a: .*strength 0\.3 of 3 steps leaves none",
+        ),
     ],
 )
 def test_a_row_that_contradicts_its_method_is_refused(arm: dict, message: str) -> None:
@@ -58,7 +61,7 @@ def test_a_row_that_contradicts_its_method_is_refused(arm: dict, message: str) -
 
 
 def test_from_noise_a_low_strength_does_not_count() -> None:
-    direct = {"method": "direct", "steps": 3, "strength": 0.3, "steps_are": "share"}
+    direct = {"method": "direct", "steps": 3, "strength": 0.3, "strength_mode": "truncated"}
     assert checked_tables(params_of(**direct)).arms["a"].steps == 3
 
 
