@@ -13,6 +13,7 @@ from pydantic import (
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.groups import Name, Params
 from vibe_pipeline.experiment.origin import Unfolded
+from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 
 
 class ExtraAdapter(Params):
@@ -44,6 +45,7 @@ class ArmParams(Unfolded):
         None, description="share of the second pass's change that is added to the enlarged clip; None: its own pixels"
     )
     path: Path | None = Field(None, description="external: the folder of another system's clips")
+    sr: SuperResolutionParams | None = Field(None, description="sr: the network, and its tiles")
 
     @model_validator(mode="after")
     def _stage1_is_an_adapters(self) -> Self:

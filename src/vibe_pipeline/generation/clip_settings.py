@@ -40,9 +40,13 @@ def arm_settings(
         stage1: Manifest of the stage-1 adapter that is kept.
     """
     # A field that came later and is off is left out, so that older clips count.
-    off = {"detail_transfer"} if arm.detail_transfer is None else set()
-    return base_settings(model, generation) | {
-        "arm": arm.model_dump(mode="json", exclude={"label", "adapter"} | off),
+    off = {name for name in ("detail_transfer", "sr") if getattr(arm, name) is None}
+    network = {"network": file_sha256(arm.sr.weights)} if arm.sr else {}
+    left_out: dict[str, Any] = dict.fromkeys({"label", "adapter"} | off, True)
+    if arm.sr is not None:
+        left_out["sr"] = {"weights"}  # by content, wherever it lies
+    return base_settings(model, generation) | network | {
+        "arm": arm.model_dump(mode="json", exclude=left_out),
         "adapter": adapter["key"] if adapter else None,
         "extra_adapters": [file_sha256(extra.path) for extra in arm.extra_adapters],
         "stage1": fused_key(stage1["key"], getattr(torch, model.dtype)) if stage1 else None,

@@ -15,6 +15,7 @@ from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.generation.clip_cache import ClipJob, Make, Scale, make_clips
 from vibe_pipeline.io.files import link_by_name
 from vibe_pipeline.io.keys import content_key
@@ -65,6 +66,7 @@ class Workload:
         forwards: Passes of the transformer at the target size, with the attention of each.
         copies: Of the latent, side by side in one forward.
         keeps_cross_attention: Cross-attention outputs of all blocks stay in memory between steps.
+        network: A single-image network that every frame of the native clip goes through.
     """
 
     encodes: int = 0
@@ -72,6 +74,7 @@ class Workload:
     forwards: tuple[tuple[AttentionParams, int], ...] = ()
     copies: int = 1
     keeps_cross_attention: bool = False
+    network: SuperResolutionParams | None = None
 
 
 class Method:
@@ -111,7 +114,7 @@ class Method:
         return arm.strength if self.second_pass else 1.0
 
     def prepare(self, job: ArmJob) -> AbstractContextManager[Make]:
-        """Load what is needed and give the function from rows of prompts to pixels [B, 3, T, H, W] in [0, 1].
+        """Load what is needed and give the function from rows of prompts to their clips; see `clip_cache.Make`.
 
         Leaving the context frees the memory again.
         """
