@@ -33,7 +33,8 @@ def blurring(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("length", "tile", "overlap"), [(203, 64, 32), (150, 96, 32), (704, 256, 40), (97, 96, 32), (96, 96, 32), (50, 96, 32)]
+    ("length", "tile", "overlap"),
+    [(203, 64, 32), (150, 96, 32), (704, 256, 40), (97, 96, 32), (96, 96, 32), (50, 96, 32)],
 )
 def test_tiles_cover_an_axis_and_share_at_least_the_overlap(length: int, tile: int, overlap: int) -> None:
     starts = tile_starts(length, tile, overlap)
@@ -72,7 +73,9 @@ def test_the_real_files_layout_is_loaded(tmp_path: Path) -> None:
     network = load_network(path)
     assert (network.scale, network.architecture.id, shape_of(network)) == (4, "ESRGAN", RrdbShape(8, 1, 4, 1))
     picture = CONTENT[..., :12, :10]
-    torch.testing.assert_close(upscale(network, 4, picture), by_hand(real_esrgan_state(), picture), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        upscale(network, 4, picture), by_hand(real_esrgan_state(), picture), rtol=1e-4, atol=1e-5
+    )
     assert not any(p.requires_grad for p in network.model.parameters())
 
 

@@ -45,14 +45,18 @@ def arm_settings(
     left_out: dict[str, Any] = dict.fromkeys({"label", "adapter"} | off, True)
     if arm.sr is not None:
         left_out["sr"] = {"weights"}  # by content, wherever it lies
-    return base_settings(model, generation) | network | {
-        "arm": arm.model_dump(mode="json", exclude=left_out),
-        "adapter": adapter["key"] if adapter else None,
-        "extra_adapters": [file_sha256(extra.path) for extra in arm.extra_adapters],
-        "stage1": fused_key(stage1["key"], getattr(torch, model.dtype)) if stage1 else None,
-        "target": model.target.model_dump(),
-        "flow_shift": model.flow_shift,
-    }
+    return (
+        base_settings(model, generation)
+        | network
+        | {
+            "arm": arm.model_dump(mode="json", exclude=left_out),
+            "adapter": adapter["key"] if adapter else None,
+            "extra_adapters": [file_sha256(extra.path) for extra in arm.extra_adapters],
+            "stage1": fused_key(stage1["key"], getattr(torch, model.dtype)) if stage1 else None,
+            "target": model.target.model_dump(),
+            "flow_shift": model.flow_shift,
+        }
+    )
 
 
 def arm_sampling(arm: ArmParams, model: ModelParams, strength: float) -> Sampling:

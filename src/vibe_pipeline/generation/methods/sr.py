@@ -115,5 +115,3 @@ def enlarged(
         large = upscale(network, network.scale, pixels.to(network.dtype), chosen.tile, chosen.overlap)
         exact = shrink(large.float()[:, :, None], size.height, size.width)
         yield exact[0, :, 0].permute(1, 2, 0).cpu().numpy()
-
-
