@@ -168,12 +168,14 @@ def rehearse(chosen: Chosen, as_json: bool) -> None:
     """
     from vibe_pipeline.experiment.loader import loader_of
     from vibe_pipeline.generation.methods import checked_tables
+    from vibe_pipeline.generation.optional_arms import without_missing
     from vibe_pipeline.planning.preflight import check_parameters
     from vibe_pipeline.rehearsal import format_line, rehearse
     from vibe_pipeline.runtime.project_lock import lock_project, unlock
 
     with said_plainly():
-        params = parameters_of(chosen)
+        asked = parameters_of(chosen)
+        params = without_missing(asked, checked_tables(asked), Path.cwd())
         tables = checked_tables(params)
         check_parameters(params, tables, {"relay_stage2", "generation", "vbench_eval", "ablation_report"})
         catalog = loader_of(chosen.env, chosen.params, chosen.conf_source)["catalog"]
@@ -245,16 +247,38 @@ def import_adapter(file: Path, output: Path, alpha: float | None, base: str | No
 @vibe.command()
 @parameter_options
 @click.option("--dimensions", multiple=True, help="Names with commas; without it, those of the parameters.")
-def fetch_weights(chosen: Chosen, dimensions: tuple[str, ...]) -> None:
-    """Bring VBench's weights, verified, into evaluation.vbench_cache; run again, it goes on where it stopped."""
+@click.option("--arms", is_flag=True, help="Instead, files of other people's methods that rows of `arms` name.")
+def fetch_weights(chosen: Chosen, dimensions: tuple[str, ...], arms: bool) -> None:
+    """Bring VBench's weights, verified, into evaluation.vbench_cache; run again, it goes on where it stopped.
+
+    With --arms, bring what the environment's arms name (Real-ESRGAN, CineScale, T3-Video, UltraWan) to where they look
+    for it.
+    """
     from vibe_pipeline.vbench.weights import fetch_weights as fetch
     from vibe_pipeline.vbench.weights import listed
 
+    if arms and dimensions:
+        raise click.UsageError("--arms and --dimensions ask for different files: give one of them")
+    if arms:
+        _fetch_peers(chosen)
     with said_plainly():
         evaluation = parameters_of(chosen)["evaluation"]
         names = listed(dimensions or evaluation["vbench_dimensions"])
         errors = fetch(names, Path(evaluation["vbench_cache"]), click.echo)
     sys.exit(bool(errors))
+
+
+def _fetch_peers(chosen: Chosen) -> None:
+    """Bring the files that arms name, and leave with 1 where one is still not there."""
+    from vibe_pipeline.generation.methods import checked_tables
+    from vibe_pipeline.generation.peer_weights import fetch_peers, listed
+
+    with said_plainly():
+        arms = checked_tables(parameters_of(chosen)).arms.values()
+        paths = [path for arm in arms for field, path in arm.files.items() if field != "path"]
+        if not paths:
+            click.echo(f"no arm of this environment names such a file. There are:\n{listed()}")
+        sys.exit(not fetch_peers(paths, click.echo))
 
 
 @vibe.command()

@@ -46,9 +46,17 @@ class ArmParams(Unfolded):
     )
     path: Path | None = Field(None, description="external: the folder of another system's clips")
     sr: SuperResolutionParams | None = Field(None, description="sr: the network, and its tiles")
+    optional: bool = Field(False, description="where a file that it names is not there, listed with that and not run")
 
     @model_validator(mode="after")
     def _stage1_is_an_adapters(self) -> Self:
         if self.keep_stage1 and self.adapter is None:
             raise ValueError("keep_stage1 needs an adapter that was trained on stage 1")
         return self
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Every file or folder that the row names and that has to be there, by its field."""
+        extras = {f"extra_adapters.{i}.path": extra.path for i, extra in enumerate(self.extra_adapters)}
+        others = {"path": self.path, "sr.weights": self.sr.weights if self.sr else None}
+        return extras | {field: path for field, path in others.items() if path is not None}

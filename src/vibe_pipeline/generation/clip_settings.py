@@ -42,7 +42,7 @@ def arm_settings(
     # A field that came later and is off is left out, so that older clips count.
     off = {name for name in ("detail_transfer", "sr") if getattr(arm, name) is None}
     network = {"network": file_sha256(arm.sr.weights)} if arm.sr else {}
-    left_out: dict[str, Any] = dict.fromkeys({"label", "adapter"} | off, True)
+    left_out: dict[str, Any] = dict.fromkeys({"label", "adapter", "optional"} | off, True)
     if arm.sr is not None:
         left_out["sr"] = {"weights"}  # by content, wherever it lies
     return (

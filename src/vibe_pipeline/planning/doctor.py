@@ -18,6 +18,7 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods import checked_tables
+from vibe_pipeline.generation.optional_arms import left_out
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.named import require_folder
@@ -61,7 +62,10 @@ def examine(params: Mapping[str, Any], images: int | None = None, figures: Figur
     plan = _plan(params, images, figures)
     evaluation = EvaluationParams(**params["evaluation"])
     findings = [*_packages(data, tables), *_looked([weights_check(model.path, figures.once)]), *_images(data)]
-    findings += _looked([*generation_checks(model, generation, tables.arms), *scoring_checks(evaluation)])
+    not_run = left_out(tables, Path.cwd())
+    arms = {name: arm for name, arm in tables.arms.items() if name not in not_run}
+    findings += _looked([*generation_checks(model, generation, arms), *scoring_checks(evaluation)])
+    findings += [Finding(f"arms.{name}", "optional", row["reason"], row["fix"]) for name, row in not_run.items()]
     if isinstance(plan, Plan):
         findings += [_disk(plan), _memory(model, plan)]
     else:

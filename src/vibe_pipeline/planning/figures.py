@@ -19,7 +19,7 @@ from vibe_pipeline.io.keys import content_key, file_sha256, installed_version
 
 T = TypeVar("T")
 FOLDER = Path("data/02_intermediate/planning")
-PACKAGES = ("torch", "diffusers", "transformers", "peft")
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "spandrel")
 ROOMS = ("diffusion", "planning")
 
 

@@ -30,6 +30,8 @@ from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.first_frames import require_first_frames
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.generation.methods.external import measured_clips
+from vibe_pipeline.generation.methods.sr import usable_network
+from vibe_pipeline.generation.peer_weights import how_to_get
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.named import require_file, require_folder, require_no_file
@@ -83,7 +85,11 @@ def generation_checks(
         for extra in arm.extra_adapters:
             field = f"arms.{name}.extra_adapters"
             fix = f"kedro vibe import-adapter FILE --output DIR --base {model.path}, or mend the path"
+            fix = how_to_get(extra.path) or fix
             yield Check(field, lambda extra=extra, field=field: _adapter(extra, field, layers), fix)
+        if arm.sr is not None:
+            fix = how_to_get(arm.sr.weights) or "name a .pth or .safetensors file of a network that spandrel knows"
+            yield Check(f"arms.{name}.sr.weights", lambda n=name, arm=arm: _network(n, arm, model), fix)
         if arm.path is not None:
             fix = "put the other system's clips there, one for each prompt and seed"
             yield Check(f"arms.{name}.path", lambda n=name, arm=arm: _external(n, arm, prompts, model), fix)
@@ -284,10 +290,18 @@ def _adapter(extra: ExtraAdapter, field: str, layers: Callable[[], Shapes]) -> s
     from vibe_pipeline.diffusion.lora import check_adapter  # with peft and diffusers: for arms that have such a file
 
     try:
-        changed = check_adapter(require_file(extra.path, field), layers())
+        changed = check_adapter(require_file(extra.path, field, how_to_get(extra.path)), layers())
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(field) else f"{field}: {error}") from error
     return f"{extra.path}, {changed} layers"
+
+
+def _network(name: str, arm: ArmParams, model: ModelParams) -> str:
+    assert arm.sr is not None
+    network = usable_network(arm.sr, model.dtype, f"arms.{name}.sr.weights")
+    sizes = ", ".join([network.architecture.name, *network.tags])
+    given = f"{model.native.height * network.scale}x{model.native.width * network.scale}"
+    return f"{arm.sr.weights}: {sizes}; {given}, resized to {model.target.height}x{model.target.width}"
 
 
 def _external(name: str, arm: ArmParams, prompts: Callable[[], pd.DataFrame], model: ModelParams) -> str:

@@ -238,6 +238,7 @@ def _memory(device: torch.device, outputs: Mapping[str, Any]) -> float | None:
 def _set_up(params: Mapping[str, Any], tables: Experiment, catalog: Mapping[str, Any], folder: Path) -> _Stage:
     values: dict[str, Any] = {f"params:{name}": group(**params.get(name, {})) for name, group, _ in GROUPS}
     values |= {"params:claims": Claims(params.get("claims", ())), "params:published": params.get("published", {})}
+    values |= {"params:not_run": params.get("not_run", {})}
     model, making = values["params:model"], values["params:generation"]
     short = shortened(tables)
     rows = {"stage1": short.stage1, "adapters": short.adapters, "arms": short.arms}

@@ -131,7 +131,7 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
     return {
         "title": inputs.title,
         "summary": narrative.summary(inputs.clips, inputs.arms, judgements),
-        "claims": [_claim(j, inputs.arms, inputs.published) for j in judgements],
+        "claims": [_claim(j, inputs.arms, inputs.published, inputs.table) for j in judgements],
         "confidence": f"{100 * inputs.bootstrap.confidence:g} %",
         "reference": inputs.reference_label,
         "replicated": TRAINING in inputs.scores,
@@ -154,8 +154,11 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
     }
 
 
-def _claim(judgement: ClaimVerdict, arms: Mapping[str, ArmParams], published: Mapping[str, Any]) -> dict[str, Any]:
+def _claim(
+    judgement: ClaimVerdict, arms: Mapping[str, ArmParams], published: Mapping[str, Any], table: pd.DataFrame
+) -> dict[str, Any]:
     claim = judgement.claim
+    left_out = [why for arm, why in tables.reasons_not_run(table).items() if arm in (claim.arm, claim.other)]
     marks = {HOLDS: ("holds", "✓"), FAILS: ("fails", "✗"), OPEN: ("open", "?"), ABSENT: ("absent", "–")}
     marks[NOT_RUN] = ("absent", "–")
     evidence = []
@@ -173,7 +176,7 @@ def _claim(judgement: ClaimVerdict, arms: Mapping[str, ArmParams], published: Ma
         "verdict": judgement.verdict,
         "kind": kind,
         "mark": mark,
-        "reason": judgement.reason,
+        "reason": "; ".join([judgement.reason, *left_out]),
         "published": narrative.published_difference(published, claim.arm, claim.other),
         "evidence": evidence,
     }

@@ -265,12 +265,20 @@ def missing(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[dict[str
     return lines
 
 
+def reasons_not_run(table: pd.DataFrame) -> dict[str, str]:
+    """Why arms of the table were not run, by name."""
+    rows = table[table["status"] == "not run"] if "status" in table else table.head(0)
+    return {str(row.arm): text(row.reason) for row in rows.drop_duplicates("arm").itertuples()} if len(rows) else {}
+
+
 def tally(table: pd.DataFrame, arm: str, references: Collection[str]) -> str:
     """On how many measures an arm is clearly better or worse than the reference, as a sentence part."""
     if table.empty or arm not in set(table["arm"]):
         return "not in this run"
     if arm in references:
         return "our reference"
+    if arm in reasons_not_run(table):
+        return "not run"
     rows = table[(table["arm"] == arm) & is_scored(table) & table["direction"].isin(["higher", "lower"])]
     if rows.empty:
         return "not scored"

@@ -40,6 +40,10 @@ class FetchError(RuntimeError):
     """A file could not be fetched, or is not what it should be; the message names its address and place."""
 
 
+class NoConnectionError(FetchError):
+    """The server did not answer: others will hardly do."""
+
+
 def fetch_weights(
     dimensions: Sequence[str], cache_dir: Path, tell: Callable[[str], None] = logger.info
 ) -> list[FetchError]:
@@ -120,7 +124,8 @@ def _explained(url: str, place: Path) -> Iterator[None]:
     try:
         yield
     except (requests.RequestException, OSError) as error:
-        raise FetchError(
+        offline = isinstance(error, requests.ConnectionError | requests.Timeout)
+        raise (NoConnectionError if offline else FetchError)(
             f"{url} could not be fetched ({type(error).__name__}: {str(error)[:200]}). With a connection, run the same "
             f"command again, it goes on where it stopped; without one, put the file at {place}"
         ) from error

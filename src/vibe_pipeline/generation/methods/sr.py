@@ -12,6 +12,7 @@ from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.generation.clip_cache import Make, Scale
 from vibe_pipeline.generation.methods.base import ArmJob, Method, Workload
+from vibe_pipeline.generation.peer_weights import how_to_get
 from vibe_pipeline.io.named import require_file
 from vibe_pipeline.io.video import read_frames
 
@@ -82,7 +83,7 @@ def usable_network(chosen: SuperResolutionParams, dtype: str, field: str) -> "Im
 
     from vibe_pipeline.diffusion.super_resolution import load_network, require_usable
 
-    path = require_file(chosen.weights, field)
+    path = require_file(chosen.weights, field, how_to_get(chosen.weights))
     try:
         network = load_network(path)
         require_usable(network, path, getattr(torch, chosen.dtype or dtype), chosen.tile)
