@@ -1,5 +1,6 @@
 """Super-resolution of one frame: the file is judged, tiles show no seam, RRDBNet costs what its formula says."""
 
+import itertools
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,7 @@ def blurring(x: Tensor) -> Tensor:
 def test_tiles_cover_an_axis_and_share_at_least_the_overlap(length: int, tile: int, overlap: int) -> None:
     starts = tile_starts(length, tile, overlap)
     assert starts[0] == 0 and starts[-1] + min(tile, length) == length
-    assert all(0 < b - a <= tile - overlap for a, b in zip(starts, starts[1:], strict=False))
+    assert all(0 < b - a <= tile - overlap for a, b in itertools.pairwise(starts))
     assert len(starts) == (1 if length <= tile else -(-(length - overlap) // (tile - overlap)))
     assert tile_starts(length, None, overlap) == [0]
 
@@ -62,7 +63,7 @@ def test_a_network_that_sees_far_leaves_no_seam() -> None:
     ramp = torch.linspace(0, 1, 203).expand(1, 3, 150, 203)
     tiled = upscale(shaded, 4, ramp, 64, 32)
     steps = tiled.diff(dim=-1).abs().max()
-    apart = max(b - a for a, b in zip(tile_starts(203, 64, 32), tile_starts(203, 64, 32)[1:], strict=False)) / 202
+    apart = max(b - a for a, b in itertools.pairwise(tile_starts(203, 64, 32))) / 202
     assert tiled.max() - tiled.min() > 0.5
     assert steps <= apart / 64 * 1.5  # a pasted tile would step by all of `apart` at once
 
