@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.diffusion.rrdb_files import real_esrgan_file
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.experiment.adapters import AdapterParams
-from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.origin import Unfolded
@@ -177,10 +178,16 @@ def test_of_extra_adapters(arm_key, wan21, tmp_path: Path) -> None:
         lora.add_adapter(transformer, "x", 2, 2.0, ("to_q",), seed)
         paths.append(lora.save_adapter(transformer, "x", tmp_path / str(i)))
 
-    def key(path: Path, weight: float = 1.0) -> str:
-        return arm_key(arm={"extra_adapters": [{"path": path, "weight": weight}]})
+    def key(path: Path, weight: float = 1.0, differences: bool = False) -> str:
+        return arm_key(arm={"extra_adapters": [{"path": path, "weight": weight, "differences": differences}]})
 
     assert len({arm_key(), key(paths[0]), key(paths[0], 0.5), key(paths[2])}) == 4
+    beside, fused = ExtraAdapter(path=paths[2]).differences_path, []
+    for value in (0.0, 1.0):
+        save_file({"proj_out.bias": torch.full((64,), value)}, beside)
+        assert key(paths[2]) not in fused, "not asked for"
+        fused.append(key(paths[2], differences=True))
+    assert len({*fused, key(paths[2])}) == 3
     before = key(paths[0])
     paths[0].write_bytes(paths[2].read_bytes())
     assert key(paths[0]) != before, "another file under the same name"

@@ -1,4 +1,4 @@
-"""The list of peers' weights: one place a file, fetched to where a row looks for it; where it cannot, one line says so."""
+"""The list of peers' weights: one place a file, fetched to where a row looks for it, or one line that says why not."""
 
 import functools
 import hashlib

@@ -5,23 +5,19 @@ them side by side: its network sees hundreds of pixels, so that seams show. Here
 pixels, of which the outer quarters are dropped and the rest is blended.
 """
 
-import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from spandrel import ImageModelDescriptor, ModelLoader, ModelTiling, UnsupportedModelError, canonicalize_state_dict
 from torch import Tensor
 
-from vibe_pipeline.diffusion.headers import impostor
 from vibe_pipeline.diffusion.rrdb import RrdbShape
+from vibe_pipeline.diffusion.tensors import read_state
 from vibe_pipeline.diffusion.tiles import tile_starts
 from vibe_pipeline.io.errors import one_line
 
-PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 SINGLE = ("SR", "Restoration")
 
 
@@ -48,28 +44,6 @@ def load_network(path: Path) -> ImageModelDescriptor:
         raise ValueError(f"{path}: {len(broken)} of its tensors hold NaN or infinity, the first {broken[0]}")
     network.model.requires_grad_(False)
     return network.eval()
-
-
-def read_state(path: Path) -> Mapping[str, Any]:
-    """What a file of weights holds by name: safetensors, or a pickle of tensors, which is never run.
-
-    Raises:
-        ValueError: Another kind of file, or a pickle that holds more than tensors; names it.
-    """
-    if path.suffix not in (*PICKLES, ".safetensors"):
-        raise ValueError(f"{path} is not a file of weights: {', '.join((*PICKLES, '.safetensors'))} are read")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        if (said := impostor(path)) and "pickle" not in said:
-            raise ValueError(f"{path} is {said}")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        said = "holds more than tensors and is not opened" if "nsupported" in str(error) else "cannot be read"
-        raise ValueError(f"{path} {said}: {one_line(error, 120)}") from error
-    if not isinstance(state, Mapping):
-        raise ValueError(f"{path} holds {type(state).__name__}, not tensors by name")
-    return state
 
 
 def _require_images(network: Any, path: Path) -> None:

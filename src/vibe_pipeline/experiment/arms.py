@@ -21,6 +21,14 @@ class ExtraAdapter(Params):
 
     path: Path = Field(description="a .safetensors file in diffusers format; others: kedro vibe import-adapter")
     weight: float = 1.0
+    differences: bool = Field(
+        False, description="fuse differences.safetensors beside the file too, as import-adapter --differences wrote it"
+    )
+
+    @property
+    def differences_path(self) -> Path:
+        """Where changes of whole tensors lie, if there are any."""
+        return self.path.with_name("differences.safetensors")
 
 
 class ArmParams(Unfolded):
@@ -58,5 +66,7 @@ class ArmParams(Unfolded):
     def files(self) -> dict[str, Path]:
         """Every file or folder that the row names and that has to be there, by its field."""
         extras = {f"extra_adapters.{i}.path": extra.path for i, extra in enumerate(self.extra_adapters)}
+        asked = {f"extra_adapters.{i}.differences": e for i, e in enumerate(self.extra_adapters) if e.differences}
+        extras |= {field: extra.differences_path for field, extra in asked.items()}
         others = {"path": self.path, "sr.weights": self.sr.weights if self.sr else None}
         return extras | {field: path for field, path in others.items() if path is not None}

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from vibe_pipeline.diffusion.checkpoint import find_model, require_fitting_size, require_whole, tile_stride
 from vibe_pipeline.diffusion.foreign import HUB_ID
-from vibe_pipeline.diffusion.weights import Once, Shapes, linear_shapes, made
+from vibe_pipeline.diffusion.weights import Once, linear_shapes, made
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
 from vibe_pipeline.experiment.claims import Claims
@@ -39,6 +39,9 @@ from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.vbench.dimensions import dimension_of
 from vibe_pipeline.vbench.prompts import INSTALL, clips_per_dimension
 from vibe_pipeline.vbench.totals import DIMENSIONS
+
+if TYPE_CHECKING:
+    from diffusers import WanTransformer3DModel
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +81,7 @@ def generation_checks(
 ) -> Iterator[Check]:
     """The prompts and every file that these arms name."""
     prompts = cache(lambda: load_prompts(generation))
-    layers = cache(lambda: linear_shapes(load_architecture(model.path).build_transformer()))
+    transformer = cache(lambda: load_architecture(model.path).build_transformer())
     ours = "set generation.prompts to vbench_subset or a file of prompts"
     yield Check("prompts", lambda: _prompts(prompts(), model), INSTALL if _needs_vbench(generation) else ours)
     for name, arm in arms.items():
@@ -86,7 +89,7 @@ def generation_checks(
             field = f"arms.{name}.extra_adapters"
             fix = f"kedro vibe import-adapter FILE --output DIR --base {model.path}, or mend the path"
             fix = how_to_get(extra.path) or fix
-            yield Check(field, lambda extra=extra, field=field: _adapter(extra, field, layers), fix)
+            yield Check(field, lambda extra=extra, field=field: _adapter(extra, field, transformer), fix)
         if arm.sr is not None:
             fix = how_to_get(arm.sr.weights) or "name a .pth or .safetensors file of a network that spandrel knows"
             yield Check(f"arms.{name}.sr.weights", lambda n=name, arm=arm: _network(n, arm, model), fix)
@@ -286,11 +289,19 @@ def _needs_vbench(generation: GenerationParams) -> bool:
     return isinstance(generation.prompts, str) and generation.prompts.startswith("vbench_")
 
 
-def _adapter(extra: ExtraAdapter, field: str, layers: Callable[[], Shapes]) -> str:
+def _adapter(extra: ExtraAdapter, field: str, transformer: "Callable[[], WanTransformer3DModel]") -> str:
     from vibe_pipeline.diffusion.lora import check_adapter  # with peft and diffusers: for arms that have such a file
+    from vibe_pipeline.diffusion.lora_differences import check_differences, parameter_shapes
 
+    beside = extra.differences_path
     try:
-        changed = check_adapter(require_file(extra.path, field, how_to_get(extra.path)), layers())
+        changed = check_adapter(require_file(extra.path, field, how_to_get(extra.path)), linear_shapes(transformer()))
+        if extra.differences:
+            require_file(beside, f"{field}: differences", "import-adapter --differences writes it")
+            count = check_differences(beside, parameter_shapes(transformer()))
+            return f"{extra.path}, {changed} layers, and {count} parameters that are fused"
+        if beside.is_file():
+            log.warning("%s: %s is not fused, as the row does not say `differences: true`", field, beside)
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(field) else f"{field}: {error}") from error
     return f"{extra.path}, {changed} layers"
