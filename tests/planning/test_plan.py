@@ -269,7 +269,7 @@ X4 = "RealESRGAN_x4plus.pth"
 
 
 def test_a_network_on_every_frame_is_counted_before_it_is_fetched(params, tmp_path: Path) -> None:
-    """By the list of peers without the file, by the file where it is there; tiles bound memory and cost their overlap."""
+    """By the list of peers without the file, by the file where it is; tiles bound memory and cost overlap."""
     small = real_esrgan_file(tmp_path, features=16, blocks=2).rename(tmp_path / "small.pth")
     params["model"] |= {"native": {"height": 96, "width": 160, "frames": 5}}
     rows = {
