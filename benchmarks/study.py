@@ -19,7 +19,7 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vibe_pipeline.cli import Chosen, parameters_of
+from vibe_pipeline.commands.options import Chosen, parameters_of
 from vibe_pipeline.datasets import CsvTable
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.claims import ClaimVerdict, evaluate_claim

@@ -9,6 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src/vibe_pipeline"
 ROOT_MODULES = {"__init__", "__main__", "settings", "hooks", "pipeline_registry", "cli"}
 ROOMS = (
+    "commands",
     "rehearsal",
     "pipelines",
     "datasets",

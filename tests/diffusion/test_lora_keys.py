@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vibe_pipeline.cli import import_adapter as command
+from vibe_pipeline.commands.exchange import import_adapter as command
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.lora_formats import import_adapter
 

@@ -48,7 +48,10 @@ def test_any_other_arm_stays_for_the_checks_to_refuse(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_file_counts(tmp_path: Path) -> None:
-    adapters = [{"path": "style.safetensors"}, {"path": str(next(e.place for e in PEER_FILES if e.is_adapter))}]
+    adapters = [
+        {"path": "style.safetensors"},
+        {"path": str(next(e.place(Path("peers")) for e in PEER_FILES if e.is_adapter))},
+    ]
     rows = {
         "lora": {"label": "l", "optional": True, "extra_adapters": adapters},
         "theirs": {"label": "t", "optional": True, "method": "external", "path": "clips"},

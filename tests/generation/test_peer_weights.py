@@ -15,6 +15,7 @@ import torch
 from vibe_pipeline.generation import peer_weights
 from vibe_pipeline.generation.peer_weights import PEER_FILES, fetch_peers, how_to_get, listed, peer_of
 
+PEERS = Path("data/06_models/peers")
 BY_NAME = {entry.name: entry for entry in PEER_FILES}
 X4, CINESCALE, T3 = (BY_NAME[name] for name in ("real_esrgan_x4plus", "cinescale_1_3b", "t3_5b"))
 
@@ -38,12 +39,12 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_each_entry_has_a_place_a_licence_and_an_address_of_its_own() -> None:
-    assert len({e.place for e in PEER_FILES}) == len({e.source for e in PEER_FILES}) == len(PEER_FILES)
+    assert len({e.place(PEERS) for e in PEER_FILES}) == len({e.source for e in PEER_FILES}) == len(PEER_FILES)
     for entry in PEER_FILES:
         assert entry.source.startswith("https://") and entry.source.endswith(f"/{entry.file}") and entry.licence
-        assert peer_of(entry.place) is entry and peer_of(Path("elsewhere") / entry.file) is entry
-        assert entry.place.suffix in (".pth", ".safetensors")  # rows never name a pickle of a LoRA
-        assert str(entry.place) in listed() and entry.licence in listed()
+        assert peer_of(entry.place(PEERS)) is entry and peer_of(Path("elsewhere") / entry.file) is entry
+        assert entry.place(PEERS).suffix in (".pth", ".safetensors")  # rows never name a pickle of a LoRA
+        assert str(entry.place(PEERS)) in listed(PEERS) and entry.licence in listed(PEERS)
     assert {"cinescale_1_3b", "ultrawan_1k", "t3_1_3b", "t3_5b", "real_esrgan_x4plus"} <= set(BY_NAME)
     assert peer_of(Path("elsewhere/pytorch_lora_weights.safetensors")) is None
     assert len(X4.sha256) == 64 and X4.rrdb is not None

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from vibe_pipeline import cli
+from vibe_pipeline.cli import cli
+from vibe_pipeline.commands import weights as commands
 from vibe_pipeline.vbench import second_env, weights
 from vibe_pipeline.vbench.weights import FetchError
 
@@ -15,14 +16,13 @@ def run(monkeypatch):
     parameters = {
         "evaluation": {
             "vbench_dimensions": ["temporal_flickering", "scene"],
-            "vbench_cache": "weights",
-            "vbench_env": "second",
             "fine_band": [1, 2],
             "reference_arm": "full",
-        }
+        },
+        "folders": {"vbench_weights": "weights", "vbench_env": "second"},
     }
-    monkeypatch.setattr(cli, "parameters_of", lambda chosen: parameters)
-    return lambda *arguments: CliRunner().invoke(cli.cli, ["vibe", *arguments])
+    monkeypatch.setattr(commands, "parameters_of", lambda chosen: parameters)
+    return lambda *arguments: CliRunner().invoke(cli, ["vibe", *arguments])
 
 
 def test_fetch_weights(run, monkeypatch):

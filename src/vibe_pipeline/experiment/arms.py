@@ -65,8 +65,12 @@ class ArmParams(Unfolded):
     @property
     def files(self) -> dict[str, Path]:
         """Every file or folder that the row names and that has to be there, by its field."""
+        return self.weight_files | ({"path": self.path} if self.path else {})
+
+    @property
+    def weight_files(self) -> dict[str, Path]:
+        """Files of weights among them: `fetch-weights --arms` brings those that it knows."""
         extras = {f"extra_adapters.{i}.path": extra.path for i, extra in enumerate(self.extra_adapters)}
         asked = {f"extra_adapters.{i}.differences": e for i, e in enumerate(self.extra_adapters) if e.differences}
         extras |= {field: extra.differences_path for field, extra in asked.items()}
-        others = {"path": self.path, "sr.weights": self.sr.weights if self.sr else None}
-        return extras | {field: path for field, path in others.items() if path is not None}
+        return extras | ({"sr.weights": self.sr.weights} if self.sr else {})

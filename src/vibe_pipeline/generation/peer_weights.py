@@ -12,8 +12,6 @@ from pathlib import Path
 from vibe_pipeline.diffusion.rrdb import RrdbShape
 from vibe_pipeline.vbench.weight_files import HUB
 
-PEERS = Path("data/06_models/peers")
-"""Where the shipped environments look for these files; a row may name any other place."""
 ADAPTER = "pytorch_lora_weights.safetensors"
 """What `import-adapter` writes: another program's LoRA becomes this file, and rows name that."""
 FETCH = "kedro vibe fetch-weights --arms"
@@ -25,7 +23,7 @@ class PeerFile:
     """One published file.
 
     Attributes:
-        name: Its folder below `PEERS`.
+        name: Its folder below `folders.peers`, where the shipped environments look for it; a row may name any place.
         file: Its own name, as published.
         source: The address.
         licence: Of the weights, as their page states it.
@@ -44,10 +42,9 @@ class PeerFile:
     is_adapter: bool = False
     rrdb: RrdbShape | None = None
 
-    @property
-    def place(self) -> Path:
-        """What a row names."""
-        return PEERS / self.name / (ADAPTER if self.is_adapter else self.file)
+    def place(self, peers: Path) -> Path:
+        """What a row names, where its files lie in the folder of peers."""
+        return peers / self.name / (ADAPTER if self.is_adapter else self.file)
 
 
 def _hub(repository: str, file: str) -> str:
@@ -148,6 +145,6 @@ def fetch_peers(paths: Iterable[Path], tell: Callable[[str], None]) -> bool:
     return complete
 
 
-def listed() -> str:
-    """The list for people: what each file is for, its licence and its place."""
-    return "\n".join(f"{e.serves}: {e.place} ({e.licence}), from {e.source}" for e in PEER_FILES)
+def listed(peers: Path) -> str:
+    """The list for people: what each file is for, its licence and what a row names; `peers` is the folder of peers."""
+    return "\n".join(f"{e.serves}: {e.place(peers)} ({e.licence}), from {e.source}" for e in PEER_FILES)

@@ -3,7 +3,7 @@
 import json
 import logging
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,20 @@ def load_prompts(params: GenerationParams) -> pd.DataFrame:
     if mine.empty:
         raise ValueError(f"generation.shard: {params.shard} is empty, there are only {len(table)} (prompt, seed) pairs")
     return mine
+
+
+def prompt_rows(prompts: Sequence[str], seed: int, first_frame: Path | None = None) -> pd.DataFrame:
+    """Rows as of :func:`load_prompts`, of prompts that are given one by one.
+
+    Raises:
+        ValueError: Not a prompt, the same one twice, or the first frame is not an image.
+    """
+    entries = [{"prompt": " ".join(prompt.split())} for prompt in prompts]
+    _check_prompts(Path("the prompts"), list(enumerate(entries, start=1)))
+    if first_frame is not None:
+        facts = _examined(require_file(first_frame, "the first frame"), f"the first frame {first_frame}")
+        entries = [entry | facts for entry in entries]
+    return pd.DataFrame([{"prompt_index": i} | entry | {"seed": seed} for i, entry in enumerate(entries)])
 
 
 def _all_rows(params: GenerationParams) -> pd.DataFrame:
@@ -193,9 +207,13 @@ def _first_frame(path: Path, line: int, entry: dict[str, Any]) -> dict[str, Any]
         raise ValueError(f"{place}: {shown} leaves the folder of the prompts")
     if not there:
         raise FileNotFoundError(f"{place}: there is no {shown}")
+    return _examined(image, f"{place}: {shown}")
+
+
+def _examined(image: Path, what: str) -> dict[str, Any]:
     try:
         height, width = load_rgb(image).shape[:2]  # now, rather than when the model is loaded
     except BadImage as bad:
-        raise ValueError(f"{place}: {shown} cannot be used: {bad.reason}: {bad.value}") from bad
+        raise ValueError(f"{what} cannot be used: {bad.reason}: {bad.value}") from bad
     size = {"first_frame_height": height, "first_frame_width": width}
     return {"first_frame": str(image), "first_frame_sha256": file_sha256(image)} | size

@@ -267,7 +267,7 @@ def _equip(transformer: WanTransformer3DModel, checkpoint: WanCheckpoint, task: 
         targets=row.lora.targets,
         seed=row.seed,
     )
-    if isinstance(row, AdapterParams) and row.attention.kind != "full":
+    if isinstance(row, AdapterParams):
         install_gclf(transformer, row.attention, token_grid(checkpoint, native.height, native.width))
 
 

@@ -24,6 +24,7 @@ class SuperResolution(Method):
     """Frames know nothing of each other; one is in memory at a time."""
 
     name = "sr"
+    takes_clips = True
     own_fields = frozenset({"sr"})
 
     def check(self, arm: ArmParams) -> None:

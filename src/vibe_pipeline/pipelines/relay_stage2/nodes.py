@@ -7,16 +7,13 @@ import pandas as pd
 
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.validation_clips import ValidationClips
 from vibe_pipeline.images.degradation import check_of
-from vibe_pipeline.io.folders import in_data
 from vibe_pipeline.tracking import log_artifact, tracked_adapter
 from vibe_pipeline.training.stages import alone, stage2_folder, train_stage2
-
-ADAPTERS = "06_models/adapters"
-CLIPS = "07_model_output/clips"
 
 
 def train_resolution(
@@ -24,6 +21,7 @@ def train_resolution(
     latent_cache: dict[str, Any],
     degradation_checks: pd.DataFrame,
     model: ModelParams,
+    folders: Folders,
     row: AdapterParams,
     stage1: dict[str, Any] | None = None,
     generation: GenerationParams | None = None,
@@ -33,7 +31,7 @@ def train_resolution(
 
     With `generation` and `arm`, a few clips are made as that arm makes them, every `validate_every` steps.
     """
-    folder = stage2_folder(latent_cache, stage1, model, row, in_data(ADAPTERS))
+    folder = stage2_folder(latent_cache, stage1, model, row, folders.adapters)
     check = check_of(degradation_checks, row)
     with alone(name, folder), tracked_adapter(name, "stage2", row, check, folder) as run:
         validate = None
@@ -45,7 +43,7 @@ def train_resolution(
                 model=model,
                 generation=generation,
                 count=row.validation_clips,
-                root=in_data(CLIPS),
+                root=folders.clips,
                 publish=publish,
             )
         return run.finish(
@@ -55,7 +53,7 @@ def train_resolution(
                 stage1=stage1,
                 model=model,
                 row=row,
-                root=in_data(ADAPTERS),
+                root=folders.adapters,
                 on_log=run.log,
                 on_validate=validate,
             )

@@ -1,0 +1,110 @@
+"""What every command shares: the options of `kedro run` that decide parameters, and errors as one line."""
+
+import copy
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.cli.utils import KedroCliError
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which parameters: what `kedro run` is given by options of the same names."""
+
+    env: str | None = None
+    params: dict[str, Any] | None = None
+    conf_source: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The environment as an option, to be put behind a command; empty where none was chosen."""
+        return f" --env={self.env}" if self.env else ""
+
+
+def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `kedro run` that decide parameters, Kedro's own objects; `command` gets them as `chosen`."""
+    options = {option.name: option for option in kedro_run.params if isinstance(option, click.Option)}
+
+    def read_file(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
+        # Kedro reads the section that is named like the command; one file serves them all.
+        said, ctx.info_name = ctx.info_name, "run"
+        try:
+            return options["config"].callback(ctx, option, value)
+        except KedroCliError as error:
+            raise click.UsageError(f"--config: {value}: {error.message}") from error
+        except (KeyError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
+            from vibe_pipeline.io.errors import one_line
+
+            raise click.UsageError(f"--config: {value} has no readable section `run:`: {one_line(error)}") from error
+        finally:
+            ctx.info_name = said
+
+    @functools.wraps(command)
+    def with_chosen(*, env: str, params: dict[str, Any], config: str, conf_source: str, **others: Any) -> Any:
+        return command(chosen=Chosen(env, params, conf_source), **others)
+
+    config = copy.copy(options["config"])
+    config.callback = read_file
+    taken: Callable[..., Any] = with_chosen
+    for option in (options["conf_source"], config, options["params"], options["env"]):
+        taken = click.option(cls=functools.partial(_same, option))(taken)
+    return taken
+
+
+def _same(option: click.Option, declarations: Any) -> click.Option:
+    return option
+
+
+def parameters_of(chosen: Chosen) -> dict[str, Any]:
+    """The parameters that `kedro run` reads with the same options, sweeps unfolded.
+
+    Raises:
+        ValueError: There is no such environment, or its parameters cannot be used; one line that names file or field.
+    """
+    from vibe_pipeline.experiment.load import settled_parameters
+    from vibe_pipeline.experiment.loader import loader_of
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Kedro's own, about a function that OmegaConf renamed
+        return settled_parameters(loader_of(chosen.env, chosen.params, chosen.conf_source))
+
+
+@contextmanager
+def said_plainly() -> Iterator[None]:
+    """Show an expected error as its message, without a traceback."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+class OwnPath(click.Path):
+    """A path relative to the folder that the command was given in, although commands work in the project's."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Absolute, unless the command was given in the project's own folder."""
+        path = Path(super().convert(value, param, ctx))
+        begun = ctx.find_object(Path) if ctx else None
+        return path if begun is None or begun == Path.cwd() else begun / path
+
+
+class AdapterChoice(click.ParamType):
+    """An adapter's file, relative to the folder that the command was given in, or the name of a trained row."""
+
+    name = "ROW or FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """A name as it is; a file as its path."""
+        return str(OwnPath().convert(value, param, ctx)) if Path(value).suffix else str(value)

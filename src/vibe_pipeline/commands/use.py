@@ -1,0 +1,186 @@
+"""Use what was trained: one's own clips refined, one's own prompts rendered and refined."""
+
+import functools
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vibe_pipeline.commands.options import (
+    AdapterChoice,
+    Chosen,
+    OwnPath,
+    parameter_options,
+    parameters_of,
+    said_plainly,
+)
+
+if TYPE_CHECKING:
+    from vibe_pipeline.generation.methods import ArmJob
+
+
+class SizeType(click.ParamType):
+    """HEIGHTxWIDTH in pixels."""
+
+    name = "HEIGHTxWIDTH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Two whole numbers above 0."""
+        if isinstance(value, tuple):
+            return value
+        height, _, width = str(value).lower().partition("x")
+        if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+            self.fail(f"{value!r} is not a size such as 1088x1920, height before width", param, ctx)
+        return int(height), int(width)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What of a row is asked for instead of its own settings; None: the row's."""
+
+    arm: str | None
+    adapter: str | None
+    no_adapter: bool
+    strength: float | None
+    steps: int | None
+    guidance: float | None
+    seed: int
+    output: Path | None
+    lossless: bool
+
+    def require_one_place(self, clips: int) -> None:
+        """Refuse one file for several clips."""
+        if self.output is not None and self.output.suffix and clips > 1:
+            raise ValueError(f"--output {self.output} is one file, and there are {clips} clips: give a folder")
+
+    def place(self, name: str, size: tuple[int, int]) -> Path:
+        """Where a clip goes: the file that was asked for, or a name of its own in the folder."""
+        if self.output is not None and self.output.suffix:
+            return self.output
+        begun = click.get_current_context().find_object(Path) or Path.cwd()
+        return (self.output or begun) / f"{name}-{size[0]}x{size[1]}.mp4"
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The fields of the row that differ."""
+        given = {"strength": self.strength, "steps": self.steps, "guidance_scale": self.guidance}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def row_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that choose and change a row; the command gets them as `asked`."""
+
+    @functools.wraps(command)
+    def with_asked(**options: Any) -> Any:
+        own = {name: options.pop(name) for name in Asked.__dataclass_fields__}
+        return command(asked=Asked(**own), **options)
+
+    taken: Callable[..., Any] = with_asked
+    for option in reversed(
+        (
+            click.option("--arm", help="A row of arms; without it evaluation.reference_arm."),
+            click.option("--adapter", type=AdapterChoice(), help="Instead of the row's own."),
+            click.option("--no-adapter", is_flag=True, help="The base as it is."),
+            click.option("--strength", type=click.FloatRange(0, 1, min_open=True), help="Share of the noise schedule."),
+            click.option("--steps", type=click.IntRange(1), help="Denoising steps."),
+            click.option("--guidance", type=click.FloatRange(1), help="Classifier-free guidance scale; 1 is none."),
+            click.option("--seed", type=int, default=0, show_default=True, help="Of the noise."),
+            click.option("--output", type=OwnPath(), help="A folder, or a new .mp4; without it the folder you are in."),
+            click.option("--lossless", is_flag=True, help="RGB without loss, which few players show; else H.264."),
+        )
+    ):
+        taken = option(taken)
+    return taken
+
+
+@click.command()
+@click.argument("clip", type=OwnPath())
+@row_options
+@click.option("--to", type=SizeType(), help="The new size; without it as many times larger as the model's target.")
+@click.option("--prompt", help="What the clip shows; without it the text of CLIP.txt, if there is one.")
+@parameter_options
+def refine(clip: Path, asked: Asked, to: tuple[int, int] | None, prompt: str | None, chosen: Chosen) -> None:
+    """Take CLIP, a video or a folder of videos, to a higher resolution by a row of arms.
+
+    Each new clip has a JSON beside it that says what it was made with. What was finished is not made again.
+    """
+    from vibe_pipeline.generation.single import clips_in, refine_clip
+
+    failed = False
+    with said_plainly():
+        clips = clips_in(clip)
+        asked.require_one_place(len(clips))
+        job = _job(chosen, asked)
+        for source in clips:
+            try:
+                made = refine_clip(source, _caption(source) if prompt is None else prompt, job, asked.seed, to)
+                click.echo(made.save(asked.place(f"{source.stem}-{job.name}", made.size), asked.lossless))
+            except (ValueError, OSError) as error:
+                if len(clips) == 1:
+                    raise
+                failed = True
+                click.echo(f"{source}: {error}", err=True)
+    sys.exit(failed)
+
+
+@click.command()
+@click.argument("prompts", nargs=-1, required=True, metavar="PROMPT...")
+@row_options
+@click.option("--first-frame", type=OwnPath(), help="The picture that the clip begins with, for Wan2.2-TI2V.")
+@parameter_options
+def generate(prompts: tuple[str, ...], asked: Asked, first_frame: Path | None, chosen: Chosen) -> None:
+    """Render each PROMPT at the base's native size, then take the clip to the target size by a row of arms.
+
+    Both clips are kept, each with a JSON beside it that says what it was made with.
+    """
+    from vibe_pipeline.generation.single import generate_clips
+
+    with said_plainly():
+        asked.require_one_place(2 * len(prompts))
+        made = generate_clips(prompts, _job(chosen, asked), asked.seed, first_frame)
+        for clip in made:
+            origin = clip.origin
+            name = "-".join(re.findall(r"[^\W_]+", origin["prompt"].lower())[:8])
+            place = asked.place(f"{name}-{asked.seed}-{origin['arm']}", clip.size)
+            click.echo(clip.save(place, asked.lossless))
+
+
+def _job(chosen: Chosen, asked: Asked) -> "ArmJob":
+    """The row that was asked for, with its adapter."""
+    import pandas as pd
+
+    from vibe_pipeline.experiment.folders import Folders
+    from vibe_pipeline.experiment.generation import GenerationParams
+    from vibe_pipeline.experiment.model import ModelParams
+    from vibe_pipeline.generation.methods import ArmJob, checked_tables
+    from vibe_pipeline.generation.single import chosen_arm, given_adapter
+
+    params = parameters_of(chosen)
+    folders = Folders(**params["folders"])
+    experiment = checked_tables(params)
+    name, arm = chosen_arm(experiment, asked.arm, asked.changes)
+    wanted = None if asked.no_adapter else asked.adapter or arm.adapter
+    start = experiment.adapters[arm.adapter].start if arm.keep_stage1 and arm.adapter else None
+    return ArmJob(
+        name=name,
+        arm=arm,
+        native=pd.DataFrame(),
+        model=ModelParams(**params["model"]),
+        generation=GenerationParams(**params["generation"]),
+        root=folders.clips,
+        adapter=given_adapter(wanted, folders.adapters) if wanted else None,
+        stage1=given_adapter(start, folders.adapters) if start else None,
+    )
+
+
+def _caption(clip: Path) -> str:
+    """The text beside a clip."""
+    text = clip.with_suffix(".txt")
+    if text.is_file():
+        return " ".join(text.read_text(encoding="utf-8").split())
+    click.echo(f"{clip}: no --prompt and no {text.name}: refined with an empty prompt", err=True)
+    return ""

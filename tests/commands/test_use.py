@@ -1,0 +1,145 @@
+"""`kedro vibe refine` and `generate`: other programs' clips in, larger clips and what they were made with out."""
+
+import json
+import shutil
+from pathlib import Path
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from kedro.framework.project import configure_project
+
+from tests.conf_files import read_conf, write_conf
+from vibe_pipeline.cli import cli
+from vibe_pipeline.diffusion import lora
+from vibe_pipeline.experiment.training import LoraParams
+from vibe_pipeline.io.decoding import probe
+from vibe_pipeline.io.video import read_clip
+
+ROOT = Path(__file__).parents[2]
+SHORT = ["--steps", "1", "--strength", "0.3"]
+
+
+@pytest.fixture
+def project(tmp_path: Path, wan21, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose model is the tiny checkpoint, and the adapter `full` trained."""
+    home = tmp_path / "project"
+    shutil.copytree(ROOT / "conf", home / "conf")
+    shutil.copy(ROOT / "pyproject.toml", home)
+    (home / "src").mkdir()
+    base = home / "conf/base"
+    params = read_conf(base)
+    params["model"] = wan21.model().model_dump(mode="json")
+    params["generation"]["native_steps"] = 1
+    write_conf(base, params)
+    transformer = wan21.transformer()
+    lora.add_adapter(transformer, "full", 4, 6.0, LoraParams().targets, 0)
+    saved = lora.save_adapter(transformer, "full", home / "data/06_models/adapters/full-1")
+    manifest = {"name": "full", "path": str(saved), "key": "k"}
+    (home / "data/06_models/adapters/full.json").write_text(json.dumps(manifest))
+    monkeypatch.chdir(home)
+    configure_project("vibe_pipeline")
+    return home
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["vibe", *arguments])
+
+
+def a_video(path: Path, frames: int, fps: float = 10, **options: object) -> Path:
+    """A moving grey bar, written as another program would."""
+    with imageio.get_writer(path, format="FFMPEG", fps=fps, macro_block_size=1, **options) as writer:
+        for t in range(frames):
+            frame = np.full((32, 48, 3), 60, np.uint8)
+            frame[:, 4 + 2 * (t % 16) : 12 + 2 * (t % 16)] = 200
+            writer.append_data(frame)
+    return path
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx265"), ("a.webm", "libvpx-vp9")])
+def test_a_clip_of_another_program_becomes_larger(project: Path, name: str, codec: str) -> None:
+    source = a_video(project.parent / name, 7, codec=codec, pixelformat="yuv420p")
+    done = call("refine", str(source), "--prompt", "a bar", "--output", str(project / "out"), *SHORT)
+    assert done.exit_code == 0, done.output
+    made = project / "out/a-full-64x96.mp4"
+    info = probe(made)
+    assert (info.height, info.width, info.frames, round(info.fps)) == (64, 96, 7, 10)
+    content = json.loads(made.with_suffix(".json").read_text())
+    assert content["source"] == str(source) and content["prompt"] == "a bar" and content["arm"] == "full"
+    assert [p["settings"]["arm"]["strength"] for p in content["pieces"]] == [0.3, 0.3]  # 7 frames, 5 at a time
+    assert content["pieces"][0]["settings"]["adapter"] == "k"
+
+
+def test_options_choose_another_row_its_settings_and_no_adapter(project: Path) -> None:
+    source = a_video(project.parent / "a.mp4", 5)
+    lossless = ["--lossless", "--output", str(project / "b.mp4"), "--to", "96x144", "--no-adapter"]
+    done = call("refine", str(source), "--prompt", "x", "--arm", "full_pixel", *SHORT, *lossless)
+    assert done.exit_code == 0, done.output
+    assert read_clip(project / "b.mp4").shape == (5, 96, 144, 3)
+    content = json.loads((project / "b.json").read_text())
+    assert content["arm"] == "full_pixel" and content["pieces"][0]["settings"]["adapter"] is None
+
+
+def test_a_folder_is_worked_through_and_a_bad_clip_stops_only_itself(project: Path, monkeypatch) -> None:
+    folder = project.parent / "clips"
+    folder.mkdir()
+    a_video(folder / "good.mp4", 5)
+    (folder / "good.txt").write_text("a bar that moves\n")
+    (folder / "bad.mp4").write_bytes(b"not a video")
+    monkeypatch.chdir(project / "src")  # paths are relative to where the command was given
+    done = call("refine", "../../clips", "--arm", "upsample", "--output", "../../larger")
+    assert done.exit_code == 1 and "bad.mp4: " in done.output
+    content = json.loads((project.parent / "larger/good-upsample-64x96.json").read_text())
+    assert content["prompt"] == "a bar that moves"
+
+
+def test_prompts_are_rendered_and_made_larger(project: Path) -> None:
+    out = ["--output", str(project / "out"), *SHORT]
+    done = call("generate", "A plain blue cross, moving up", "over woven gray", "--seed", "3", *out)
+    assert done.exit_code == 0, done.output
+    names = sorted(path.stem for path in (project / "out").glob("*.mp4"))
+    assert names == [
+        "a-plain-blue-cross-moving-up-3-full-64x96",
+        "a-plain-blue-cross-moving-up-3-native-32x48",
+        "over-woven-gray-3-full-64x96",
+        "over-woven-gray-3-native-32x48",
+    ]
+    again = call("generate", "A plain blue cross, moving up", "over woven gray", "--seed", "3", *out)
+    assert again.exit_code == 0 and "step" not in again.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--to", "64"], "'64' is not a size such as 1088x1920, height before width"),
+        (["--arm", "truth"], "--arm 'truth' takes no clip, being of method truth; rows that take a clip: full, "),
+        (["--arm", "nobody"], "--arm 'nobody' is not a row of arms"),
+        (["--adapter", "no_relay"], "'no_relay' is neither a file nor a trained adapter; trained: full"),
+        (["--adapter", "x.safetensors"], "--adapter: x.safetensors does not exist"),
+        (["--strength", "0"], "Invalid value for '--strength'"),
+        (["--output", "OWN"], "is the clip itself; choose another --output"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(project: Path, arguments: list[str], message: str) -> None:
+    source = a_video(project / "own.mp4", 5)
+    before = source.read_bytes()
+    given = [str(source) if argument == "OWN" else argument for argument in arguments]
+    rest = ["--prompt", "x", *([] if "--arm" in arguments else ["--arm", "upsample"])]
+    done = call("refine", str(source), *rest, *given)
+    assert done.exit_code != 0 and message in done.output and "Traceback" not in done.output
+    assert source.read_bytes() == before
+
+
+def test_one_file_cannot_hold_several_clips(project: Path) -> None:
+    done = call("generate", "a", "--output", "one.mp4")
+    assert done.exit_code == 1 and "--output one.mp4 is one file, and there are 2 clips: give a folder" in done.output
+
+
+def test_a_first_frame_needs_a_base_that_takes_one(project: Path) -> None:
+    (project / "f.png").write_bytes(b"no picture")
+    done = call("generate", "a", "--first-frame", "f.png")
+    assert done.exit_code == 1 and "the first frame f.png cannot be used" in done.output
+    imageio.imwrite(project / "g.png", np.zeros((64, 96, 3), np.uint8))
+    done = call("generate", "a", "--first-frame", "g.png")
+    assert done.exit_code == 1 and "takes no first frame" in done.output
