@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 
 from vibe_pipeline.diffusion.headers import impostor
 from vibe_pipeline.io.errors import one_line
-from vibe_pipeline.io.named import require_file
 
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 
@@ -25,7 +24,8 @@ def read_state(path: Path) -> Mapping[str, Any]:
     """
     if path.suffix not in (*PICKLES, ".safetensors"):
         raise ValueError(f"{path} is not a file of weights: {', '.join((*PICKLES, '.safetensors'))} are read")
-    require_file(path, "weights")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist, or is not a file")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
