@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from kedro.framework.project import configure_project
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
@@ -28,6 +29,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, wan21) -> Path:
         shutil.copy(ROOT / name, folder)
     (folder / "conf/local").mkdir(exist_ok=True)
     base = folder / "conf/base"
+    claims = yaml.safe_load((base / "claims.yml").read_text())
+    claims.append(claims[0] | {"name": "peer", "statement": "The full form beats Real-ESRGAN", "other": "gone"})
+    (base / "claims.yml").write_text(yaml.safe_dump(claims))
     params = read_conf(base)
     params["model"] |= {
         "path": str(wan21.path),
@@ -89,7 +93,8 @@ def test_the_default_graph_runs_is_tracked_and_is_idempotent(project: Path, monk
 
     page = (project / "data/08_reporting/report/index.html").read_text()
     assert "published" in page and "data:video/mp4" in page
-    assert REASON in page and "Real-ESRGAN" in page and "Stand-in network" in page
+    assert "Real-ESRGAN" in page and "Stand-in network" in page and page.count(REASON) > 1
+    assert f"not in this run: gone; {REASON}" in page
     assert read_json(project / "data/08_reporting/not_run_arms.json")["gone"]["reason"] == REASON
 
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")

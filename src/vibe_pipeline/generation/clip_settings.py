@@ -11,7 +11,7 @@ from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.denoiser import Sampling
-from vibe_pipeline.io.keys import file_sha256, folder_fingerprint
+from vibe_pipeline.io.keys import file_sha256, folder_fingerprint, weights_fingerprint
 
 
 def base_settings(model: ModelParams, generation: GenerationParams) -> dict[str, Any]:
@@ -41,15 +41,16 @@ def arm_settings(
     """
     # A field that came later and is off is left out, so that older clips count.
     off = {name for name in ("detail_transfer", "sr") if getattr(arm, name) is None}
-    network = {"network": file_sha256(arm.sr.weights)} if arm.sr else {}
-    left_out: dict[str, Any] = dict.fromkeys({"label", "adapter", "optional"} | off, True)
+    own = {} if arm.transformer is None else {"transformer": weights_fingerprint(arm.transformer.path)}
+    own |= {"network": file_sha256(arm.sr.weights)} if arm.sr else {}
+    left_out: dict[str, Any] = dict.fromkeys({"label", "adapter", "optional", "transformer"} | off, True)
     if arm.sr is not None:
         left_out["sr"] = {"weights"}  # by content, wherever it lies
     plain = {i: {"differences"} for i, extra in enumerate(arm.extra_adapters) if not extra.differences}
     left_out |= {"extra_adapters": plain} if plain else {}
     return (
         base_settings(model, generation)
-        | network
+        | own
         | {
             "arm": arm.model_dump(mode="json", exclude=left_out),
             "adapter": adapter["key"] if adapter else None,
@@ -75,9 +76,9 @@ def arm_sampling(arm: ArmParams, model: ModelParams, strength: float) -> Samplin
         strength: Share of the noise schedule that is run; see `methods.base.Method.strength`.
 
     Raises:
-        ValueError: A share of the steps that leaves none.
+        ValueError: A truncated schedule that leaves no step.
     """
-    sigmas = sigma_schedule(arm.steps, arm.flow_shift or model.flow_shift, strength, arm.steps_are)
+    sigmas = sigma_schedule(arm.steps, arm.flow_shift or model.flow_shift, strength, arm.strength_mode)
     return Sampling(sigmas, arm.scheduler, arm.guidance_scale)
 
 

@@ -114,7 +114,10 @@ def make_plan(
     numbers = costs.parameters
     # Weights as published: 16 bit but for the VAE.
     weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"]
-    notes = (image_note, *clip_notes, measure_note, *_arm_notes(costs, tables))
+    own = {arm.transformer.path for arm in tables.arms.values() if arm.transformer is not None}
+    weights += (own_bytes := sum(_own_bytes(path, 2 * numbers["transformer"]) for path in own))
+    own_note = f"transformers of arms' own: {len(own)}, {own_bytes / 1e9:.1f} GB, each read after the base's"
+    notes = (image_note, *clip_notes, measure_note, *([own_note] if own else []), *_arm_notes(costs, tables))
     return Plan(
         model=architecture.name,
         architecture=architecture.source,
@@ -135,6 +138,12 @@ def _arm_notes(costs: Costs, tables: Experiment) -> Iterator[str]:
     for name, arm in tables.arms.items():
         if arm.sr is not None and network_cost(costs, arm.sr) is None:
             yield f"arms.{name}: its network is not counted, as {arm.sr.weights} is not here or cannot be counted"
+
+
+def _own_bytes(path: Path, otherwise: float) -> float:
+    """Of a transformer's own weights; `otherwise` where they are not here yet."""
+    files = path.glob("*.safetensors") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file()) or otherwise
 
 
 def _count_images(data: DataParams, images: int | None) -> tuple[int, str]:

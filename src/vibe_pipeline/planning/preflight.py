@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from vibe_pipeline.diffusion.checkpoint import find_model, require_fitting_size, require_whole, tile_stride
 from vibe_pipeline.diffusion.foreign import HUB_ID
-from vibe_pipeline.diffusion.weights import Once, linear_shapes, made
+from vibe_pipeline.diffusion.weights import Once, made
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
+from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
@@ -31,19 +31,15 @@ from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.first_frames import require_first_frames
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.generation.methods.external import measured_clips
-from vibe_pipeline.generation.methods.sr import usable_network
 from vibe_pipeline.generation.peer_weights import how_to_get
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
-from vibe_pipeline.io.named import require_file, require_folder, require_no_file
+from vibe_pipeline.io.named import require_folder, require_no_file
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.vbench.dimensions import dimension_of
+from vibe_pipeline.planning.claims import check_claims
+from vibe_pipeline.planning.weight_files import extra_adapter, network, own_transformer
 from vibe_pipeline.vbench.prompts import INSTALL, clips_per_dimension
-from vibe_pipeline.vbench.totals import DIMENSIONS
-
-if TYPE_CHECKING:
-    from diffusers import WanTransformer3DModel
 
 log = logging.getLogger(__name__)
 
@@ -87,14 +83,19 @@ def generation_checks(
     ours = "set generation.prompts to vbench_subset or a file of prompts"
     yield Check("prompts", lambda: _prompts(prompts(), model), INSTALL if _needs_vbench(generation) else ours)
     for name, arm in arms.items():
+        if arm.transformer is not None:
+            field, path = f"arms.{name}.transformer", arm.transformer.path
+            fix = "give all weights of a transformer of the base's architecture, or leave `transformer` out"
+            fix = how_to_get(path) or fix
+            yield Check(field, lambda path=path, field=field: own_transformer(path, field, model), fix)
         for extra in arm.extra_adapters:
             field = f"arms.{name}.extra_adapters"
             fix = f"kedro vibe import-adapter FILE --output DIR --base {model.path}, or mend the path"
             fix = how_to_get(extra.path) or fix
-            yield Check(field, lambda extra=extra, field=field: _adapter(extra, field, transformer), fix)
+            yield Check(field, lambda extra=extra, field=field: extra_adapter(extra, field, transformer), fix)
         if arm.sr is not None:
             fix = how_to_get(arm.sr.weights) or "name a .pth or .safetensors file of a network that spandrel knows"
-            yield Check(f"arms.{name}.sr.weights", lambda n=name, arm=arm: _network(n, arm, model), fix)
+            yield Check(f"arms.{name}.sr.weights", lambda n=name, sr=arm.sr: network(n, sr, model), fix)
         if arm.path is not None:
             fix = "put the other system's clips there, one for each prompt and seed"
             yield Check(f"arms.{name}.path", lambda n=name, arm=arm: _external(n, arm, prompts, model), fix)
@@ -226,17 +227,6 @@ def check_scoring(generation: GenerationParams, evaluation: EvaluationParams) ->
         log.warning("fewer than %d prompts cannot tell two arms apart: %s", fewest, ", ".join(few))
 
 
-def check_claims(claims: Claims, evaluation: EvaluationParams) -> None:
-    """Warn of claims on dimensions that will not be measured."""
-    asked = {dimension_of(name).name for name in evaluation.vbench_dimensions}
-    wanted = {metric for claim in claims.root for metric in claim.metrics} & set(DIMENSIONS)
-    if unasked := sorted(wanted - asked):
-        log.warning(
-            "there are claims on %s, which evaluation.vbench_dimensions does not ask for: they will not be measured",
-            ", ".join(unasked),
-        )
-
-
 def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[str]) -> None:
     """Check what the nodes of a run will need, by their tags."""
     if tags & {"data_processing", "relay_stage2"}:
@@ -284,32 +274,6 @@ def _prompts(prompts: pd.DataFrame, model: ModelParams) -> str:
 
 def _needs_vbench(generation: GenerationParams) -> bool:
     return isinstance(generation.prompts, str) and generation.prompts.startswith("vbench_")
-
-
-def _adapter(extra: ExtraAdapter, field: str, transformer: "Callable[[], WanTransformer3DModel]") -> str:
-    from vibe_pipeline.diffusion.lora import check_adapter  # with peft and diffusers: for arms that have such a file
-    from vibe_pipeline.diffusion.lora_differences import check_differences, parameter_shapes
-
-    beside = extra.differences_path
-    try:
-        changed = check_adapter(require_file(extra.path, field, how_to_get(extra.path)), linear_shapes(transformer()))
-        if extra.differences:
-            require_file(beside, f"{field}: differences", "import-adapter --differences writes it")
-            count = check_differences(beside, parameter_shapes(transformer()))
-            return f"{extra.path}, {changed} layers, and {count} parameters that are fused"
-        if beside.is_file():
-            log.warning("%s: %s is not fused, as the row does not say `differences: true`", field, beside)
-    except ValueError as error:
-        raise ValueError(str(error) if str(error).startswith(field) else f"{field}: {error}") from error
-    return f"{extra.path}, {changed} layers"
-
-
-def _network(name: str, arm: ArmParams, model: ModelParams) -> str:
-    assert arm.sr is not None
-    network = usable_network(arm.sr, model.dtype, f"arms.{name}.sr.weights")
-    sizes = ", ".join([network.architecture.name, *network.tags])
-    given = f"{model.native.height * network.scale}x{model.native.width * network.scale}"
-    return f"{arm.sr.weights}: {sizes}; {given}, resized to {model.target.height}x{model.target.width}"
 
 
 def _external(name: str, arm: ArmParams, prompts: Callable[[], pd.DataFrame], model: ModelParams) -> str:
