@@ -30,7 +30,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, wan21) -> Path:
     (folder / "conf/local").mkdir(exist_ok=True)
     base = folder / "conf/base"
     claims = yaml.safe_load((base / "claims.yml").read_text())
-    claims.append(claims[0] | {"name": "peer", "statement": "The full form beats Real-ESRGAN", "other": "gone"})
+    claims["claims"].append(
+        claims["claims"][0] | {"name": "peer", "statement": "The full form beats Real-ESRGAN", "other": "gone"}
+    )
     (base / "claims.yml").write_text(yaml.safe_dump(claims))
     params = read_conf(base)
     params["model"] |= {
