@@ -63,7 +63,16 @@ NATIVE_CHANGES: dict[str, Any] = {
     "native_scheduler": "unipc",
     "native_source": "truth",
 }
-CHOICE = {"prompts", "skip", "count", "prompt_dimensions", "subset_seed", "seeds", "shard"}  # a prompt has its own key
+CHOICE = {
+    "prompts",
+    "prompts_4k_vbench",
+    "skip",
+    "count",
+    "prompt_dimensions",
+    "subset_seed",
+    "seeds",
+    "shard",
+}  # a prompt has its own key
 GENERATION_HARMLESS = {"batch_size", "stop_after_preview"}
 TRAIN_CHANGES: dict[str, Any] = {
     "steps": 5,
