@@ -18,6 +18,7 @@ class Upsample(Method):
 
     name = "upsample"
     uses_device = False
+    takes_clips = True
     bound = "floor"
 
     def describe(self, arm: ArmParams) -> str:
