@@ -15,6 +15,11 @@ from vibe_pipeline.experiment.groups import Name, Params
 class EvaluationParams(Params):
     """What is scored, and how the figures are summarised."""
 
+    renamed = {  # noqa: RUF012
+        "vbench_cache": "folders.vbench_weights in globals.yml",
+        "vbench_env": "folders.vbench_env in globals.yml",
+    }
+
     vbench_dimensions: Annotated[tuple[str, ...], Field(min_length=1)]
     overall_dimensions: Annotated[tuple[str, ...], Field(min_length=2)] = Field(
         (
