@@ -39,6 +39,7 @@ ARM_CHANGES: dict[str, Any] = {
     "strength_mode": "truncated",
     "guidance_scale": 4.0,
     "detail_transfer": 0.5,
+    "sharpen": {"amount": 0.5},
 }
 ATTENTION_CHANGES: dict[str, Any] = {"kind": "gclf", "half_window": (2, 2), "scale": "freeswim"}
 # Only with another method, and shown by tests of it: refresh_every, path. Files have tests of their own.
@@ -58,7 +59,16 @@ NATIVE_CHANGES: dict[str, Any] = {
     "native_scheduler": "unipc",
     "native_source": "truth",
 }
-CHOICE = {"prompts", "skip", "count", "prompt_dimensions", "subset_seed", "seeds", "shard"}  # a prompt has its own key
+CHOICE = {
+    "prompts",
+    "prompts_4k_vbench",
+    "skip",
+    "count",
+    "prompt_dimensions",
+    "subset_seed",
+    "seeds",
+    "shard",
+}  # a prompt has its own key
 GENERATION_HARMLESS = {"batch_size", "stop_after_preview"}
 TRAIN_CHANGES: dict[str, Any] = {
     "steps": 5,

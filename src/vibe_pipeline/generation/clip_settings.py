@@ -40,7 +40,7 @@ def arm_settings(
         stage1: Manifest of the stage-1 adapter that is kept.
     """
     # A field that came later and is off is left out, so that older clips count.
-    off = {"detail_transfer"} if arm.detail_transfer is None else set()
+    off = {name for name in ("detail_transfer", "sharpen") if getattr(arm, name) is None}
     own = {} if arm.transformer is None else {"transformer": weights_fingerprint(arm.transformer.path)}
     return (
         base_settings(model, generation)
