@@ -14,6 +14,7 @@ from vibe_pipeline.diffusion.flow import StrengthMode
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.groups import Name, Params
 from vibe_pipeline.experiment.origin import Unfolded
+from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 
 
 class ExtraAdapter(Params):
@@ -21,6 +22,14 @@ class ExtraAdapter(Params):
 
     path: Path = Field(description="a .safetensors file in diffusers format; others: kedro vibe import-adapter")
     weight: float = 1.0
+    differences: bool = Field(
+        False, description="fuse differences.safetensors beside the file too, as import-adapter --differences wrote it"
+    )
+
+    @property
+    def differences_path(self) -> Path:
+        """Where changes of whole tensors lie, if there are any."""
+        return self.path.with_name("differences.safetensors")
 
 
 class OwnTransformer(Params):
@@ -69,9 +78,25 @@ class ArmParams(Unfolded):
     )
     sharpen: SharpenParams | None = Field(None, description="upsample: an unsharp mask afterwards; None: plain")
     path: Path | None = Field(None, description="external: the folder of another system's clips")
+    sr: SuperResolutionParams | None = Field(None, description="sr: the network, and its tiles")
+    optional: bool = Field(False, description="where a file that it names is not there, listed with that and not run")
 
     @model_validator(mode="after")
     def _stage1_is_an_adapters(self) -> Self:
         if self.keep_stage1 and self.adapter is None:
             raise ValueError("keep_stage1 needs an adapter that was trained on stage 1")
         return self
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Every file or folder that the row names and that has to be there, by its field."""
+        return self.weight_files | ({"path": self.path} if self.path else {})
+
+    @property
+    def weight_files(self) -> dict[str, Path]:
+        """Files of weights among them: `fetch-weights --arms` brings those that it knows."""
+        extras = {f"extra_adapters.{i}.path": extra.path for i, extra in enumerate(self.extra_adapters)}
+        asked = {f"extra_adapters.{i}.differences": e for i, e in enumerate(self.extra_adapters) if e.differences}
+        extras |= {field: extra.differences_path for field, extra in asked.items()}
+        own = {"transformer.path": self.transformer.path} if self.transformer else {}
+        return own | extras | ({"sr.weights": self.sr.weights} if self.sr else {})

@@ -14,6 +14,7 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, measuring, measuring_memory, stage1_of
+from vibe_pipeline.planning.network_costs import network_cost
 
 FULL = AttentionParams()
 STAGE1 = "Velocity loss on low-resolution images"
@@ -169,6 +170,8 @@ def arm_row(
     work = costs.encode(size) * load.encodes + costs.decode(size) * load.decodes
     if not load.forwards:
         peak = _vae_peak(costs, size) + CONTEXT_BYTES if load.encodes or load.decodes else 0.0
+        if load.network is not None and (found := network_cost(costs, load.network)):
+            work, peak = work + found.work, CONTEXT_BYTES + found.memory
         return _row(
             group="arm",
             name=name,

@@ -12,6 +12,7 @@ class Refine(DenoisingMethod):
 
     name = "refine"
     second_pass = True
+    takes_clips = True
     own_fields = frozenset({"detail_transfer"})
 
     @contextmanager

@@ -22,6 +22,7 @@ class Upsample(Method):
 
     name = "upsample"
     uses_device = False
+    takes_clips = True
     bound = "floor"
     own_fields = frozenset({"sharpen"})
 
