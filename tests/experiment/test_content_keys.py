@@ -42,6 +42,7 @@ ARM_CHANGES: dict[str, Any] = {
     "strength_mode": "truncated",
     "guidance_scale": 4.0,
     "detail_transfer": 0.5,
+    "sharpen": {"amount": 0.5},
 }
 ATTENTION_CHANGES: dict[str, Any] = {"kind": "gclf", "half_window": (2, 2), "scale": "freeswim"}
 # Only with another method, and shown by its tests: refresh_every, path. Files have tests of their own.

@@ -22,7 +22,7 @@ from tests.wan_names import randomise, write_wan_file
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.flow import seeded_noise, sigma_schedule
 from vibe_pipeline.diffusion.models import find_model
-from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
+from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter, SharpenParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
@@ -33,7 +33,7 @@ from vibe_pipeline.generation.denoiser import Denoiser, Sampling
 from vibe_pipeline.generation.render import arm_clips, native_clips, reference_clips
 from vibe_pipeline.generation.text_cache import TextCache
 from vibe_pipeline.images import resize as resizing
-from vibe_pipeline.images.resize import enlarge
+from vibe_pipeline.images.resize import enlarge, sharpen
 from vibe_pipeline.io.files import read_json
 from vibe_pipeline.io.video import read_clip, write_lossless
 from vibe_pipeline.miniature.scene import parse_caption, scene_of_prompt
@@ -242,6 +242,13 @@ def test_detail_transfer_adds_the_second_passs_change_to_the_enlarged_clip(
 
     refined, half = made("refined"), made("half", detail_transfer=0.5)
     enlarged = made("enlarged", method="upsample", adapter=None)
+    sharp = made("sharp", method="upsample", adapter=None, sharpen=SharpenParams(amount=0.8, sigma=1.0))
+    large = torch.from_numpy(
+        np.moveaxis(enlarged, -1, 1).copy()
+    )  # rounded to bytes already, so the two differ by a step
+    factor = large.shape[-2] / 32
+    np.testing.assert_allclose(sharp, np.moveaxis(sharpen(large, factor, 0.8).numpy(), 1, -1), atol=3 / 255)
+    assert np.abs(sharp - enlarged).max() > 0.02
     # One step from hardly any noise changes nothing: the VAE alone.
     nothing = {"strength": 1e-6, "steps": 1}
     through_vae = made("vae", **nothing)

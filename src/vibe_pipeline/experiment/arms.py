@@ -40,6 +40,13 @@ class OwnTransformer(Params):
     )
 
 
+class SharpenParams(Params):
+    """An unsharp mask over the enlarged clip: x + amount · (x − x blurred by a Gaussian), clamped."""
+
+    amount: PositiveFloat = Field(1.0, description="how much of what the Gaussian takes away is added once more")
+    sigma: PositiveFloat = Field(1.0, description="of the Gaussian, in pixels of the native clip")
+
+
 class ArmParams(Unfolded):
     """One row of `arms`: what is generated and scored."""
 
@@ -69,6 +76,7 @@ class ArmParams(Unfolded):
     detail_transfer: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="share of the second pass's change that is added to the enlarged clip; None: its own pixels"
     )
+    sharpen: SharpenParams | None = Field(None, description="upsample: an unsharp mask afterwards; None: plain")
     path: Path | None = Field(None, description="external: the folder of another system's clips")
     sr: SuperResolutionParams | None = Field(None, description="sr: the network, and its tiles")
     optional: bool = Field(False, description="where a file that it names is not there, listed with that and not run")

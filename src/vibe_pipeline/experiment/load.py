@@ -81,12 +81,12 @@ def _folders(loader: "LayeredLoader") -> Folders:
 
 def _own_files(loader: "LayeredLoader") -> dict[str, Any]:
     """What the report reads: claims.yml and published.yml; where neither environment nor base has one, nothing."""
-    claims, published = loader.file_of("claims"), loader.file_of("published")
+    claims, published = loader.file_of("claims"), loader.files_of("published")
     try:
         tested = load_claims(claims) if claims else ()
         return {
             "claims": [claim.model_dump() for claim in tested],
-            "published": load_published(published) if published else {},
+            "published": load_published(*published) if published else {},
         }
     except (ValueError, OSError) as error:
         raise ParameterError(str(error)) from None

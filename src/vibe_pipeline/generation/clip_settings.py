@@ -40,7 +40,7 @@ def arm_settings(
         stage1: Manifest of the stage-1 adapter that is kept.
     """
     # A field that came later and is off is left out, so that older clips count.
-    off = {name for name in ("detail_transfer", "sr") if getattr(arm, name) is None}
+    off = {name for name in ("detail_transfer", "sharpen", "sr") if getattr(arm, name) is None}
     own = {} if arm.transformer is None else {"transformer": weights_fingerprint(arm.transformer.path)}
     own |= {"network": file_sha256(arm.sr.weights)} if arm.sr else {}
     left_out: dict[str, Any] = dict.fromkeys({"label", "adapter", "optional", "transformer"} | off, True)
