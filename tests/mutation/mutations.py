@@ -24,6 +24,8 @@ STAGES = ("tests/training/test_one_step.py", "tests/training/test_stages.py")
 CACHE = ("tests/images/test_camera.py", "tests/images/test_cache.py")
 DETAIL = ("tests/evaluation/metrics/test_detail.py", "tests/evaluation/metrics/test_measures.py")
 MEASURES = ("tests/evaluation/metrics/test_measures.py",)
+HIGH_RESOLUTION = ("tests/evaluation/metrics/test_high_resolution.py",)
+FRECHET = ("tests/evaluation/metrics/test_frechet.py",)
 STATISTICS = ("tests/evaluation/test_statistics.py",)
 CLAIMS = ("tests/evaluation/test_claims.py",)
 TOTALS = ("tests/vbench/test_totals.py",)
@@ -555,6 +557,48 @@ EVALUATION = [
         "max(1, length // size)",
         ("tests/evaluation/metrics/test_patches.py",),
         "tiles leave gaps",
+    ),
+    (
+        "evaluation/metrics/remainder.py",
+        "(np.arange(size) + 0.5) * length / size - 0.5",
+        "np.arange(size) * length / size",
+        HIGH_RESOLUTION,
+        "HD-MSE from the corner of a block and not its middle",
+    ),
+    (
+        "evaluation/metrics/cooccurrence.py",
+        "share > 0), axis=1)",
+        "share > 1e-3), axis=1)",
+        HIGH_RESOLUTION,
+        "rare values of the co-occurrence matrices are not counted",
+    ),
+    (
+        "evaluation/metrics/cooccurrence.py",
+        "max(0, -right) : TILE - max(0, right)",
+        "max(0, right) : TILE - max(0, -right)",
+        HIGH_RESOLUTION,
+        "co-occurrence with the neighbour of the other side",
+    ),
+    (
+        "evaluation/metrics/frechet.py",
+        "np.trace(other.covariance) - 2 * crossed",
+        "np.trace(other.covariance) - crossed",
+        FRECHET,
+        "Frechet distance with half of its crossed term",
+    ),
+    (
+        "evaluation/metrics/frechet.py",
+        "- found.mean()",
+        "- value",
+        FRECHET,
+        "an interval that is moved by the resamples' bias",
+    ),
+    (
+        "evaluation/networks.py",
+        "if index in self.wanted and",
+        "if",
+        ("tests/evaluation/test_networks.py",),
+        "networks see the first frames and not evenly spaced ones",
     ),
     (
         MEASURE,

@@ -1,5 +1,6 @@
 """`evaluation`: what is scored, and how figures are summarised."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import (
@@ -32,6 +33,10 @@ class EvaluationParams(Params):
         ),
         description="VBench dimensions whose plain mean is `overall6`; these six fit the paper's “overall” best",
     )
+    extra_measures: tuple[str, ...] = Field(
+        (), description="measures beside those that are always made, by name (docs/evaluation.md)"
+    )
+    real_clips: Path | None = Field(None, description="folder of real clips that an arm's are compared with (HD-FVD)")
     flow_side: PositiveInt | None = Field(
         None, description="longest side in pixels that RAFT and AMT see, in every arm; None: clips as they are"
     )
