@@ -45,7 +45,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, wan21) -> Path:
             row |= {"steps": 2, "batch_size": 2, "log_every": 1}
     params["adapters"]["full"] |= {"validate_every": 1, "validation_clips": 1}
     for arm in params["arms"].values():
-        arm |= {"steps": 2} if arm.get("method") == "refine" else {}
+        arm |= {"steps": 2} if arm.get("method", "refine") == "refine" else {}
     write_conf(base, params)
     return folder
 
