@@ -23,6 +23,14 @@ class ExtraAdapter(Params):
     weight: float = Field(1.0, description="any number: the update is multiplied by it")
 
 
+class OwnTransformer(Params):
+    """All weights of the transformer, in place of the base's: T3-Video's, another whole fine-tune."""
+
+    path: Path = Field(
+        description="a .safetensors file with diffusers' or Wan's names, or a folder of shards as diffusers writes it"
+    )
+
+
 class ArmParams(Unfolded):
     """One row of `arms`: what is generated and scored."""
 
@@ -33,6 +41,9 @@ class ArmParams(Unfolded):
     adapter: Name | None = Field(None, description="a row of `adapters`, or none")
     keep_stage1: bool = Field(False, description="keep the image modality at inference (an ablation)")
     extra_adapters: tuple[ExtraAdapter, ...] = Field((), description="LoRAs beside the arm's own")
+    transformer: OwnTransformer | None = Field(
+        None, description="other weights for every layer of the transformer; text encoder and VAE stay the base's"
+    )
     attention: AttentionParams = Field(AttentionParams(), description="self-attention in the second pass")
     scheduler: Literal["euler", "unipc"] = Field("euler", description="solver of the second pass")
     flow_shift: PositiveFloat | None = Field(None, description="of this arm's schedule; None: the model's")

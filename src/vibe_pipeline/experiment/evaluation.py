@@ -23,6 +23,17 @@ class EvaluationParams(Params):
     vbench_dimensions: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         description="of VBench's 16; one that cannot be scored is reported with its reason"
     )
+    overall_dimensions: Annotated[tuple[str, ...], Field(min_length=2)] = Field(
+        (
+            "subject_consistency",
+            "background_consistency",
+            "motion_smoothness",
+            "aesthetic_quality",
+            "imaging_quality",
+            "overall_consistency",
+        ),
+        description="VBench dimensions whose plain mean is `overall6`; these six fit the paper's “overall” best",
+    )
     flow_side: PositiveInt | None = Field(
         None, description="longest side in pixels that RAFT and AMT see, in every arm; None: clips as they are"
     )
@@ -35,6 +46,13 @@ class EvaluationParams(Params):
     bootstrap_samples: PositiveInt = Field(2000, description="resamples of prompts and training seeds, an interval")
     confidence: Annotated[float, Field(gt=0, lt=1)] = Field(0.95, description="share of the intervals, 0.95: 95 %")
     seed: int = Field(0, description="any whole number: of the resamples")
+
+    @field_validator("overall_dimensions")
+    @classmethod
+    def _dimensions_differ(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+            raise ValueError(f"{twice[0]} stands twice: it would count double")
+        return names
 
     @field_validator("fine_band")
     @classmethod

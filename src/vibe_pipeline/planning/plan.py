@@ -7,6 +7,7 @@ losses, VBench.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from vibe_pipeline.diffusion.checkpoint import tile_stride
@@ -110,7 +111,10 @@ def make_plan(
     numbers = costs.parameters
     # Weights as published: 16 bit but for the VAE.
     weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"]
-    notes = (image_note, *clip_notes, measure_note)
+    own = {arm.transformer.path for arm in tables.arms.values() if arm.transformer is not None}
+    weights += (own_bytes := sum(_own_bytes(path, 2 * numbers["transformer"]) for path in own))
+    own_note = f"transformers of arms' own: {len(own)}, {own_bytes / 1e9:.1f} GB, each read after the base's"
+    notes = (image_note, *clip_notes, measure_note, *([own_note] if own else []))
     return Plan(
         model=architecture.name,
         architecture=architecture.source,
@@ -122,6 +126,12 @@ def make_plan(
         notes=notes,
         rows=tuple(rows),
     )
+
+
+def _own_bytes(path: Path, otherwise: float) -> float:
+    """Of a transformer's own weights; `otherwise` where they are not here yet."""
+    files = path.glob("*.safetensors") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file()) or otherwise
 
 
 def _count_images(data: DataParams, images: int | None) -> tuple[int, str]:

@@ -210,7 +210,10 @@ def arm_row(
 def arm_rows(costs: Costs, tables: Experiment, generation: GenerationParams, clips: int) -> Iterator[PlanRow]:
     """Every arm."""
     for name, arm in tables.arms.items():
-        yield arm_row(costs=costs, name=name, arm=arm, tables=tables, generation=generation, clips=clips)
+        try:
+            yield arm_row(costs=costs, name=name, arm=arm, tables=tables, generation=generation, clips=clips)
+        except ValueError as error:
+            raise ValueError(f"arms.{name}: {error}") from None
 
 
 def validation_rows(costs: Costs, tables: Experiment, generation: GenerationParams) -> Iterator[PlanRow]:

@@ -78,6 +78,7 @@ class Origin:
             "quarantined images": self.quarantined,
             "training seconds": {m["name"]: round(m["seconds"], 1) for g in self.manifests.values() for m in g},
             "seconds per clip": {name: round(s, 2) for name, s in clips.groupby("arm")["seconds"].mean().items()},
+            "overall dimensions": ", ".join(self.evaluation.overall_dimensions),
             "vbench": self.vbench,
         }
 

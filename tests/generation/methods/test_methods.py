@@ -37,6 +37,10 @@ def params_of(**arm: Any) -> dict[str, Any]:
             {"method": "upsample", "adapter": "full"},
             r"arms\.a: method 'upsample' runs no transformer: an adapter would",
         ),
+        (
+            {"method": "upsample", "transformer": {"path": "t3.safetensors"}},
+            r"arms\.a: method 'upsample' runs no transformer: weights of its own would do nothing",
+        ),
         ({"method": "freeswim"}, r"arms\.a: freeswim is window attention beside full: attention\.kind is 'full'"),
         ({"refresh_every": 2}, r"arms\.a: refresh_every belongs to freeswim, not to method 'refine'"),
         (
@@ -66,6 +70,10 @@ def test_from_noise_a_low_strength_does_not_count() -> None:
     [
         ({"adapter": "full", "strength": 0.5}, "adapter full · full attention · strength 0.5 · 50 steps · guidance 5"),
         ({"method": "direct", "guidance_scale": 1.0}, "no adapter · full attention · from noise · 50 steps"),
+        (
+            {"method": "direct", "transformer": {"path": "x/t3.safetensors"}, "attention": {"kind": "t3"}},
+            "transformer t3 · no adapter · t3 attention · from noise · 50 steps · guidance 5",
+        ),
         ({"method": "upsample"}, "no model: the native clip, enlarged"),
         ({"method": "truth"}, "true render through the VAE: the ceiling"),
         ({"method": "external", "path": "theirs"}, "another system's clips, from theirs"),

@@ -164,9 +164,10 @@ class DenoisingMethod(Method):
             )
 
     def describe(self, arm: ArmParams) -> str:
-        """Adapter, attention, start, steps, solver, guidance."""
+        """Weights of its own, adapter, attention, start, steps, solver, guidance."""
         truncated = arm.strength_mode == "truncated" and self.strength(arm) < 1
         parts = {
+            f"transformer {arm.transformer.path.stem}" if arm.transformer else "": arm.transformer is not None,
             f"adapter {arm.adapter}" if arm.adapter else "no adapter": True,
             **self.said(arm),
             "stage 1 kept": arm.keep_stage1,
