@@ -25,7 +25,7 @@ from vibe_pipeline.pipeline_registry import register_pipelines, use_tables
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.flops import keys_per_query
 from vibe_pipeline.planning.preflight import check_parameters
-from vibe_pipeline.reporting.narrative import published_difference
+from vibe_pipeline.reporting.published import published_difference
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 
 ROOT = Path(__file__).parents[2]
@@ -144,7 +144,8 @@ def test_the_environments_own_claims_are_the_papers_and_can_be_decided_either_wa
             judgement = evaluate_claim(claim, made_up(tables.arms, asked, gain))
             assert judgement.verdict == verdict, (claim.name, judgement)
             assert {e.verdict for e in judgement.evidence} == {verdict}
-    said = {c.other: published_difference(settled["published"], c.arm, c.other) for c in claims}
+    gains = {c.other: published_difference(settled["published"], c.arm, c.other) for c in claims}
+    said = {name: ", ".join(f"{column} {gain:+.1f}" for column, gain in of.items()) for name, of in gains.items()}
     assert said == {
         "no_relay": "Overall +8.4",
         "no_gclf": "Overall +5.3",
