@@ -139,7 +139,12 @@ def test_fetching_what_arms_name_without_a_connection_is_one_line(project: Path,
     well = call("doctor")
     assert well.exit_code == 0, well.output
     assert "optional  arms.sr: not run, because sr.weights: data/06_models/peers/real_esrgan" in well.output
-    assert "fix: kedro vibe fetch-weights --arms" in well.output
+    fix = f"kedro vibe fetch-weights {weights['weights']}"
+    assert f"fix: {fix}" in well.output
+    named = call(*fix.split()[2:])
+    assert named.exit_code == 1 and named.output == offline.output
+    strange = call("fetch-weights", "mine.pth")
+    assert strange.exit_code == 1 and "mine.pth is not there, and no file of the list" in strange.output
 
 
 def test_differences_are_kept_on_request(project: Path) -> None:

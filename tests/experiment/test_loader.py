@@ -43,7 +43,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((ROOT / name).read_bytes())
     params = read_conf(tmp_path / "conf/base")
-    params["tracking"] |= {"uri": "http://team:5000", "experiment": "ours"}
+    params["tracking"] = {"uri": "http://team:5000", "experiment": "ours"}
     write_conf(tmp_path / "conf/base", params)
     write(tmp_path, "other", OTHER)
     (tmp_path / "conf/local").mkdir()
@@ -106,7 +106,12 @@ CASES: dict[str, tuple[str | None, bool, list[str], dict[str, Any]]] = {
     "local": (None, True, [], {"generation.count": 7, "generation.batch_size": 4, "model.native.frames": 5}),
     "local keeps the address": (None, True, [], {"tracking.uri": "http://team:5000", "tracking.experiment": "mine"}),
     "local keeps nested": (None, True, [], {"model.native.height": 64, "model.path": "data/06_models/base"}),
-    "local and params": (None, True, ["--params=generation.count=2"], {"generation.count": 2, "generation.seeds": [0]}),
+    "local and params": (
+        None,
+        True,
+        ["--params=generation.count=2"],
+        {"generation.count": 2, "generation.batch_size": 4},
+    ),
     "address is kept": (
         None,
         True,
@@ -140,7 +145,7 @@ CASES: dict[str, tuple[str | None, bool, list[str], dict[str, Any]]] = {
         None,
         True,
         ["--params=adapters.full.steps=3"],
-        {"adapters.full.steps": 3, "adapters.full.start": "modality", "adapters.no_relay.start": "base"},
+        {"adapters.full.steps": 3, "adapters.full.batch_size": 8, "adapters.no_relay.start": "base"},
     ),
     "nested in a row": (
         None,

@@ -30,7 +30,7 @@ def test_an_optional_arm_is_left_out_with_its_reason_and_the_command(tmp_path: P
     left = made["not_run"]["sr"]
     assert left["label"] == "Real-ESRGAN"
     assert left["reason"] == f"not run, because sr.weights: {X4} does not exist"
-    assert left["fix"] == "kedro vibe fetch-weights --arms"
+    assert left["fix"] == f"kedro vibe fetch-weights {X4}"
     assert ArmParams(**left["row"]) == checked_tables(params_of(sr=SR)).arms["sr"]
     assert list(checked_tables(made).arms) == ["plain"]
 
@@ -61,7 +61,7 @@ def test_every_kind_of_file_counts(tmp_path: Path) -> None:
         "not run, because extra_adapters.0.path: style.safetensors does not exist; e"
     )
     assert (
-        "put style.safetensors there; kedro vibe fetch-weights --arms && kedro vibe import-adapter"
+        "put style.safetensors there; kedro vibe fetch-weights peers/cinescale_1_3b/pytorch_lora_weights.safe"
         in left["lora"]["fix"]
     )
     assert left["theirs"]["reason"] == "not run, because path: clips does not exist"

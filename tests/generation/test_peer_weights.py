@@ -53,11 +53,11 @@ def test_each_entry_has_a_place_a_licence_and_an_address_of_its_own() -> None:
 def test_what_is_missing_is_told_with_its_commands(tmp_path: Path) -> None:
     place = tmp_path / "cinescale_1_3b/pytorch_lora_weights.safetensors"
     convert = f"kedro vibe import-adapter {place.with_name(CINESCALE.file)} --output {place.parent}"
-    assert how_to_get(place) == f"kedro vibe fetch-weights --arms && {convert}"
+    assert how_to_get(place) == f"kedro vibe fetch-weights {place} && {convert}"
     place.parent.mkdir()
     place.with_name(CINESCALE.file).touch()
     assert how_to_get(place) == convert
-    assert how_to_get(tmp_path / X4.file) == "kedro vibe fetch-weights --arms"
+    assert how_to_get(tmp_path / X4.file) == f"kedro vibe fetch-weights {tmp_path / X4.file}"
     assert how_to_get(tmp_path / "mine.pth") == ""
 
 

@@ -336,13 +336,13 @@ def test_an_optional_arm_is_planned_and_found_optional_by_the_doctor(params) -> 
     plan = make_plan(params)
     assert next(r for r in plan.rows if r.name == "sr").teraflops > 0
     said = "not run, because sr.weights: RealESRGAN_x4plus.pth does not exist"
-    assert f"arms.sr: counted, but {said}; kedro vibe fetch-weights --arms" in plan.notes
+    assert f"arms.sr: counted, but {said}; kedro vibe fetch-weights RealESRGAN_x4plus.pth" in plan.notes
     found = {f.item: f for f in examine(params)}
-    assert found["arms.sr"] == Finding("arms.sr", "optional", said, "kedro vibe fetch-weights --arms")
+    assert found["arms.sr"] == Finding("arms.sr", "optional", said, "kedro vibe fetch-weights RealESRGAN_x4plus.pth")
     params["arms"]["sr"] = optional | {"optional": False}
     found = {f.item: f for f in examine(params)}
     assert "arms.sr" not in found and found["arms.sr.sr.weights"].state == "missing"
-    assert found["arms.sr.sr.weights"].fix == "kedro vibe fetch-weights --arms"
+    assert found["arms.sr.sr.weights"].fix == "kedro vibe fetch-weights RealESRGAN_x4plus.pth"
 
 
 def test_a_network_that_is_there_is_described_by_the_doctor(params, tmp_path: Path) -> None:

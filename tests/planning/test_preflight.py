@@ -205,7 +205,8 @@ def test_a_network_is_judged_before(wan21, tmp_path: Path) -> None:
     check_generation(model, GENERATION, tables(method="sr", sr={"weights": good}))
     peer = tmp_path / "RealESRGAN_x4plus.pth"
     with pytest.raises(
-        FileNotFoundError, match=r"arms\.a\.sr\.weights: .*does not exist; kedro vibe fetch-weights --arms"
+        FileNotFoundError,
+        match=r"arms\.a\.sr\.weights: .*does not exist; kedro vibe fetch-weights .*RealESRGAN_x4plus\.pth",
     ):
         check_generation(model, GENERATION, tables(method="sr", sr={"weights": peer}))
     peer.write_bytes(good.read_bytes()[:-500])

@@ -21,7 +21,7 @@ class ExtraAdapter(Params):
     """A LoRA beside the arm's own: few-step distillation, a style."""
 
     path: Path = Field(description="a .safetensors file in diffusers format; others: kedro vibe import-adapter")
-    weight: float = 1.0
+    weight: float = Field(1.0, description="any number: the update is multiplied by it")
     differences: bool = Field(
         False, description="fuse differences.safetensors beside the file too, as import-adapter --differences wrote it"
     )
@@ -56,20 +56,25 @@ class ArmParams(Unfolded):
     method: Name = Field("refine", description="how clips are made: an entry of `generation.methods.METHODS`")
     adapter: Name | None = Field(None, description="a row of `adapters`, or none")
     keep_stage1: bool = Field(False, description="keep the image modality at inference (an ablation)")
-    extra_adapters: tuple[ExtraAdapter, ...] = ()
+    extra_adapters: tuple[ExtraAdapter, ...] = Field((), description="LoRAs beside the arm's own")
     transformer: OwnTransformer | None = Field(
         None, description="other weights for every layer of the transformer; text encoder and VAE stay the base's"
     )
-    attention: AttentionParams = AttentionParams()
-    scheduler: Literal["euler", "unipc"] = "euler"
+    attention: AttentionParams = Field(AttentionParams(), description="self-attention in the second pass")
+    scheduler: Literal["euler", "unipc"] = Field("euler", description="solver of the second pass")
     flow_shift: PositiveFloat | None = Field(None, description="of this arm's schedule; None: the model's")
-    strength: Annotated[float, Field(gt=0, le=1)] = Field(0.7, description="before the flow shift")
-    steps: PositiveInt = Field(50, description="denoising steps of the second pass")
+    strength: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.7,
+        description="share of the noise schedule that is run, before the flow shift: 0.7 is sigma 0.921 at s = 5 [C]",
+    )
+    steps: PositiveInt = Field(50, description="denoising steps of the second pass [C]")
     strength_mode: StrengthMode = Field(
         "all_steps",
-        description="all_steps: `steps` steps from sigma_start; truncated: the last strength x steps of them",
+        description="all_steps: all from sigma_start [C]; truncated: the last strength x steps of a whole schedule",
     )
-    guidance_scale: Annotated[float, Field(ge=1)] = 5.0
+    guidance_scale: Annotated[float, Field(ge=1)] = Field(
+        5.0, description="classifier-free guidance of the second pass [C]; 1: none, and half the work"
+    )
     refresh_every: PositiveInt | None = Field(
         None, description="freeswim's cached form: steps between full-attention passes; None: both paths, always"
     )

@@ -67,7 +67,12 @@ def settled_parameters(loader: "LayeredLoader") -> dict[str, Any]:
     params = read_parameters(loader)
     check_groups(params)
     folders = _folders(loader).model_dump(mode="json")
-    return unfold(params) | {"folders": folders} | _own_files(loader)
+    return _left_out() | unfold(params) | {"folders": folders} | _own_files(loader)
+
+
+def _left_out() -> dict[str, Any]:
+    """Groups whose fields all have defaults, for those that no file gives: nodes ask for them by name."""
+    return {name: {} for name, _, required in GROUPS if not required}
 
 
 def _folders(loader: "LayeredLoader") -> Folders:

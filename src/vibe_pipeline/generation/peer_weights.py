@@ -1,7 +1,7 @@
 """Weights of other people's methods, by name: where each file comes from, under which licence, how it is brought.
 
 A row of `arms` names the file that it needs by its path. If that file is one of this list, what misses it can say the
-command that brings it, and `kedro vibe fetch-weights --arms` brings it to where the row looks for it.
+command that brings it to where the row looks for it; `kedro vibe fetch-weights --arms` brings all that rows name.
 """
 
 import shlex
@@ -14,7 +14,6 @@ from vibe_pipeline.vbench.weight_files import HUB
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 """What `import-adapter` writes: another program's LoRA becomes this file, and rows name that."""
-FETCH = "kedro vibe fetch-weights --arms"
 CINESCALE, ULTRAWAN, T3 = "Eyeline-Labs/CineScale", "APRIL-AIGC/UltraWan", "APRIL-AIGC/T3-Video"
 
 
@@ -92,7 +91,7 @@ def how_to_get(path: Path) -> str:
     entry = peer_of(path)
     if entry is None:
         return ""
-    steps = [] if _published(entry, path).is_file() else [FETCH]
+    steps = [] if _published(entry, path).is_file() else [f"kedro vibe fetch-weights {shlex.quote(str(path))}"]
     if entry.is_adapter and path.name == ADAPTER:
         steps.append(_import(entry, path))
     return " && ".join(steps)

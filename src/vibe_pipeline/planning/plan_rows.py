@@ -1,7 +1,7 @@
 """The jobs of a run, one row each: how often, and the work, time, memory and disk of one."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 from vibe_pipeline.diffusion.flow import schedule_steps
@@ -235,11 +235,11 @@ def validation_rows(costs: Costs, tables: Experiment, generation: GenerationPara
             yield replace(made, group="validation", label=f"Validation clips, {times} times {row.validation_clips}")
 
 
-def measures_row(size: ClipSize, clips: int) -> tuple[PlanRow, str]:
+def measures_row(size: ClipSize, clips: int, extra: Collection[str] = ()) -> tuple[PlanRow, str]:
     """Our own measures of every arm's clips, on processors while the device idles, and what that rests on."""
     cores = os.cpu_count() or 1
-    work = measuring(size, cores)
-    memory = measuring_memory(size) / 1e9
+    work = measuring(size, cores, extra)
+    memory = measuring_memory(size, extra) / 1e9
     note = f"our measures: on the {cores} cores of this machine, an arm at a time; {memory:.1f} GB of main memory"
     return _row(
         group="measures",
@@ -253,6 +253,23 @@ def measures_row(size: ClipSize, clips: int) -> tuple[PlanRow, str]:
         peak=0.0,
         disk=0.0,
     ), note
+
+
+def network_measures_row(costs: Costs, clips: int, extra: Collection[str]) -> Iterator[PlanRow]:
+    """Networks of the measures that are asked for by name, on the device; nothing where none is."""
+    if (work := costs.networks(costs.model.target, extra)).teraflops:
+        yield _row(
+            group="measures",
+            name="networks",
+            label="Measures by networks",
+            unit="clip",
+            count=clips,
+            tokens=None,
+            keys=None,
+            work=work,
+            peak=0.0,
+            disk=0.0,
+        )
 
 
 def _passes(guidance_scale: float) -> int:
