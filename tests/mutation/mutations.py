@@ -10,6 +10,8 @@ FLOW = ("tests/diffusion/test_flow.py",)
 OBJECTIVES = ("tests/diffusion/test_objectives.py",)
 SAMPLING = ("tests/diffusion/test_sampling.py",)
 ATTENTION = ("tests/diffusion/test_attention.py",)
+T3 = ("tests/diffusion/test_t3.py",)
+OWN = ("tests/diffusion/test_own_weights.py",)
 INSTALL = ("tests/diffusion/test_attention_install.py",)
 FREESWIM = ("tests/diffusion/test_freeswim.py",)
 LORA = ("tests/diffusion/test_lora.py",)
@@ -243,6 +245,48 @@ DIFFUSION = [
         "v.transpose(1, 2), None, **own)",
         INSTALL,
         "attention scale ignored",
+    ),
+    (
+        "diffusion/attention/kinds/t3.py",
+        "x.unflatten(axis, (-1, n) if dilated else (n, -1))",
+        "x.unflatten(axis, (n, -1))",
+        T3,
+        "remote groups are contiguous, but counted as dilated ones",
+    ),
+    (
+        "diffusion/attention/kinds/t3.py",
+        "axes = zip(within, group, strict=True) if dilated else",
+        "axes = zip(group, within, strict=True) if dilated else",
+        T3,
+        "remote groups are put back as contiguous ones",
+    ),
+    (
+        "diffusion/attention/kinds/t3.py",
+        "(1 if computed_once(grid, groups) else 2)",
+        "2",
+        T3,
+        "T3's cost counts layer type 0 twice",
+    ),
+    (
+        "diffusion/attention/kinds/t3.py",
+        "return types[layer % len(types)]",
+        "return types[0]",
+        T3,
+        "T3's layers are all of one type",
+    ),
+    (
+        "diffusion/own_weights.py",
+        "if coded := sorted(set(types.values()) - NUMBERS):",
+        "if coded := []:",
+        OWN,
+        "weights of 8 bits without their scales are taken",
+    ),
+    (
+        "generation/denoiser.py",
+        "load_transformer(self.checkpoint, home, self.dtype, own)",
+        "load_transformer(self.checkpoint, home, self.dtype)",
+        ("tests/generation/test_render.py",),
+        "an arm's own transformer is ignored",
     ),
     (
         "diffusion/attention/scales.py",

@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from packaging.requirements import Requirement
@@ -18,6 +19,7 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods import checked_tables
+from vibe_pipeline.generation.optional_arms import left_out
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
@@ -63,7 +65,10 @@ def examine(params: Mapping[str, Any], images: int | None = None, figures: Figur
     plan = _plan(params, images, figures)
     evaluation, folders = EvaluationParams(**params["evaluation"]), Folders(**params["folders"])
     findings = [*_packages(data, tables), *_looked([weights_check(model.path, figures.once)]), *_images(data)]
-    findings += _looked([*generation_checks(model, generation, tables.arms), *scoring_checks(evaluation, folders)])
+    not_run = left_out(tables, Path.cwd())
+    arms = {name: arm for name, arm in tables.arms.items() if name not in not_run}
+    findings += _looked([*generation_checks(model, generation, arms), *scoring_checks(evaluation, folders)])
+    findings += [Finding(f"arms.{name}", "optional", row["reason"], row["fix"]) for name, row in not_run.items()]
     if isinstance(plan, Plan):
         findings += [_disk(plan, folders), _memory(model, plan)]
     else:

@@ -5,7 +5,7 @@ keys that each query sees, which block-sparse kernels exceed a little. Not count
 losses, VBench.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods import checked_tables
+from vibe_pipeline.generation.optional_arms import left_out
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
+from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.plan_rows import (
     PlanRow,
     arm_rows,
@@ -116,7 +119,7 @@ def make_plan(
     own = {arm.transformer.path for arm in tables.arms.values() if arm.transformer is not None}
     weights += (own_bytes := sum(_own_bytes(path, 2 * numbers["transformer"]) for path in own))
     own_note = f"transformers of arms' own: {len(own)}, {own_bytes / 1e9:.1f} GB, each read after the base's"
-    notes = (image_note, *clip_notes, measure_note, *([own_note] if own else []))
+    notes = (image_note, *clip_notes, measure_note, *([own_note] if own else []), *_arm_notes(costs, tables))
     return Plan(
         model=architecture.name,
         architecture=architecture.source,
@@ -128,6 +131,15 @@ def make_plan(
         notes=notes,
         rows=tuple(rows),
     )
+
+
+def _arm_notes(costs: Costs, tables: Experiment) -> Iterator[str]:
+    """Optional arms that would be left out as things are, and networks that could not be counted."""
+    for name, row in left_out(tables, Path.cwd()).items():
+        yield f"arms.{name}: counted, but {row['reason']}; {row['fix']}"
+    for name, arm in tables.arms.items():
+        if arm.sr is not None and network_cost(costs, arm.sr) is None:
+            yield f"arms.{name}: its network is not counted, as {arm.sr.weights} is not here or cannot be counted"
 
 
 def _own_bytes(path: Path, otherwise: float) -> float:

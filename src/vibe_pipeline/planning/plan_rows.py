@@ -14,6 +14,7 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, measuring, measuring_memory, stage1_of
+from vibe_pipeline.planning.network_costs import network_cost
 
 FULL = AttentionParams()
 STAGE1 = "Velocity loss on low-resolution images"
@@ -167,8 +168,11 @@ def arm_row(
     disk, steps = clips * _clip_bytes(size), schedule_steps(arm.steps, method.strength(arm), arm.strength_mode)
     load = method.workload(arm, steps)
     work = costs.encode(size) * load.encodes + costs.decode(size) * load.decodes
+    work += costs.encode(costs.model.native) * load.native_encodes
     if not load.forwards:
         peak = _vae_peak(costs, size) + CONTEXT_BYTES if load.encodes or load.decodes else 0.0
+        if load.network is not None and (found := network_cost(costs, load.network)):
+            work, peak = work + found.work, CONTEXT_BYTES + found.memory
         return _row(
             group="arm",
             name=name,
@@ -184,6 +188,9 @@ def arm_row(
     adapters = costs.arm_adapters(arm, tables)
     for attention, times in load.forwards:
         work += costs.forward(size, attention, adapters) * times
+    for height, width, attention, times in load.earlier:
+        smaller = size.model_copy(update={"height": height, "width": width})
+        work += costs.forward(smaller, attention, adapters) * times
     tokens, keys = costs.keys(size, FULL), costs.keys(size, arm.attention)
     extra = sum(map(costs.adapter_bytes, adapters))
     if load.keeps_cross_attention and not costs.model.offload:

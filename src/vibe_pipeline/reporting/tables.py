@@ -266,6 +266,12 @@ def missing(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[dict[str
     return lines
 
 
+def reasons_not_run(table: pd.DataFrame) -> dict[str, str]:
+    """Why arms of the table were not run, by name."""
+    rows = table[table["status"] == "not run"] if "status" in table else table.head(0)
+    return {str(row.arm): text(row.reason) for row in rows.drop_duplicates("arm").itertuples()} if len(rows) else {}
+
+
 def unbeaten_upsampling(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[str]:
     """Labels of the metrics on which no arm that runs the model has a better mean than plain upsampling."""
     plain = [a for a in arms if bound_of(a, arms) == "floor"]

@@ -17,6 +17,7 @@ from typing import Any
 
 import requests
 
+from vibe_pipeline.diffusion.headers import impostor
 from vibe_pipeline.io.files import require_space, write_atomic, write_json
 from vibe_pipeline.io.keys import file_sha256
 from vibe_pipeline.vbench.dimensions import HUB_FOLDER, dimension_of
@@ -33,12 +34,17 @@ SIGNATURES = {
     ".gz": (b"\x1f\x8b",),
     ".pt": (b"PK\x03\x04",),
     ".pth": (b"PK\x03\x04", b"\x80"),
+    ".ckpt": (b"PK\x03\x04", b"\x80"),
     ".mat": (b"MATLAB",),
 }
 
 
 class FetchError(RuntimeError):
     """A file could not be fetched, or is not what it should be; the message names its address and place."""
+
+
+class NoConnectionError(FetchError):
+    """The server did not answer: others will hardly do."""
 
 
 def fetch_weights(
@@ -127,7 +133,8 @@ def _explained(url: str, place: Path) -> Iterator[None]:
     try:
         yield
     except (requests.RequestException, OSError) as error:
-        raise FetchError(
+        offline = isinstance(error, requests.ConnectionError | requests.Timeout)
+        raise (NoConnectionError if offline else FetchError)(
             f"{url} could not be fetched ({type(error).__name__}: {str(error)[:200]}). With a connection, run the same "
             f"command again, it goes on where it stopped; without one, put the file at {place}"
         ) from error
@@ -173,6 +180,8 @@ def _wrong(file: Path, place: Path, sha256: str) -> str:
         return "" if found.startswith(sha256) else f"its SHA-256 is {found}, not {sha256}"
     with file.open("rb") as stream:
         start = stream.read(8)
+    if place.suffix == ".safetensors" and (said := impostor(file)):
+        return f"it is {said}"
     expected = SIGNATURES.get(place.suffix, ())
     if not expected or start.startswith(expected):
         return ""
