@@ -54,7 +54,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, wan21) -> Path:
             row |= {"steps": 2, "batch_size": 2, "log_every": 1}
     params["adapters"]["full"] |= {"validate_every": 1, "validation_clips": 1}
     for arm in params["arms"].values():
-        arm |= {"steps": 2} if arm.get("method") == "refine" else {}
+        arm |= {"steps": 2} if arm.get("method", "refine") == "refine" else {}
     weights = real_esrgan_file(folder / "data/06_models/peers/stand_in").relative_to(folder)
     params["arms"]["sr"] = {"label": "Stand-in network", "method": "sr", "sr": {"weights": str(weights)}}
     gone = {"weights": "data/06_models/peers/gone/RealESRGAN_x4plus.pth"}

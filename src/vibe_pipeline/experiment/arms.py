@@ -14,6 +14,7 @@ from vibe_pipeline.diffusion.flow import StrengthMode
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.groups import Name, Params
 from vibe_pipeline.experiment.origin import Unfolded
+from vibe_pipeline.experiment.rope import RopeParams
 from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 
 
@@ -21,7 +22,7 @@ class ExtraAdapter(Params):
     """A LoRA beside the arm's own: few-step distillation, a style."""
 
     path: Path = Field(description="a .safetensors file in diffusers format; others: kedro vibe import-adapter")
-    weight: float = 1.0
+    weight: float = Field(1.0, description="any number: the update is multiplied by it")
     differences: bool = Field(
         False, description="fuse differences.safetensors beside the file too, as import-adapter --differences wrote it"
     )
@@ -40,6 +41,26 @@ class OwnTransformer(Params):
     )
 
 
+class StageParams(Params):
+    """A pass before a row's own, of method cascade: the first from noise, later ones from the enlarged latent."""
+
+    height: PositiveInt = Field(description="of the pass's clip, in pixels")
+    width: PositiveInt = Field(description="of the pass's clip, in pixels")
+    attention: AttentionParams = Field(AttentionParams(), description="self-attention in this pass")
+    rope: RopeParams = Field(RopeParams(), description="where tokens stand in this pass")
+    flow_shift: PositiveFloat | None = Field(None, description="of this pass's schedule; None: the model's")
+    strength: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="before the flow shift; the first's is 1")
+    strength_mode: StrengthMode = Field("truncated", description="as of the row")
+    steps: PositiveInt = Field(50, description="denoising steps from pure noise")
+
+
+class SharpenParams(Params):
+    """An unsharp mask over the enlarged clip: x + amount · (x − x blurred by a Gaussian), clamped."""
+
+    amount: PositiveFloat = Field(1.0, description="how much of what the Gaussian takes away is added once more")
+    sigma: PositiveFloat = Field(1.0, description="of the Gaussian, in pixels of the native clip")
+
+
 class ArmParams(Unfolded):
     """One row of `arms`: what is generated and scored."""
 
@@ -49,26 +70,39 @@ class ArmParams(Unfolded):
     method: Name = Field("refine", description="how clips are made: an entry of `generation.methods.METHODS`")
     adapter: Name | None = Field(None, description="a row of `adapters`, or none")
     keep_stage1: bool = Field(False, description="keep the image modality at inference (an ablation)")
-    extra_adapters: tuple[ExtraAdapter, ...] = ()
+    extra_adapters: tuple[ExtraAdapter, ...] = Field((), description="LoRAs beside the arm's own")
     transformer: OwnTransformer | None = Field(
         None, description="other weights for every layer of the transformer; text encoder and VAE stay the base's"
     )
-    attention: AttentionParams = AttentionParams()
-    scheduler: Literal["euler", "unipc"] = "euler"
+    attention: AttentionParams = Field(AttentionParams(), description="self-attention in the second pass")
+    rope: RopeParams = Field(RopeParams(), description="where tokens stand, as rotary positions have it")
+    scheduler: Literal["euler", "unipc"] = Field("euler", description="solver of the second pass")
     flow_shift: PositiveFloat | None = Field(None, description="of this arm's schedule; None: the model's")
-    strength: Annotated[float, Field(gt=0, le=1)] = Field(0.7, description="before the flow shift")
-    steps: PositiveInt = Field(50, description="denoising steps of the second pass")
+    strength: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.7,
+        description="share of the noise schedule that is run, before the flow shift: 0.7 is sigma 0.921 at s = 5 [C]",
+    )
+    steps: PositiveInt = Field(50, description="denoising steps of the second pass [C]")
     strength_mode: StrengthMode = Field(
         "all_steps",
-        description="all_steps: `steps` steps from sigma_start; truncated: the last strength x steps of them",
+        description="all_steps: all from sigma_start [C]; truncated: the last strength x steps of a whole schedule",
     )
-    guidance_scale: Annotated[float, Field(ge=1)] = 5.0
+    guidance_scale: Annotated[float, Field(ge=1)] = Field(
+        5.0, description="classifier-free guidance of the second pass [C]; 1: none, and half the work"
+    )
     refresh_every: PositiveInt | None = Field(
         None, description="freeswim's cached form: steps between full-attention passes; None: both paths, always"
     )
     detail_transfer: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="share of the second pass's change that is added to the enlarged clip; None: its own pixels"
     )
+    enlarge: Literal["pixels", "latent"] | None = Field(
+        None, description="refine: what is enlarged, the native clip's frames (also None) or its latent, bilinearly"
+    )
+    stages: Annotated[tuple[StageParams, ...], Field(min_length=1)] | None = Field(
+        None, description="cascade: the passes before the row's own, each from the latent of the one before"
+    )
+    sharpen: SharpenParams | None = Field(None, description="upsample: an unsharp mask afterwards; None: plain")
     path: Path | None = Field(None, description="external: the folder of another system's clips")
     sr: SuperResolutionParams | None = Field(None, description="sr: the network, and its tiles")
     optional: bool = Field(False, description="where a file that it names is not there, listed with that and not run")

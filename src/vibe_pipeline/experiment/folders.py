@@ -28,6 +28,7 @@ class Folders(Params):
     base_training: Path = Field(description="checkpoints while the miniature's base is trained")
     peers: Path = Field(description="weights of other people's methods; `kedro vibe fetch-weights --arms` fills it")
     vbench_weights: Path = Field(description="weights of VBench's networks; `kedro vibe fetch-weights` fills it")
+    measure_weights: Path = Field(description="weights of our measures' networks; the same command fills it")
     vbench_env: Path = Field(description="second environment, with VBench's own pins; `kedro vibe vbench-env` makes it")
     model_output: Path = Field(description="tables of clips and of scores")
     clips: Path = Field(description="every clip, lossless; by far the largest")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 
 from vibe_pipeline.diffusion.foreign import HUB_ID
+from vibe_pipeline.evaluation.metrics.asked import ASKED, lack_of
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
@@ -66,13 +67,14 @@ def examine(params: Mapping[str, Any], images: int | None = None, figures: Figur
     findings = [*_packages(data, tables), *_looked([weights_check(model.path, figures.once)]), *_images(data)]
     not_run = left_out(tables, Path.cwd())
     arms = {name: arm for name, arm in tables.arms.items() if name not in not_run}
-    findings += _looked([*generation_checks(model, generation, arms), *scoring_checks(folders)])
+    findings += _looked([*generation_checks(model, generation, arms), *scoring_checks(evaluation, folders)])
     findings += [Finding(f"arms.{name}", "optional", row["reason"], row["fix"]) for name, row in not_run.items()]
     if isinstance(plan, Plan):
         findings += [_disk(plan, folders), _memory(model, plan)]
     else:
         findings.append(Finding("plan", "missing", plan, "mend what it names, or set model.path to a known model"))
-    return [*findings, *_vbench(evaluation, generation, folders), _report(params, evaluation)]
+    scored = [*_vbench(evaluation, generation, folders), *_measures(evaluation, folders)]
+    return [*findings, *scored, _report(params, evaluation)]
 
 
 def _plan(params: Mapping[str, Any], images: int | None, figures: Figures) -> Plan | str:
@@ -189,6 +191,16 @@ def _vbench(evaluation: EvaluationParams, generation: GenerationParams, folders:
             yield Finding(f"vbench {name}", "optional", said, state.fix)
         else:
             yield Finding(f"vbench {name}", "ok", f"can be scored, on {clips} clips an arm")
+
+
+def _measures(evaluation: EvaluationParams, folders: Folders) -> Iterator[Finding]:
+    """Measures that are asked for by name; one that lacks something is left out and stops nothing."""
+    for entry in (metric for metric in ASKED if metric.name in evaluation.extra_measures):
+        lack = lack_of(entry, evaluation, folders)
+        if lack:
+            yield Finding(f"measure {entry.name}", "optional", lack.reason, lack.fix)
+        else:
+            yield Finding(f"measure {entry.name}", "ok", "can be measured")
 
 
 def _report(params: Mapping[str, Any], evaluation: EvaluationParams) -> Finding:

@@ -31,6 +31,7 @@ from vibe_pipeline.planning.plan_rows import (
     data_row,
     measures_row,
     native_row,
+    network_measures_row,
     training_rows,
     validation_rows,
 )
@@ -102,15 +103,16 @@ def make_plan(
     if model.tile is not None:
         tile_stride(architecture.vae, model.tile)
     image_count, image_note = _count_images(data, images)
-    clips, first_frames, clip_notes = _count_clips(generation, EvaluationParams(**params["evaluation"]))
+    evaluation = EvaluationParams(**params["evaluation"])
+    clips, first_frames, clip_notes = _count_clips(generation, evaluation)
     costs = Costs(
         architecture=architecture, model=model, device=found, share=share, first_frames=first_frames, figures=figures
     )
     rows = [data_row(costs, data, image_count), *training_rows(costs, data, tables)]
     rows += [native_row(costs, generation, clips), *arm_rows(costs, tables, generation, clips)]
     rows += validation_rows(costs, tables, generation)
-    measures, measure_note = measures_row(model.target, clips * len(tables.arms))
-    rows.append(measures)
+    measures, measure_note = measures_row(model.target, clips * len(tables.arms), evaluation.extra_measures)
+    rows += [measures, *network_measures_row(costs, clips * len(tables.arms), evaluation.extra_measures)]
     numbers = costs.parameters
     # Weights as published: 16 bit but for the VAE.
     weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"]

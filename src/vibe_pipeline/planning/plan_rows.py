@@ -1,7 +1,7 @@
 """The jobs of a run, one row each: how often, and the work, time, memory and disk of one."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 from vibe_pipeline.diffusion.flow import schedule_steps
@@ -168,6 +168,7 @@ def arm_row(
     disk, steps = clips * _clip_bytes(size), schedule_steps(arm.steps, method.strength(arm), arm.strength_mode)
     load = method.workload(arm, steps)
     work = costs.encode(size) * load.encodes + costs.decode(size) * load.decodes
+    work += costs.encode(costs.model.native) * load.native_encodes
     if not load.forwards:
         peak = _vae_peak(costs, size) + CONTEXT_BYTES if load.encodes or load.decodes else 0.0
         if load.network is not None and (found := network_cost(costs, load.network)):
@@ -187,6 +188,9 @@ def arm_row(
     adapters = costs.arm_adapters(arm, tables)
     for attention, times in load.forwards:
         work += costs.forward(size, attention, adapters) * times
+    for height, width, attention, times in load.earlier:
+        smaller = size.model_copy(update={"height": height, "width": width})
+        work += costs.forward(smaller, attention, adapters) * times
     tokens, keys = costs.keys(size, FULL), costs.keys(size, arm.attention)
     extra = sum(map(costs.adapter_bytes, adapters))
     if load.keeps_cross_attention and not costs.model.offload:
@@ -235,11 +239,11 @@ def validation_rows(costs: Costs, tables: Experiment, generation: GenerationPara
             yield replace(made, group="validation", label=f"Validation clips, {times} times {row.validation_clips}")
 
 
-def measures_row(size: ClipSize, clips: int) -> tuple[PlanRow, str]:
+def measures_row(size: ClipSize, clips: int, extra: Collection[str] = ()) -> tuple[PlanRow, str]:
     """Our own measures of every arm's clips, on processors while the device idles, and what that rests on."""
     cores = os.cpu_count() or 1
-    work = measuring(size, cores)
-    memory = measuring_memory(size) / 1e9
+    work = measuring(size, cores, extra)
+    memory = measuring_memory(size, extra) / 1e9
     note = f"our measures: on the {cores} cores of this machine, an arm at a time; {memory:.1f} GB of main memory"
     return _row(
         group="measures",
@@ -253,6 +257,23 @@ def measures_row(size: ClipSize, clips: int) -> tuple[PlanRow, str]:
         peak=0.0,
         disk=0.0,
     ), note
+
+
+def network_measures_row(costs: Costs, clips: int, extra: Collection[str]) -> Iterator[PlanRow]:
+    """Networks of the measures that are asked for by name, on the device; nothing where none is."""
+    if (work := costs.networks(costs.model.target, extra)).teraflops:
+        yield _row(
+            group="measures",
+            name="networks",
+            label="Measures by networks",
+            unit="clip",
+            count=clips,
+            tokens=None,
+            keys=None,
+            work=work,
+            peak=0.0,
+            disk=0.0,
+        )
 
 
 def _passes(guidance_scale: float) -> int:

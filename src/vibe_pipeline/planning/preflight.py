@@ -18,6 +18,7 @@ from vibe_pipeline.diffusion.checkpoint import find_model, require_fitting_size,
 from vibe_pipeline.diffusion.foreign import HUB_ID
 from vibe_pipeline.diffusion.weights import Once, made
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
+from vibe_pipeline.evaluation.metrics.asked import asked_for
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
@@ -85,7 +86,7 @@ def generation_checks(
     for name, arm in arms.items():
         if arm.transformer is not None:
             field, path = f"arms.{name}.transformer", arm.transformer.path
-            fix = "give all weights of a transformer of the base's architecture, or leave `transformer` out"
+            fix = "fetch it as docs/baselines.md says, or give another whole transformer of the base's architecture"
             fix = how_to_get(path) or fix
             yield Check(field, lambda path=path, field=field: own_transformer(path, field, model), fix)
         for extra in arm.extra_adapters:
@@ -101,16 +102,22 @@ def generation_checks(
             yield Check(f"arms.{name}.path", lambda n=name, arm=arm: _external(n, arm, prompts, model), fix)
 
 
-def scoring_checks(folders: Folders) -> Iterator[Check]:
-    """Folders that are only opened once everything was generated."""
+def scoring_checks(evaluation: EvaluationParams, folders: Folders) -> Iterator[Check]:
+    """Folders and names that are only looked at once everything was generated."""
 
     def folder(field: str, path: Path) -> str:
         require_no_file(path, field)
         return f"{path}{'' if path.is_dir() else ', not made yet'}"
 
-    for field in ("vbench_weights", "vbench_env"):
+    for field in ("vbench_weights", "vbench_env", "measure_weights"):
         name, path = f"folders.{field}", getattr(folders, field)
         yield Check(name, lambda name=name, path=path: folder(name, path), "set it to a folder, in globals.yml")
+    if evaluation.extra_measures:
+        yield Check("evaluation.extra_measures", lambda: _extra_measures(evaluation), "take the wrong one out")
+
+
+def _extra_measures(evaluation: EvaluationParams) -> str:
+    return ", ".join(entry.name for entry in asked_for(evaluation.extra_measures))
 
 
 def check_generation(model: ModelParams, generation: GenerationParams, tables: Experiment) -> None:
@@ -254,7 +261,7 @@ def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[st
         check_images(DataParams(**params["data"]))
     if tags & {"vbench_eval", "ablation_report"}:
         evaluation = EvaluationParams(**params["evaluation"])
-        for check in scoring_checks(Folders(**params["folders"])):
+        for check in scoring_checks(evaluation, Folders(**params["folders"])):
             check.look()
         check_claims(Claims(params.get("claims", ())), evaluation)
 

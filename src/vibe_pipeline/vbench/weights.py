@@ -35,6 +35,7 @@ SIGNATURES = {
     ".pt": (b"PK\x03\x04",),
     ".pth": (b"PK\x03\x04", b"\x80"),
     ".ckpt": (b"PK\x03\x04", b"\x80"),
+    ".mat": (b"MATLAB",),
 }
 
 
@@ -63,16 +64,22 @@ def fetch_weights(
         ValueError: A dimension's name is wrong.
     """
     entries = [dimension_of(name) for name in dimensions]
-    errors = []
-    for weight in dict.fromkeys(weight for entry in entries for weight in entry.weights):
-        try:
-            tell(_fetch(weight, cache_dir))
-        except FetchError as error:
-            tell(str(error))
-            errors.append(error)
+    errors = fetch_files((weight for entry in entries for weight in entry.weights), cache_dir, tell)
     for model in dict.fromkeys(entry.hub_model for entry in entries if entry.hub_model):
         try:
             tell(_fetch_model(model, cache_dir))
+        except FetchError as error:
+            tell(str(error))
+            errors.append(error)
+    return errors
+
+
+def fetch_files(weights: Iterable[Weight], folder: Path, tell: Callable[[str], None] = logger.info) -> list[FetchError]:
+    """Bring files into a folder, each once; what is there is left alone. Returns what could not be fetched."""
+    errors = []
+    for weight in dict.fromkeys(weights):
+        try:
+            tell(_fetch(weight, folder))
         except FetchError as error:
             tell(str(error))
             errors.append(error)
@@ -170,7 +177,7 @@ def _wrong(file: Path, place: Path, sha256: str) -> str:
     """Why a fetched file is not the wanted one; empty if it is."""
     if sha256:
         found = file_sha256(file)
-        return "" if found == sha256 else f"its SHA-256 is {found}, not {sha256}"
+        return "" if found.startswith(sha256) else f"its SHA-256 is {found}, not {sha256}"
     with file.open("rb") as stream:
         start = stream.read(8)
     if place.suffix == ".safetensors" and (said := impostor(file)):

@@ -79,6 +79,10 @@ def test_from_noise_a_low_strength_does_not_count() -> None:
             "transformer t3 · no adapter · t3 attention · from noise · 50 steps · guidance 5",
         ),
         ({"method": "upsample"}, "no model: the native clip, enlarged"),
+        (
+            {"method": "upsample", "sharpen": {"amount": 0.5}},
+            "no model: the native clip, enlarged · unsharp mask of 0.5 at 1 native pixels",
+        ),
         ({"method": "truth"}, "true render through the VAE: the ceiling"),
         ({"method": "external", "path": "theirs"}, "another system's clips, from theirs"),
         (
