@@ -42,11 +42,13 @@ ARM_CHANGES: dict[str, Any] = {
     "strength_mode": "truncated",
     "guidance_scale": 4.0,
     "detail_transfer": 0.5,
+    "enlarge": "latent",
+    "rope": {"kind": "ntk"},
     "sharpen": {"amount": 0.5},
 }
 ATTENTION_CHANGES: dict[str, Any] = {"kind": "gclf", "half_window": (2, 2), "scale": "freeswim"}
-# Only with another method, and shown by its tests: refresh_every, path. Files have tests of their own.
-ARM_ELSEWHERE = {"label", "refresh_every", "path", "extra_adapters", "transformer", "sr"}
+# Only with another method, and shown by its tests: refresh_every, path, stages. Files have tests of their own.
+ARM_ELSEWHERE = {"label", "refresh_every", "path", "stages", "extra_adapters", "transformer", "sr"}
 ARM_HARMLESS = {"optional"}
 SR_CHANGES: dict[str, Any] = {"tile": 64, "overlap": 33, "dtype": "bfloat16"}
 MODEL_CHANGES: dict[str, Any] = {
@@ -130,6 +132,9 @@ class Blank:
 
     from_noise = refine
 
+    def cascade(self, rows: list[dict[str, Any]], size: Any, stages: Any) -> torch.Tensor:
+        return self.refine(rows, size)
+
 
 @pytest.fixture
 def blank(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +177,15 @@ def test_of_an_arms_clips(arm_key, wan21) -> None:
         f"attention {n}": arm_key(arm={"attention": ARM["attention"] | {n: v}}) for n, v in ATTENTION_CHANGES.items()
     }
     keys |= {"pool": arm_key(arm={"attention": {"kind": "gclf", "pool": 4}})}
+    ropes = [{"kind": "ntk", "alpha": (1, 25, 25)}, {"kind": "ar"}, {"kind": "ar", "reach": "native"}]
+    ropes += [{"kind": "ar", "near": (1, 1)}, {"kind": "ar", "tile": (2, 2)}]
+    keys |= {f"rope {rope}": arm_key(arm={"rope": rope}) for rope in ropes}
+    size = {"height": 32, "width": 48}
+    stages = [size, {"height": 64, "width": 48}, size | {"steps": 3}, size | {"flow_shift": 7.0}]
+    stages += [size | {"attention": {"kind": "window"}}, size | {"rope": {"kind": "ntk"}}]
+    keys |= {f"stage {s}": arm_key(arm={"method": "cascade", "stages": [s]}) for s in stages}
+    again = [[size, size | more] for more in ({}, {"strength": 0.5}, {"strength_mode": "all_steps"})]
+    keys |= {f"stages {s}": arm_key(arm={"method": "cascade", "stages": s}) for s in again}
     keys |= {f"model {name}": arm_key(model={name: value}) for name, value in MODEL_CHANGES.items()}
     keys |= {"target": arm_key(model={"target": {"height": 96, "width": 144, "frames": 5}})}
     keys |= {"fps": arm_key(model={"target": wan21.model().target.model_dump() | {"fps": 16.0}})}

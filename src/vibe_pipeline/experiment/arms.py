@@ -14,6 +14,7 @@ from vibe_pipeline.diffusion.flow import StrengthMode
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.groups import Name, Params
 from vibe_pipeline.experiment.origin import Unfolded
+from vibe_pipeline.experiment.rope import RopeParams
 from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 
 
@@ -40,6 +41,19 @@ class OwnTransformer(Params):
     )
 
 
+class StageParams(Params):
+    """A pass before a row's own, of method cascade: the first from noise, later ones from the enlarged latent."""
+
+    height: PositiveInt = Field(description="of the pass's clip, in pixels")
+    width: PositiveInt = Field(description="of the pass's clip, in pixels")
+    attention: AttentionParams = Field(AttentionParams(), description="self-attention in this pass")
+    rope: RopeParams = Field(RopeParams(), description="where tokens stand in this pass")
+    flow_shift: PositiveFloat | None = Field(None, description="of this pass's schedule; None: the model's")
+    strength: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="before the flow shift; the first's is 1")
+    strength_mode: StrengthMode = Field("truncated", description="as of the row")
+    steps: PositiveInt = Field(50, description="denoising steps from pure noise")
+
+
 class SharpenParams(Params):
     """An unsharp mask over the enlarged clip: x + amount · (x − x blurred by a Gaussian), clamped."""
 
@@ -61,6 +75,7 @@ class ArmParams(Unfolded):
         None, description="other weights for every layer of the transformer; text encoder and VAE stay the base's"
     )
     attention: AttentionParams = Field(AttentionParams(), description="self-attention in the second pass")
+    rope: RopeParams = Field(RopeParams(), description="where tokens stand, as rotary positions have it")
     scheduler: Literal["euler", "unipc"] = Field("euler", description="solver of the second pass")
     flow_shift: PositiveFloat | None = Field(None, description="of this arm's schedule; None: the model's")
     strength: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -80,6 +95,12 @@ class ArmParams(Unfolded):
     )
     detail_transfer: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="share of the second pass's change that is added to the enlarged clip; None: its own pixels"
+    )
+    enlarge: Literal["pixels", "latent"] | None = Field(
+        None, description="refine: what is enlarged, the native clip's frames (also None) or its latent, bilinearly"
+    )
+    stages: Annotated[tuple[StageParams, ...], Field(min_length=1)] | None = Field(
+        None, description="cascade: the passes before the row's own, each from the latent of the one before"
     )
     sharpen: SharpenParams | None = Field(None, description="upsample: an unsharp mask afterwards; None: plain")
     path: Path | None = Field(None, description="external: the folder of another system's clips")

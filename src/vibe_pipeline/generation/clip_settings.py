@@ -7,7 +7,7 @@ import torch
 from vibe_pipeline.diffusion.flow import sigma_schedule
 from vibe_pipeline.diffusion.lora import fused_key
 from vibe_pipeline.diffusion.models import find_model, pick_device
-from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
+from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter, StageParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.denoiser import Sampling
@@ -40,7 +40,8 @@ def arm_settings(
         stage1: Manifest of the stage-1 adapter that is kept.
     """
     # A field that came later and is off is left out, so that older clips count.
-    off = {name for name in ("detail_transfer", "sharpen", "sr") if getattr(arm, name) is None}
+    off = {name for name in ("detail_transfer", "enlarge", "sharpen", "sr", "stages") if getattr(arm, name) is None}
+    off |= {"rope"} if arm.rope.kind == "none" else set()
     own = {} if arm.transformer is None else {"transformer": weights_fingerprint(arm.transformer.path)}
     own |= {"network": file_sha256(arm.sr.weights)} if arm.sr else {}
     left_out: dict[str, Any] = dict.fromkeys({"label", "adapter", "optional", "transformer"} | off, True)
@@ -79,6 +80,13 @@ def arm_sampling(arm: ArmParams, model: ModelParams, strength: float) -> Samplin
         ValueError: A truncated schedule that leaves no step.
     """
     sigmas = sigma_schedule(arm.steps, arm.flow_shift or model.flow_shift, strength, arm.strength_mode)
+    return Sampling(sigmas, arm.scheduler, arm.guidance_scale)
+
+
+def stage_sampling(stage: StageParams, arm: ArmParams, model: ModelParams) -> Sampling:
+    """Noise levels of a pass before a row's own; solver and guidance are the row's."""
+    shift = stage.flow_shift or model.flow_shift
+    sigmas = sigma_schedule(stage.steps, shift, stage.strength, stage.strength_mode)
     return Sampling(sigmas, arm.scheduler, arm.guidance_scale)
 
 

@@ -168,6 +168,7 @@ def arm_row(
     disk, steps = clips * _clip_bytes(size), schedule_steps(arm.steps, method.strength(arm), arm.strength_mode)
     load = method.workload(arm, steps)
     work = costs.encode(size) * load.encodes + costs.decode(size) * load.decodes
+    work += costs.encode(costs.model.native) * load.native_encodes
     if not load.forwards:
         peak = _vae_peak(costs, size) + CONTEXT_BYTES if load.encodes or load.decodes else 0.0
         if load.network is not None and (found := network_cost(costs, load.network)):
@@ -187,6 +188,9 @@ def arm_row(
     adapters = costs.arm_adapters(arm, tables)
     for attention, times in load.forwards:
         work += costs.forward(size, attention, adapters) * times
+    for height, width, attention, times in load.earlier:
+        smaller = size.model_copy(update={"height": height, "width": width})
+        work += costs.forward(smaller, attention, adapters) * times
     tokens, keys = costs.keys(size, FULL), costs.keys(size, arm.attention)
     extra = sum(map(costs.adapter_bytes, adapters))
     if load.keeps_cross_attention and not costs.model.offload:

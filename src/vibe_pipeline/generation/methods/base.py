@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pandas as pd
 
-from vibe_pipeline.diffusion.attention import attention_words
+from vibe_pipeline.diffusion.attention import attention_words, kind_of, require_windowed
+from vibe_pipeline.diffusion.rope import rope_of
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.generation import GenerationParams
@@ -67,11 +68,15 @@ class Workload:
         forwards: Passes of the transformer at the target size, with the attention of each.
         copies: Of the latent, side by side in one forward.
         keeps_cross_attention: Cross-attention outputs of all blocks stay in memory between steps.
+        native_encodes: Clips of the native size through the encoder.
+        earlier: Passes at other sizes before: height and width in pixels, attention, how many.
         network: A single-image network that every frame of the native clip goes through.
     """
 
     encodes: int = 0
     decodes: int = 0
+    native_encodes: int = 0
+    earlier: tuple[tuple[int, int, AttentionParams, int], ...] = ()
     forwards: tuple[tuple[AttentionParams, int], ...] = ()
     copies: int = 1
     keeps_cross_attention: bool = False
@@ -162,7 +167,9 @@ class DenoisingMethod(Method):
     runs_transformer = True
 
     def check(self, arm: ArmParams) -> None:
-        """A truncated schedule leaves at least one step."""
+        """A truncated schedule leaves at least one step; positions by tiles need attention by windows."""
+        if rope_of(arm.rope).relative:
+            require_windowed(kind_of(arm.attention))
         if arm.strength_mode == "truncated" and int(self.strength(arm) * arm.steps) < 1:
             raise ValueError(
                 f"strength_mode truncated: strength {arm.strength} of {arm.steps} steps leaves none: raise either"
@@ -179,6 +186,7 @@ class DenoisingMethod(Method):
             f"{len(arm.extra_adapters)} extra adapters": bool(arm.extra_adapters),
             f"full path every {arm.refresh_every} steps": arm.refresh_every is not None,
             f"{attention_words(arm.attention)} attention": True,
+            " · ".join(rope_of(arm.rope).words()): arm.rope.kind != "none",
             f"strength {arm.strength:g}" if self.second_pass else "from noise": True,
             f"{int(self.strength(arm) * arm.steps)} of {arm.steps} steps" if truncated else f"{arm.steps} steps": True,
             "UniPC": arm.scheduler == "unipc",
