@@ -19,7 +19,7 @@ def export_adapter(adapter: str, layout: Any, output: Path, fold: bool) -> None:
     from vibe_pipeline.generation.single import given_adapter
 
     with said_plainly():
-        source = Path(given_adapter(adapter, Path("data/06_models/adapters"))["path"])
+        source = given_adapter(adapter, Path("data/06_models/adapters")).path
         written = layouts.export_adapter(source, layout, output, fold)
     click.echo(f"{written} ({layout}), from {source}")
     if layout == "diffsynth" and not fold:

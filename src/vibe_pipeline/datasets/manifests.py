@@ -1,4 +1,4 @@
-"""Manifests that Kedro-Viz shows by what they name: a picture, a curve. Paths in them are relative to the project."""
+"""Manifests, shown in Kedro-Viz by what they name: a picture, a curve. Paths in them are relative to the project."""
 
 import base64
 from pathlib import Path
@@ -8,6 +8,7 @@ from kedro_datasets._typing import ImagePreview, PlotlyPreview
 from kedro_datasets.json import JSONDataset
 
 from vibe_pipeline.io.files import read_json
+from vibe_pipeline.io.manifests import AdapterManifest, of_file
 
 
 class PictureManifest(JSONDataset):
@@ -42,3 +43,17 @@ class CurveManifest(JSONDataset):
         line = {"type": "scatter", "mode": "lines", "x": rows[x].tolist(), "y": rows[y].tolist()}
         axes = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
         return PlotlyPreview({"data": [line], "layout": {"title": {"text": manifest.get("name", "")}} | axes})
+
+
+class AdapterDataset(CurveManifest):
+    """:class:`AdapterManifest` as JSON, checked again when loaded."""
+
+    def load(self) -> AdapterManifest:
+        """The manifest."""
+        content = super().load()
+        with of_file(Path(self._filepath)):
+            return AdapterManifest.model_validate(content)
+
+    def save(self, data: AdapterManifest) -> None:
+        """Write it."""
+        super().save(data.model_dump(mode="json"))

@@ -37,6 +37,7 @@ from vibe_pipeline.generation.clip_cache import Rows, Scale
 from vibe_pipeline.generation.first_frames import first_frame_pixels
 from vibe_pipeline.generation.text_cache import TextCache
 from vibe_pipeline.images.resize import enlarge
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.video import read_clip
 
 
@@ -72,8 +73,8 @@ class Denoiser:
         prompts: set[str],
         sampling: Sampling,
         arm: ArmParams | None = None,
-        adapter: dict[str, Any] | None = None,
-        stage1: dict[str, Any] | None = None,
+        adapter: AdapterManifest | None = None,
+        stage1: AdapterManifest | None = None,
         attach: "Attach | None" = None,
     ) -> None:
         limit_threads(model.threads)
@@ -90,9 +91,9 @@ class Denoiser:
         self.detail_transfer = arm.detail_transfer if arm is not None else None
         try:
             if stage1 is not None:
-                lora.fuse_adapter(self.transformer, Path(stage1["path"]))
+                lora.fuse_adapter(self.transformer, stage1.path)
             if adapter is not None:
-                lora.load_adapter(self.transformer, Path(adapter["path"]), adapter["name"])
+                lora.load_adapter(self.transformer, adapter.path, adapter.name)
             if arm is not None:
                 for i, extra in enumerate(arm.extra_adapters):
                     lora.load_adapter(self.transformer, extra.path, f"extra_{i}", extra.weight)

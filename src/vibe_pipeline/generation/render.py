@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -17,6 +16,7 @@ from vibe_pipeline.generation.denoiser import Denoiser, Sampling
 from vibe_pipeline.generation.methods import ArmJob, method_of
 from vibe_pipeline.generation.text_cache import text_cache
 from vibe_pipeline.generation.true_renders import true_renders
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.miniature.world import CAMERA_SIGMA
 
 
@@ -97,8 +97,8 @@ def arm_clips(
     name: str,
     arm: ArmParams,
     native: pd.DataFrame,
-    adapter: dict[str, Any] | None,
-    stage1: dict[str, Any] | None,
+    adapter: AdapterManifest | None,
+    stage1: AdapterManifest | None,
     model: ModelParams,
     params: GenerationParams,
     root: Path,
