@@ -6,7 +6,7 @@ from typing import Any
 from vibe_pipeline.experiment.miniature import MiniatureParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.io.keys import folder_fingerprint
-from vibe_pipeline.miniature.recipe import train_base
+from vibe_pipeline.training.base_model import train_base
 
 WORK = Path("data/06_models/base_training")
 
