@@ -69,7 +69,7 @@ class RunHooks:
         from vibe_pipeline.experiment.run import RunParams
 
         run = RunParams(**self._params.get("run", {}))
-        folder = Path(run_params["project_path"]) / "data"
+        folder = Path(run_params["project_path"]) / self._params["folders"]["data"]
         if not is_follower():
             self._locks = lock_project(folder, self._params["generation"].get("shard"), run.wait)
         set_deadline(run.hours)
@@ -111,12 +111,14 @@ class TrackingHooks:
         names = ", ".join(run_params.get("pipeline_names") or ["__default__"])
         tags = {
             "git_commit": git_commit(self._project),
-            # Neither where a run is tracked nor how long it may take changes what it makes.
-            "config_hash": content_key({k: v for k, v in self._params.items() if k not in ("tracking", "run")}),
+            # Neither where a run lies or is tracked nor how long it may take changes what it makes.
+            "config_hash": content_key(
+                {k: v for k, v in self._params.items() if k not in ("tracking", "run", "folders")}
+            ),
             "env": self._env,
             "pipelines": names,
         }
-        apart = ("adapters", "arms", "stage1", "tracking", "claims", "published")
+        apart = ("adapters", "arms", "stage1", "tracking", "claims", "published", "folders")
         shown = {k: v for k, v in self._params.items() if k not in apart}
         tracking = TrackingParams(**self._params.get("tracking", {}))
         self._stages = {node.name: stage for node in pipeline.nodes for stage in node.tags & set(pipelines)}

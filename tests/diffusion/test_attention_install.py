@@ -109,7 +109,7 @@ def test_plans_are_built_once_per_grid(transformer):
     assert installed.plan.windows.grid == (1, 8, 4)
     run(transformer)
     assert installed.plan is first
-    assert installed.prepare((3, 4, 6), "cpu") is first
+    assert installed.prepare((3, 4, 6), "cpu")[0] is first
 
 
 def test_a_grid_that_does_not_divide_by_the_pooling(transformer):
@@ -208,7 +208,7 @@ def test_wrong_settings_are_refused_at_once(transformer, change, message):
 
 def test_a_window_from_the_native_grid_turns_with_upright_images(transformer):
     landscape = install_gclf(transformer, GclfSettings(kind="window"), native_grid=(4, 8), backend="dense")
-    assert landscape.prepare((1, 8, 16), "cpu").windows.half_window == (2, 4)
-    assert landscape.prepare((1, 16, 8), "cpu").windows.half_window == (4, 2)
+    assert landscape.prepare((1, 8, 16), "cpu")[0].windows.half_window == (2, 4)
+    assert landscape.prepare((1, 16, 8), "cpu")[0].windows.half_window == (4, 2)
     given = install_gclf(transformer, GclfSettings(kind="window", half_window=(2, 4)), backend="dense")
-    assert given.prepare((1, 16, 8), "cpu").windows.half_window == (2, 4)
+    assert given.prepare((1, 16, 8), "cpu")[0].windows.half_window == (2, 4)

@@ -16,9 +16,7 @@ from vibe_pipeline.miniature.scene import sample_scene
 from vibe_pipeline.miniature.world import render
 
 TEMPORAL = {"flicker", "residual_noise", "first_frame_jump"}
-EVALUATION = EvaluationParams(
-    vbench_dimensions=("dynamic_degree",), vbench_cache=Path(), fine_band=(13.0, 20.0), reference_arm="full"
-)
+EVALUATION = EvaluationParams(vbench_dimensions=("dynamic_degree",), fine_band=(13.0, 20.0), reference_arm="full")
 REAL = GenerationParams(prompts=Path("prompts.txt"))
 
 

@@ -82,9 +82,7 @@ def scored(folder: Path, clips: dict[str, Array], prompt: str, prompts: str | Pa
     row = {"prompt_index": 0, "prompt": prompt, "seed": 0, "key": "k", "method": "refine", "differs": ""}
     table = pd.DataFrame([row | {"path": paths["arm"], "reference_path": paths.get("truth", "")}])
     native = pd.DataFrame([{"prompt_index": 0, "seed": 0, "path": paths["native"], "key": "n"}])
-    evaluation = EvaluationParams(
-        vbench_dimensions=("dynamic_degree",), vbench_cache=folder, fine_band=band, reference_arm="a"
-    )
+    evaluation = EvaluationParams(vbench_dimensions=("dynamic_degree",), fine_band=band, reference_arm="a")
     generation = GenerationParams(prompts=prompts, native_source="truth" if prompts == "miniature" else "base")
     found, _ = measure_arm("a", table, native, evaluation, generation)
     return found[found["status"] == "scored"].set_index("metric")["value"]

@@ -26,7 +26,6 @@ MODEL = {"path": "x", "native": SIZE | {"frames": 9}, "target": SIZE | {"frames"
 DATA = {"path": "x", "low": SIZE, "high": SIZE}
 EVALUATION = {
     "vbench_dimensions": ["temporal_flickering"],
-    "vbench_cache": "x",
     "fine_band": [1, 2],
     "reference_arm": "a",
 }

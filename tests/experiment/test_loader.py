@@ -1,5 +1,6 @@
 """Which parameters count: base, environment, `--params` and `--config`; the same for a run and all other readers."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "conf/base/parameters.yml",
         "conf/base/experiment.yml",
         "conf/base/catalog.yml",
+        "conf/base/globals.yml",
         "pyproject.toml",
         ".telemetry",
     ):
@@ -187,6 +189,7 @@ def test_every_reader_reads_the_same(project: Path, monkeypatch, of_run, of_vibe
     (project / "conf2/local").mkdir(parents=True)
     (project / "conf2/base").mkdir()
     (project / "conf2/base/parameters.yml").write_text(yaml.safe_dump(second))
+    shutil.copy(project / "conf/base/globals.yml", project / "conf2/base")
     params = of_run(*options)
     assert {field: at(params, field) for field in expected} == expected
     assert of_vibe(*options) == params

@@ -9,6 +9,7 @@ import yaml
 from kedro.io import AbstractDataset
 from PIL import Image
 
+from tests.conf_files import folders_below
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.images.cache import LatentCache
 from vibe_pipeline.pipelines.data_processing import nodes
@@ -37,10 +38,11 @@ def test_from_images_to_the_cache(
     path = images if source == "folder" else as_dataset(images, tmp_path / "dataset")
     sizes: dict[str, Any] = {"low": {"height": 32, "width": 64}, "high": {"height": 64, "width": 128}}
     data, model = DataParams(source=source, path=path, held_out=1, bucket_tokens=1, **sizes), wan21.model()
-    found = nodes.find_training_images(data)
+    folders = folders_below(tmp_path)
+    found = nodes.find_training_images(data, folders)
     usable, quarantine = nodes.check_training_images(found, data, model)
     assert sorted(quarantine["reason"]) == ["caption_too_long", "too_small"]
-    manifest = nodes.cache_latents(usable, model, data)
+    manifest = nodes.cache_latents(usable, model, data, folders)
     high = {r["caption"]: manifest["settings"]["buckets"][r["bucket"]]["high"] for r in manifest["images"]}
     expected = {"a wide red circle": (64, 128), "a tall red circle": (128, 64), "a square red circle": (80, 96)}
     assert high == expected
@@ -64,7 +66,7 @@ def as_dataset(images: Path, folder: Path) -> Path:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     size = {"height": 32, "width": 32}
     with pytest.raises(FileNotFoundError, match=r"data\.path .*absent is not a folder"):
-        nodes.find_training_images(DataParams(path=tmp_path / "absent", low=size, high=size))
+        nodes.find_training_images(DataParams(path=tmp_path / "absent", low=size, high=size), folders_below(tmp_path))
 
 
 def test_a_caption_that_looks_like_something_else_reaches_the_cache(
@@ -80,11 +82,11 @@ def test_a_caption_that_looks_like_something_else_reaches_the_cache(
         (tmp_path / f"images/{i}.txt").write_text(caption)
     size, model = {"height": 64, "width": 64}, wan21.model()
     data = DataParams(path=tmp_path / "images", buckets="single", low=size, high=size)
-    usable, _ = nodes.check_training_images(nodes.find_training_images(data), data, model)
+    usable, _ = nodes.check_training_images(nodes.find_training_images(data, folders_below(tmp_path)), data, model)
     entry = yaml.safe_load(CATALOG.read_text())["usable_images"]
     table = AbstractDataset.from_config("usable_images", entry | {"filepath": str(tmp_path / "usable.parquet")})
     table.save(usable)
-    manifest = nodes.cache_latents(table.load(), model, data)
+    manifest = nodes.cache_latents(table.load(), model, data, folders_below(tmp_path))
     assert [image["caption"] for image in manifest["images"]] == captions
     assert sum(image["held_out"] for image in manifest["images"]) == 1
 
@@ -96,4 +98,4 @@ def test_one_image_is_refused_before_it_is_encoded(wan21, tmp_path: Path) -> Non
     size = {"height": 64, "width": 64}
     data = DataParams(path=tmp_path, buckets="single", low=size, high=size)
     with pytest.raises(ValueError, match="at least 2 are needed"):
-        nodes.check_training_images(nodes.find_training_images(data), data, wan21.model())
+        nodes.check_training_images(nodes.find_training_images(data, folders_below(tmp_path)), data, wan21.model())

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.conf_files import folders_below
 from vibe_pipeline.evaluation.measure import attribute_scores, detail_scores, measure_arm, static_mask
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
@@ -97,9 +98,7 @@ def test_an_arms_table_has_every_score_or_a_reason(tmp_path, source: str) -> Non
     row = {"arm": "a", "prompt_index": 0, "prompt": scene.caption, "seed": 0}
     clips = pd.DataFrame([row | {"path": paths["truth"], "reference_path": paths["truth"], "method": "refine"}])
     native_table = pd.DataFrame([{"prompt_index": 0, "seed": 0, "path": paths["native"]}])
-    evaluation = EvaluationParams(
-        vbench_dimensions=("dynamic_degree",), vbench_cache=tmp_path, fine_band=BAND, reference_arm="a"
-    )
+    evaluation = EvaluationParams(vbench_dimensions=("dynamic_degree",), fine_band=BAND, reference_arm="a")
     generation = GenerationParams(prompts="miniature", native_source=source)
     table, spectrum = measure_arm("a", clips, native_table, evaluation, generation)
     scored = table[table["status"] == "scored"].set_index("metric")["value"]
@@ -130,9 +129,7 @@ def test_a_clip_of_another_shape_than_the_truth_has_a_reason_for_what_it_cannot_
     clips = pd.DataFrame([row | {"seed": 0, "path": truth, "differs": np.nan}, row | {"seed": 1, "path": other}])
     clips["differs"] = clips["differs"].astype(object)
     clips.loc[1, "differs"] = said
-    evaluation = EvaluationParams(
-        vbench_dimensions=("dynamic_degree",), vbench_cache=tmp_path, fine_band=BAND, reference_arm="a"
-    )
+    evaluation = EvaluationParams(vbench_dimensions=("dynamic_degree",), fine_band=BAND, reference_arm="a")
     generation = GenerationParams(prompts="miniature", native_source="truth")
     native = pd.DataFrame([{"prompt_index": 0, "seed": s, "path": truth} for s in (0, 1)])
     table, spectrum = measure_arm("a", clips, native, evaluation, generation)
@@ -156,11 +153,11 @@ def test_what_was_measured_of_a_clip_is_measured_again_where_the_target_changes(
         [row | {"key": "k", "method": "external", "differs": "", "frames": 5, "height": 64, "width": 64}]
     )
     native = pd.DataFrame([{"prompt_index": 0, "seed": 0, "path": path, "key": "n"}])
-    evaluation = EvaluationParams(
-        vbench_dimensions=("dynamic_degree",), vbench_cache=tmp_path, fine_band=BAND, reference_arm="a"
-    )
+    evaluation = EvaluationParams(vbench_dimensions=("dynamic_degree",), fine_band=BAND, reference_arm="a")
     generation, found = GenerationParams(prompts="miniature", native_source="truth"), []
     for said in ("", "64x64 beside 128x128", ""):
-        table, _ = measure("a", clips.assign(differs=said), native, evaluation, generation, wan21.model())
+        table, _ = measure(
+            "a", clips.assign(differs=said), native, evaluation, generation, wan21.model(), folders_below(tmp_path)
+        )
         found.append(table.set_index("metric").loc["band_correlation", "status"])
     assert found == ["scored", "skipped", "scored"]

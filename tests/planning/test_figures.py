@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
-from tests.conf_files import read_conf
+from tests.conf_files import folders_below, read_conf
 from vibe_pipeline.diffusion.checkpoint import class_defaults
 from vibe_pipeline.planning import figures
 from vibe_pipeline.planning.architecture import Architecture
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def params(wan21) -> dict[str, Any]:
     """The miniature's parameters with a tiny checkpoint."""
-    content = read_conf(ROOT / "conf/base")
+    content = read_conf(ROOT / "conf/base") | {"folders": folders_below(ROOT).model_dump(mode="json")}
     content["model"] |= wan21.model().model_dump(mode="json", include={"path", "native", "target", "text_length"})
     for stage, size in (("low", "native"), ("high", "target")):
         content["data"][stage] = {side: content["model"][size][side] for side in ("height", "width")}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.conf_files import read_conf
+from tests.conf_files import folders_below, read_conf
 from vibe_pipeline.diffusion.lora import add_adapter, save_adapter
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.training import LoraParams
@@ -19,12 +19,13 @@ from vibe_pipeline.planning.plan import make_plan
 from vibe_pipeline.planning.table import duration, format_plan
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = folders_below(ROOT)
 
 
 @pytest.fixture
 def params(tiny) -> dict[str, Any]:
     """The miniature's parameters with a tiny checkpoint."""
-    content = read_conf(ROOT / "conf/base")
+    content = read_conf(ROOT / "conf/base") | {"folders": FOLDERS.model_dump(mode="json")}
     content["model"] |= tiny.model().model_dump(mode="json", include={"path", "native", "target", "text_length"})
     sizes = content["model"]
     content["data"] |= {"low": {k: sizes["native"][k] for k in ("height", "width")}}
@@ -212,10 +213,10 @@ def test_each_thing_missing_is_named_with_what_mends_it(params, tiny, tmp_path: 
     broken["arms"]["full"]["extra_adapters"] = [{"path": str(tmp_path / "style.safetensors")}]
     broken["arms"]["theirs"] = {"method": "external", "label": "x", "path": str(tmp_path / "clips")}
     (tmp_path / "vbench").write_text("")
-    broken["evaluation"]["vbench_cache"] = str(tmp_path / "vbench")
+    broken["folders"]["vbench_weights"] = str(tmp_path / "vbench")
     found = {f.item: f for f in examine(broken)}
     wanted = {"weights", "images", "prompts", "arms.full.extra_adapters", "arms.theirs.path"}
-    wanted |= {"evaluation.vbench_cache"}
+    wanted |= {"folders.vbench_weights"}
     assert {name for name, f in found.items() if f.state == "missing"} == wanted
     assert (
         "second-of-2.safetensors" in found["weights"].found
@@ -252,7 +253,7 @@ def test_names_that_no_file_can_have_are_findings_not_crashes(params) -> None:
     long = "n" * 300
     params["data"] |= {"source": "folder", "path": long, "count": None}
     params["generation"]["prompts"] = f"{long}.txt"
-    params["evaluation"]["vbench_cache"] = params["evaluation"]["vbench_env"] = long
+    params["folders"]["vbench_weights"] = params["folders"]["vbench_env"] = long
     found = states(examine(params))
-    for item in ("images", "prompts", "evaluation.vbench_cache", "evaluation.vbench_env"):
+    for item in ("images", "prompts", "folders.vbench_weights", "folders.vbench_env"):
         assert found[item] == "missing", item

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from tests.conf_files import folders_below
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
@@ -32,6 +33,7 @@ from vibe_pipeline.planning.preflight import (
 )
 
 GENERATION = GenerationParams(prompts="miniature")
+FOLDERS = folders_below(Path("project")).model_dump()
 
 
 def tables(**arm: object) -> Experiment:
@@ -51,7 +53,7 @@ def test_a_size_that_does_not_fit_is_named_with_the_nearest(wan21, which: str) -
 
 def test_a_pooling_that_does_not_divide_names_its_arm(wan21) -> None:
     row = {"attention": {"kind": "gclf", "pool": 4}}
-    with pytest.raises(ValueError, match=r"arms\.a with attention\.pool 4: model\.target 64x96 .* 64x64 or 64x128"):
+    with pytest.raises(ValueError, match=r"arms\.a with gclf \(4×\) attention: model\.target 64x96 .* 64x64 or 64x128"):
         check_generation(wan21.model(), GENERATION, tables(**row))
     check_generation(wan21.model(), GENERATION, tables(**row, method="upsample"))
 
@@ -78,7 +80,7 @@ def test_buckets_that_pooling_does_not_divide_are_refused(tmp_path: Path) -> Non
     data = DataParams(path=tmp_path, buckets="aspect", bucket_tokens=2, **sizes)
     row = {"a": AdapterParams(label="a", start="base", attention={"kind": "gclf", "pool": 4})}
     rows = Experiment(stage1={}, adapters=row, arms=tables().arms, reference_arm="a")
-    with pytest.raises(ValueError, match=r"adapters\.a\.attention\.pool 4 does not divide data\.bucket_tokens 2"):
+    with pytest.raises(ValueError, match=r"adapters\.a with gclf \(4×\) attention.*4x4 tokens.*bucket_tokens 2"):
         check_training(data, rows)
     check_training(data.model_copy(update={"bucket_tokens": 4}), rows)
     check_training(data.model_copy(update={"buckets": "single"}), rows)
@@ -93,7 +95,9 @@ def test_a_single_training_size_that_pooling_does_not_divide_is_named_with_the_n
         if fits:
             check_parameters(params, rows, {"relay_stage2"})
             continue
-        with pytest.raises(ValueError, match=r"adapters\.a with attention\.pool 4: data\.high 64x96 .*64x64 or 64x128"):
+        with pytest.raises(
+            ValueError, match=r"adapters\.a with gclf \(4×\) attention: data\.high 64x96 .*64x64 or 64x128"
+        ):
             check_parameters(params, rows, {"relay_stage2"})
 
 
@@ -110,7 +114,7 @@ def test_only_what_a_run_needs_is_checked() -> None:
 def test_a_tile_that_the_vae_cannot_be_cut_into_is_refused_with_the_nearest(wan22, tmp_path: Path, part: str) -> None:
     sizes = {"low": {"height": 32, "width": 64}, "high": {"height": 64, "width": 128}}
     Image.new("RGB", (128, 64)).save(tmp_path / "a.png")
-    params = {"data": {"path": str(tmp_path)} | sizes, "generation": GENERATION.model_dump()}
+    params = {"data": {"path": str(tmp_path)} | sizes, "generation": GENERATION.model_dump(), "folders": FOLDERS}
     for tile, fits in ((300, False), (304, True), (None, True)):
         params["model"] = wan22.model(tile=tile).model_dump()
         if fits:
@@ -242,8 +246,8 @@ def test_images_and_what_scoring_reads_are_looked_at_before(wan21, tmp_path: Pat
     evaluation = {"vbench_dimensions": ["scene"], "fine_band": [1, 2], "reference_arm": "a"}
     file = tmp_path / "weights"
     file.write_text("")
-    scored = {"evaluation": evaluation | {"vbench_cache": str(file)}}
-    with pytest.raises(ValueError, match=r"evaluation\.vbench_cache: .*weights is a file, not a folder"):
+    scored = {"evaluation": evaluation, "folders": FOLDERS | {"vbench_weights": str(file)}}
+    with pytest.raises(ValueError, match=r"folders\.vbench_weights: .*weights is a file, not a folder"):
         check_parameters(scored, tables(), {"vbench_eval"})
 
 
@@ -272,7 +276,7 @@ def test_a_model_folder_that_may_not_be_read_is_not_called_absent(wan21, monkeyp
 
 
 def evaluation(*dimensions: str) -> EvaluationParams:
-    return EvaluationParams(vbench_dimensions=dimensions, vbench_cache="none", fine_band=(1.0, 2.0), reference_arm="a")
+    return EvaluationParams(vbench_dimensions=dimensions, fine_band=(1.0, 2.0), reference_arm="a")
 
 
 def test_a_dimension_that_no_clip_has_is_refused_and_one_that_few_have_is_said(caplog) -> None:
@@ -292,7 +296,7 @@ def test_a_dimension_that_no_clip_has_is_refused_and_one_that_few_have_is_said(c
 
 def test_scoring_is_checked_where_a_run_makes_and_scores_clips(wan21) -> None:
     params = {"model": wan21.model().model_dump(), "generation": {"prompts": "miniature"}}
-    params |= {"evaluation": evaluation("scene").model_dump()}
+    params |= {"evaluation": evaluation("scene").model_dump(), "folders": FOLDERS}
     with pytest.raises(ValueError, match="scene is defined on none"):
         check_parameters(params, tables(), {"generation", "vbench_eval"})
     check_parameters(params, tables(), {"vbench_eval"})
@@ -319,8 +323,6 @@ def test_too_little_space_for_all_clips_is_said_before_the_first(wan21, tmp_path
     """Five frames of 32x48 natively and of 64x96 in each arm, three bytes a pixel."""
     native, target = 32 * 48 * 5 * 3, 64 * 96 * 5 * 3
     for free, warned in ((10 * (native + 4 * target), False), (10 * (native + 4 * target) - 1, True)):
-        monkeypatch.setattr(
-            "vibe_pipeline.planning.preflight.shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free)
-        )
-        check_space(wan21.model(), 10, 4, tmp_path)
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        check_space(wan21.model(), 10, 4, tmp_path / "not made yet")
         assert ("the clips take up to 0.0 GB" in caplog.text) == warned

@@ -20,7 +20,7 @@ from vibe_pipeline.cli import cli
 from vibe_pipeline.diffusion import objectives
 from vibe_pipeline.diffusion.models import find_model
 from vibe_pipeline.experiment.data import DataParams
-from vibe_pipeline.experiment.load import experiment_of
+from vibe_pipeline.experiment.load import experiment_of, settled_parameters
 from vibe_pipeline.experiment.loader import LayeredLoader
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
@@ -80,7 +80,7 @@ def loader() -> LayeredLoader:
 
 
 def rehearsed() -> dict[str, Line]:
-    params = loader()["parameters"]
+    params = settled_parameters(loader())
     lines: list[Line] = []
     returned = rehearse(params, experiment_of(params), loader()["catalog"], lines.append)
     assert returned == lines
@@ -153,7 +153,7 @@ def test_a_training_that_would_crash_is_found_before_a_clip_is_made(project: Pat
     monkeypatch.setattr(relay, "mixed_loss", fails)
     hooks = RehearsalHooks()
     hooks._loader = loader()
-    hooks._params = loader()["parameters"]
+    hooks._params = settled_parameters(loader())
     graph = Pipeline([Node(lambda: 1, None, "clips", name="generate", tags="generation")])
     hooks.before_pipeline_run(graph)  # not asked for
     hooks._params = hooks._params | {"run": {"rehearse": True}}

@@ -12,14 +12,13 @@ import pytest
 from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog
 
-from tests.conf_files import loader_of_conf
+from tests.conf_files import folders_below, loader_of_conf
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.load import settled_parameters
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import ReportParams, TrackingParams
 from vibe_pipeline.experiment.tables import Experiment
-from vibe_pipeline.io.folders import data_in
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.score_table import WHOLE_ARM, score_table
 from vibe_pipeline.io.video import write_lossless, write_preview
@@ -38,7 +37,7 @@ METRICS = ("flicker", "imaging_quality")
 FAMILIES = {"flicker": "detail", "imaging_quality": "vbench"}
 PROMPTS = 7
 EVALUATION = EvaluationParams(
-    vbench_dimensions=("imaging_quality",), vbench_cache="none", fine_band=(5.0, 9.0), reference_arm="full",
+    vbench_dimensions=("imaging_quality",), fine_band=(5.0, 9.0), reference_arm="full",
     bootstrap_samples=50,
 )  # fmt: skip
 MODEL = ModelParams(
@@ -161,13 +160,13 @@ def page_of(arms: list[str], scores: pd.DataFrame, clip: dict[str, str], folder:
     settled = settled_parameters(loader_of_conf(ROOT / "conf", "wan22_ti2v_5b"))
     values |= {"params:claims": Claims(settled["claims"]), "params:published": settled["published"]}
     values |= {"params:tracking": TrackingParams()}
+    values |= {"params:folders": folders_below(folder)}
     catalog = catalog_of(arms, scores, clip, folder)
-    with data_in(folder / "data"):
-        graph = ablation_report.create_pipeline(Experiment(**tables, reference_arm=arms[0]))
-        for node in graph.nodes:
-            inputs = {n: values[n] if n.startswith("params:") else catalog.load(n) for n in node.inputs}
-            for name, value in node.run(inputs).items():
-                catalog.save(name, value)
+    graph = ablation_report.create_pipeline(Experiment(**tables, reference_arm=arms[0]))
+    for node in graph.nodes:
+        inputs = {n: values[n] if n.startswith("params:") else catalog.load(n) for n in node.inputs}
+        for name, value in node.run(inputs).items():
+            catalog.save(name, value)
     return Path(catalog.load("report")["path"]).read_text()
 
 

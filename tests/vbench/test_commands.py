@@ -16,11 +16,10 @@ def run(monkeypatch):
     parameters = {
         "evaluation": {
             "vbench_dimensions": ["temporal_flickering", "scene"],
-            "vbench_cache": "weights",
-            "vbench_env": "second",
             "fine_band": [1, 2],
             "reference_arm": "full",
-        }
+        },
+        "folders": {"vbench_weights": "weights", "vbench_env": "second"},
     }
     monkeypatch.setattr(commands, "parameters_of", lambda chosen: parameters)
     return lambda *arguments: CliRunner().invoke(cli, ["vibe", *arguments])

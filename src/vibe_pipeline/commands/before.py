@@ -17,12 +17,13 @@ from vibe_pipeline.commands.options import Chosen, parameter_options, parameters
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
 def plan(chosen: Chosen, device: str, share: float, images: int | None, as_json: bool) -> None:
     """Tokens, FLOPs, time, memory and disk of every stage, adapter and arm; no weights are needed."""
-    from vibe_pipeline.planning.figures import FOLDER, Figures
+    from vibe_pipeline.planning.figures import Figures
     from vibe_pipeline.planning.plan import make_plan
     from vibe_pipeline.planning.table import format_plan
 
     with said_plainly():
-        made = make_plan(parameters_of(chosen), device, share, images, Figures(FOLDER))
+        params = parameters_of(chosen)
+        made = make_plan(params, device, share, images, Figures(Path(params["folders"]["planning"])))
     click.echo(json.dumps(made.to_dict(), indent=1) if as_json else format_plan(made))
 
 
@@ -33,10 +34,11 @@ def plan(chosen: Chosen, device: str, share: float, images: int | None, as_json:
 def doctor(chosen: Chosen, images: int | None, as_json: bool) -> None:
     """What is missing before a run, each with the command that fixes it; exit code 1 if anything needed is."""
     from vibe_pipeline.planning.doctor import examine, format_findings
-    from vibe_pipeline.planning.figures import FOLDER, Figures
+    from vibe_pipeline.planning.figures import Figures
 
     with said_plainly():
-        findings = examine(parameters_of(chosen), images, Figures(FOLDER))
+        params = parameters_of(chosen)
+        findings = examine(params, images, Figures(Path(params["folders"]["planning"])))
     click.echo(json.dumps([vars(f) for f in findings], indent=1) if as_json else format_findings(findings))
     missing = any(f.state == "missing" for f in findings)
     if not (as_json or missing):
@@ -63,7 +65,7 @@ def rehearse(chosen: Chosen, as_json: bool) -> None:
         tables = checked_tables(params)
         check_parameters(params, tables, {"relay_stage2", "generation", "vbench_eval", "ablation_report"})
         catalog = loader_of(chosen.env, chosen.params, chosen.conf_source)["catalog"]
-        locks = lock_project(Path("data"))
+        locks = lock_project(Path(params["folders"]["data"]))
         try:
             lines = rehearse(
                 params, tables, catalog, (lambda _: None) if as_json else lambda x: click.echo(format_line(x))

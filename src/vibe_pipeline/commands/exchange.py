@@ -5,21 +5,30 @@ from typing import Any
 
 import click
 
-from vibe_pipeline.commands.options import AdapterChoice, OwnPath, said_plainly
+from vibe_pipeline.commands.options import (
+    AdapterChoice,
+    Chosen,
+    OwnPath,
+    parameter_options,
+    parameters_of,
+    said_plainly,
+)
 
 
 @click.command()
 @click.argument("adapter", type=AdapterChoice())
+@parameter_options
 @click.option("--to", "layout", required=True, type=click.Choice(["diffusers", "comfyui", "kohya", "diffsynth"]))
 @click.option("--output", required=True, type=OwnPath(), help="The new .safetensors file.")
 @click.option("--fold", is_flag=True, help="Multiply alpha / rank into the weights, for readers that know no alpha.")
-def export_adapter(adapter: str, layout: Any, output: Path, fold: bool) -> None:
+def export_adapter(adapter: str, chosen: Chosen, layout: Any, output: Path, fold: bool) -> None:
     """Write ADAPTER, a file or a trained row's name, in another program's key layout."""
     from vibe_pipeline.diffusion import lora_formats as layouts
     from vibe_pipeline.generation.single import given_adapter
 
     with said_plainly():
-        source = given_adapter(adapter, Path("data/06_models/adapters")).path
+        adapters = Path(parameters_of(chosen)["folders"]["adapters"])
+        source = given_adapter(adapter, adapters).path
         written = layouts.export_adapter(source, layout, output, fold)
     click.echo(f"{written} ({layout}), from {source}")
     if layout == "diffsynth" and not fold:

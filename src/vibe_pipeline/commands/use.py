@@ -22,9 +22,6 @@ from vibe_pipeline.commands.options import (
 if TYPE_CHECKING:
     from vibe_pipeline.generation.methods import ArmJob
 
-CLIPS = Path("data/07_model_output/clips")
-ADAPTERS = Path("data/06_models/adapters")
-
 
 class SizeType(click.ParamType):
     """HEIGHTxWIDTH in pixels."""
@@ -156,12 +153,14 @@ def _job(chosen: Chosen, asked: Asked) -> "ArmJob":
     """The row that was asked for, with its adapter."""
     import pandas as pd
 
+    from vibe_pipeline.experiment.folders import Folders
     from vibe_pipeline.experiment.generation import GenerationParams
     from vibe_pipeline.experiment.model import ModelParams
     from vibe_pipeline.generation.methods import ArmJob, checked_tables
     from vibe_pipeline.generation.single import chosen_arm, given_adapter
 
     params = parameters_of(chosen)
+    folders = Folders(**params["folders"])
     experiment = checked_tables(params)
     name, arm = chosen_arm(experiment, asked.arm, asked.changes)
     wanted = None if asked.no_adapter else asked.adapter or arm.adapter
@@ -172,9 +171,9 @@ def _job(chosen: Chosen, asked: Asked) -> "ArmJob":
         native=pd.DataFrame(),
         model=ModelParams(**params["model"]),
         generation=GenerationParams(**params["generation"]),
-        root=CLIPS,
-        adapter=given_adapter(wanted, ADAPTERS) if wanted else None,
-        stage1=given_adapter(start, ADAPTERS) if start else None,
+        root=folders.clips,
+        adapter=given_adapter(wanted, folders.adapters) if wanted else None,
+        stage1=given_adapter(start, folders.adapters) if start else None,
     )
 
 

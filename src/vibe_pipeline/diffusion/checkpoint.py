@@ -160,15 +160,25 @@ def tile_stride(vae_config: Mapping[str, Any], tile: int) -> int:
     return tile * 3 // 4 // space * space
 
 
-def size_step(model: WanCheckpoint, pool: int = 1) -> tuple[int, int]:
+def size_step(model: WanCheckpoint, pool: int | tuple[int, int] = 1) -> tuple[int, int]:
     """What height and width in pixels must be multiples of: a latent pixel, times the patch, times the pooling."""
     space, patch = model.config_of("vae")["scale_factor_spatial"], model.config_of("transformer")["patch_size"]
-    rows, columns = (space * p * pool for p in patch[1:])
+    sides = (pool, pool) if isinstance(pool, int) else pool
+    rows, columns = (space * p * side for p, side in zip(patch[1:], sides, strict=True))
     return rows, columns
 
 
-def require_fitting_size(model: WanCheckpoint, height: int, width: int, what: str, pool: int = 1) -> None:
-    """Refuse a size in pixels that does not fit the VAE, the transformer's patches and the attention's pooling.
+def require_fitting_size(
+    model: WanCheckpoint, height: int, width: int, what: str, pool: int | tuple[int, int] = 1
+) -> None:
+    """Refuse a size in pixels that does not fit the VAE, the transformer's patches and what attention cuts it into.
+
+    Args:
+        model: Its configurations count.
+        height: In pixels.
+        width: In pixels.
+        what: The field that names the size.
+        pool: Sides in tokens of what a frame must be cut into: tiles, or parts of buckets.
 
     Raises:
         ValueError: Names the nearest sizes that fit.
@@ -186,3 +196,9 @@ def token_grid(model: WanCheckpoint, height: int, width: int) -> tuple[int, int]
     _, _, rows, columns = latent_shape(model.config_of("vae"), height, width, 1)
     _, patch_height, patch_width = model.config_of("transformer")["patch_size"]
     return rows // patch_height, columns // patch_width
+
+
+def clip_grid(model: WanCheckpoint, height: int, width: int, frames: int) -> tuple[int, int, int]:
+    """The token grid (T, H, W) of a clip, likewise."""
+    times = latent_shape(model.config_of("vae"), height, width, frames)[1]
+    return times // model.config_of("transformer")["patch_size"][0], *token_grid(model, height, width)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vibe_pipeline.diffusion.attention import AttentionSettings, install_gclf, remove_gclf
+from vibe_pipeline.diffusion.attention import AttentionSettings, install_gclf, kind_of, remove_gclf
 from vibe_pipeline.diffusion.lifetime import living
 from vibe_pipeline.diffusion.objectives import Predict
 
@@ -152,14 +152,14 @@ def install_freeswim(
 
     Args:
         transformer: A WanTransformer3DModel without FreeSwim on it.
-        settings: Of the window path; its kind is "window".
+        settings: Of the window path; of a kind that is `local`.
         native_grid: (H, W) of the native token grid, which window and scale derive from.
         store_device: Where the cached form keeps its outputs (blocks x L x C x batch values).
 
     Raises:
-        ValueError: Another attention kind.
+        ValueError: An attention kind that is not local.
     """
-    if settings.kind != "window":
+    if not kind_of(settings).local:
         raise ValueError(f"FreeSwim's first path is window attention, not {settings.kind!r}")
     remove_gclf(transformer)
     full = [block.attn1.processor for block in transformer.blocks]

@@ -1,6 +1,5 @@
 """`evaluation`: what is scored, and how figures are summarised."""
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import (
@@ -17,11 +16,6 @@ class EvaluationParams(Params):
     """What is scored, and how the figures are summarised."""
 
     vbench_dimensions: Annotated[tuple[str, ...], Field(min_length=1)]
-    vbench_cache: Path = Field(description="folder of VBench's weights; `kedro vibe fetch-weights` fills it")
-    vbench_env: Path = Field(
-        Path("data/06_models/vbench_env"),
-        description="second environment with VBench's own pins: kedro vibe vbench-env",
-    )
     flow_side: PositiveInt | None = Field(
         None, description="longest side in pixels that RAFT and AMT see, in every arm; None: clips as they are"
     )

@@ -14,6 +14,7 @@ from vibe_pipeline.experiment.claims import load_claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.errors import ParameterError
 from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.miniature import MiniatureParams
 from vibe_pipeline.experiment.model import ModelParams
@@ -57,7 +58,7 @@ def read_parameters(loader: OmegaConfigLoader) -> dict[str, Any]:
 def settled_parameters(loader: "LayeredLoader") -> dict[str, Any]:
     """The parameters of the loader's environment, every group checked, sweeps unfolded: what a run works with.
 
-    Beside the groups and tables stand `claims` and `published`, which are files of their own.
+    Beside the groups and tables stand `folders`, `claims` and `published`, which are files of their own.
 
     Raises:
         ParameterError: A file cannot be read, or a value cannot be used.
@@ -65,7 +66,17 @@ def settled_parameters(loader: "LayeredLoader") -> dict[str, Any]:
     """
     params = read_parameters(loader)
     check_groups(params)
-    return unfold(params) | _own_files(loader)
+    folders = _folders(loader).model_dump(mode="json")
+    return unfold(params) | {"folders": folders} | _own_files(loader)
+
+
+def _folders(loader: "LayeredLoader") -> Folders:
+    """Where a run reads and writes: `folders` of globals.yml."""
+    try:
+        return Folders.model_validate(loader["globals"].get("folders", {}))
+    except ValidationError as error:
+        file = loader.file_of("globals") or f"{Path(loader.conf_source) / 'base/globals.yml'}, which is not there"
+        raise ParameterError(f"{file}: {refusal(error, 'folders', Folders)}") from None
 
 
 def _own_files(loader: "LayeredLoader") -> dict[str, Any]:
@@ -124,6 +135,8 @@ def experiment_of(params: Mapping[str, Any]) -> Experiment:
 def _unknown_group(name: object, known: Sequence[str]) -> str:
     said = f"parameters: {one_line(name, 60)!r} is not a group"
     head, _, field = str(name).partition(".")
+    if head == "folders":
+        return f"{said}; folders are moved by a globals.yml in the environment's folder, or in conf/local"
     if field and head in known:
         return f"{said}; write the field inside its group, as `{head}: {{{one_line(field, 60)}: ...}}`"
     return f"{said}; there are {', '.join(known)}{did_you_mean(name, known)}"

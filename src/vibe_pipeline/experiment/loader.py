@@ -18,7 +18,7 @@ Kedro imports this for every command, `--help` too, so the groups of parameters 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kedro.config import MissingConfigException, OmegaConfigLoader
 from kedro.framework.project import settings
@@ -47,10 +47,12 @@ class LayeredLoader(OmegaConfigLoader):
         self.config_patterns[WRITTEN] = self.config_patterns["parameters"]
 
     def __getitem__(self, key: str) -> dict[str, Any]:
-        """The configuration of a kind; parameters in their layers, claims and published figures of one file."""
+        """The configuration of a kind: parameters and globals in layers, claims and published figures of one file."""
         if key in OWN_FILES and key not in self.data:
             file = self.file_of(key)
             return read_mapping(file) if file else {}
+        if key == "globals" and key not in self.data:
+            return self._laid_globals()
         if key != "parameters" or key in self.data:
             return super().__getitem__(key)
         chosen = self.env or self.default_run_env
@@ -61,9 +63,37 @@ class LayeredLoader(OmegaConfigLoader):
 
     def file_of(self, key: str) -> Path | None:
         """The one file of a kind that counts: the chosen environment's, else base's; None where there is none."""
-        folders = [Path(self.conf_source) / env for env in (self.env or self.default_run_env, self.base_env)]
-        found = (file for folder in folders for name in self.config_patterns[key] for file in folder.glob(name))
-        return next(found, None)
+        return next(iter(self._files(key)), None)
+
+    def _files(self, key: str) -> list[Path]:
+        """The files of a kind, the chosen environment's before base's."""
+        envs = dict.fromkeys((self.env or self.default_run_env, self.base_env))
+        folders = [Path(self.conf_source) / env for env in envs]
+        return [file for folder in folders for name in self.config_patterns[key] for file in folder.glob(name)]
+
+    def _laid_globals(self) -> dict[str, Any]:
+        """The chosen environment's globals on base's, name by name.
+
+        Kedro would resolve base's references before it merges, and replace whole mappings: an environment that moves
+        the folder of all data would move none of those below it.
+
+        Raises:
+            ParameterError: A file is not YAML, or refers to nothing; names the file.
+        """
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+        from yaml import YAMLError
+
+        from vibe_pipeline.io.errors import one_line
+
+        laid, file = OmegaConf.create(), Path(self.conf_source)
+        try:
+            for file in reversed(self._files("globals")):
+                laid = OmegaConf.merge(laid, OmegaConf.create(read_mapping(file)))
+            return cast("dict[str, Any]", OmegaConf.to_container(laid, resolve=True))
+        except (YAMLError, OmegaConfBaseException, ValueError) as error:
+            said = one_line(error, 240)
+            raise ParameterError(said if str(file) in said else f"{file} cannot be read: {said}") from None
 
     def _layers(self, chosen: str, key: str) -> dict[str, Any]:
         """Base and the chosen environment; Kedro has laid the command line's values on each, if `key` has them."""

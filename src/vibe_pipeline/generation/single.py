@@ -16,10 +16,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from vibe_pipeline.diffusion.checkpoint import find_model, require_fitting_size, size_step
+from vibe_pipeline.diffusion.attention import kind_of
+from vibe_pipeline.diffusion.checkpoint import clip_grid, find_model, require_fitting_size, size_step
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
+from vibe_pipeline.generation.attention_sizes import require_fitting_attention
 from vibe_pipeline.generation.clip_cache import manifest_path
 from vibe_pipeline.generation.first_frames import require_first_frames
 from vibe_pipeline.generation.methods import ArmJob, method_of
@@ -165,6 +167,7 @@ def refine_clip(source: Path, prompt: str, job: ArmJob, seed: int = 0, to: Size 
     pieces = cut(info.frames, job.model.native.frames)
     native = _native_rows(source, pieces, (height, width), info, job)
     size = ClipSize(height=height, width=width, frames=pieces[0].frames, fps=info.fps or job.model.native.fps)
+    require_fitting_attention(find_model(job.model.path), size, job.arm.attention, f"{job.name}: the clip")
     # Only the target changes: the native size, on which windows are measured, stays what the base was trained at.
     model = job.model.model_copy(update={"target": size})
     made = method_of(job.arm).clips(replace(job, native=native.assign(prompt=prompt, seed=seed), model=model))
@@ -210,7 +213,8 @@ def new_size(info: ClipInfo, job: ArmJob, to: Size | None) -> Size:
         ValueError: It does not fit the model, or is smaller than the clip.
     """
     model, checkpoint = job.model, find_model(job.model.path)
-    pool = job.arm.attention.pool if job.arm.attention.kind == "gclf" else 1
+    target = clip_grid(checkpoint, model.target.height, model.target.width, model.target.frames)
+    pool = kind_of(job.arm.attention).multiples(target)[1:]
     if to is None:
         rows, columns = size_step(checkpoint, pool)
         height = int(info.height * model.target.height / model.native.height) // rows * rows

@@ -86,6 +86,12 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is damaged ({error}); delete it and run again: it will be made again") from error
 
 
+def free_bytes(folder: Path) -> int:
+    """Free on the disk that a folder lies on, or will lie on once it is made."""
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    return shutil.disk_usage(there).free
+
+
 def require_space(folder: Path, needed: int) -> None:
     """Refuse to start a job whose files would not fit.
 
@@ -93,10 +99,11 @@ def require_space(folder: Path, needed: int) -> None:
         OSError: Fewer than `needed` bytes are free.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(folder)
     if free < needed:
         raise OSError(
-            f"{folder} has {free / 1e9:.2f} GB free, {needed / 1e9:.2f} GB are needed; free some or move data/"
+            f"{folder} has {free / 1e9:.2f} GB free, {needed / 1e9:.2f} GB are needed; free some, or set this folder "
+            "in globals.yml to a larger disk"
         )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from vibe_pipeline.diffusion.attention import kind_of
 from vibe_pipeline.diffusion.precision import fuses_exactly
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
@@ -146,9 +147,10 @@ class Costs:
         size = NUMBER_BYTES[self.model.vae_dtype] if part == "vae" else self.number_bytes
         return float(self.parameters[part] * size)
 
-    def keys(self, size: ClipSize, attention: AttentionParams) -> int:
-        """Keys that each query of self-attention sees."""
-        return flops.keys_per_query(self.architecture.grid(size), attention, self.native_grid)
+    def keys(self, size: ClipSize, attention: AttentionParams) -> float:
+        """Keys that a query of self-attention is compared with, on the average over the layers."""
+        layers = self.architecture.transformer["num_layers"]
+        return flops.keys_per_query(self.architecture.grid(size), attention, self.native_grid, layers)
 
     @property
     def native_grid(self) -> Grid:
@@ -184,11 +186,14 @@ class Costs:
         work = self._work(one * row.batch_size, "bfloat16" if row.autocast else self.model.dtype)
         return Work(work.teraflops, work.seconds / row.processes)
 
-    def step_memory(self, size: ClipSize, row: TrainParams, stage1: LoraParams | None = None) -> float:
+    def step_memory(
+        self, size: ClipSize, attention: AttentionParams, row: TrainParams, stage1: LoraParams | None = None
+    ) -> float:
         """Peak bytes of a training step on each device; on a fused `stage1`, if there is one."""
         batch = row.micro_batch or -(-row.batch_size // row.processes)
         grid, beside = self.architecture.grid(size), next(iter(self.beside(stage1)), None)
-        key = ("train", grid, batch, row.lora, row.autocast, row.gradient_checkpointing, beside)
+        copies = kind_of(attention).copies
+        key = ("train", grid, batch, row.lora, row.autocast, row.gradient_checkpointing, beside, copies)
         activations = self._kept(
             key,
             lambda: _memory().training_activations(
@@ -201,6 +206,7 @@ class Costs:
                 autocast=row.autocast,
                 checkpointing=row.gradient_checkpointing,
                 beside=beside,
+                copies=copies,
             ),
         )
         per_number = 8 + STATE_BYTES[row.optimiser.kind] + (4 if row.ema_decay else 0)
@@ -208,11 +214,11 @@ class Costs:
         frozen = self.weights("transformer") + sum(map(self.adapter_bytes, self.beside(stage1)))
         return CONTEXT_BYTES + frozen + trained + activations
 
-    def forward_memory(self, size: ClipSize, batch: int) -> float:
+    def forward_memory(self, size: ClipSize, batch: int, attention: AttentionParams) -> float:
         """Bytes of a forward beside weights."""
-        grid, text = self.architecture.grid(size), self.model.text_length
+        grid, text, copies = self.architecture.grid(size), self.model.text_length, kind_of(attention).copies
         return self._kept(
-            ("forward", grid, batch),
+            ("forward", grid, batch, copies),
             lambda: _memory().inference_activations(
                 architecture=self.architecture,
                 grid=grid,
@@ -220,6 +226,7 @@ class Costs:
                 text_length=text,
                 dtype=self.dtype,
                 per_token=self.first_frames,
+                copies=copies,
             ),
         )
 

@@ -2,10 +2,8 @@
 
 import importlib.metadata
 import importlib.util
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from packaging.requirements import Requirement
@@ -14,12 +12,14 @@ from vibe_pipeline.diffusion.foreign import HUB_ID
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
+from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
 from vibe_pipeline.planning.plan import Plan, make_plan
@@ -59,14 +59,14 @@ def examine(params: Mapping[str, Any], images: int | None = None, figures: Figur
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
     generation, tables = GenerationParams(**params["generation"]), checked_tables(params)
     plan = _plan(params, images, figures)
-    evaluation = EvaluationParams(**params["evaluation"])
+    evaluation, folders = EvaluationParams(**params["evaluation"]), Folders(**params["folders"])
     findings = [*_packages(data, tables), *_looked([weights_check(model.path, figures.once)]), *_images(data)]
-    findings += _looked([*generation_checks(model, generation, tables.arms), *scoring_checks(evaluation)])
+    findings += _looked([*generation_checks(model, generation, tables.arms), *scoring_checks(folders)])
     if isinstance(plan, Plan):
-        findings += [_disk(plan), _memory(model, plan)]
+        findings += [_disk(plan, folders), _memory(model, plan)]
     else:
         findings.append(Finding("plan", "missing", plan, "mend what it names, or set model.path to a known model"))
-    return [*findings, *_vbench(evaluation, generation), _report(params, evaluation)]
+    return [*findings, *_vbench(evaluation, generation, folders), _report(params, evaluation)]
 
 
 def _plan(params: Mapping[str, Any], images: int | None, figures: Figures) -> Plan | str:
@@ -141,10 +141,10 @@ def _images(data: DataParams) -> Iterator[Finding]:
     yield Finding("images", "ok" if captioned > data.held_out else "missing", said, fix)
 
 
-def _disk(plan: Plan) -> Finding:
-    free = shutil.disk_usage(Path.cwd()).free / 1e9
-    said = f"{free:.0f} GB free, the run writes at most {plan.disk_gb:.0f} GB"
-    fix = "free some, make data/ a link to a larger disk, or lower generation.count"
+def _disk(plan: Plan, folders: Folders) -> Finding:
+    free = free_bytes(folders.clips) / 1e9
+    said = f"{free:.0f} GB free at {folders.clips}, the run writes at most {plan.disk_gb:.0f} GB"
+    fix = "free some, set folders.clips (or folders.data) in globals.yml to a larger disk, or lower generation.count"
     return Finding("disk", "ok" if free >= plan.disk_gb else "missing", said, fix)
 
 
@@ -166,7 +166,7 @@ def _memory(model: ModelParams, plan: Plan) -> Finding:
     return Finding("device", "ok" if there >= plan.peak_memory_gb else "missing", said, fix)
 
 
-def _vbench(evaluation: EvaluationParams, generation: GenerationParams) -> Iterator[Finding]:
+def _vbench(evaluation: EvaluationParams, generation: GenerationParams, folders: Folders) -> Iterator[Finding]:
     """Absent dimensions are reported as skipped and stop nothing; one that is defined on no clip stops a run."""
     labelled = generation.prompts in ("vbench_standard", "vbench_subset")
     counts = _clips(generation, evaluation)
@@ -176,7 +176,7 @@ def _vbench(evaluation: EvaluationParams, generation: GenerationParams) -> Itera
             fix = "generation.prompts: vbench_custom defines the dimensions that need no labels; or leave this one out"
             yield Finding(f"vbench {name}", "missing", f"defined on no clip of {generation.prompts}", fix)
             continue
-        state = readiness(name, evaluation.vbench_cache, labelled, evaluation.vbench_env)
+        state = readiness(name, folders.vbench_weights, labelled, folders.vbench_env)
         if isinstance(state, Skipped):
             first, *others = state.reason.split(";")
             said = f"{first} (and {len(others)} more)" if others else first

@@ -18,7 +18,6 @@ from vibe_pipeline.io.files import read_json, write_json
 from vibe_pipeline.io.keys import content_key, file_sha256, installed_version
 
 T = TypeVar("T")
-FOLDER = Path("data/02_intermediate/planning")
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
 ROOMS = ("diffusion", "planning")
 

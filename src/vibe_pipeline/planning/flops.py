@@ -12,9 +12,8 @@ from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from vibe_pipeline.diffusion.attention import Windows
+from vibe_pipeline.diffusion.attention import AttentionSettings, kind_of
 from vibe_pipeline.diffusion.checkpoint import tile_stride
-from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.planning.architecture import Architecture, Grid
 
@@ -41,7 +40,7 @@ def forward_flops(
     config: Mapping[str, Any],
     grid: Grid,
     text_length: int,
-    keys_per_query: int | None = None,
+    keys_per_query: float | None = None,
     per_token: bool = False,
 ) -> Flops:
     """One forward of a Wan transformer.
@@ -50,7 +49,7 @@ def forward_flops(
         config: The transformer's configuration.
         grid: (T, H, W) in tokens.
         text_length: Tokens of the text embedding.
-        keys_per_query: Of self-attention; None: all tokens.
+        keys_per_query: Of self-attention, the average over the layers; None: all tokens.
         per_token: One timestep a token, where a first frame is held (TI2V models), and so a modulation a token.
     """
     tokens, layers, ffn = math.prod(grid), config["num_layers"], config["ffn_dim"]
@@ -65,17 +64,15 @@ def forward_flops(
     return Flops(2.0 * (layers * block + ends + text + time), attention)
 
 
-def keys_per_query(grid: Grid, attention: AttentionParams, native_grid: Grid) -> int:
-    """Keys that each query of self-attention sees; the window is half the native grid unless configured.
+def keys_per_query(grid: Grid, attention: AttentionSettings, native_grid: Grid, layers: int = 1) -> float:
+    """Keys that a query of self-attention is compared with, on the average over the layers; a kind may tell them apart.
 
     Raises:
-        ValueError: The grid does not divide by the pooling.
+        ValueError: The grid does not fit the kind.
     """
-    if attention.kind == "full":
-        return math.prod(grid)
-    half = attention.half_window or tuple(max(1, n // 2) for n in native_grid[1:])
-    windows = Windows(grid, half, attention.pool if attention.kind == "gclf" else 0)
-    return grid[0] * math.prod(windows.sizes) + windows.pooled
+    kind = kind_of(attention)
+    keys = [kind.keys(grid, native_grid[-2:], layer) for layer in range(layers)]
+    return keys[0] if len(set(keys)) == 1 else sum(keys) / layers
 
 
 def adapter_layers(architecture: Architecture, lora: LoraParams) -> dict[str, tuple[int, int]]:

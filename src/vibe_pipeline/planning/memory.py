@@ -1,8 +1,9 @@
 """Peak memory without a device: the real modules run on fake tensors, and the bytes alive at once are counted.
 
 Two blocks of the transformer are run; each further one adds what the second added (up to a tenth too much).
-Attention is counted as a flash kernel keeps it (queries, keys, values, output). Not counted: what the allocator rounds
-up, workspaces of cuDNN and cuBLAS, and the copies that a reordering of tokens makes for a moment.
+Attention is counted as a flash kernel keeps it (queries, keys, values, output), and what its kind copies beside. Not
+counted: what the allocator rounds up, workspaces of cuDNN and cuBLAS, and the copies that a reordering of tokens makes
+for a moment.
 """
 
 import math
@@ -75,12 +76,14 @@ def training_activations(
     autocast: bool,
     checkpointing: bool,
     beside: LoraParams | None = None,
+    copies: float = 0,
 ) -> int:
     """Peak bytes of a LoRA step beside weights, gradients and optimiser.
 
-    `beside` is a frozen adapter that stands beside weights of 16 bit, as stage 1 does.
+    `beside` is a frozen adapter that stands beside weights of 16 bit, as stage 1 does; `copies` as an attention kind
+    declares it.
     """
-    settings = (grid, batch, text_length, lora, dtype, autocast, checkpointing, beside)
+    settings = (grid, batch, text_length, lora, dtype, autocast, checkpointing, beside, copies)
     one, two = (_training_trial(architecture, layers, *settings) for layers in (1, 2))
     return two.peak + (architecture.transformer["num_layers"] - 2) * (two.kept - one.kept)
 
@@ -92,12 +95,15 @@ def inference_activations(
     text_length: int,
     dtype: torch.dtype,
     per_token: bool = False,
+    copies: float = 0,
 ) -> int:
     """Peak bytes of one forward beside weights; the same for any number of blocks.
 
-    `per_token`: one timestep a token, where a first frame is held, and so a modulation a token.
+    `per_token`: one timestep a token, where a first frame is held, and so a modulation a token. `copies` as an
+    attention kind declares it.
     """
     transformer = architecture.build_transformer(2)
+    _copy_in_attention(transformer, copies)
     with _fake(transformer, dtype), torch.no_grad():
         inputs = _transformer_inputs(
             architecture=architecture, grid=grid, batch=batch, text_length=text_length, dtype=dtype, per_token=per_token
@@ -154,8 +160,10 @@ def _training_trial(
     autocast: bool,
     checkpointing: bool,
     beside: LoraParams | None,
+    copies: float,
 ) -> Activations:
     transformer = architecture.build_transformer(layers).train()
+    _copy_in_attention(transformer, copies)
     if checkpointing:
         transformer.enable_gradient_checkpointing()
     with torch.device("meta"):
@@ -180,6 +188,40 @@ def _training_trial(
             out.float().square().mean().backward()
             gradients = sum(p.grad.nbytes for p in transformer.parameters() if p.grad is not None)
     return Activations(kept, live.peak - gradients)
+
+
+class _Copied(torch.autograd.Function):
+    """x itself, and a tensor of `copies` times its size that is kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, copies: float) -> tuple[Tensor, Tensor]:
+        held = x.new_empty(int(copies * x.numel()))
+        ctx.save_for_backward(held)
+        ctx.mark_non_differentiable(held)
+        return x.view_as(x), held
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+def _copy_in_attention(transformer: nn.Module, copies: float) -> None:
+    """Let every self-attention hold `copies` times its hidden states more, as long as it is at work."""
+    if not copies:
+        return
+    alive: list[Tensor] = []
+
+    def begin(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden, held = _Copied.apply(args[0], copies)
+        alive.append(held)
+        return (hidden, *args[1:])
+
+    def end(*_: Any) -> None:
+        alive.clear()
+
+    for block in transformer.blocks:
+        block.attn1.register_forward_pre_hook(begin)
+        block.attn1.register_forward_hook(end)
 
 
 def _transformer_inputs(

@@ -15,7 +15,7 @@ from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, measuring, measuring_memory, stage1_of
 
-FULL = AttentionParams(kind="full")
+FULL = AttentionParams()
 STAGE1 = "Velocity loss on low-resolution images"
 
 
@@ -27,7 +27,7 @@ class PlanRow:
         group: `data`, `stage1`, `stage2`, `native`, `arm`, `validation` or `measures`.
         count: How often: images, optimiser steps or clips.
         tokens: Of one sample; None where no transformer runs.
-        keys_per_query: Keys that a query of self-attention sees.
+        keys_per_query: Keys that a query of self-attention is compared with, the average over the layers.
         teraflops: Of one piece of the work.
         seconds: Of one piece, at the device's rates.
         memory_gb: Peak on the device.
@@ -40,7 +40,7 @@ class PlanRow:
     unit: str
     count: int
     tokens: int | None
-    keys_per_query: int | None
+    keys_per_query: float | None
     teraflops: float
     seconds: float
     memory_gb: float
@@ -91,7 +91,7 @@ def training_row(
 ) -> PlanRow:
     """A stage-1 adapter, or one of `adapters`: its steps at the size that it is trained on."""
     tokens, keys = costs.keys(size, FULL), costs.keys(size, attention)
-    work, peak = costs.step(size, attention, row, stage1), costs.step_memory(size, row, stage1)
+    work, peak = costs.step(size, attention, row, stage1), costs.step_memory(size, attention, row, stage1)
     disk = 4.0 * costs.adapter_parameters(row.lora)
     return _row(
         group=group,
@@ -143,7 +143,7 @@ def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRo
         )
     passes = generation.native_steps * _passes(generation.native_guidance_scale)
     work = costs.text() + costs.forward(size, FULL) * passes + costs.decode(size)
-    peak = _rendering_memory(costs, size, generation.batch_size, 0.0, False)
+    peak = _rendering_memory(costs, size, costs.forward_memory(size, generation.batch_size, FULL), 0.0, False)
     tokens = costs.keys(size, FULL)
     return _row(
         group="native",
@@ -190,7 +190,9 @@ def arm_row(
         config = costs.architecture.transformer
         width = config["num_attention_heads"] * config["attention_head_dim"]
         extra += generation.batch_size * config["num_layers"] * tokens * width * costs.number_bytes
-    peak = _rendering_memory(costs, size, generation.batch_size * load.copies, extra, load.encodes > 0)
+    batch = generation.batch_size * load.copies
+    forward = max(costs.forward_memory(size, batch, attention) for attention, _ in load.forwards)
+    peak = _rendering_memory(costs, size, forward, extra, load.encodes > 0)
     return _row(
         group="arm",
         name=name,
@@ -251,16 +253,16 @@ def _passes(guidance_scale: float) -> int:
     return 1 if guidance_scale == 1 else 2
 
 
-def _rendering_memory(costs: Costs, size: ClipSize, batch: int, extra: float, encodes: bool) -> float:
-    """Text encoder alone; then transformer and VAE together, or in turns."""
-    denoising = costs.weights("transformer") + extra + costs.forward_memory(size, batch)
+def _rendering_memory(costs: Costs, size: ClipSize, forward: float, extra: float, encodes: bool) -> float:
+    """Text encoder alone; then transformer, whose forward takes `forward` bytes, and VAE together, or in turns."""
+    denoising = costs.weights("transformer") + extra + forward
     # Clips are decoded one at a time.
     working = max(costs.vae_memory(size, True), costs.vae_memory(size, False) if encodes else 0.0)
     if costs.model.offload:
         together = max(denoising, costs.weights("vae") + working)
     else:
         both = costs.weights("transformer") + extra + costs.weights("vae")
-        together = both + max(costs.forward_memory(size, batch), working)
+        together = both + max(forward, working)
     return max(costs.text_memory(), CONTEXT_BYTES + together)
 
 
@@ -280,7 +282,7 @@ def _row(
     unit: str,
     count: int,
     tokens: int | None,
-    keys: int | None,
+    keys: float | None,
     work: Work,
     peak: float,
     disk: float,

@@ -5,7 +5,6 @@ Files are judged by their headers, keys and shapes: nothing is loaded.
 """
 
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -23,15 +22,18 @@ from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
+from vibe_pipeline.generation.attention_sizes import require_fitting_attention, require_fitting_buckets
 from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.first_frames import require_first_frames
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.generation.methods.external import measured_clips
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
+from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_file, require_folder, require_no_file
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.vbench.dimensions import dimension_of
@@ -89,23 +91,23 @@ def generation_checks(
             yield Check(f"arms.{name}.path", lambda n=name, arm=arm: _external(n, arm, prompts, model), fix)
 
 
-def scoring_checks(evaluation: EvaluationParams) -> Iterator[Check]:
+def scoring_checks(folders: Folders) -> Iterator[Check]:
     """Folders that are only opened once everything was generated."""
 
     def folder(field: str, path: Path) -> str:
         require_no_file(path, field)
         return f"{path}{'' if path.is_dir() else ', not made yet'}"
 
-    for field in ("vbench_cache", "vbench_env"):
-        name, path = f"evaluation.{field}", getattr(evaluation, field)
-        yield Check(name, lambda name=name, path=path: folder(name, path), "set it to a folder")
+    for field in ("vbench_weights", "vbench_env"):
+        name, path = f"folders.{field}", getattr(folders, field)
+        yield Check(name, lambda name=name, path=path: folder(name, path), "set it to a folder, in globals.yml")
 
 
 def check_generation(model: ModelParams, generation: GenerationParams, tables: Experiment) -> None:
     """Refuse sizes, files and folders that would stop a run after hours.
 
     Raises:
-        ValueError: A size that does not fit VAE, patches or an arm's pooling, with the nearest that do; a model that
+        ValueError: A size that does not fit VAE, patches or an arm's attention, with the nearest that do; a model that
             cannot be run; a file that is damaged or of another kind.
         FileNotFoundError: The model, the prompts, an extra adapter or an external folder is not there.
     """
@@ -117,9 +119,8 @@ def check_generation(model: ModelParams, generation: GenerationParams, tables: E
     require_fitting_size(checkpoint, model.native.height, model.native.width, "model.native")
     require_fitting_size(checkpoint, model.target.height, model.target.width, "model.target")
     for name, arm in tables.arms.items():
-        if arm.attention.kind == "gclf" and method_of(arm).runs_transformer:
-            what = f"arms.{name} with attention.pool {arm.attention.pool}: model.target"
-            require_fitting_size(checkpoint, model.target.height, model.target.width, what, arm.attention.pool)
+        if method_of(arm).runs_transformer:
+            require_fitting_attention(checkpoint, model.target, arm.attention, f"arms.{name}: model.target")
     arms = {} if generation.stop_after_preview else tables.arms  # their clips may be made from the preview
     for check in generation_checks(model, generation, arms):
         check.look()
@@ -138,18 +139,14 @@ def check_model(model: ModelParams) -> None:
 
 
 def check_training(data: DataParams, tables: Experiment) -> None:
-    """Refuse buckets that an adapter's pooled attention could not divide.
+    """Refuse buckets that an adapter's attention could not divide.
 
     Raises:
         ValueError: Names the adapter and both numbers.
     """
     for name, row in tables.adapters.items():
-        pool = row.attention.pool
-        if data.buckets == "aspect" and row.attention.kind == "gclf" and data.bucket_tokens % pool:
-            raise ValueError(
-                f"adapters.{name}.attention.pool {pool} does not divide data.bucket_tokens {data.bucket_tokens}: some "
-                f"buckets would not fit; set bucket_tokens to a multiple of {pool}"
-            )
+        if data.buckets == "aspect":
+            require_fitting_buckets(data.bucket_tokens, row.attention, f"adapters.{name}")
 
 
 def check_images(data: DataParams) -> None:
@@ -163,25 +160,25 @@ def check_images(data: DataParams) -> None:
 
 
 def check_single_size(model: ModelParams, data: DataParams, tables: Experiment) -> None:
-    """Refuse a training size that an adapter's pooled attention could not divide, where all images are cut to it.
+    """Refuse a training size that an adapter's attention could not divide, where all images are cut to it.
 
     Raises:
         ValueError: Names the adapter and the nearest sizes that fit.
     """
     for name, row in tables.adapters.items():
-        if data.buckets == "single" and row.attention.kind == "gclf":
-            what, pool = f"adapters.{name} with attention.pool {row.attention.pool}: data.high", row.attention.pool
-            require_fitting_size(find_model(model.path), data.high.height, data.high.width, what, pool)
+        if data.buckets == "single":
+            checkpoint = find_model(model.path)
+            require_fitting_attention(checkpoint, data.high, row.attention, f"adapters.{name}: data.high")
 
 
 def check_space(model: ModelParams, clips: int, arms: int, folder: Path) -> None:
     """Warn if the clips of a run may not fit the disk: each arm refuses to begin without room for its raw frames."""
     native, target = (s.height * s.width * s.frames * 3 for s in (model.native, model.target))
-    needed, free = clips * (native + arms * target), shutil.disk_usage(folder).free
+    needed, free = clips * (native + arms * target), free_bytes(folder)
     if free < needed:
         log.warning(
-            "the clips take up to %.1f GB (lossless files are smaller), and %.1f GB are free at %s; free some, make "
-            "data/ a link to a larger disk, or lower generation.count",
+            "the clips take up to %.1f GB (lossless files are smaller), and %.1f GB are free at %s; free some, set "
+            "folders.clips in globals.yml to a larger disk, or lower generation.count",
             needed / 1e9, free / 1e9, folder.absolute(),
         )  # fmt: skip
 
@@ -247,7 +244,7 @@ def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[st
         model, making = ModelParams(**params["model"]), GenerationParams(**params["generation"])
         check_generation(model, making, tables)
         arms = 0 if tables.stop_after_preview else len(tables.arms)
-        check_space(model, len(load_prompts(making)), arms, Path.cwd())
+        check_space(model, len(load_prompts(making)), arms, Folders(**params["folders"]).clips)
     elif tags & TRAINING:
         weights_check(params["model"]["path"]).look()
         if "relay_stage2" in tags and (arms := _validation_arms(tables)):
@@ -258,7 +255,7 @@ def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[st
         check_images(DataParams(**params["data"]))
     if tags & {"vbench_eval", "ablation_report"}:
         evaluation = EvaluationParams(**params["evaluation"])
-        for check in scoring_checks(evaluation):
+        for check in scoring_checks(Folders(**params["folders"])):
             check.look()
         check_claims(Claims(params.get("claims", ())), evaluation)
 

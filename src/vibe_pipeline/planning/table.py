@@ -44,7 +44,7 @@ def _footer(plan: Plan) -> list[str]:
 
 
 def _cells(row: PlanRow) -> tuple[str, ...]:
-    tokens, keys = (f"{n:,}" if n is not None else "-" for n in (row.tokens, row.keys_per_query))
+    tokens, keys = (f"{n:,.0f}" if n is not None else "-" for n in (row.tokens, row.keys_per_query))
     work = f"{row.teraflops:,.1f}" if row.teraflops else "-"
     return (
         f"{row.group} {row.name}",

@@ -1,6 +1,5 @@
 """A run's parameters, catalog and images made small: as large in pixels, tokens and batches, but few of everything."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from PIL import Image
 from vibe_pipeline.diffusion.models import find_model
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.folders import inside
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
@@ -72,8 +72,7 @@ def moved(catalog: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     moved = {}
     for name, entry in catalog.items():
         if "filepath" in entry:
-            inside = re.sub(r"^\w+:/*|^/+", "", entry["filepath"])
-            elsewhere = {"filepath": str(folder.absolute() / inside)}
+            elsewhere = {"filepath": str(inside(folder, entry["filepath"]))}
             moved[name] = {k: v for k, v in entry.items() if k not in OF_ITS_PLACE} | elsewhere
         else:
             moved[name] = {"type": "MemoryDataset"}

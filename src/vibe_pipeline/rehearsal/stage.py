@@ -25,10 +25,10 @@ from kedro.pipeline import Node, Pipeline
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.models import find_model, load_transformer, pick_device
 from vibe_pipeline.experiment.claims import Claims
+from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.load import GROUPS
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.io.errors import one_line
-from vibe_pipeline.io.folders import data_in, in_data
 from vibe_pipeline.io.keys import file_sha256
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.pipelines import (
@@ -52,7 +52,6 @@ from vibe_pipeline.vbench.score import NOT_FINITE
 
 log = logging.getLogger(__name__)
 
-FOLDER = Path("data/.rehearsal")
 NOT_TRIED = "not tried"
 ENCODING = ("find_training_images", "check_training_images", "cache_latents")
 TRAININGS = frozenset({"relay_stage1", "relay_stage2"})
@@ -101,9 +100,9 @@ def rehearse(
         One line a node. Where a training failed, what needs its adapter goes on with an untrained one. What lacks
         anything else is a failure that says so, and the report is tried only if all before it went well.
     """
-    lines = []
-    with _apart(FOLDER):
-        stage = _set_up(params, tables, catalog, FOLDER)
+    lines, folders = [], Folders(**params["folders"])
+    with _apart(folders.rehearsal):
+        stage = _set_up(params, tables, catalog, folders)
         for node in _nodes(tables, stage):
             lines.append(stage.perform(node))
             on_line(lines[-1])
@@ -128,8 +127,7 @@ def _apart(folder: Path) -> Iterator[None]:
     shutil.rmtree(folder, ignore_errors=True)
     parent = os.environ.pop(PARENT, None)
     try:
-        with data_in(folder / "data"):
-            yield
+        yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if parent is not None:
@@ -207,7 +205,7 @@ class _Stage:
         try:
             transformer = load_transformer(find_model(model.path), torch.device("cpu"), getattr(torch, model.dtype))
             lora.add_adapter(transformer, name, row.lora.rank, row.lora.alpha, row.lora.targets, row.seed)
-            path = lora.save_adapter(transformer, name, in_data(f"06_models/untrained/{name}"))
+            path = lora.save_adapter(transformer, name, self.values["params:folders"].adapters / f"untrained/{name}")
         except Exception as raised:  # what stopped the training may stop this too
             log.debug("no untrained adapter for %s: %s", name, one_line(raised))
             return set()
@@ -236,9 +234,11 @@ def _memory(device: torch.device, outputs: Mapping[str, Any]) -> float | None:
     return max([torch.cuda.max_memory_allocated(device) / 1e9, *(float(c["peak_memory_gb"].max()) for c in curves)])
 
 
-def _set_up(params: Mapping[str, Any], tables: Experiment, catalog: Mapping[str, Any], folder: Path) -> _Stage:
+def _set_up(params: Mapping[str, Any], tables: Experiment, catalog: Mapping[str, Any], folders: Folders) -> _Stage:
+    folder = folders.rehearsal
     values: dict[str, Any] = {f"params:{name}": group(**params.get(name, {})) for name, group, _ in GROUPS}
     values |= {"params:claims": Claims(params.get("claims", ())), "params:published": params.get("published", {})}
+    values["params:folders"] = folders.below(folder)
     model, making = values["params:model"], values["params:generation"]
     short = shortened(tables)
     rows = {"stage1": short.stage1, "adapters": short.adapters, "arms": short.arms}

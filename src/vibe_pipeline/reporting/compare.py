@@ -99,7 +99,7 @@ def _scores(source: str, tracking: TrackingParams) -> pd.DataFrame:
     if absent:
         raise ValueError(
             f"{source} lacks the columns {', '.join(absent)}; it has {one_line(', '.join(map(str, scores)))}; the file "
-            f"to give is data/08_reporting/report/{SCORES}, which holds the prompts too"
+            f"to give is {SCORES} in the folder of its report, which holds the prompts too"
         )
     if scores["prompt"].isna().all():
         raise ValueError(f"{source} holds no score of a clip with a prompt")

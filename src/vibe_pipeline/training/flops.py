@@ -99,16 +99,15 @@ def _input_has_gradient(transformer: WanTransformer3DModel, name: str, home: str
 
 def _attention(
     transformer: WanTransformer3DModel, grid: tuple[int, int, int], text_tokens: int
-) -> Iterator[tuple[Position, int]]:
-    """Each attention's position and the keys that one query sees."""
+) -> Iterator[tuple[Position, float]]:
+    """Each attention's position and the keys that one query is compared with."""
     for i, block in enumerate(transformer.blocks):
         yield (i, 1), _self_keys(block, grid)
         yield (i, 3), text_tokens
 
 
-def _self_keys(block: nn.Module, grid: tuple[int, int, int]) -> int:
+def _self_keys(block: nn.Module, grid: tuple[int, int, int]) -> float:
     processor = block.attn1.processor
     if not isinstance(processor, GclfAttnProcessor):
         return math.prod(grid)
-    windows = processor.installation.prepare(grid, block.scale_shift_table.device).windows
-    return grid[0] * math.prod(windows.sizes) + windows.pooled
+    return processor.installation.keys(grid, processor.layer)

@@ -51,7 +51,7 @@ def readiness(
     """
     entry = dimension_of(dimension)
     python, packages = None, _package_reasons(entry)
-    if packages and second_env is not None and not _unusable(second_env, "evaluation.vbench_env"):
+    if packages and second_env is not None and not _unusable(second_env, "folders.vbench_env"):
         python = _second_python(entry, second_env)
     if packages and python is None and entry.versions:
         packages = [*packages, "make an environment with VBench's own versions: `kedro vibe vbench-env`"]
@@ -114,7 +114,7 @@ def _unusable(folder: Path, field: str) -> str:
 
 
 def _weight_reasons(entry: Dimension, cache_dir: Path) -> list[str]:
-    if entry.weights and (said := _unusable(cache_dir, "evaluation.vbench_cache")):
+    if entry.weights and (said := _unusable(cache_dir, "folders.vbench_weights")):
         return [said]
     command = f"get it with `kedro vibe fetch-weights --dimensions {entry.name}`"
     reasons = []

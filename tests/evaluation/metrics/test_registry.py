@@ -19,9 +19,7 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.io.video import write_lossless
 from vibe_pipeline.reporting.tables import ablation_blocks
 
-EVALUATION = EvaluationParams(
-    vbench_dimensions=("dynamic_degree",), vbench_cache=Path(), fine_band=(13.0, 20.0), reference_arm="a"
-)
+EVALUATION = EvaluationParams(vbench_dimensions=("dynamic_degree",), fine_band=(13.0, 20.0), reference_arm="a")
 PROMPTS = GenerationParams(prompts=Path("prompts.txt"))
 
 

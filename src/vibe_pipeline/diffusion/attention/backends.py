@@ -1,14 +1,13 @@
 """GCLF attention itself: one softmax over the keys of the window and the pooled keys, three ways.
 
 dense   SDPA with an L x (L + P) mask: the reference, and the fastest on few tokens.
-gather  tiles of queries over boxes of keys (tiles.py): CPU and training everywhere.
-flex    flex_attention over a block-sparse mask (blocks.py): GPU; on the CPU forward only.
+gather  tiles of queries over boxes of keys (gather.py): CPU and training everywhere.
+flex    flex_attention over a block-sparse mask (flex.py): GPU; on the CPU forward only.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +17,8 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from vibe_pipeline.diffusion.attention.flex import build_block_mask
 from vibe_pipeline.diffusion.attention.gather import Tile, TiledAttention, plan_tiles
 from vibe_pipeline.diffusion.attention.geometry import (
+    BACKENDS,
+    Backend,
     Grid,
     HalfWindow,
     Order,
@@ -27,14 +28,13 @@ from vibe_pipeline.diffusion.attention.geometry import (
     pool_tokens,
     reorder_tokens,
 )
+from vibe_pipeline.diffusion.attention.kinds.base import Place
 
-Backend = Literal["auto", "dense", "gather", "flex"]
-BACKENDS = ("auto", "dense", "gather", "flex")
 DENSE_TOKENS = {"cpu": 1024, "cuda": 2048}  # up to here one masked SDPA call beats the sparse backends
 
 
 @dataclass(frozen=True)
-class AttentionPlan:
+class WindowPlan:
     """What one (windows, backend, device) needs, built once; see `make_plan`.
 
     Attributes:
@@ -53,6 +53,16 @@ class AttentionPlan:
     block_mask: BlockMask | None = None
     flex: Callable[..., Tensor] = flex_attention
 
+    @property
+    def grid(self) -> Grid:
+        """(T, H, W) in tokens."""
+        return self.windows.grid
+
+    @property
+    def order(self) -> Order:
+        """How q, k and v come."""
+        return self.windows.order
+
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
         """Attend: q, k, v [B, heads, L, D] in the plan's order; returns the shape of q.
 
@@ -61,7 +71,7 @@ class AttentionPlan:
             NotImplementedError: for gradients through flex on the CPU.
         """
         check_tokens(self.windows, q, k, v)
-        q, k, v = _autocast(q, k, v)
+        q, k, v = one_dtype(q, k, v)
         scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
         pooled = tuple(pool_tokens(x, self.windows) for x in (k, v)) if self.windows.pool else ()
         if self.backend == "gather":
@@ -83,7 +93,7 @@ class AttentionPlan:
         return call(q, k, v, block_mask=self.block_mask, scale=scale)
 
 
-def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+def one_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
     """What autocast does for SDPA itself: one dtype for q, k and v; without autocast, v's."""
     device = tensors[0].device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensors[-1].dtype
@@ -119,7 +129,7 @@ def make_plan(
     backend: Backend = "auto",
     device: torch.device | str = "cpu",
     compile_flex: bool | None = None,
-) -> AttentionPlan:
+) -> WindowPlan:
     """Build what a backend needs for one geometry; everything slow happens here.
 
     Args:
@@ -134,14 +144,27 @@ def make_plan(
     backend = choose_backend(windows, backend, device)
     if backend == "dense":
         mask = _dense_mask(windows)
-        return AttentionPlan(windows, backend, mask=None if mask is None else mask.to(device))
+        return WindowPlan(windows, backend, mask=None if mask is None else mask.to(device))
     if backend == "gather":
-        return AttentionPlan(windows, backend, tiles=plan_tiles(windows, device))
+        return WindowPlan(windows, backend, tiles=plan_tiles(windows, device))
     if compile_flex is None:
         compile_flex = torch.device(device).type == "cuda"
     # Isolated: grids must not use up each other's recompilations, after which flex falls back to eager.
     flex = torch.compile(flex_attention, dynamic=False, isolate_recompiles=True) if compile_flex else flex_attention
-    return AttentionPlan(windows, backend, block_mask=build_block_mask(windows, device), flex=flex)
+    return WindowPlan(windows, backend, block_mask=build_block_mask(windows, device), flex=flex)
+
+
+def plan_windows(windows: Windows, place: Place) -> WindowPlan:
+    """The plan of a place, by its backend or the one that suits it; tokens lie (h, w, t) for flex, (t, h, w) otherwise.
+
+    Args:
+        windows: visibility on the place's grid, in any order.
+        place: device, backend, and the order if one is forced.
+    """
+    backend = choose_backend(windows, place.backend, place.device)
+    order = place.order or ("hwt" if backend == "flex" else "thw")
+    order = "thw" if windows.grid[0] == 1 else order  # the same order, by its cheaper name
+    return make_plan(replace(windows, order=order), backend, place.device)
 
 
 def gclf_attention(

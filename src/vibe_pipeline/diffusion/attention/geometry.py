@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:  # what a plan asks for, the number of visible keys, needs no tensors
     from torch import Tensor
 
 Grid = tuple[int, int, int]
 HalfWindow = tuple[int, int]
+NativeGrid = tuple[int, int]
+"""(H, W) of the native token grid."""
 Order = Literal["thw", "hwt"]
+Backend = Literal["auto", "dense", "gather", "flex"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,11 @@ class Windows:
     def sizes(self) -> tuple[int, int]:
         """Keys seen along height and width; the same for every query."""
         return tuple(min(2 * d + 1, n) for d, n in zip(self.half_window, self.grid[1:], strict=True))
+
+    @property
+    def keys_per_query(self) -> int:
+        """Keys that every query is compared with: those of its window over all frames, and the pooled ones."""
+        return self.grid[0] * math.prod(self.sizes) + self.pooled
 
     @property
     def is_full(self) -> bool:
@@ -153,18 +162,3 @@ def reorder_tokens(x: Tensor, grid: Grid, dim: int, order: Order) -> Tensor:
     before = (frames, height * width) if order == "hwt" else (height * width, frames)
     dim = dim % x.ndim
     return x.unflatten(dim, before).transpose(dim, dim + 1).flatten(dim, dim + 1)
-
-
-def freeswim_scale(native_tokens: int, head_dim: int) -> float:
-    """FreeSwim's attention scale sqrt(log_N(2 N) / d); arXiv 2511.14712.
-
-    Args:
-        native_tokens: N, tokens per frame at native size (30 x 52 = 1560 for Wan2.1 at 480p).
-        head_dim: d, channels of one head.
-
-    Raises:
-        ValueError: if native_tokens is below 2 (the logarithm's base) or head_dim below 1.
-    """
-    if native_tokens < 2 or head_dim < 1:
-        raise ValueError(f"need native_tokens >= 2 and head_dim >= 1, not {native_tokens} and {head_dim}")
-    return math.sqrt(math.log(2 * native_tokens, native_tokens) / head_dim)

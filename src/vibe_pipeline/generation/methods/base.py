@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pandas as pd
 
+from vibe_pipeline.diffusion.attention import attention_words
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.generation import GenerationParams
@@ -170,7 +171,7 @@ class DenoisingMethod(Method):
             "stage 1 kept": arm.keep_stage1,
             f"{len(arm.extra_adapters)} extra adapters": bool(arm.extra_adapters),
             f"full path every {arm.refresh_every} steps": arm.refresh_every is not None,
-            f"{_attention_words(arm.attention)} attention": True,
+            f"{attention_words(arm.attention)} attention": True,
             f"strength {arm.strength:g}" if self.second_pass else "from noise": True,
             f"{int(self.strength(arm) * arm.steps)} of {arm.steps} steps" if share else f"{arm.steps} steps": True,
             "UniPC": arm.scheduler == "unipc",
@@ -218,13 +219,3 @@ class DenoisingMethod(Method):
 def passes(arm: ArmParams) -> int:
     """Forwards of one step: two under classifier-free guidance."""
     return 1 if arm.guidance_scale == 1 else 2
-
-
-def _attention_words(params: AttentionParams) -> str:
-    """Kind, pooling, and what differs from half the native window and the plain scale."""
-    said = [f"{params.pool}×"] if params.kind == "gclf" else []
-    if params.half_window and params.kind != "full":
-        said.append("half window {}x{}".format(*params.half_window))
-    if params.scale is not None:
-        said.append(f"scale {params.scale}")
-    return params.kind + (f" ({', '.join(said)})" if said else "")

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from vibe_pipeline.diffusion.attention import kind_of
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.generation.methods.base import Workload, passes
@@ -20,7 +21,7 @@ class FreeSwim(Refine):
     def check(self, arm: ArmParams) -> None:
         """Its own path is window attention."""
         super().check(arm)
-        if arm.attention.kind != "window":
+        if not kind_of(arm.attention).local:
             raise ValueError(f"freeswim is window attention beside full: attention.kind is {arm.attention.kind!r}")
 
     def attach(self, denoiser: "Denoiser", arm: ArmParams, native_grid: tuple[int, int]) -> None:
@@ -44,7 +45,7 @@ class FreeSwim(Refine):
         return Workload(
             encodes=plain.encodes,
             decodes=plain.decodes,
-            forwards=(*plain.forwards, (AttentionParams(kind="full"), full)),
+            forwards=(*plain.forwards, (AttentionParams(), full)),
             copies=2,
             keeps_cross_attention=arm.refresh_every is not None,
         )

@@ -12,19 +12,17 @@ from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import ReportParams, TrackingParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.io.files import write_atomic
-from vibe_pipeline.io.folders import in_data
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.pipelines.rows import of_kind
 from vibe_pipeline.reporting.narrative import differences
 from vibe_pipeline.reporting.page import ReportInputs, write_report
 from vibe_pipeline.reporting.provenance import Origin, degradation_rows, losses
 from vibe_pipeline.tracking import parent_run, tracked_arm
-
-REPORT = "08_reporting/report"
 
 
 def make_table(tables: Experiment, scores: pd.DataFrame, evaluation: EvaluationParams) -> pd.DataFrame:
@@ -110,6 +108,7 @@ def write_page(
     claims: Claims,
     published: dict[str, Any],
     model: ModelParams,
+    folders: Folders,
     ablation_table: pd.DataFrame,
     scores: pd.DataFrame,
     degradation_checks: pd.DataFrame,
@@ -149,7 +148,7 @@ def write_page(
         clips_shown=report.clips_shown,
         bootstrap=_bootstrap(evaluation),
     )
-    return _published(write_report(inputs, in_data(REPORT)), _export(pools, scores, clips))
+    return _published(write_report(inputs, folders.report), _export(pools, scores, clips, folders.report))
 
 
 def _bootstrap(evaluation: EvaluationParams) -> Bootstrap:
@@ -164,8 +163,8 @@ def _published(page: Path, exported: Path) -> dict[str, Any]:
     return {"path": str(page), "bytes": page.stat().st_size}
 
 
-def _export(pools: Pools, scores: pd.DataFrame, clips: pd.DataFrame) -> Path:
+def _export(pools: Pools, scores: pd.DataFrame, clips: pd.DataFrame, folder: Path) -> Path:
     """The scores with their prompts, which is what another run's can be compared with."""
     prompts = clips.drop_duplicates("prompt_index").set_index("prompt_index")["prompt"]
     table = pools.export(scores.assign(prompt=scores["prompt_index"].map(prompts)))
-    return write_atomic(in_data(REPORT) / "scores.parquet", lambda path: table.to_parquet(path, index=False))
+    return write_atomic(folder / "scores.parquet", lambda path: table.to_parquet(path, index=False))

@@ -27,7 +27,7 @@ def create_pipeline(tables: Experiment) -> Pipeline:
             ),
             Node(
                 nodes.write_page,
-                _parameters("evaluation", "report", "claims", "published", "model")
+                _parameters("evaluation", "report", "claims", "published", "model", "folders")
                 | _same("tables", "ablation_table", *PAGE_TABLES)
                 | made,
                 "report",

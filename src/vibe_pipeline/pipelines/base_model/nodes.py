@@ -3,15 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.miniature import MiniatureParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.io.keys import folder_fingerprint
 from vibe_pipeline.training.base_model import train_base
 
-WORK = Path("data/06_models/base_training")
 
-
-def train_base_model(miniature: MiniatureParams, model: ModelParams) -> dict[str, Any]:
+def train_base_model(miniature: MiniatureParams, model: ModelParams, folders: Folders) -> dict[str, Any]:
     """Train the miniature's VAE, text encoder and transformer from nothing, into `model.path`."""
-    folder = train_base(miniature, WORK, Path(model.path))
+    folder = train_base(miniature, folders.base_training, Path(model.path))
     return {"path": str(folder), "fingerprint": folder_fingerprint(folder), "parameters": miniature.model_dump()}

@@ -8,6 +8,13 @@ from vibe_pipeline.pipelines.base_model import nodes
 def create_pipeline() -> Pipeline:
     """Train the miniature's own base."""
     return Pipeline(
-        [Node(nodes.train_base_model, ["params:miniature", "params:model"], "base_model", name="train_base_model")],
+        [
+            Node(
+                nodes.train_base_model,
+                ["params:miniature", "params:model", "params:folders"],
+                "base_model",
+                name="train_base_model",
+            )
+        ],
         tags="base_model",
     )

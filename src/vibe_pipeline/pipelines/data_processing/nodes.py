@@ -9,6 +9,7 @@ import pandas as pd
 from vibe_pipeline.diffusion.models import find_model, limit_threads
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.images import check_images, find_images, require_usable
 from vibe_pipeline.images.account import take
@@ -19,21 +20,17 @@ from vibe_pipeline.images.degradation import degradation_check
 from vibe_pipeline.images.huggingface import export_dataset
 from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.files import is_folder
-from vibe_pipeline.io.folders import in_data
 from vibe_pipeline.miniature.images import render_images
 
-CACHE = "05_model_input/latents"
-DATASETS = "01_raw/huggingface"
 
-
-def find_training_images(data: DataParams) -> dict[str, Any]:
+def find_training_images(data: DataParams, folders: Folders) -> dict[str, Any]:
     """Point at the training images; the miniature renders its own first, a dataset is written out as a folder.
 
     Raises:
         FileNotFoundError: The folder of images, or the dataset, is not there.
     """
     if data.source == "huggingface":
-        folder = export_dataset(data, in_data(DATASETS))
+        folder = export_dataset(data, folders.datasets)
     else:
         folder = render_images(data) if data.source == "miniature" else data.path
     if not is_folder(folder):
@@ -57,10 +54,12 @@ def check_training_images(
     return take(usable, quarantine, data), quarantine
 
 
-def cache_latents(usable_images: pd.DataFrame, model: ModelParams, data: DataParams) -> dict[str, Any]:
+def cache_latents(
+    usable_images: pd.DataFrame, model: ModelParams, data: DataParams, folders: Folders
+) -> dict[str, Any]:
     """Encode images and captions once."""
     limit_threads(model.threads)
-    return build_cache(usable_images, find_model(model.path), model, data, in_data(CACHE))
+    return build_cache(usable_images, find_model(model.path), model, data, folders.latents)
 
 
 def check_degradations(latent_cache: dict[str, Any], adapters: dict[str, Any]) -> pd.DataFrame:

@@ -10,7 +10,12 @@ def create_pipeline() -> Pipeline:
     """Find, check, encode."""
     return Pipeline(
         [
-            Node(nodes.find_training_images, "params:data", "training_images", name="find_training_images"),
+            Node(
+                nodes.find_training_images,
+                ["params:data", "params:folders"],
+                "training_images",
+                name="find_training_images",
+            ),
             Node(
                 nodes.check_training_images,
                 ["training_images", "params:data", "params:model"],
@@ -20,7 +25,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 nodes.cache_latents,
-                ["usable_images", "params:model", "params:data"],
+                ["usable_images", "params:model", "params:data", "params:folders"],
                 "latent_cache",
                 name="cache_latents",
                 tags=resources(gpus=1),

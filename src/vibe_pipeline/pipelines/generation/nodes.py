@@ -5,18 +5,15 @@ from typing import Any
 import pandas as pd
 
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import TrackingParams
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.generation.render import arm_clips, native_clips, reference_clips
-from vibe_pipeline.io.folders import in_data
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.reporting.preview import write_preview
 from vibe_pipeline.tracking import parent_run
-
-CLIPS = "07_model_output/clips"
-PREVIEW = "08_reporting/report/preview"
 
 
 def list_prompts(generation: GenerationParams) -> pd.DataFrame:
@@ -24,23 +21,28 @@ def list_prompts(generation: GenerationParams) -> pd.DataFrame:
     return load_prompts(generation)
 
 
-def render_native(prompts: pd.DataFrame, model: ModelParams, generation: GenerationParams) -> pd.DataFrame:
+def render_native(
+    prompts: pd.DataFrame, model: ModelParams, generation: GenerationParams, folders: Folders
+) -> pd.DataFrame:
     """The clips that every arm starts from, made once."""
-    return native_clips(prompts, model, generation, in_data(CLIPS))
+    return native_clips(prompts, model, generation, folders.clips)
 
 
-def show_preview(native_clips: pd.DataFrame, tracking: TrackingParams) -> dict[str, Any]:
+def show_preview(native_clips: pd.DataFrame, tracking: TrackingParams, folders: Folders) -> dict[str, Any]:
     """Contact sheets and copies of the native clips, in the report's folder and in MLflow, before any second pass."""
-    sheets = write_preview(native_clips, in_data(PREVIEW))
+    folder = folders.report / "preview"
+    sheets = write_preview(native_clips, folder)
     run = parent_run()
-    for path in [*sheets, *sorted((in_data(PREVIEW) / "clips").iterdir())[: tracking.clips_per_arm]]:
+    for path in [*sheets, *sorted((folder / "clips").iterdir())[: tracking.clips_per_arm]]:
         run.artifact(path, "preview")
-    return {"folder": str(in_data(PREVIEW)), "sheets": [str(s) for s in sheets], "clips": len(native_clips)}
+    return {"folder": str(folder), "sheets": [str(s) for s in sheets], "clips": len(native_clips)}
 
 
-def render_references(prompts: pd.DataFrame, model: ModelParams, generation: GenerationParams) -> pd.DataFrame:
+def render_references(
+    prompts: pd.DataFrame, model: ModelParams, generation: GenerationParams, folders: Folders
+) -> pd.DataFrame:
     """True renders of the prompts at target size; none for prompts whose truth is not known."""
-    return reference_clips(prompts, model, generation, in_data(CLIPS))
+    return reference_clips(prompts, model, generation, folders.clips)
 
 
 def render_arm(
@@ -50,6 +52,7 @@ def render_arm(
     references: pd.DataFrame,
     model: ModelParams,
     generation: GenerationParams,
+    folders: Folders,
     arm: ArmParams,
     adapter: AdapterManifest | None = None,
     stage1: AdapterManifest | None = None,
@@ -66,7 +69,7 @@ def render_arm(
         stage1=stage1,
         model=model,
         params=generation,
-        root=in_data(CLIPS),
+        root=folders.clips,
     )
     truth = references.set_index(["prompt_index", "seed"])["path"]
     keys = zip(made["prompt_index"], made["seed"], strict=True)

@@ -12,7 +12,7 @@ from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.pipelines.generation import nodes
 from vibe_pipeline.pipelines.rows import for_row, resources
 
-PARAMS = ["params:model", "params:generation"]
+PARAMS = ["params:model", "params:generation", "params:folders"]
 GPU = resources(gpus=1)
 
 
@@ -21,7 +21,12 @@ def create_pipeline(tables: Experiment) -> Pipeline:
     first = [
         Node(nodes.list_prompts, "params:generation", "prompts", name="list_prompts"),
         Node(nodes.render_native, ["prompts", *PARAMS], "native_clips", name="render_native", tags=GPU),
-        Node(nodes.show_preview, ["native_clips", "params:tracking"], "preview", name="show_preview"),
+        Node(
+            nodes.show_preview,
+            ["native_clips", "params:tracking", "params:folders"],
+            "preview",
+            name="show_preview",
+        ),
     ]
     if tables.stop_after_preview:
         return Pipeline(first, tags="generation")

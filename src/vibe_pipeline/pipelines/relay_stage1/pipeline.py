@@ -14,7 +14,7 @@ def create_pipeline(tables: Experiment) -> Pipeline:
         [
             Node(
                 for_row(nodes.train_modality, name),
-                ["latent_cache", "params:model", f"params:stage1.{name}"],
+                ["latent_cache", "params:model", "params:folders", f"params:stage1.{name}"],
                 f"stage1-{name}",
                 name="train",
                 namespace=f"stage1.{name}",

@@ -8,17 +8,14 @@ import pandas as pd
 
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.validation_clips import ValidationClips
 from vibe_pipeline.images.degradation import check_of
-from vibe_pipeline.io.folders import in_data
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.tracking import log_artifact, tracked_adapter
 from vibe_pipeline.training.stages import alone, stage2_job, train
-
-ADAPTERS = "06_models/adapters"
-CLIPS = "07_model_output/clips"
 
 
 def train_resolution(
@@ -26,6 +23,7 @@ def train_resolution(
     latent_cache: dict[str, Any],
     degradation_checks: pd.DataFrame,
     model: ModelParams,
+    folders: Folders,
     row: AdapterParams,
     stage1: AdapterManifest | None = None,
     generation: GenerationParams | None = None,
@@ -35,7 +33,7 @@ def train_resolution(
 
     With `generation` and `arm`, a few clips are made as that arm makes them, every `validate_every` steps.
     """
-    job = stage2_job(name, latent_cache, stage1, model, row, in_data(ADAPTERS))
+    job = stage2_job(name, latent_cache, stage1, model, row, folders.adapters)
     check = check_of(degradation_checks, row)
     with alone(job), tracked_adapter(name, "stage2", row, check, job.folder) as run:
         if generation is not None and arm is not None:
@@ -45,7 +43,7 @@ def train_resolution(
                 model=model,
                 generation=generation,
                 count=row.validation_clips,
-                root=in_data(CLIPS),
+                root=folders.clips,
                 publish=partial(log_artifact, run.run_id),
             )
             job = replace(job, on_validate=clips)

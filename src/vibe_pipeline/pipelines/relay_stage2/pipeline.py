@@ -31,6 +31,7 @@ def _inputs(name: str, tables: Experiment) -> dict[str, str]:
         "latent_cache": "latent_cache",
         "degradation_checks": "degradation_checks",
         "model": "params:model",
+        "folders": "params:folders",
         "row": f"params:adapters.{name}",
     }
     if row.start != "base":

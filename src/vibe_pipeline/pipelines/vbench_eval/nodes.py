@@ -9,20 +9,21 @@ from vibe_pipeline.diffusion.models import limit_threads
 from vibe_pipeline.evaluation.measure import measure_arm
 from vibe_pipeline.evaluation.metrics.patches import score_patches
 from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
-from vibe_pipeline.io.folders import in_data
 from vibe_pipeline.pipelines.rows import of_kind
 from vibe_pipeline.vbench.manifest import vbench_manifest
 from vibe_pipeline.vbench.run import Scoring
 from vibe_pipeline.vbench.score import score_vbench
 
-WORK = "07_model_output/vbench"
-MEMORY = "07_model_output/measured"
-
 
 def run_vbench(
-    evaluation: EvaluationParams, generation: GenerationParams, model: ModelParams, **by_row: pd.DataFrame
+    evaluation: EvaluationParams,
+    generation: GenerationParams,
+    model: ModelParams,
+    folders: Folders,
+    **by_row: pd.DataFrame,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """VBench's own scores of every clip; a dimension that cannot run is a row with its reason.
 
@@ -35,13 +36,13 @@ def run_vbench(
         clips, evaluation.vbench_dimensions, protocol, evaluation.prompt_rewriting, evaluation.flow_side
     )
     scoring = Scoring(
-        cache_dir=evaluation.vbench_cache,
-        work_dir=in_data(WORK),
+        cache_dir=folders.vbench_weights,
+        work_dir=folders.vbench,
         device=_device(model),
         flow_side=evaluation.flow_side,
         workers=evaluation.workers,
         threads=model.threads,
-        second_env=evaluation.vbench_env,
+        second_env=folders.vbench_env,
     )
     return score_vbench(clips, evaluation.vbench_dimensions, scoring, require_any=False), manifest
 
@@ -53,13 +54,19 @@ def measure(
     evaluation: EvaluationParams,
     generation: GenerationParams,
     model: ModelParams,
+    folders: Folders,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Resolution-aware measures of one arm, and against the known truth on the miniature."""
     limit_threads(model.threads)
     scores, spectrum = measure_arm(
-        arm=name, clips=clips, native=native_clips, evaluation=evaluation, generation=generation, memory=in_data(MEMORY)
+        arm=name,
+        clips=clips,
+        native=native_clips,
+        evaluation=evaluation,
+        generation=generation,
+        memory=folders.measured,
     )
-    patches = score_patches(name, clips, evaluation.vbench_cache, _device(model), in_data(MEMORY))
+    patches = score_patches(name, clips, folders.vbench_weights, _device(model), folders.measured)
     return pd.concat([scores, patches], ignore_index=True), spectrum
 
 

@@ -6,6 +6,8 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.pipelines.rows import for_row, named, resources
 from vibe_pipeline.pipelines.vbench_eval import nodes
 
+GROUPS = ("evaluation", "generation", "model", "folders")
+
 
 def create_pipeline(tables: Experiment) -> Pipeline:
     """VBench over all arms, own measures per arm, one table."""
@@ -13,8 +15,7 @@ def create_pipeline(tables: Experiment) -> Pipeline:
         [
             Node(
                 nodes.run_vbench,
-                {name: f"params:{name}" for name in ("evaluation", "generation", "model")}
-                | named("clips", tables.arms),
+                {group: f"params:{group}" for group in GROUPS} | named("clips", tables.arms),
                 ["vbench_scores", "vbench_manifest"],
                 name="run_vbench",
                 tags=resources(gpus=1),
@@ -22,7 +23,7 @@ def create_pipeline(tables: Experiment) -> Pipeline:
             *[
                 Node(
                     for_row(nodes.measure, arm),
-                    [f"clips-{arm}", "native_clips", "params:evaluation", "params:generation", "params:model"],
+                    [f"clips-{arm}", "native_clips", *(f"params:{group}" for group in GROUPS)],
                     [f"scores-{arm}", f"spectrum-{arm}"],
                     name="measure",
                     namespace=f"arms.{arm}",

@@ -1,0 +1,70 @@
+"""Kinds of self-attention: `KINDS` lists every one, one file of this folder each.
+
+To add one, write its file (a frozen dataclass under `AttentionKind`: its name, its fields, `keys`, `plan`) and list it
+below. The fields of `attention` in a row, installing, FLOPs, memory, checks of sizes and the report read the entry.
+"""
+
+from dataclasses import fields
+from typing import Protocol
+
+from vibe_pipeline.diffusion.attention.kinds.base import AttentionKind, AttentionPlan, FunctionPlan, Place
+from vibe_pipeline.diffusion.attention.kinds.full import Full
+from vibe_pipeline.diffusion.attention.kinds.gclf import Gclf
+from vibe_pipeline.diffusion.attention.kinds.t3 import T3
+from vibe_pipeline.diffusion.attention.kinds.window import Window
+from vibe_pipeline.diffusion.attention.scales import Scale
+
+KINDS: dict[str, type[AttentionKind]] = {kind.name: kind for kind in (Full, Window, Gclf, T3)}
+
+__all__ = [
+    "KINDS",
+    "AttentionKind",
+    "AttentionPlan",
+    "AttentionSettings",
+    "FunctionPlan",
+    "Place",
+    "attention_words",
+    "kind_of",
+    "known_kind",
+]
+
+
+class AttentionSettings(Protocol):
+    """What a row says of its attention; the fields of its kind stand beside these two."""
+
+    @property
+    def kind(self) -> str:
+        """A name in `KINDS`."""
+
+    @property
+    def scale(self) -> Scale:
+        """Of the scores."""
+
+
+def known_kind(name: str) -> str:
+    """The name of a kind, as it is.
+
+    Raises:
+        ValueError: There is none of that name; lists those there are.
+    """
+    if name not in KINDS:
+        raise ValueError(f"unknown attention kind {name!r}; known: {', '.join(KINDS)}")
+    return name
+
+
+def kind_of(settings: AttentionSettings) -> AttentionKind:
+    """The entry that settings name, with its own fields filled in; those that they lack keep their defaults.
+
+    Raises:
+        ValueError: There is no kind of that name.
+    """
+    kind = KINDS[known_kind(settings.kind)]
+    given = {f.name: getattr(settings, f.name) for f in fields(kind) if hasattr(settings, f.name)}
+    return kind(**given)
+
+
+def attention_words(settings: AttentionSettings) -> str:
+    """Kind and what differs from its defaults, for the report: `gclf (2×, half window 3x5)`."""
+    kind = kind_of(settings)
+    said = [*kind.words(), *([] if settings.scale is None else [f"scale {settings.scale}"])]
+    return kind.name + (f" ({', '.join(said)})" if said else "")

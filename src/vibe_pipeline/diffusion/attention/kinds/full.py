@@ -1,0 +1,27 @@
+"""`full`: every query sees every key, as the base was trained."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vibe_pipeline.diffusion.attention.geometry import BACKENDS, Grid, NativeGrid, Windows
+from vibe_pipeline.diffusion.attention.kinds.base import AttentionKind, AttentionPlan, Place
+
+
+@dataclass(frozen=True)
+class Full(AttentionKind):
+    """Plain attention over all tokens of all frames."""
+
+    name: ClassVar[str] = "full"
+    backends: ClassVar[tuple[str, ...]] = BACKENDS
+    stock: ClassVar[bool] = True
+
+    def keys(self, grid: Grid, native: NativeGrid | None, layer: int) -> int:
+        """All tokens."""
+        return math.prod(grid)
+
+    def plan(self, place: Place) -> AttentionPlan:
+        """A window over everything, which is SDPA without a mask."""
+        from vibe_pipeline.diffusion.attention.backends import plan_windows
+
+        return plan_windows(Windows(place.grid, place.grid[1:]), place)

@@ -1,0 +1,57 @@
+"""Scales of self-attention that are known by name; to add one, write its function and list it in `SCALES`."""
+
+import math
+from collections.abc import Callable
+from types import MappingProxyType
+
+from vibe_pipeline.diffusion.attention.geometry import Grid, NativeGrid
+
+Scale = float | str | None
+"""A number, a name in `SCALES`, or None: 1 / sqrt(head dim)."""
+
+
+def freeswim_scale(native_tokens: int, head_dim: int) -> float:
+    """FreeSwim's attention scale sqrt(log_N(2 N) / d); arXiv 2511.14712.
+
+    Args:
+        native_tokens: N, tokens per frame at native size (30 x 52 = 1560 for Wan2.1 at 480p).
+        head_dim: d, channels of one head.
+
+    Raises:
+        ValueError: if native_tokens is below 2 (the logarithm's base) or head_dim below 1.
+    """
+    if native_tokens < 2 or head_dim < 1:
+        raise ValueError(f"need native_tokens >= 2 and head_dim >= 1, not {native_tokens} and {head_dim}")
+    return math.sqrt(math.log(2 * native_tokens, native_tokens) / head_dim)
+
+
+def _freeswim(grid: Grid, native: NativeGrid | None, head_dim: int) -> float:
+    if native is None:
+        raise ValueError("scale 'freeswim' follows from the native token grid: give native_grid (H, W) in tokens")
+    return freeswim_scale(math.prod(native), head_dim)
+
+
+SCALES: MappingProxyType[str, Callable[[Grid, NativeGrid | None, int], float]] = MappingProxyType(
+    {"freeswim": _freeswim}
+)
+"""By name, from the token grid (T, H, W) at work, the native one (H, W) and the head's channels."""
+
+
+def known_scale(name: str) -> str:
+    """The name of a scale, as it is.
+
+    Raises:
+        ValueError: There is none of that name; lists those there are.
+    """
+    if name not in SCALES:
+        raise ValueError(f"unknown attention scale {name!r}: give a number or one of {', '.join(SCALES)}")
+    return name
+
+
+def scale_of(scale: Scale, grid: Grid, native: NativeGrid | None, head_dim: int) -> float | None:
+    """The number that a row's scale stands for on a token grid; None stays None, 1 / sqrt(head dim).
+
+    Raises:
+        ValueError: An unknown name, or the native grid is needed and not known.
+    """
+    return SCALES[known_scale(scale)](grid, native, head_dim) if isinstance(scale, str) else scale

@@ -1,0 +1,58 @@
+"""Sizes that an attention kind can cut into its parts: what is asked of a row's kind before anything runs."""
+
+import math
+
+from vibe_pipeline.diffusion.attention import AttentionSettings, attention_words, kind_of
+from vibe_pipeline.diffusion.checkpoint import WanCheckpoint, clip_grid, require_fitting_size
+from vibe_pipeline.experiment.model import ClipSize
+
+
+def require_fitting_attention(model: WanCheckpoint, size: ClipSize, attention: AttentionSettings, what: str) -> None:
+    """Refuse a size that a row's attention cannot cut into equal parts.
+
+    Args:
+        model: Its VAE and patches say how many tokens a size has.
+        size: Of the clip or the image.
+        attention: Of the row.
+        what: The row and the field that names the size, split by a colon: `arms.full: model.target`.
+
+    Raises:
+        ValueError: Names the row, its attention, the size and the nearest that fit.
+    """
+    row, field = what.split(": ")
+    said = f"{row} with {attention_words(attention)} attention: {field}"
+    grid = clip_grid(model, size.height, size.width, size.frames)
+    try:
+        per_axis = kind_of(attention).multiples(grid)
+    except ValueError as error:
+        raise ValueError(f"{said} {size.height}x{size.width} of {size.frames} frames: {error}") from None
+    frames, step = grid[0], per_axis[0]
+    if frames % step:
+        time = model.config_of("vae")["scale_factor_temporal"]
+        around = dict.fromkeys((max(step, frames // step * step), -(-frames // step) * step))
+        fits = " or ".join(str((n - 1) * time + 1) for n in around)
+        raise ValueError(
+            f"{said} of {size.frames} frames is {frames} latent frames, which must be a multiple of {step}; nearest "
+            f"that are: {fits} frames"
+        )
+    require_fitting_size(model, size.height, size.width, said, per_axis[1:])
+
+
+def require_fitting_buckets(tokens: int, attention: AttentionSettings, row: str) -> None:
+    """Refuse buckets of images, whose sides are multiples of `tokens`, some of which a row's attention could not cut.
+
+    Raises:
+        ValueError: Names the row, its attention and both numbers.
+    """
+    said = f"{row} with {attention_words(attention)} attention"
+    try:
+        frames, *sides = kind_of(attention).multiples((1, tokens, tokens))
+    except ValueError as error:
+        raise ValueError(f"{said}: images have sizes of their own; {error}") from None
+    if frames > 1:
+        raise ValueError(f"{said} cuts clips into {frames} parts along time, and an image is one frame")
+    if any(tokens % side for side in sides):
+        raise ValueError(
+            f"{said}: its parts of {sides[0]}x{sides[1]} tokens do not divide data.bucket_tokens {tokens}: some "
+            f"buckets would not fit; set bucket_tokens to a multiple of {math.lcm(*sides)}"
+        )
