@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kedro.io import DatasetError
 
 from vibe_pipeline.datasets import AdapterDataset
 from vibe_pipeline.io.manifests import AdapterManifest
@@ -31,7 +32,11 @@ CASES: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("read", [AdapterManifest.read, lambda f: AdapterDataset(filepath=str(f)).load()])
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_not_one_is_refused(tmp_path: Path, refused: Callable, read: Callable, case: str) -> None:
+def test_what_is_not_one_is_refused_in_a_line(tmp_path: Path, read: Callable, case: str) -> None:
     content, said = CASES[case]
     (tmp_path / "full.json").write_text(json.dumps(content))
-    refused(lambda: read(tmp_path / "full.json"), str(tmp_path / "full.json"), said, "delete it and run the row again")
+    with pytest.raises((ValueError, DatasetError)) as error:
+        read(tmp_path / "full.json")
+    message = str(error.value)
+    assert str(tmp_path / "full.json") in message and said in message
+    assert message.endswith("delete it and run the row again")

@@ -13,9 +13,9 @@ from tests.conf_files import folders_below, read_conf
 from vibe_pipeline.diffusion.lora import add_adapter, save_adapter
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.training import LoraParams
-from vibe_pipeline.planning.costs import MEASURE_SECONDS, measuring_memory
 from vibe_pipeline.planning.doctor import Finding, examine, format_findings
 from vibe_pipeline.planning.plan import make_plan
+from vibe_pipeline.planning.plan_rows import MEASURE_SECONDS, measures_row
 from vibe_pipeline.planning.table import duration, format_plan
 
 ROOT = Path(__file__).parents[2]
@@ -163,7 +163,8 @@ def test_our_own_measures_are_counted(params, monkeypatch) -> None:
     assert many.seconds == pytest.approx(one.seconds / 2)
     assert long.seconds == pytest.approx(many.seconds * 9 / 5)
     assert "1 cores" in found["one"][1] and found["long"][1] == found["many"][1]
-    assert measuring_memory(ClipSize(height=2176, width=3840, frames=121)) == 4 * 2176 * 3840 * 3 * 4
+    _, note = measures_row(ClipSize(height=2176, width=3840, frames=121), 1)
+    assert note.endswith(f"; {4 * 2176 * 3840 * 3 * 4 / 1e9:.1f} GB of main memory")
 
 
 def test_it_reads_as_a_table_and_as_json(params) -> None:

@@ -102,25 +102,33 @@ def make_plan(
     costs = Costs(
         architecture=architecture, model=model, device=found, share=share, first_frames=first_frames, figures=figures
     )
-    rows = [data_row(costs, data, image_count), *training_rows(costs, data, tables)]
-    rows += [native_row(costs, generation, clips), *arm_rows(costs, tables, generation, clips)]
-    rows += validation_rows(costs, tables, generation)
     measures, measure_note = measures_row(model.target, clips * len(tables.arms))
-    rows.append(measures)
+    rows = (
+        data_row(costs, data, image_count),
+        *training_rows(costs, data, tables),
+        native_row(costs, generation, clips),
+        *arm_rows(costs, tables, generation, clips),
+        *validation_rows(costs, tables, generation),
+        measures,
+    )
+    return _described(costs, device.lower(), (image_note, *clip_notes, measure_note), rows)
+
+
+def _described(costs: Costs, device: str, notes: tuple[str, ...], rows: tuple[PlanRow, ...]) -> Plan:
+    """The rows, with what they were computed for; `device` is its name in `planning.devices`."""
     numbers = costs.parameters
     # Weights as published: 16 bit but for the VAE.
     weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"]
-    notes = (image_note, *clip_notes, measure_note)
     return Plan(
-        model=architecture.name,
-        architecture=architecture.source,
+        model=costs.architecture.name,
+        architecture=costs.architecture.source,
         parameters=numbers,
         weights_gb=weights / 1e9,
-        device=device.lower(),
-        device_memory_gb=found.memory_gb,
-        share_of_peak=share,
+        device=device,
+        device_memory_gb=costs.device.memory_gb,
+        share_of_peak=costs.share,
         notes=notes,
-        rows=tuple(rows),
+        rows=rows,
     )
 
 

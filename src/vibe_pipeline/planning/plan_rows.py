@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from vibe_pipeline.diffusion.flow import schedule_steps
 from vibe_pipeline.experiment.arms import ArmParams
@@ -13,13 +14,21 @@ from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.methods import method_of
-from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, measuring, measuring_memory, stage1_of
+from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, stage1_of
 
 FULL = AttentionParams()
 STAGE1 = "Velocity loss on low-resolution images"
 
+MEASURE_SECONDS = 0.16
+"""Processor seconds of our own measures a megapixel of every frame, over half of it decoding: benchmarks/measures.py on
+noisy lossless clips of 1408x2560 and 2176x3840, two cores of a shared machine."""
+MEASURE_CORES = 2  # a decoder beside the measures
+MEASURE_FRAMES = 4
+"""Pictures in 32-bit floats that measuring holds beside the interpreter, however long the clip: 2.1 to 2.5 as measured,
+and a true render."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class PlanRow:
     """One job of a run.
 
@@ -39,8 +48,8 @@ class PlanRow:
     label: str
     unit: str
     count: int
-    tokens: int | None
-    keys_per_query: float | None
+    tokens: int | None = None
+    keys_per_query: float | None = None
     teraflops: float
     seconds: float
     memory_gb: float
@@ -51,6 +60,11 @@ class PlanRow:
         """Hours for all pieces together."""
         return self.count * self.seconds / 3600
 
+    @classmethod
+    def of(cls, work: Work, peak: float = 0.0, disk: float = 0.0, **named: Any) -> Self:
+        """From the work of one piece, and bytes; `named` are the other fields."""
+        return cls(teraflops=work.teraflops, seconds=work.seconds, memory_gb=peak / 1e9, disk_gb=disk / 1e9, **named)
+
 
 def data_row(costs: Costs, data: DataParams, count: int) -> PlanRow:
     """Captions and three latents of every image: low, high, and high after the pixel degradation."""
@@ -60,14 +74,12 @@ def data_row(costs: Costs, data: DataParams, count: int) -> PlanRow:
     text = costs.model.text_length * costs.architecture.transformer["text_dim"]
     size = 2 * numbers + costs.number_bytes * text
     peak = max(costs.text_memory(), CONTEXT_BYTES + encoding)
-    return _row(
+    return PlanRow.of(
         group="data",
         name="cache",
         label="Latents and text embeddings",
         unit="image",
         count=count,
-        tokens=None,
-        keys=None,
         work=work,
         peak=peak,
         disk=count * size,
@@ -93,14 +105,14 @@ def training_row(
     tokens, keys = costs.keys(size, FULL), costs.keys(size, attention)
     work, peak = costs.step(size, attention, row, stage1), costs.step_memory(size, attention, row, stage1)
     disk = 4.0 * costs.adapter_parameters(row.lora)
-    return _row(
+    return PlanRow.of(
         group=group,
         name=name,
         label=label,
         unit="step",
         count=row.steps,
         tokens=tokens,
-        keys=keys,
+        keys_per_query=keys,
         work=work,
         peak=peak,
         disk=disk,
@@ -129,30 +141,27 @@ def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRo
     size = costs.model.native
     disk = clips * _clip_bytes(size)
     if generation.native_source == "truth":
-        return _row(
+        return PlanRow.of(
             group="native",
             name="native",
             label="True renders",
             unit="clip",
             count=clips,
-            tokens=None,
-            keys=None,
             work=Work(),
-            peak=0.0,
             disk=disk,
         )
     passes = generation.native_steps * _passes(generation.native_guidance_scale)
     work = costs.text() + costs.forward(size, FULL) * passes + costs.decode(size)
     peak = _rendering_memory(costs, size, costs.forward_memory(size, generation.batch_size, FULL), 0.0, False)
     tokens = costs.keys(size, FULL)
-    return _row(
+    return PlanRow.of(
         group="native",
         name="native",
         label="Native clips, shared by all arms",
         unit="clip",
         count=clips,
         tokens=tokens,
-        keys=tokens,
+        keys_per_query=tokens,
         work=work,
         peak=peak,
         disk=disk,
@@ -169,14 +178,12 @@ def arm_row(
     work = costs.encode(size) * load.encodes + costs.decode(size) * load.decodes
     if not load.forwards:
         peak = _vae_peak(costs, size) + CONTEXT_BYTES if load.encodes or load.decodes else 0.0
-        return _row(
+        return PlanRow.of(
             group="arm",
             name=name,
             label=arm.label,
             unit="clip",
             count=clips,
-            tokens=None,
-            keys=None,
             work=work,
             peak=peak,
             disk=disk,
@@ -193,14 +200,14 @@ def arm_row(
     batch = generation.batch_size * load.copies
     forward = max(costs.forward_memory(size, batch, attention) for attention, _ in load.forwards)
     peak = _rendering_memory(costs, size, forward, extra, load.encodes > 0)
-    return _row(
+    return PlanRow.of(
         group="arm",
         name=name,
         label=arm.label,
         unit="clip",
         count=clips,
         tokens=tokens,
-        keys=keys,
+        keys_per_query=keys,
         work=work,
         peak=peak,
         disk=disk,
@@ -232,20 +239,17 @@ def validation_rows(costs: Costs, tables: Experiment, generation: GenerationPara
 def measures_row(size: ClipSize, clips: int) -> tuple[PlanRow, str]:
     """Our own measures of every arm's clips, on processors while the device idles, and what that rests on."""
     cores = os.cpu_count() or 1
-    work = measuring(size, cores)
-    memory = measuring_memory(size) / 1e9
+    megapixels = size.height * size.width * size.frames / 1e6
+    work = Work(0.0, MEASURE_SECONDS * megapixels / min(cores, MEASURE_CORES))
+    memory = MEASURE_FRAMES * 12.0 * size.height * size.width / 1e9
     note = f"our measures: on the {cores} cores of this machine, an arm at a time; {memory:.1f} GB of main memory"
-    return _row(
+    return PlanRow.of(
         group="measures",
         name="all",
         label="Our measures, on processors",
         unit="clip",
         count=clips,
-        tokens=None,
-        keys=None,
         work=work,
-        peak=0.0,
-        disk=0.0,
     ), note
 
 
@@ -273,30 +277,3 @@ def _vae_peak(costs: Costs, size: ClipSize) -> float:
 def _clip_bytes(size: ClipSize) -> float:
     """8-bit RGB as it is; lossless H.264 is smaller, by how much depends on the content."""
     return 3.0 * size.frames * size.height * size.width
-
-
-def _row(
-    group: str,
-    name: str,
-    label: str,
-    unit: str,
-    count: int,
-    tokens: int | None,
-    keys: float | None,
-    work: Work,
-    peak: float,
-    disk: float,
-) -> PlanRow:
-    return PlanRow(
-        group=group,
-        name=name,
-        label=label,
-        unit=unit,
-        count=count,
-        tokens=tokens,
-        keys_per_query=keys,
-        teraflops=work.teraflops,
-        seconds=work.seconds,
-        memory_gb=peak / 1e9,
-        disk_gb=disk / 1e9,
-    )

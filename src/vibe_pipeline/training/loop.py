@@ -15,13 +15,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vibe_pipeline.diffusion import lora
+from vibe_pipeline.diffusion.flops import transformer_flops
 from vibe_pipeline.diffusion.flow import loss_weight
 from vibe_pipeline.diffusion.models import velocity_predictor
 from vibe_pipeline.images.cache import epoch_batches
 from vibe_pipeline.runtime.deadline import out_of_time, require_time
 from vibe_pipeline.training.checkpoint import resume, save_state
 from vibe_pipeline.training.distributed import Group, OnLog, no_log
-from vibe_pipeline.training.flops import count_flops
 from vibe_pipeline.training.job import Batch, TrainingJob, TrainingState, draw_batch
 from vibe_pipeline.training.optim import averaged, make_ema, make_optimiser, set_learning_rate
 from vibe_pipeline.training.throughput import Window, device_peak, peak_memory
@@ -185,7 +185,7 @@ def _work_done(state: TrainingState, batch: Batch, forwards: int) -> tuple[int, 
     grid = tuple(s // p for s, p in zip(batch.noise.shape[-3:], patch, strict=True))
     key = (*grid, batch.parts["text"].shape[1])
     if key not in state.flops:
-        state.flops[key] = count_flops(state.transformer, grid, key[-1]).total
+        state.flops[key] = transformer_flops(state.transformer, grid, key[-1]).total
     return count, count * math.prod(grid), count * forwards * state.flops[key]
 
 
