@@ -304,7 +304,7 @@ def test_extra_adapters_come_with_their_weights(wan21, native, adapter, tmp_path
     own, style = adapter("own", 1), adapter("style", 2)
 
     def make(name: str, extra: list[float], steps: int = 2) -> np.ndarray:
-        extras = tuple(ExtraAdapter(path=style["path"], weight=w) for w in extra)
+        extras = tuple(ExtraAdapter(path=style.path, weight=w) for w in extra)
         arm = REFINE.model_copy(update={"adapter": "own", "extra_adapters": extras, "steps": steps})
         made = arm_clips(name, arm, native[:1], own, None, wan21.model(), GENERATION, tmp_path / "clips")
         return read_clip(Path(made["path"][0]))

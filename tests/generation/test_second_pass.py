@@ -143,7 +143,7 @@ def test_the_second_pass_is_diffusers_video_to_video(tiny, native, adapter, pixe
     changes, attention = VARIANTS[variant]
     arm = ArmParams(**ARM | changes)
     arm_clips("full", arm, native, adapter, None, tiny.model(flow_shift=2.0), PARAMS, tmp_path / "clips")
-    pipe = reference_pipeline(tiny, Path(adapter["path"]).parent)
+    pipe = reference_pipeline(tiny, adapter.path.parent)
     if arm.scheduler == "unipc":
         pipe.scheduler = GivenUniPC(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0)
     if attention is not None:

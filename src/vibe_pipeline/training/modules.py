@@ -126,7 +126,7 @@ def work(group: Group, on_log: OnLog, job: ModuleJob) -> None:
         if not group.leads:
             state.losses.clear()
             continue
-        if state.step % job.log_every == 0:
+        if state.step % job.log_every == 0 or state.step == job.steps:
             record = _record(state)
             on_log([record])
             bar.set_postfix(loss=f"{record['loss']:.3f}")
@@ -156,7 +156,8 @@ def _take_up(state: ModuleState, saved: dict[str, Any]) -> None:
         place = state.job.folder / NAME
         raise ValueError(f"{place} is of another training ({type(error).__name__}); {START_OVER}") from error
     state.step = saved["step"]
-    log.info("resuming %s at step %d of %d", state.job.folder, state.step, state.job.steps)
+    if state.step < state.job.steps:
+        log.info("%s resumes at step %d of %d in %s", state.job.name, state.step, state.job.steps, state.job.folder)
 
 
 def _step(state: ModuleState, model: nn.Module) -> dict[str, float]:
