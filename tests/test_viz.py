@@ -92,7 +92,7 @@ def test_an_arms_parameters_can_be_read_at_its_node(graph: Graph, parameters: di
         ("ablation_table", "TablePreview"),
         ("clips-full", "TablePreview"),
         ("adapter-full", "PlotlyPreview"),
-        ("stage1-stage1", "PlotlyPreview"),
+        ("stage1-modality", "PlotlyPreview"),
         ("preview", "ImagePreview"),
     ],
 )

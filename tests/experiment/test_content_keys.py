@@ -37,13 +37,13 @@ ARM_CHANGES: dict[str, Any] = {
     "flow_shift": 3.0,
     "strength": 0.6,
     "steps": 3,
-    "steps_are": "share",
+    "strength_mode": "truncated",
     "guidance_scale": 4.0,
     "detail_transfer": 0.5,
 }
 ATTENTION_CHANGES: dict[str, Any] = {"kind": "gclf", "half_window": (2, 2), "scale": "freeswim"}
-# Only with another method, and shown by tests of it: refresh_every, path. extra_adapters has a test of its own.
-ARM_ELSEWHERE = {"label", "refresh_every", "path", "extra_adapters"}
+# Only with another method, and shown by tests of it: refresh_every, path. Files have tests of their own.
+ARM_ELSEWHERE = {"label", "refresh_every", "path", "extra_adapters", "transformer"}
 MODEL_CHANGES: dict[str, Any] = {
     "dtype": "bfloat16",
     "text_length": 14,
@@ -59,7 +59,16 @@ NATIVE_CHANGES: dict[str, Any] = {
     "native_scheduler": "unipc",
     "native_source": "truth",
 }
-CHOICE = {"prompts", "skip", "count", "prompt_dimensions", "subset_seed", "seeds", "shard"}  # a prompt has its own key
+CHOICE = {
+    "prompts",
+    "prompts_4k_vbench",
+    "skip",
+    "count",
+    "prompt_dimensions",
+    "subset_seed",
+    "seeds",
+    "shard",
+}  # a prompt has its own key
 GENERATION_HARMLESS = {"batch_size", "stop_after_preview"}
 TRAIN_CHANGES: dict[str, Any] = {
     "steps": 5,
@@ -139,6 +148,14 @@ def arm_key(wan21, tmp_path: Path, blank: None) -> Any:
         return made["key"][0]
 
     return key
+
+
+def test_of_an_arms_own_transformer_its_content_counts(arm_key, tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.safetensors" for name in ("one", "copy", "other")}
+    for name, content in (("one", b"weights"), ("copy", b"weights"), ("other", b"WEIGHTS")):
+        files[name].write_bytes(content)
+    keys = {name: arm_key(arm={"transformer": {"path": str(file)}}) for name, file in files.items()}
+    assert keys["one"] == keys["copy"] and len({arm_key(), *keys.values()}) == 3
 
 
 def test_of_an_arms_clips(arm_key, wan21) -> None:

@@ -99,7 +99,7 @@ def test_prompts_are_the_miniatures_or_a_file() -> None:
 
 def tables(**changes: dict[str, Any]) -> Experiment:
     rows: dict[str, Any] = {
-        "stage1": {"stage1": {}},
+        "stage1": {"modality": {}},
         "adapters": {"full": {"label": "Full"}, "naive": {"label": "Naive", "start": "base"}},
         "arms": {"full": {"label": "Full", "adapter": "full"}, "plain": {"label": "Plain", "method": "upsample"}},
         "reference_arm": "full",
@@ -116,15 +116,15 @@ def test_tables_that_agree_are_kept_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stage1": {}}, r"adapters\.full\.start: 'stage1' is not a row"),
+        ({"stage1": {}}, r"adapters\.full\.start: 'modality' is not a row"),
         ({"adapters": {"naive": {"label": "x", "start": "base"}}}, r"arms\.full\.adapter: 'full' is not a row"),
         ({"reference_arm": "ful"}, "reference_arm: 'ful' is not a row"),
         (
             {"arms": {"full": {"label": "x", "adapter": "naive", "keep_stage1": True}}},
             r"arms\.full\.keep_stage1.*starts from the base",
         ),
-        ({"stage1": {"stage1": {}, "base": {}}}, r"stage1\.base"),
-        ({"stage1": {"stage1": {}, "full": {}}}, r"adapters\.full: stage1 has a row of that name"),
+        ({"stage1": {"modality": {}, "base": {}}}, r"stage1\.base"),
+        ({"stage1": {"modality": {}, "full": {}}}, r"adapters\.full: stage1 has a row of that name"),
         ({"arms": {"Full Arm": {"label": "x"}}}, "Full Arm"),
         ({"arms": {"full": {"label": "x", "steps": -1}}}, r"arms\.full\.steps"),
     ],

@@ -184,9 +184,9 @@ def test_an_arm_says_what_it_made(wan21, native, tmp_path: Path, method: str) ->
 
 
 def test_share_starts_where_its_first_step_is(wan21, native, tmp_path: Path) -> None:
-    arm = REFINE.model_copy(update={"steps": 3, "steps_are": "share", "strength": 0.5})
+    arm = REFINE.model_copy(update={"steps": 3, "strength_mode": "truncated", "strength": 0.5})
     made = arm_clips("a", arm, native[:1], None, None, wan21.model(), GENERATION, tmp_path / "clips")
-    assert made["sigma_start"][0] == pytest.approx(float(sigma_schedule(3, 5.0, 0.5, "share")[0]))
+    assert made["sigma_start"][0] == pytest.approx(float(sigma_schedule(3, 5.0, 0.5, "truncated")[0]))
 
 
 def test_adapters_stage_1_and_attention_each_change_the_clip(wan21, native, adapter, tmp_path: Path) -> None:

@@ -81,8 +81,8 @@ def shifted(u: np.ndarray, shift: float = SHIFT) -> np.ndarray:
 
 
 SCHEDULES = {
-    "all": (shifted(np.linspace(STRENGTH, 0, STEPS + 1)[:-1]), 1.0),
-    "share": (shifted(np.linspace(1, 0, STEPS + 1)[:-1]), STRENGTH),
+    "all_steps": (shifted(np.linspace(STRENGTH, 0, STEPS + 1)[:-1]), 1.0),
+    "truncated": (shifted(np.linspace(1, 0, STEPS + 1)[:-1]), STRENGTH),
     "direct": (shifted(np.linspace(1, 0, STEPS + 1)[:-1]), 1.0),  # from sigma 1, so that nothing of the clip is left
 }
 """Noise levels of the whole schedule, and the strength by which diffusers cuts it."""
@@ -114,7 +114,7 @@ NATIVE_HALF = 2 // 2, 3 // 2  # of the native 2 x 3 tokens; half of the target's
 FREESWIM_SCALE = (np.log(2 * 6) / np.log(6) / 16) ** 0.5  # 6 native tokens a frame, 16 channels a head
 VARIANTS: dict[str, tuple[dict[str, Any], tuple[Any, ...] | None]] = {
     "gclf": ({}, (NATIVE_HALF, 2)),
-    "gclf, share of the steps": ({"steps_are": "share"}, (NATIVE_HALF, 2)),
+    "gclf, truncated": ({"strength_mode": "truncated"}, (NATIVE_HALF, 2)),
     "gclf, unipc": ({"scheduler": "unipc"}, (NATIVE_HALF, 2)),
     "gclf, freeswim's scale": ({"attention": {"kind": "gclf", "scale": "freeswim"}}, (NATIVE_HALF, 2, FREESWIM_SCALE)),
     "window": ({"attention": {"kind": "window"}}, (NATIVE_HALF, 0)),
@@ -148,7 +148,7 @@ def test_the_second_pass_is_diffusers_video_to_video(tiny, native, adapter, pixe
         pipe.scheduler = GivenUniPC(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0)
     if attention is not None:
         install_dense_gclf(pipe.transformer, (2, 4, 6), *attention)
-    sigmas, strength = SCHEDULES["direct" if arm.method == "direct" else arm.steps_are]
+    sigmas, strength = SCHEDULES["direct" if arm.method == "direct" else arm.strength_mode]
     for row, ours in zip(native.to_dict("records"), pixels, strict=True):
         theirs = pipe(
             enlarged(row["path"], tiny),

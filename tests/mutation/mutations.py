@@ -25,6 +25,8 @@ MEASURES = ("tests/evaluation/metrics/test_measures.py",)
 STATISTICS = ("tests/evaluation/test_statistics.py",)
 CLAIMS = ("tests/evaluation/test_claims.py",)
 TOTALS = ("tests/vbench/test_totals.py",)
+COMPOSITES = ("tests/evaluation/test_composites.py",)
+POWER = ("tests/evaluation/test_power.py",)
 
 
 class Mutation(NamedTuple):
@@ -535,10 +537,33 @@ EVALUATION = [
     ("vbench/dimensions.py", "        share=0.5,", "        share=1.0,", TOTALS, "dynamic degree at full weight"),
     (
         "vbench/totals.py",
-        "None if set(missing) & set(QUALITY_DIMENSIONS) else partial_quality",
-        "partial_quality",
+        "if any(name not in known for name in dimensions):",
+        "dimensions = [name for name in dimensions if name in known]\n    if not dimensions:",
         TOTALS,
         "a quality of what is there",
+    ),
+    (
+        "evaluation/composites.py",
+        "if values.isna().any():",
+        "if values.isna().all():",
+        COMPOSITES,
+        "an average of what is there",
+    ),
+    (
+        "evaluation/composites.py",
+        '.groupby("metric")["value"].mean()',
+        '.groupby("metric")["value"].median()',
+        COMPOSITES,
+        "totals of medians",
+    ),
+    ("evaluation/power.py", "** 2 - found.of_seeds", "** 2", POWER, "more prompts make up for training seeds"),
+    ("evaluation/power.py", "inv_cdf(power)", "inv_cdf(0.5)", POWER, "as many prompts as tell it every other time"),
+    (
+        "evaluation/claims.py",
+        "else -found.mean) - at_least",
+        "else -found.mean)",
+        ("tests/evaluation/test_claims.py",),
+        "prompts for the difference and not for what exceeds the gain asked for",
     ),
 ]
 

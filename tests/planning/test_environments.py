@@ -25,7 +25,7 @@ from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.pipeline_registry import register_pipelines, use_tables
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.preflight import check_parameters
-from vibe_pipeline.reporting.narrative import published_difference
+from vibe_pipeline.reporting.published import published_difference
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 
 ROOT = Path(__file__).parents[2]

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.conf_files import folders_below, read_conf
+from tests.wan_names import write_wan_file
 from vibe_pipeline.diffusion.lora import add_adapter, save_adapter
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.training import LoraParams
@@ -37,7 +38,7 @@ def test_every_stage_adapter_and_arm_has_a_row_and_the_totals_add_up(params) -> 
     plan = make_plan(params, "a100", 0.4)
     assert (plan.device_memory_gb, plan.share_of_peak) == (80, 0.4)
     names = {(r.group, r.name) for r in plan.rows}
-    assert {("stage1", "stage1"), ("data", "cache"), ("native", "native")} <= names
+    assert {("stage1", "modality"), ("data", "cache"), ("native", "native")} <= names
     assert {n for g, n in names if g == "stage2"} == set(params["adapters"])
     assert {n for g, n in names if g == "arm"} == set(params["arms"])
     assert plan.hours == pytest.approx(sum(r.count * r.seconds for r in plan.rows) / 3600)
@@ -80,6 +81,26 @@ def test_cost_follows_the_settings(params) -> None:
     assert step["twice"].teraflops == pytest.approx(2 * step["full"].teraflops)
     assert step["twice"].memory_gb > step["full"].memory_gb == pytest.approx(step["split"].memory_gb)
     assert next(r.count for r in plan.rows if r.group == "data") == 10
+
+
+def test_groups_by_the_layer_and_a_transformer_of_an_arms_own_are_counted(params, tiny, tmp_path) -> None:
+    """Layers of two sorts: frames one by one, once; and six boxes of eight tokens, two sorts of them."""
+    file = write_wan_file(tiny.transformer(), tmp_path / "t3.safetensors")
+    arm = params["arms"]["full"] | {"adapter": None}
+    t3 = arm | {"attention": {"kind": "t3", "groups": [[2, 1, 1], [1, 2, 3]]}, "transformer": {"path": str(file)}}
+    params["arms"], params["evaluation"]["reference_arm"] = {"full": arm, "t3": t3, "again": t3}, "full"
+    plan = make_plan(params)
+    row = {r.name: r for r in plan.rows if r.group == "arm"}
+    assert row["t3"].keys_per_query == (24 + 2 * 8) / 2 < row["full"].keys_per_query == 48
+    assert row["t3"].teraflops < row["full"].teraflops and row["t3"].memory_gb >= row["full"].memory_gb
+    alone = make_plan(params | {"arms": {"full": arm}})
+    assert (plan.weights_gb - alone.weights_gb) * 1e9 == pytest.approx(file.stat().st_size)  # read twice, kept once
+    assert [n for n in plan.notes if n.startswith("transformers of arms' own: 1,")] and len(alone.notes) + 1 == len(
+        plan.notes
+    )
+    params["arms"]["t3"] = arm | {"attention": {"kind": "t3"}}
+    with pytest.raises(ValueError, match=r"arms\.t3: T3-Video's groups are published for the token grids .*81 frames"):
+        make_plan(params)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

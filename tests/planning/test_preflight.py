@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.conf_files import folders_below
+from tests.wan_names import write_wan_file
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
@@ -30,6 +31,7 @@ from vibe_pipeline.planning.preflight import (
     check_scoring,
     check_space,
     check_training,
+    generation_checks,
 )
 
 GENERATION = GenerationParams(prompts="miniature")
@@ -173,6 +175,20 @@ def test_an_adapter_that_would_be_refused_after_hours_is_refused_before(wan21, t
         check_generation(wan21.model(), GENERATION, tables(**extra(change(trained))))
     message = str(error.value)
     assert message.startswith("arms.a.extra_adapters: ") and named in message and "\n" not in message, message
+
+
+def test_a_whole_transformer_is_judged_before_the_run(tiny, wan21, tmp_path: Path) -> None:
+    file = write_wan_file(wan21.transformer(), tmp_path / "t3.safetensors")
+    row = {"method": "direct", "transformer": {"path": str(file)}}
+    found = {check.item: check for check in generation_checks(wan21.model(), GENERATION, tables(**row).arms)}
+    assert found["arms.a.transformer"].look().endswith(", Wan's names")
+    check_generation(wan21.model(), GENERATION, tables(**row))
+    if tiny is not wan21:
+        with pytest.raises(ValueError, match=r"arms\.a\.transformer: .*t3\.safetensors has .* of other shapes, among"):
+            check_generation(tiny.model(), GENERATION, tables(**row))
+    absent = tables(method="direct", transformer={"path": "no.safetensors"})
+    with pytest.raises(FileNotFoundError, match=r"arms\.a\.transformer: no\.safetensors does not exist"):
+        check_generation(tiny.model(), GENERATION, absent)
 
 
 def test_an_adapter_of_another_base_is_refused_before(wan21, wan22, trained: Path, tmp_path: Path) -> None:

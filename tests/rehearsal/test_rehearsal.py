@@ -104,7 +104,7 @@ def test_every_row_is_tried_and_nothing_is_left_or_touched(project: Path) -> Non
     leftover.mkdir(parents=True)  # of a killed rehearsal
     lines = rehearsed()
     assert {line.node: line.error for line in lines.values() if line.error} == {}
-    expected = {"stage1.stage1.train", "render_native", "arms.full.measure", "run_vbench", "write_page"}
+    expected = {"stage1.modality.train", "render_native", "arms.full.measure", "run_vbench", "write_page"}
     expected |= {f"adapters.{name}.train" for name in ADAPTERS} | {f"arms.{name}.generate" for name in (*ARMS, "swim")}
     assert expected <= set(lines) and all(line.seconds > 0 for line in lines.values())
     order = list(lines)
@@ -157,7 +157,7 @@ def test_a_training_that_would_crash_is_found_before_a_clip_is_made(project: Pat
     graph = Pipeline([Node(lambda: 1, None, "clips", name="generate", tags="generation")])
     hooks.before_pipeline_run(graph)  # not asked for
     hooks._params = hooks._params | {"run": {"rehearse": True}}
-    with pytest.raises(RehearsalError, match=r"stage1\.stage1\.train"):
+    with pytest.raises(RehearsalError, match=r"stage1\.modality\.train"):
         hooks.before_pipeline_run(graph)
     assert not list(project.rglob("*.mp4")) and not list(project.rglob("*.safetensors"))
 

@@ -99,7 +99,7 @@ def test_an_arms_line_says_what_sets_it_apart() -> None:
         "FreeSwim": {"method": "freeswim", "attention": AttentionParams(kind="window")},
         "full path every 2 steps": {"method": "freeswim", "refresh_every": 2},
         "flow shift 9": {"flow_shift": 9.0},
-        "35 of 50 steps": {"steps": 50, "strength": 0.7, "steps_are": "share"},
+        "35 of 50 steps": {"steps": 50, "strength": 0.7, "strength_mode": "truncated"},
         "gclf (4×, half window 3x5, scale freeswim) attention": {
             "attention": AttentionParams(kind="gclf", pool=4, half_window=(3, 5), scale="freeswim")
         },

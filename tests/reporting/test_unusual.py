@@ -136,7 +136,7 @@ def catalog_of(arms: list[str], scores: pd.DataFrame, clip: dict[str, str], fold
         catalog.save(f"clips-{arm}", clips[arm])
         cycles = np.linspace(1, 16, 8)
         catalog.save(f"spectrum-{arm}", pd.DataFrame({"arm": arm, "cycles": cycles, "power": 1 / cycles}))
-    for kind, name in (("stage1", "stage1"), *(("adapter", a) for a in adapters_of(arms))):
+    for kind, name in (("stage1", "modality"), *(("adapter", a) for a in adapters_of(arms))):
         manifest = AdapterManifest(name=name, key=name, losses=curve, seconds=2.0, path=folder / name)
         catalog.save(f"{kind}-{name}", manifest)
     figures = {"mse_degraded": 0.1, "mse_upsampled": 0.2, "mse_between": 0.1}
@@ -152,8 +152,8 @@ def adapters_of(arms: list[str]) -> list[str]:
 
 
 def page_of(arms: list[str], scores: pd.DataFrame, clip: dict[str, str], folder: Path) -> str:
-    adapters = {name: {"label": name, "start": "stage1"} for name in adapters_of(arms)}
-    tables = {"stage1": {"stage1": {}}, "adapters": adapters, "arms": {arm: ARMS[arm] for arm in arms}}
+    adapters = {name: {"label": name, "start": "modality"} for name in adapters_of(arms)}
+    tables = {"stage1": {"modality": {}}, "adapters": adapters, "arms": {arm: ARMS[arm] for arm in arms}}
     evaluation = EVALUATION.model_copy(update={"reference_arm": arms[0]})
     values: dict[str, Any] = {f"params:{name}": rows for name, rows in tables.items()}
     values |= {"params:evaluation": evaluation, "params:report": ReportParams(), "params:model": MODEL}

@@ -68,6 +68,6 @@ def test_two_processes_of_torchrun_train_one_adapter(tmp_path: Path) -> None:
     runs = [r for e in client.search_experiments() for r in client.search_runs([e.experiment_id])]
     trained = [r.info.run_id for r in runs if r.data.tags.get("kind") == "adapter"]
     parents = [r.info.status for r in runs if r.data.tags.get("kind") == "run"]
-    manifest = json.loads((project / "data/06_models/adapters/stage1.json").read_text())
+    manifest = json.loads((project / "data/06_models/adapters/modality.json").read_text())
     assert trained == [manifest["run_id"]]
     assert parents == ["FINISHED", "FINISHED"]  # one for each command, not one for each process

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, Matrix
 from vibe_pipeline.io.errors import one_line
+from vibe_pipeline.io.score_table import WHOLE_ARM
 
 SUMMARY_COLUMNS = (
     "arm",
@@ -53,8 +54,10 @@ class Difference:
         mean: Over prompts; NaN without a common clip.
         low: Of its interval; NaN with fewer than two prompts.
         high: Upper end of the interval.
-        clips: How many differences of clips went in.
+        clips: How many differences of clips went in; 0 where the figures are of whole arms.
         prompts: Of how many prompts.
+        spread: Standard deviation of the difference over prompts; NaN with fewer than two.
+        of_seeds: Variance of `mean` that training seeds add, however many prompts there are; 0 with one seed.
         effect_size: Mean over the standard deviation over prompts (Cohen's d_z); NaN where that is 0 or not defined.
         training_seeds: The most that either arm was trained with.
     """
@@ -66,6 +69,8 @@ class Difference:
     prompts: int
     effect_size: float
     training_seeds: int
+    spread: float = math.nan
+    of_seeds: float = 0.0
 
 
 def paired_difference(
@@ -101,10 +106,10 @@ def summarise(
     Returns:
         Columns :data:`SUMMARY_COLUMNS`, every metric for every arm, in order of appearance. `mean` is over prompts of
         the mean over seeds; `n` counts clips with a score; `diff` is arm minus reference over the `n_pairs`
-        (prompt_index, seed) that both have. Without any score the mean is NaN, the status is that of the rows
-        ("missing" if there are none) and the reason says why; a partly scored row keeps status "scored", and its
-        reason says what is left out. Intervals are NaN with fewer than two prompts. `training_seeds` counts
-        replicates; `effect_size` is that of :class:`Difference`.
+        (prompt_index, seed) that both have; both are 0 of a score that an arm has as a whole. Without any score the
+        mean is NaN, the status is that of the rows ("missing" if there are none) and the reason says why; a partly
+        scored row keeps status "scored", and its reason says what is left out. Intervals are NaN with fewer than two
+        prompts. `training_seeds` counts replicates; `effect_size` is that of :class:`Difference`.
 
     Raises:
         ValueError: A column is absent, the reference arm is unknown, a clip is scored twice on a metric, a metric has
@@ -135,7 +140,7 @@ def _summary_rows(
             found = _difference(values[arm], values[reference], bootstrap)
             row |= {"diff": found.mean, "diff_low": found.low, "diff_high": found.high, "n_pairs": found.clips}
             row["effect_size"] = found.effect_size
-            if row["n"] and not row["n_pairs"]:
+            if len(values[arm]) and not found.prompts:
                 row["reason"] = "; ".join(filter(None, [row["reason"], f"no clip in common with {reference!r}"]))
             yield row
 
@@ -203,8 +208,13 @@ def _level(group: pd.DataFrame, values: pd.Series, bootstrap: Bootstrap) -> dict
     low, high = bootstrap.interval(matrix)
     mean = float(_prompt_means(matrix).mean()) if len(matrix) else math.nan
     seeds = group[TRAINING].nunique() if TRAINING in group and len(group) else 1
-    found = {"mean": mean, "ci_low": low, "ci_high": high, "n": len(values), "training_seeds": seeds}
+    found = {"mean": mean, "ci_low": low, "ci_high": high, "n": _clips(values), "training_seeds": seeds}
     return found | {"status": status, "reason": reason}
+
+
+def _clips(values: pd.Series) -> int:
+    """How many of the values are of clips, and not of an arm as a whole."""
+    return int((values.index.get_level_values("prompt_index") != WHOLE_ARM).sum())
 
 
 def _missing_status(left_out: pd.DataFrame) -> str:
@@ -245,11 +255,24 @@ def _difference(values: pd.Series, reference: pd.Series, bootstrap: Bootstrap) -
         mean=mean,
         low=low,
         high=high,
-        clips=len(pairs),
+        clips=_clips(pairs),
         prompts=len(by_prompt),
         effect_size=effect,
         training_seeds=max(len(mine), len(theirs), 1),
+        spread=spread if len(by_prompt) > 1 else math.nan,
+        of_seeds=_of_seeds(matrix) + (0.0 if less is None else _of_seeds(less)),
     )
+
+
+def _of_seeds(matrix: Matrix) -> float:
+    """Variance of the grand mean that columns add: what their means differ by, less what their residuals explain."""
+    prompts, seeds = matrix.shape
+    if seeds < 2 or prompts < 2:
+        return 0.0
+    columns, rows = np.nanmean(matrix, axis=0), np.nanmean(matrix, axis=1)
+    residual = matrix - columns - rows[:, None] + columns.mean()
+    noise = float(np.nansum(residual**2)) / ((prompts - 1) * (seeds - 1))
+    return max(0.0, float(columns.var(ddof=1)) - noise / prompts) / seeds
 
 
 def _paired(values: pd.Series, reference: pd.Series, same: bool) -> pd.Series:

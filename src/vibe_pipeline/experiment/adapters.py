@@ -44,7 +44,7 @@ class AdapterParams(Unfolded, TrainParams):
     """One row of `adapters`: a stage-2 adapter."""
 
     label: str = Field(description="what the report calls it")
-    start: Name = Field("stage1", description="a row of `stage1`, fused and frozen (Relay), or `base` (naive tuning)")
+    start: Name = Field("modality", description="a row of `stage1`, fused and frozen (Relay), or `base` (naive tuning)")
     objective: ObjectiveWeights = {"hfato": 1.0}  # noqa: RUF012  pydantic copies it
     degradation: DegradationParams = DegradationParams()
     attention: AttentionParams = AttentionParams(kind="gclf")

@@ -15,7 +15,23 @@ from vibe_pipeline.experiment.groups import Name, Params
 class EvaluationParams(Params):
     """What is scored, and how the figures are summarised."""
 
+    renamed = {  # noqa: RUF012
+        "vbench_cache": "folders.vbench_weights in globals.yml",
+        "vbench_env": "folders.vbench_env in globals.yml",
+    }
+
     vbench_dimensions: Annotated[tuple[str, ...], Field(min_length=1)]
+    overall_dimensions: Annotated[tuple[str, ...], Field(min_length=2)] = Field(
+        (
+            "subject_consistency",
+            "background_consistency",
+            "motion_smoothness",
+            "aesthetic_quality",
+            "imaging_quality",
+            "overall_consistency",
+        ),
+        description="VBench dimensions whose plain mean is `overall6`; these six fit the paper's “overall” best",
+    )
     flow_side: PositiveInt | None = Field(
         None, description="longest side in pixels that RAFT and AMT see, in every arm; None: clips as they are"
     )
@@ -28,6 +44,13 @@ class EvaluationParams(Params):
     bootstrap_samples: PositiveInt = 2000
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     seed: int = 0
+
+    @field_validator("overall_dimensions")
+    @classmethod
+    def _dimensions_differ(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+            raise ValueError(f"{twice[0]} stands twice: it would count double")
+        return names
 
     @field_validator("fine_band")
     @classmethod

@@ -1,12 +1,13 @@
 """`generation`: prompts, seeds and the native pass."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     Field,
     PositiveInt,
     field_validator,
+    model_validator,
 )
 
 from vibe_pipeline.experiment.groups import Params
@@ -15,8 +16,12 @@ from vibe_pipeline.experiment.groups import Params
 class GenerationParams(Params):
     """Prompts, seeds and the native pass."""
 
-    prompts: Literal["miniature", "vbench_standard", "vbench_subset", "vbench_custom"] | Path = Field(
-        description="the held-out captions, VBench's own list, or a file: .txt (one a line), .csv or .jsonl"
+    prompts: Literal["miniature", "vbench_standard", "vbench_subset", "vbench_custom", "4k_vbench"] | Path = Field(
+        description="the held-out captions, VBench's own list, that of `prompts_4k_vbench`, or a file: .txt (one a "
+        "line), .csv or .jsonl"
+    )
+    prompts_4k_vbench: Path | None = Field(
+        None, description="4K-VBench's list of 120 prompts, as T3-Video publishes it; only prompts: 4k_vbench reads it"
     )
     skip: Annotated[int, Field(ge=0)] = Field(0, description="prompts to pass over, from the top (not VBench's)")
     count: PositiveInt | None = Field(None, description="how many prompts after those; None: all, 128 of vbench_subset")
@@ -31,6 +36,14 @@ class GenerationParams(Params):
     native_source: Literal["base", "truth"] = Field("base", description="truth: true renders, for paired measurements")
     batch_size: PositiveInt = Field(1, description="clips denoised together")
     stop_after_preview: bool = Field(False, description="make native clips and their contact sheet, then stop")
+
+    @model_validator(mode="after")
+    def _list_is_named(self) -> Self:
+        if self.prompts == "4k_vbench" and self.prompts_4k_vbench is None:
+            raise ValueError(
+                "prompts 4k_vbench needs prompts_4k_vbench, the file 4K-VBench/4K-Vbench.json of zhangzjn/T3-Video"
+            )
+        return self
 
     @field_validator("seeds")
     @classmethod

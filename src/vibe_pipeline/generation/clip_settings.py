@@ -11,7 +11,7 @@ from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.denoiser import Sampling
-from vibe_pipeline.io.keys import file_sha256, folder_fingerprint
+from vibe_pipeline.io.keys import file_sha256, folder_fingerprint, weights_fingerprint
 from vibe_pipeline.io.manifests import AdapterManifest
 
 
@@ -42,14 +42,19 @@ def arm_settings(
     """
     # A field that came later and is off is left out, so that older clips count.
     off = {"detail_transfer"} if arm.detail_transfer is None else set()
-    return base_settings(model, generation) | {
-        "arm": arm.model_dump(mode="json", exclude={"label", "adapter"} | off),
-        "adapter": adapter.key if adapter else None,
-        "extra_adapters": [file_sha256(extra.path) for extra in arm.extra_adapters],
-        "stage1": fused_key(stage1.key, getattr(torch, model.dtype)) if stage1 else None,
-        "target": model.target.model_dump(),
-        "flow_shift": model.flow_shift,
-    }
+    own = {} if arm.transformer is None else {"transformer": weights_fingerprint(arm.transformer.path)}
+    return (
+        base_settings(model, generation)
+        | own
+        | {
+            "arm": arm.model_dump(mode="json", exclude={"label", "adapter", "transformer"} | off),
+            "adapter": adapter.key if adapter else None,
+            "extra_adapters": [file_sha256(extra.path) for extra in arm.extra_adapters],
+            "stage1": fused_key(stage1.key, getattr(torch, model.dtype)) if stage1 else None,
+            "target": model.target.model_dump(),
+            "flow_shift": model.flow_shift,
+        }
+    )
 
 
 def arm_sampling(arm: ArmParams, model: ModelParams, strength: float) -> Sampling:
@@ -61,9 +66,9 @@ def arm_sampling(arm: ArmParams, model: ModelParams, strength: float) -> Samplin
         strength: Share of the noise schedule that is run; see `methods.base.Method.strength`.
 
     Raises:
-        ValueError: A share of the steps that leaves none.
+        ValueError: A truncated schedule that leaves no step.
     """
-    sigmas = sigma_schedule(arm.steps, arm.flow_shift or model.flow_shift, strength, arm.steps_are)
+    sigmas = sigma_schedule(arm.steps, arm.flow_shift or model.flow_shift, strength, arm.strength_mode)
     return Sampling(sigmas, arm.scheduler, arm.guidance_scale)
 
 

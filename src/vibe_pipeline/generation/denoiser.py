@@ -59,7 +59,7 @@ class Denoiser:
         texts: Embeddings; those of every prompt are made here if they are not there yet.
         prompts: Every prompt that will be asked for.
         sampling: Noise levels, solver, guidance.
-        arm: Attention, extra adapters; None for the native pass.
+        arm: Attention, extra adapters, weights of its own; None for the native pass.
         adapter: Manifest of the arm's adapter.
         stage1: Manifest of the stage-1 adapter to keep (an ablation).
         attach: Gives the transformer the arm's attention; (denoiser, arm, native token grid).
@@ -84,7 +84,8 @@ class Denoiser:
         self.native = Scale.of(model.native)
         self.device, self.dtype = pick_device(model.device), getattr(torch, model.dtype)
         home = torch.device("cpu") if model.offload else self.device
-        self.transformer = load_transformer(self.checkpoint, home, self.dtype)
+        own = arm.transformer.path if arm is not None and arm.transformer is not None else None
+        self.transformer = load_transformer(self.checkpoint, home, self.dtype, own)
         self.vae = load_vae(self.checkpoint, home, model.tile, getattr(torch, model.vae_dtype))
         self.swim: FreeSwim | None = None
         self.refresh_every: int | None = None

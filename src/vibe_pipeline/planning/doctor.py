@@ -21,9 +21,10 @@ from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder
+from vibe_pipeline.planning.claims import check_claims
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
 from vibe_pipeline.planning.plan import Plan, make_plan
-from vibe_pipeline.planning.preflight import Check, check_claims, generation_checks, scoring_checks, weights_check
+from vibe_pipeline.planning.preflight import Check, generation_checks, scoring_checks, weights_check
 from vibe_pipeline.vbench.dimensions import canonical_name
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 from vibe_pipeline.vbench.readiness import Skipped, readiness
@@ -188,7 +189,10 @@ def _vbench(evaluation: EvaluationParams, generation: GenerationParams, folders:
 def _report(params: Mapping[str, Any], evaluation: EvaluationParams) -> Finding:
     """What the report puts to the test; the files were read with the parameters."""
     claims = Claims(params.get("claims", ()))
-    check_claims(claims, evaluation)
+    try:
+        check_claims(claims, evaluation)
+    except ValueError as error:
+        return Finding("report", "missing", str(error), "mend the claims or evaluation.overall_dimensions")
     tables = len(params.get("published", {}).get("tables", ()))
     return Finding("report", "ok", f"puts {len(claims.root)} claims to the test, beside {tables} published tables")
 

@@ -7,6 +7,7 @@ losses, VBench.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from vibe_pipeline.diffusion.checkpoint import tile_stride
@@ -14,6 +15,7 @@ from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
@@ -111,14 +113,24 @@ def make_plan(
         *validation_rows(costs, tables, generation),
         measures,
     )
-    return _described(costs, device.lower(), (image_note, *clip_notes, measure_note), rows)
+    own_bytes, own_notes = _own_transformers(tables, 2 * costs.parameters["transformer"])
+    notes = (image_note, *clip_notes, measure_note, *own_notes)
+    return _described(costs, device.lower(), own_bytes, notes, rows)
 
 
-def _described(costs: Costs, device: str, notes: tuple[str, ...], rows: tuple[PlanRow, ...]) -> Plan:
-    """The rows, with what they were computed for; `device` is its name in `planning.devices`."""
+def _described(costs: Costs, device: str, own: float, notes: tuple[str, ...], rows: tuple[PlanRow, ...]) -> Plan:
+    """The rows, with what they were computed for.
+
+    Args:
+        costs: What they were computed by.
+        device: Its name in `planning.devices`.
+        own: Bytes of transformers of arms' own.
+        notes: What the rows rest on.
+        rows: The jobs.
+    """
     numbers = costs.parameters
     # Weights as published: 16 bit but for the VAE.
-    weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"]
+    weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"] + own
     return Plan(
         model=costs.architecture.name,
         architecture=costs.architecture.source,
@@ -130,6 +142,20 @@ def _described(costs: Costs, device: str, notes: tuple[str, ...], rows: tuple[Pl
         notes=notes,
         rows=rows,
     )
+
+
+def _own_transformers(tables: Experiment, otherwise: float) -> tuple[float, tuple[str, ...]]:
+    """Bytes of the transformers that arms name, and what the plan says of them; `otherwise` as in `_own_bytes`."""
+    own = {arm.transformer.path for arm in tables.arms.values() if arm.transformer is not None}
+    size = sum(_own_bytes(path, otherwise) for path in own)
+    said = f"transformers of arms' own: {len(own)}, {size / 1e9:.1f} GB, each read after the base's"
+    return size, (said,) if own else ()
+
+
+def _own_bytes(path: Path, otherwise: float) -> float:
+    """Of a transformer's own weights; `otherwise` where they are not here yet."""
+    files = path.glob("*.safetensors") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file()) or otherwise
 
 
 def _count_images(data: DataParams, images: int | None) -> tuple[int, str]:

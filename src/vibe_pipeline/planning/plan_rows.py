@@ -173,7 +173,7 @@ def arm_row(
 ) -> PlanRow:
     """An arm's clips, by the workload of its method."""
     size, method = costs.model.target, method_of(arm)
-    disk, steps = clips * _clip_bytes(size), schedule_steps(arm.steps, method.strength(arm), arm.steps_are)
+    disk, steps = clips * _clip_bytes(size), schedule_steps(arm.steps, method.strength(arm), arm.strength_mode)
     load = method.workload(arm, steps)
     work = costs.encode(size) * load.encodes + costs.decode(size) * load.decodes
     if not load.forwards:
@@ -217,7 +217,10 @@ def arm_row(
 def arm_rows(costs: Costs, tables: Experiment, generation: GenerationParams, clips: int) -> Iterator[PlanRow]:
     """Every arm."""
     for name, arm in tables.arms.items():
-        yield arm_row(costs=costs, name=name, arm=arm, tables=tables, generation=generation, clips=clips)
+        try:
+            yield arm_row(costs=costs, name=name, arm=arm, tables=tables, generation=generation, clips=clips)
+        except ValueError as error:
+            raise ValueError(f"arms.{name}: {error}") from None
 
 
 def validation_rows(costs: Costs, tables: Experiment, generation: GenerationParams) -> Iterator[PlanRow]:

@@ -16,9 +16,9 @@ import pandas as pd
 
 from vibe_pipeline.diffusion.checkpoint import find_model, require_fitting_size, require_whole, tile_stride
 from vibe_pipeline.diffusion.foreign import HUB_ID
-from vibe_pipeline.diffusion.weights import Once, Shapes, linear_shapes, made
+from vibe_pipeline.diffusion.weights import Once, linear_shapes, made
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
+from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
@@ -34,11 +34,11 @@ from vibe_pipeline.generation.methods.external import measured_clips
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
-from vibe_pipeline.io.named import require_file, require_folder, require_no_file
+from vibe_pipeline.io.named import require_folder, require_no_file
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.vbench.dimensions import dimension_of
+from vibe_pipeline.planning.claims import check_claims
+from vibe_pipeline.planning.weight_files import extra_adapter, own_transformer
 from vibe_pipeline.vbench.prompts import INSTALL, clips_per_dimension
-from vibe_pipeline.vbench.totals import DIMENSIONS
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +82,14 @@ def generation_checks(
     ours = "set generation.prompts to vbench_subset or a file of prompts"
     yield Check("prompts", lambda: _prompts(prompts(), model), INSTALL if _needs_vbench(generation) else ours)
     for name, arm in arms.items():
+        if arm.transformer is not None:
+            field, path = f"arms.{name}.transformer", arm.transformer.path
+            fix = "give all weights of a transformer of the base's architecture, or leave `transformer` out"
+            yield Check(field, lambda path=path, field=field: own_transformer(path, field, model), fix)
         for extra in arm.extra_adapters:
             field = f"arms.{name}.extra_adapters"
             fix = f"kedro vibe import-adapter FILE --output DIR --base {model.path}, or mend the path"
-            yield Check(field, lambda extra=extra, field=field: _adapter(extra, field, layers), fix)
+            yield Check(field, lambda extra=extra, field=field: extra_adapter(extra, field, layers), fix)
         if arm.path is not None:
             fix = "put the other system's clips there, one for each prompt and seed"
             yield Check(f"arms.{name}.path", lambda n=name, arm=arm: _external(n, arm, prompts, model), fix)
@@ -217,17 +221,6 @@ def check_scoring(generation: GenerationParams, evaluation: EvaluationParams) ->
         log.warning("fewer than %d prompts cannot tell two arms apart: %s", fewest, ", ".join(few))
 
 
-def check_claims(claims: Claims, evaluation: EvaluationParams) -> None:
-    """Warn of claims on dimensions that will not be measured."""
-    asked = {dimension_of(name).name for name in evaluation.vbench_dimensions}
-    wanted = {metric for claim in claims.root for metric in claim.metrics} & set(DIMENSIONS)
-    if unasked := sorted(wanted - asked):
-        log.warning(
-            "there are claims on %s, which evaluation.vbench_dimensions does not ask for: they will not be measured",
-            ", ".join(unasked),
-        )
-
-
 def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[str]) -> None:
     """Check what the nodes of a run will need, by their tags."""
     if tags & {"data_processing", "relay_stage2"}:
@@ -275,16 +268,6 @@ def _prompts(prompts: pd.DataFrame, model: ModelParams) -> str:
 
 def _needs_vbench(generation: GenerationParams) -> bool:
     return isinstance(generation.prompts, str) and generation.prompts.startswith("vbench_")
-
-
-def _adapter(extra: ExtraAdapter, field: str, layers: Callable[[], Shapes]) -> str:
-    from vibe_pipeline.diffusion.lora import check_adapter  # with peft and diffusers: for arms that have such a file
-
-    try:
-        changed = check_adapter(require_file(extra.path, field), layers())
-    except ValueError as error:
-        raise ValueError(str(error) if str(error).startswith(field) else f"{field}: {error}") from error
-    return f"{extra.path}, {changed} layers"
 
 
 def _external(name: str, arm: ArmParams, prompts: Callable[[], pd.DataFrame], model: ModelParams) -> str:

@@ -80,6 +80,7 @@ class Origin:
             "quarantined images": self.quarantined,
             "training seconds": self._training_seconds(),
             "seconds per clip": {name: round(s, 2) for name, s in clips.groupby("arm")["seconds"].mean().items()},
+            "overall dimensions": ", ".join(self.evaluation.overall_dimensions),
             "vbench": self.vbench,
         }
 

@@ -265,20 +265,6 @@ def missing(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[dict[str
     return lines
 
 
-def tally(table: pd.DataFrame, arm: str, references: Collection[str]) -> str:
-    """On how many measures an arm is clearly better or worse than the reference, as a sentence part."""
-    if table.empty or arm not in set(table["arm"]):
-        return "not in this run"
-    if arm in references:
-        return "our reference"
-    rows = table[(table["arm"] == arm) & is_scored(table) & table["direction"].isin(["higher", "lower"])]
-    if rows.empty:
-        return "not scored"
-    verdicts = [against_reference(row) for _, row in rows.iterrows()]
-    worse, better = verdicts.count("worse"), verdicts.count("better")
-    return f"worse on {worse}, better on {better}, unclear on {len(verdicts) - worse - better} of {len(verdicts)}"
-
-
 def unbeaten_upsampling(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[str]:
     """Labels of the metrics on which no arm that runs the model has a better mean than plain upsampling."""
     plain = [a for a in arms if bound_of(a, arms) == "floor"]

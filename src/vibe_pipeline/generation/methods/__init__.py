@@ -53,6 +53,8 @@ def _check(arm: ArmParams) -> None:
     method = method_of(arm)
     if (arm.adapter or arm.extra_adapters) and not method.runs_transformer:
         raise ValueError(f"method {arm.method!r} runs no transformer: an adapter would do nothing")
+    if arm.transformer is not None and not method.runs_transformer:
+        raise ValueError(f"method {arm.method!r} runs no transformer: weights of its own would do nothing")
     for field in sorted(frozenset().union(*(m.own_fields for m in METHODS.values())) - method.own_fields):
         if getattr(arm, field) is not None:
             owners = " and ".join(m.name for m in METHODS.values() if field in m.own_fields)

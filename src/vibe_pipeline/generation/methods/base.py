@@ -158,14 +158,17 @@ class DenoisingMethod(Method):
     runs_transformer = True
 
     def check(self, arm: ArmParams) -> None:
-        """A share of the steps leaves at least one."""
-        if arm.steps_are == "share" and int(self.strength(arm) * arm.steps) < 1:
-            raise ValueError(f"steps_are share: strength {arm.strength} of {arm.steps} steps leaves none: raise either")
+        """A truncated schedule leaves at least one step."""
+        if arm.strength_mode == "truncated" and int(self.strength(arm) * arm.steps) < 1:
+            raise ValueError(
+                f"strength_mode truncated: strength {arm.strength} of {arm.steps} steps leaves none: raise either"
+            )
 
     def describe(self, arm: ArmParams) -> str:
-        """Adapter, attention, start, steps, solver, guidance."""
-        share = arm.steps_are == "share" and self.strength(arm) < 1
+        """Weights of its own, adapter, attention, start, steps, solver, guidance."""
+        truncated = arm.strength_mode == "truncated" and self.strength(arm) < 1
         parts = {
+            f"transformer {arm.transformer.path.stem}" if arm.transformer else "": arm.transformer is not None,
             f"adapter {arm.adapter}" if arm.adapter else "no adapter": True,
             **self.said(arm),
             "stage 1 kept": arm.keep_stage1,
@@ -173,7 +176,7 @@ class DenoisingMethod(Method):
             f"full path every {arm.refresh_every} steps": arm.refresh_every is not None,
             f"{attention_words(arm.attention)} attention": True,
             f"strength {arm.strength:g}" if self.second_pass else "from noise": True,
-            f"{int(self.strength(arm) * arm.steps)} of {arm.steps} steps" if share else f"{arm.steps} steps": True,
+            f"{int(self.strength(arm) * arm.steps)} of {arm.steps} steps" if truncated else f"{arm.steps} steps": True,
             "UniPC": arm.scheduler == "unipc",
             f"flow shift {arm.flow_shift or 0:g}": arm.flow_shift is not None,
             f"guidance {arm.guidance_scale:g}": arm.guidance_scale != 1,
