@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,7 +40,7 @@ from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.runtime.deadline import require_time
 
 def work(group, on_log, how):
-    on_log([{"step": 1, "rank": group.rank}])
+    on_log([{"step": 1, "rank": group.rank, "pid": os.getpid()}])
     group.wait()
     if how == "wait":
         time.sleep(600)
@@ -162,6 +163,41 @@ def test_an_error_of_the_log_ends_all(tmp_path, monkeypatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_processes(workers_that_wait.work, ("wait",), 2, CPU, fail)
     assert not multiprocessing.active_children()
+
+
+PARENT = """
+import sys
+import torch
+sys.path.insert(0, sys.argv[1])
+import workers_of_a_parent
+from vibe_pipeline.training.distributed import run_processes
+
+if __name__ == "__main__":
+    say = lambda records: print(records[0]["pid"], flush=True)
+    run_processes(workers_of_a_parent.work, ("wait",), 2, torch.device("cpu"), say)
+"""
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux which processes live")
+def test_a_killed_parent_leaves_no_process_behind(tmp_path: Path) -> None:
+    (tmp_path / "workers_of_a_parent.py").write_text(WORK)
+    (tmp_path / "parent.py").write_text(PARENT)
+    command = [sys.executable, str(tmp_path / "parent.py"), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+        pids = [int(parent.stdout.readline()) for _ in range(2)]
+        assert all(map(lives, pids))
+        parent.kill()
+    end = time.monotonic() + 60
+    while any(map(lives, pids)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(map(lives, pids))
 
 
 def test_a_process_out_of_time_stops_all_as_a_run_that_goes_on(tmp_path, monkeypatch) -> None:
