@@ -16,11 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vibe_pipeline.diffusion.attention import AttentionSettings, kind_of
 from vibe_pipeline.diffusion.attention.geometry import Grid, NativeGrid
 from vibe_pipeline.diffusion.checkpoint import tile_stride
+from vibe_pipeline.diffusion.headers import read_header
 from vibe_pipeline.diffusion.weights import on_meta
 
 if TYPE_CHECKING:
@@ -33,8 +35,6 @@ STAGES |= {"attn1.to_q": 0, "attn1.to_k": 0, "attn1.to_v": 0, "ffn.net.2": 5}
 Position = tuple[int, int]
 """(block, stage within it): how far along the data's way a layer stands."""
 END: Position = (10**9, 1)
-Shape = tuple[int, int]
-"""(d_in, d_out) of a linear layer."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class AdapterLayers:
         return sum(rank * (d_in + d_out) for rank, d_in, d_out in self.layers.values())
 
 
-def linear_layers(config: Mapping[str, Any]) -> dict[str, Shape]:
-    """Every linear layer of a Wan transformer by its name in diffusers."""
+def linear_layers(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """(d_in, d_out) of every linear layer of a Wan transformer, by its name in diffusers."""
     dim, ffn = config["num_attention_heads"] * config["attention_head_dim"], config["ffn_dim"]
     block = {f"attn{i}.{part}": (dim, dim) for i in (1, 2) for part in ("to_q", "to_k", "to_v", "to_out.0")}
     block |= {"ffn.net.0.proj": (dim, ffn), "ffn.net.2": (ffn, dim)}
@@ -105,6 +105,20 @@ def adapter_layers(
     if not chosen:
         raise ValueError(f"lora.targets {list(targets)} match no linear layer of the transformer")
     return AdapterLayers(chosen, trained)
+
+
+def layers_of_file(path: Path) -> AdapterLayers:
+    """Of an adapter file, by its header; of one that is not there (yet), nothing.
+
+    Raises:
+        ValueError: It is not a safetensors file.
+    """
+    if not path.is_file():
+        return AdapterLayers({})
+    shapes = read_header(path).shapes
+    downs = {k.split(".lora_A.")[0]: shape for k, shape in shapes.items() if ".lora_A." in k and len(shape) == 2}
+    ups = {name: shapes.get(f"{name}.lora_B.weight") for name in downs}
+    return AdapterLayers({name: (*downs[name], up[0]) for name, up in ups.items() if up is not None})
 
 
 def keys_by_layer(settings: AttentionSettings, grid: Grid, native: NativeGrid | None, layers: int) -> list[float]:

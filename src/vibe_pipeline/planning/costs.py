@@ -1,6 +1,6 @@
 """Time and memory of the single jobs of a run: a training step, a forward, a VAE call, a prompt."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -14,9 +14,9 @@ from vibe_pipeline.diffusion.flops import (
     adapter_layers,
     count_flops,
     keys_by_layer,
+    layers_of_file,
     text_flops,
 )
-from vibe_pipeline.diffusion.headers import read_header
 from vibe_pipeline.diffusion.precision import fuses_exactly
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
@@ -27,6 +27,7 @@ from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.planning.architecture import Architecture, Grid
 from vibe_pipeline.planning.devices import Device
 from vibe_pipeline.planning.figures import Figures
+from vibe_pipeline.planning.measure_costs import network_teraflops
 
 if TYPE_CHECKING:
     import torch
@@ -54,20 +55,6 @@ class Work:
 
 Adapter = LoraParams | Path
 """One that the run trains, or the file of another."""
-
-
-def _layers_of_file(path: Path) -> AdapterLayers:
-    """Of an adapter file, by its header; of one that is not there (yet), nothing.
-
-    Raises:
-        ValueError: It is not a safetensors file.
-    """
-    if not path.is_file():
-        return AdapterLayers({})
-    shapes = read_header(path).shapes
-    downs = {k.split(".lora_A.")[0]: shape for k, shape in shapes.items() if ".lora_A." in k and len(shape) == 2}
-    ups = {name: shapes.get(f"{name}.lora_B.weight") for name in downs}
-    return AdapterLayers({name: (*downs[name], up[0]) for name, up in ups.items() if up is not None})
 
 
 def _memory() -> ModuleType:
@@ -254,7 +241,7 @@ class Costs:
 
     def _layers(self, adapter: Adapter) -> AdapterLayers:
         if isinstance(adapter, Path):
-            return self._once(("file", adapter), lambda: _layers_of_file(adapter))
+            return self._once(("file", adapter), lambda: layers_of_file(adapter))
         return adapter_layers(self.architecture.transformer, adapter.targets, adapter.rank)
 
     def _keys_by_layer(self, size: ClipSize, attention: AttentionParams) -> list[float]:
@@ -279,6 +266,10 @@ class Costs:
         calls = self._once(("vae calls",), lambda: VaeFlops(self.architecture.vae, self.model.tile))
         call = calls.decode if decode else calls.encode
         return self._work(self._kept(("vae", latent, decode), lambda: call(latent)), self.model.vae_dtype, True)
+
+    def networks(self, size: ClipSize, extra: Collection[str]) -> Work:
+        """Networks of the measures that `evaluation.extra_measures` names, on one clip, in 32 bit."""
+        return self._work(1e12 * network_teraflops(size, extra), "float32", convolutions=True)
 
     def _work(self, operations: float, dtype: str, convolutions: bool = False) -> Work:
         teraflops = operations / 1e12

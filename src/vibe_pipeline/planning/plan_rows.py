@@ -1,7 +1,7 @@
 """The jobs of a run, one row each: how often, and the work, time, memory and disk of one."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -15,17 +15,11 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, stage1_of
+from vibe_pipeline.planning.measure_costs import measuring_memory, measuring_seconds
+from vibe_pipeline.planning.network_costs import network_cost
 
 FULL = AttentionParams()
 STAGE1 = "Velocity loss on low-resolution images"
-
-MEASURE_SECONDS = 0.16
-"""Processor seconds of our own measures a megapixel of every frame, over half of it decoding: benchmarks/measures.py on
-noisy lossless clips of 1408x2560 and 2176x3840, two cores of a shared machine."""
-MEASURE_CORES = 2  # a decoder beside the measures
-MEASURE_FRAMES = 4
-"""Pictures in 32-bit floats that measuring holds beside the interpreter, however long the clip: 2.1 to 2.5 as measured,
-and a true render."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +170,11 @@ def arm_row(
     disk, steps = clips * _clip_bytes(size), schedule_steps(arm.steps, method.strength(arm), arm.strength_mode)
     load = method.workload(arm, steps)
     work = costs.encode(size) * load.encodes + costs.decode(size) * load.decodes
+    work += costs.encode(costs.model.native) * load.native_encodes
     if not load.forwards:
         peak = _vae_peak(costs, size) + CONTEXT_BYTES if load.encodes or load.decodes else 0.0
+        if load.network is not None and (found := network_cost(costs, load.network)):
+            work, peak = work + found.work, CONTEXT_BYTES + found.memory
         return PlanRow.of(
             group="arm",
             name=name,
@@ -191,6 +188,9 @@ def arm_row(
     adapters = costs.arm_adapters(arm, tables)
     for attention, times in load.forwards:
         work += costs.forward(size, attention, adapters) * times
+    for height, width, attention, times in load.earlier:
+        smaller = size.model_copy(update={"height": height, "width": width})
+        work += costs.forward(smaller, attention, adapters) * times
     tokens, keys = costs.keys(size, FULL), costs.keys(size, arm.attention)
     extra = sum(map(costs.adapter_bytes, adapters))
     if load.keeps_cross_attention and not costs.model.offload:
@@ -239,12 +239,11 @@ def validation_rows(costs: Costs, tables: Experiment, generation: GenerationPara
             yield replace(made, group="validation", label=f"Validation clips, {times} times {row.validation_clips}")
 
 
-def measures_row(size: ClipSize, clips: int) -> tuple[PlanRow, str]:
+def measures_row(size: ClipSize, clips: int, extra: Collection[str] = ()) -> tuple[PlanRow, str]:
     """Our own measures of every arm's clips, on processors while the device idles, and what that rests on."""
     cores = os.cpu_count() or 1
-    megapixels = size.height * size.width * size.frames / 1e6
-    work = Work(0.0, MEASURE_SECONDS * megapixels / min(cores, MEASURE_CORES))
-    memory = MEASURE_FRAMES * 12.0 * size.height * size.width / 1e9
+    work = Work(0.0, measuring_seconds(size, cores, extra))
+    memory = measuring_memory(size, extra) / 1e9
     note = f"our measures: on the {cores} cores of this machine, an arm at a time; {memory:.1f} GB of main memory"
     return PlanRow.of(
         group="measures",
@@ -254,6 +253,14 @@ def measures_row(size: ClipSize, clips: int) -> tuple[PlanRow, str]:
         count=clips,
         work=work,
     ), note
+
+
+def network_measures_row(costs: Costs, clips: int, extra: Collection[str]) -> Iterator[PlanRow]:
+    """Networks of the measures that are asked for by name, on the device; nothing where none is."""
+    if (work := costs.networks(costs.model.target, extra)).teraflops:
+        yield PlanRow.of(
+            work, group="measures", name="networks", label="Measures by networks", unit="clip", count=clips
+        )
 
 
 def _passes(guidance_scale: float) -> int:
