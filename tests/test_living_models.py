@@ -17,10 +17,13 @@ from kedro.framework.startup import bootstrap_project
 from transformers import UMT5EncoderModel
 
 from tests.conf_files import read_conf, write_conf
+from tests.wan_names import randomise, write_wan_file
+from vibe_pipeline.diffusion.lifetime import released
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.generation import denoiser
 from vibe_pipeline.generation.render import arm_clips, native_clips
+from vibe_pipeline.io.manifests import AdapterManifest
 
 ROOT = Path(__file__).parents[1]
 PARTS = (WanTransformer3DModel, AutoencoderKLWan, UMT5EncoderModel)
@@ -33,6 +36,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "naive": {"adapter": "naive", "detail_transfer": 1.0},
     "window": {"attention": WINDOW, "scheduler": "unipc"},
     "direct": {"method": "direct"},
+    "t3": {"method": "direct", "attention": {"kind": "t3", "groups": [[2, 1, 1], [1, 2, 3]]}},  # weights of its own
     "freeswim": SWIM,
     "freeswim_cached": SWIM | {"refresh_every": 2},
     "truth": {"method": "truth"},
@@ -77,8 +81,9 @@ def census(monkeypatch: pytest.MonkeyPatch) -> Iterator[Census]:
     gc.enable()
 
 
-def project(folder: Path, model: dict[str, Any]) -> Path:
+def project(folder: Path, model: dict[str, Any], own: Path) -> Path:
     """A copy of the project with a tiny model in 16 bit, two adapters, and arms of every kind."""
+    arms = ARMS | {"t3": ARMS["t3"] | {"transformer": {"path": str(own)}}}
     shutil.copytree(ROOT / "conf", folder / "conf")
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", ".telemetry"):
@@ -89,12 +94,12 @@ def project(folder: Path, model: dict[str, Any]) -> Path:
     stage2 = TRAINING | {"attention": GCLF, "validate_every": 1}
     params |= {
         "model": model,
-        "stage1": {"stage1": TRAINING},
+        "stage1": {"modality": TRAINING},
         "adapters": {
             "full": stage2 | {"label": "full", "gradient_checkpointing": True},
             "naive": stage2 | {"label": "naive", "start": "base"},
         },
-        "arms": {name: {"label": name, "steps": 2, "guidance_scale": 1.0} | arm for name, arm in ARMS.items()},
+        "arms": {name: {"label": name, "steps": 2, "guidance_scale": 1.0} | arm for name, arm in arms.items()},
     }
     high, low = ({k: model[which][k] for k in ("height", "width")} for which in ("target", "native"))
     params["data"] |= {"count": 6, "held_out": 2, "low": low, "high": high}
@@ -106,7 +111,11 @@ def project(folder: Path, model: dict[str, Any]) -> Path:
 
 def test_a_run_never_holds_two_transformers(wan22, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, census) -> None:
     model = wan22.model(dtype="bfloat16", text_length=16).model_dump(mode="json")
-    folder = project(tmp_path / "project", model)
+    with released(wan22.transformer()) as other:
+        own = write_wan_file(randomise(other, 1), tmp_path / "t3.safetensors")
+    del other
+    folder = project(tmp_path / "project", model, own)
+    census.loads.clear()
     dimensions, forward = set(), WanTransformer3DModel.forward
 
     def watched(self: WanTransformer3DModel, x: torch.Tensor, timestep: torch.Tensor, *rest: Any, **more: Any) -> Any:
@@ -149,8 +158,13 @@ def test_an_arm_that_fails_leaves_no_weights_in_its_traceback(
     with pytest.raises(RuntimeError, match="disk is full") as error:
         arm_clips("a", arm, native, None, None, wan21.model(), generation, tmp_path)
     assert error.traceback and census.bytes() == 0
-    absent = {"name": "d2", "key": "k", "path": str(tmp_path / "absent.safetensors")}
+    absent = AdapterManifest(name="d2", key="k", path=tmp_path / "absent.safetensors")
     other = arm.model_copy(update={"adapter": "d2"})
     with pytest.raises(ValueError, match="absent") as error:
         arm_clips("b", other, native, absent, None, wan21.model(), generation, tmp_path)
+    assert error.traceback and census.bytes() == 0
+    (tmp_path / "t3.safetensors").write_bytes(b"<html")
+    other = ArmParams(label="c", method="direct", steps=1, transformer={"path": tmp_path / "t3.safetensors"})
+    with pytest.raises(ValueError, match="a web page") as error:
+        arm_clips("c", other, native, None, None, wan21.model(), generation, tmp_path)
     assert error.traceback and census.bytes() == 0

@@ -31,21 +31,25 @@ def test_a_schedule_falls_from_the_shifted_strength_to_zero(strength: float, shi
 
 
 @pytest.mark.parametrize(("steps", "strength"), [(50, 0.7), (10, 0.75), (10, 0.25), (100, 0.29), (3, 1.0), (7, 0.5)])
-def test_share_keeps_the_steps_that_diffusers_keeps(steps: int, strength: float) -> None:
+def test_truncated_keeps_the_steps_that_diffusers_keeps(steps: int, strength: float) -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
     scheduler.set_timesteps(sigmas=torch.linspace(1, 0, steps + 1)[:-1].tolist())
     pipeline = WanVideoToVideoPipeline.__new__(WanVideoToVideoPipeline)
     object.__setattr__(pipeline, "scheduler", scheduler)
     timesteps, kept = pipeline.get_timesteps(steps, scheduler.timesteps, strength, "cpu")
-    sigmas = sigma_schedule(steps, 1.0, strength, "share")
+    sigmas = sigma_schedule(steps, 1.0, strength, "truncated")
     assert len(sigmas) - 1 == kept == len(timesteps)
     torch.testing.assert_close(1000 * sigmas[:-1], timesteps)
-    torch.testing.assert_close(sigma_schedule(steps, 5.0, strength, "share"), shift_sigma(sigmas, 5.0))
+    torch.testing.assert_close(sigma_schedule(steps, 5.0, strength, "truncated"), shift_sigma(sigmas, 5.0))
 
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
-    [({"strength": 0.0}, "0.0"), ({"strength": 1.2}, "1.2"), ({"strength": 0.1, "steps_are": "share"}, "leaves none")],
+    [
+        ({"strength": 0.0}, "0.0"),
+        ({"strength": 1.2}, "1.2"),
+        ({"strength": 0.1, "strength_mode": "truncated"}, "leaves none"),
+    ],
 )
 def test_a_strength_that_cannot_be_is_refused(kwargs: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -76,6 +76,42 @@ def test_few_prompts_cannot_tell() -> None:
     assert Bootstrap(confidence=0.5).fewest_pairs == 2
 
 
+def test_by_at_least_so_much() -> None:
+    """The whole interval has to lie beyond it; one between it and 0 speaks against the claim."""
+    table = scores(noise=DOWN, detail=UP)  # means of -1 and 1, intervals about .4 wide
+    verdicts = {
+        limit: evaluate_claim(CLAIM.model_copy(update={"at_least": {"noise": limit, "detail": limit}}), table)
+        for limit in (0.5, 1.05, 2.0)
+    }
+    assert {limit: j.verdict for limit, j in verdicts.items()} == {0.5: HOLDS, 1.05: OPEN, 2.0: FAILS}
+    assert verdicts[1.05].evidence[0].reason == "the interval of the difference contains -1.05"
+    assert verdicts[1.05].evidence[1].reason == "the interval of the difference contains 1.05"
+    assert verdicts[2.0].evidence[1].reason == "the gain is below 2"
+    assert "-0" not in compare_on_metric(scores(noise=MIXED), "a", "b", "noise", "lower").reason
+
+
+@pytest.mark.parametrize("field", ["at_least", "smallest"])
+def test_limits_are_of_the_claims_own_metrics(field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} names 'nois'"):
+        Claim(name="c", statement="s", arm="a", other="b", metrics={"noise": "lower"}, **{field: {"nois": 1.0}})
+
+
+def test_what_cannot_be_told_says_how_many_prompts_would_tell_it() -> None:
+    slight = [-1.0, 1.2] * 5
+    evidence = compare_on_metric(scores(detail=slight), "a", "b", "detail", "higher")
+    assert evidence.verdict == OPEN and evidence.difference == pytest.approx(0.1)
+    assert evidence.needed == pytest.approx(7.849 * (np.std(slight, ddof=1) / 0.1) ** 2, rel=0.01)
+    against = compare_on_metric(scores(detail=slight), "a", "b", "detail", "higher", at_least=0.3)
+    assert against.needed == pytest.approx(7.849 * (np.std(slight, ddof=1) / 0.2) ** 2, rel=0.01)
+    assert compare_on_metric(scores(detail=UP), "a", "b", "detail", "higher").needed is None
+
+
+def test_a_figure_of_a_whole_arm_decides_nothing() -> None:
+    table = scores(total=[1.0]).assign(prompt_index=-1, seed=-1)
+    evidence = compare_on_metric(table, "a", "b", "total", "higher")
+    assert (evidence.verdict, evidence.reason) == (OPEN, "one figure an arm has no interval")
+
+
 def test_seeds_of_a_prompt_are_averaged_and_intervals_are_reproducible() -> None:
     one = scores(noise=DOWN)
     two = pd.concat([one, one.assign(seed=1)])

@@ -22,7 +22,7 @@ def tables(adapter: dict[str, Any], reference: str = "full", **more: dict[str, A
     }
     return experiment_of(
         {
-            "stage1": {"stage1": {}},
+            "stage1": {"modality": {}},
             "adapters": {"full": {"label": "Relay"} | adapter, **more.get("adapters", {})},
             "arms": arms | more.get("arms", {}),
             "evaluation": {"reference_arm": reference},

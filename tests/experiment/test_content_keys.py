@@ -10,18 +10,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from tests.diffusion.rrdb_files import real_esrgan_file
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.experiment.adapters import AdapterParams
-from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.origin import Unfolded
+from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.experiment.training import LoraParams, OptimiserParams, TrainParams
 from vibe_pipeline.generation import denoiser, render
 from vibe_pipeline.generation.render import arm_clips, native_clips
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.video import write_lossless
-from vibe_pipeline.training.stages import stage2_folder
+from vibe_pipeline.training.stages import stage2_job
 
 PROMPT = "a striped red circle moving left over woven navy"
 ORIGIN = set(Unfolded.model_fields)
@@ -36,13 +40,18 @@ ARM_CHANGES: dict[str, Any] = {
     "flow_shift": 3.0,
     "strength": 0.6,
     "steps": 3,
-    "steps_are": "share",
+    "strength_mode": "truncated",
     "guidance_scale": 4.0,
     "detail_transfer": 0.5,
+    "enlarge": "latent",
+    "rope": {"kind": "ntk"},
+    "sharpen": {"amount": 0.5},
 }
 ATTENTION_CHANGES: dict[str, Any] = {"kind": "gclf", "half_window": (2, 2), "scale": "freeswim"}
-# Only with another method, and shown by tests of it: refresh_every, path. extra_adapters has a test of its own.
-ARM_ELSEWHERE = {"label", "refresh_every", "path", "extra_adapters"}
+# Only with another method, and shown by its tests: refresh_every, path, stages. Files have tests of their own.
+ARM_ELSEWHERE = {"label", "refresh_every", "path", "stages", "extra_adapters", "transformer", "sr"}
+ARM_HARMLESS = {"optional"}
+SR_CHANGES: dict[str, Any] = {"tile": 64, "overlap": 33, "dtype": "bfloat16"}
 MODEL_CHANGES: dict[str, Any] = {
     "dtype": "bfloat16",
     "text_length": 14,
@@ -58,7 +67,16 @@ NATIVE_CHANGES: dict[str, Any] = {
     "native_scheduler": "unipc",
     "native_source": "truth",
 }
-CHOICE = {"prompts", "skip", "count", "prompt_dimensions", "subset_seed", "seeds", "shard"}  # a prompt has its own key
+CHOICE = {
+    "prompts",
+    "prompts_4k_vbench",
+    "skip",
+    "count",
+    "prompt_dimensions",
+    "subset_seed",
+    "seeds",
+    "shard",
+}  # a prompt has its own key
 GENERATION_HARMLESS = {"batch_size", "stop_after_preview"}
 TRAIN_CHANGES: dict[str, Any] = {
     "steps": 5,
@@ -115,6 +133,9 @@ class Blank:
 
     from_noise = refine
 
+    def cascade(self, rows: list[dict[str, Any]], size: Any, stages: Any) -> torch.Tensor:
+        return self.refine(rows, size)
+
 
 @pytest.fixture
 def blank(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +150,7 @@ def arm_key(wan21, tmp_path: Path, blank: None) -> Any:
     path = str(write_lossless(tmp_path / "native.mp4", clip, 8))
 
     def key(arm: dict | None = None, model: dict | None = None, generation: dict | None = None, **row: Any) -> str:
-        stage1, second = ({"key": row.pop(n, n), "name": n, "path": "none"} for n in ("d1", "d2"))
+        stage1, second = (AdapterManifest(key=row.pop(n, n), name=n, path="none") for n in ("d1", "d2"))
         place = {"prompt_index": 0, "prompt": PROMPT, "seed": 0, "key": "n", "path": path, "seconds": 1.0} | row
         chosen, native = ArmParams(**ARM | (arm or {})), pd.DataFrame([place])
         kept = (second if chosen.adapter else None, stage1)
@@ -140,8 +161,16 @@ def arm_key(wan21, tmp_path: Path, blank: None) -> Any:
     return key
 
 
+def test_of_an_arms_own_transformer_its_content_counts(arm_key, tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.safetensors" for name in ("one", "copy", "other")}
+    for name, content in (("one", b"weights"), ("copy", b"weights"), ("other", b"WEIGHTS")):
+        files[name].write_bytes(content)
+    keys = {name: arm_key(arm={"transformer": {"path": str(file)}}) for name, file in files.items()}
+    assert keys["one"] == keys["copy"] and len({arm_key(), *keys.values()}) == 3
+
+
 def test_of_an_arms_clips(arm_key, wan21) -> None:
-    assert ARM_CHANGES.keys() | ARM_ELSEWHERE == set(ArmParams.model_fields) - ORIGIN
+    assert ARM_CHANGES.keys() | ARM_ELSEWHERE | ARM_HARMLESS == set(ArmParams.model_fields) - ORIGIN
     assert MODEL_CHANGES.keys() | MODEL_HARMLESS | {"path", "native", "target"} == set(ModelParams.model_fields)
     keys = {"as it is": arm_key()}
     keys |= {f"arm {name}": arm_key(arm={name: value}) for name, value in ARM_CHANGES.items()}
@@ -149,6 +178,15 @@ def test_of_an_arms_clips(arm_key, wan21) -> None:
         f"attention {n}": arm_key(arm={"attention": ARM["attention"] | {n: v}}) for n, v in ATTENTION_CHANGES.items()
     }
     keys |= {"pool": arm_key(arm={"attention": {"kind": "gclf", "pool": 4}})}
+    ropes = [{"kind": "ntk", "alpha": (1, 25, 25)}, {"kind": "ar"}, {"kind": "ar", "reach": "native"}]
+    ropes += [{"kind": "ar", "near": (1, 1)}, {"kind": "ar", "tile": (2, 2)}]
+    keys |= {f"rope {rope}": arm_key(arm={"rope": rope}) for rope in ropes}
+    size = {"height": 32, "width": 48}
+    stages = [size, {"height": 64, "width": 48}, size | {"steps": 3}, size | {"flow_shift": 7.0}]
+    stages += [size | {"attention": {"kind": "window"}}, size | {"rope": {"kind": "ntk"}}]
+    keys |= {f"stage {s}": arm_key(arm={"method": "cascade", "stages": [s]}) for s in stages}
+    again = [[size, size | more] for more in ({}, {"strength": 0.5}, {"strength_mode": "all_steps"})]
+    keys |= {f"stages {s}": arm_key(arm={"method": "cascade", "stages": s}) for s in again}
     keys |= {f"model {name}": arm_key(model={name: value}) for name, value in MODEL_CHANGES.items()}
     keys |= {"target": arm_key(model={"target": {"height": 96, "width": 144, "frames": 5}})}
     keys |= {"fps": arm_key(model={"target": wan21.model().target.model_dump() | {"fps": 16.0}})}
@@ -158,6 +196,7 @@ def test_of_an_arms_clips(arm_key, wan21) -> None:
     keys |= {"negative prompt": arm_key(generation={"negative_prompt": "noise"})}
     assert len(set(keys.values())) == len(keys), sorted(keys.items(), key=lambda item: item[1])
     same = {"label": arm_key(arm={"label": "b"}), "unused stage 1": arm_key(d1="other")}
+    same |= {"optional": arm_key(arm={"optional": True})}
     same |= {"offload": arm_key(model={"offload": True}), "threads": arm_key(model={"threads": 1})}
     same |= {"batch": arm_key(generation={"batch_size": 3})}
     same |= {"a renamed adapter": arm_key(arm={"adapter": "renamed"})}  # its content has a key of its own
@@ -172,13 +211,39 @@ def test_of_extra_adapters(arm_key, wan21, tmp_path: Path) -> None:
         lora.add_adapter(transformer, "x", 2, 2.0, ("to_q",), seed)
         paths.append(lora.save_adapter(transformer, "x", tmp_path / str(i)))
 
-    def key(path: Path, weight: float = 1.0) -> str:
-        return arm_key(arm={"extra_adapters": [{"path": path, "weight": weight}]})
+    def key(path: Path, weight: float = 1.0, differences: bool = False) -> str:
+        return arm_key(arm={"extra_adapters": [{"path": path, "weight": weight, "differences": differences}]})
 
     assert len({arm_key(), key(paths[0]), key(paths[0], 0.5), key(paths[2])}) == 4
+    beside, fused = ExtraAdapter(path=paths[2]).differences_path, []
+    for value in (0.0, 1.0):
+        save_file({"proj_out.bias": torch.full((64,), value)}, beside)
+        assert key(paths[2]) not in fused, "not asked for"
+        fused.append(key(paths[2], differences=True))
+    assert len({*fused, key(paths[2])}) == 3
     before = key(paths[0])
     paths[0].write_bytes(paths[2].read_bytes())
     assert key(paths[0]) != before, "another file under the same name"
+
+
+def test_of_super_resolution(arm_key, wan21, tmp_path: Path) -> None:
+    """By the network's content, wherever its file lies, and by how it is run."""
+    assert SR_CHANGES.keys() | {"weights"} == set(SuperResolutionParams.model_fields)
+    path, moved, other = (real_esrgan_file(tmp_path / str(i), seed=seed) for i, seed in enumerate((0, 0, 1)))
+
+    def key(weights: Path = path, model: dict | None = None, **changes: Any) -> str:
+        sr = {"weights": weights, "tile": 66} | changes
+        return arm_key(arm={"method": "sr", "adapter": None, "sr": sr}, model=model)
+
+    keys = {
+        "as it is": key(),
+        "network": key(other),
+        "no network": arm_key(arm={"method": "upsample", "adapter": None}),
+    }
+    keys |= {name: key(**{name: value}) for name, value in SR_CHANGES.items()}
+    keys |= {"model": key(model={"dtype": "bfloat16"})}
+    assert len(set(keys.values())) == len(keys), keys
+    assert key(moved) == keys["as it is"]
 
 
 def test_of_native_clips(wan21, tmp_path: Path, blank: None) -> None:
@@ -206,8 +271,11 @@ def test_of_an_adapter(wan21, wan22, tmp_path: Path) -> None:
 
     def key(cache: str = "c", stage1: str | None = "s", model: ModelParams | None = None, **changes: Any) -> str:
         row = AdapterParams(**{"label": "a"} | changes)
-        before = {"key": stage1} if stage1 else None
-        return stage2_folder({"key": cache}, before, model or wan21.model(), row, tmp_path).name
+        before = AdapterManifest(name="s", key=stage1, path=tmp_path) if stage1 else None
+        image = {"sha256": "0", "caption": "a", "shard": "a", "text_shard": "b", "bucket": 0}
+        images = [image | {"held_out": held_out} for held_out in (False, True)]
+        latents = {"key": cache, "images": images}
+        return stage2_job("d2", latents, before, model or wan21.model(), row, tmp_path).folder.name
 
     keys = {"as it is": key(), "images": key(cache="d"), "stage 1": key(stage1="t"), "naive": key(stage1=None)}
     keys |= {"base": key(model=wan22.model())}

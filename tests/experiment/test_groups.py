@@ -14,10 +14,9 @@ from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
-from vibe_pipeline.experiment.load import settled_parameters
+from vibe_pipeline.experiment.load import GROUPS, settled_parameters
 from vibe_pipeline.experiment.model import ClipSize, ModelParams
 from vibe_pipeline.experiment.run import TrackingParams
-from vibe_pipeline.experiment.sweeps import unfold
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, OptimiserParams, Stage1Params
 
@@ -99,7 +98,7 @@ def test_prompts_are_the_miniatures_or_a_file() -> None:
 
 def tables(**changes: dict[str, Any]) -> Experiment:
     rows: dict[str, Any] = {
-        "stage1": {"stage1": {}},
+        "stage1": {"modality": {}},
         "adapters": {"full": {"label": "Full"}, "naive": {"label": "Naive", "start": "base"}},
         "arms": {"full": {"label": "Full", "adapter": "full"}, "plain": {"label": "Plain", "method": "upsample"}},
         "reference_arm": "full",
@@ -116,15 +115,15 @@ def test_tables_that_agree_are_kept_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stage1": {}}, r"adapters\.full\.start: 'stage1' is not a row"),
+        ({"stage1": {}}, r"adapters\.full\.start: 'modality' is not a row"),
         ({"adapters": {"naive": {"label": "x", "start": "base"}}}, r"arms\.full\.adapter: 'full' is not a row"),
         ({"reference_arm": "ful"}, "reference_arm: 'ful' is not a row"),
         (
             {"arms": {"full": {"label": "x", "adapter": "naive", "keep_stage1": True}}},
             r"arms\.full\.keep_stage1.*starts from the base",
         ),
-        ({"stage1": {"stage1": {}, "base": {}}}, r"stage1\.base"),
-        ({"stage1": {"stage1": {}, "full": {}}}, r"adapters\.full: stage1 has a row of that name"),
+        ({"stage1": {"modality": {}, "base": {}}}, r"stage1\.base"),
+        ({"stage1": {"modality": {}, "full": {}}}, r"adapters\.full: stage1 has a row of that name"),
         ({"arms": {"Full Arm": {"label": "x"}}}, "Full Arm"),
         ({"arms": {"full": {"label": "x", "steps": -1}}}, r"arms\.full\.steps"),
     ],
@@ -135,24 +134,14 @@ def test_tables_that_contradict_each_other_are_refused(changes: dict[str, Any], 
 
 
 CONF = Path(__file__).parents[2] / "conf"
-PARAMETERS = {
-    "model": ModelParams,
-    "data": DataParams,
-    "generation": GenerationParams,
-    "evaluation": EvaluationParams,
-    "tracking": TrackingParams,
-}
-
-
 ENVIRONMENTS = sorted({p.parent.name for p in CONF.glob("*/parameters.yml")} - {"local"})
 
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_every_environment_of_the_repository_is_valid(env: str) -> None:
-    loader = loader_of_conf(CONF, env, default_run_env="base")
-    loaded = unfold(loader["parameters"])
-    for name, params in PARAMETERS.items():
-        assert params(**loaded[name])
+    loaded = settled_parameters(loader_of_conf(CONF, env, default_run_env="base"))
+    for name, group, _ in GROUPS:
+        assert group(**loaded[name])
     rows = {name: loaded[name] for name in ("stage1", "adapters", "arms")}
     assert Experiment(**rows, reference_arm=loaded["evaluation"]["reference_arm"]).arms
 

@@ -29,7 +29,7 @@ def params() -> dict[str, Any]:
     """One stage-1 row, two adapters, four arms."""
     return {
         "_anchors": {"seed": [7, 8, 9]},
-        "stage1": {"stage1": {"steps": 5, "seed": 0}},
+        "stage1": {"modality": {"steps": 5, "seed": 0}},
         "adapters": {
             "full": {"label": "Relay", "objective": {"hfato": 1.0}, "seed": 0},
             "naive": {"label": "Naive", "start": "base"},
@@ -85,12 +85,12 @@ def test_several_fields_give_the_product(params: dict[str, Any]) -> None:
 
 
 def test_seeds_of_both_stages_are_matched_not_crossed(params: dict[str, Any]) -> None:
-    params["stage1"]["stage1"]["seed"] = [0, 1, 2]
+    params["stage1"]["modality"]["seed"] = [0, 1, 2]
     params["adapters"]["full"]["seed"] = [1, 2]
     unfolded = unfold(params)
     assert {n: r["start"] for n, r in unfolded["adapters"].items()} == {
-        "full_seed_1": "stage1_seed_1",
-        "full_seed_2": "stage1_seed_2",
+        "full_seed_1": "modality_seed_1",
+        "full_seed_2": "modality_seed_2",
         "naive": "base",
     }
     arm = unfolded["arms"]["full_seed_2"]
@@ -99,9 +99,9 @@ def test_seeds_of_both_stages_are_matched_not_crossed(params: dict[str, Any]) ->
 
 
 def test_a_sweep_of_stage_one_reaches_the_arms(params: dict[str, Any]) -> None:
-    params["stage1"]["stage1"]["steps"] = [5, 10]
+    params["stage1"]["modality"]["steps"] = [5, 10]
     unfolded = unfold(params)
-    assert unfolded["adapters"]["full_steps_10"]["start"] == "stage1_steps_10", "stage1 is the default start"
+    assert unfolded["adapters"]["full_steps_10"]["start"] == "modality_steps_10", "modality is the default start"
     assert unfolded["arms"]["full_steps_10"]["swept"] == {"adapter.start.steps": 10}
     assert "replicate" not in unfolded["arms"]["full_steps_10"]
 
@@ -173,7 +173,7 @@ def test_unfolding_twice_changes_nothing(params: dict[str, Any]) -> None:
 def test_where_a_row_came_from_changes_no_key(params: dict[str, Any]) -> None:
     params["adapters"]["full"]["seed"] = [0, 1]
     tables = experiment_of(params)
-    plain = AdapterParams(label="Relay (seed 1)", start="stage1", seed=1, objective={"hfato": 1.0})
+    plain = AdapterParams(label="Relay (seed 1)", start="modality", seed=1, objective={"hfato": 1.0})
     assert tables.adapters["full_seed_1"].family == "full"
     assert content_key(tables.adapters["full_seed_1"]) == content_key(plain)
     arm = ArmParams(label="Full (seed 1)", adapter="full_seed_1")
@@ -211,9 +211,9 @@ def test_errors_name_row_field_and_value(
 
 
 def test_seeds_without_a_partner_are_refused(params: dict[str, Any]) -> None:
-    params["stage1"]["stage1"]["seed"] = [0, 1]
+    params["stage1"]["modality"]["seed"] = [0, 1]
     params["adapters"]["full"]["seed"] = [0, 5]
-    with pytest.raises(ValueError, match=r"adapters\.full: seed = 5, but stage1\.stage1 sweeps seed over 0, 1"):
+    with pytest.raises(ValueError, match=r"adapters\.full: seed = 5, but stage1\.modality sweeps seed over 0, 1"):
         unfold(params)
 
 
@@ -252,7 +252,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, wan21) -> Path:
     params["generation"] |= {"count": 1, "native_steps": 1}
     params["evaluation"] |= {"bootstrap_samples": 50, "vbench_dimensions": ["temporal_flickering"]}
     train = {"steps": 1, "batch_size": 1, "log_every": 1, "lora": {"rank": 2, "alpha": 2}}
-    params["stage1"] = {"stage1": train}
+    params["stage1"] = {"modality": train}
     params["adapters"] = {"full": train | {"label": "Relay", "seed": [0, 1], "attention": {"kind": "full"}}}
     strengths = [round(0.1 * i, 1) for i in range(1, 10)]
     arm = {"label": "Full", "adapter": "full", "strength": strengths, "steps": 1, "guidance_scale": 1.0}

@@ -33,6 +33,46 @@ def test_a_list_that_cannot_be_used_is_named(tmp_path: Path, text: str, message:
     assert "p.txt" in str(error.value)
 
 
+FOUR_K = [{"data_file": f"{i}.mp4", "prompt_en": f" A city at\u2028night, seen from {i} roofs.\n"} for i in range(120)]
+
+
+def four_k(path: Path, **others: object) -> GenerationParams:
+    return GenerationParams(prompts="4k_vbench", prompts_4k_vbench=path, **others)
+
+
+def test_the_prompts_of_4k_vbench_come_from_its_own_file(tmp_path: Path) -> None:
+    path = tmp_path / "4K-Vbench.json"
+    path.write_text(json.dumps(FOUR_K), encoding="utf-8-sig")
+    table = load_prompts(four_k(path, seeds=(0, 1)))
+    assert len(table) == 240 and table["prompt"].iloc[238] == "A city at night, seen from 119 roofs."
+    assert "dimensions" not in table  # each is scored on every dimension that needs no labels
+    assert load_prompts(four_k(path, skip=3, count=2))["prompt_index"].tolist() == [3, 4]
+
+
+def test_a_list_of_4k_vbench_has_to_be_named() -> None:
+    with pytest.raises(ValueError, match="4k_vbench needs prompts_4k_vbench, the file 4K-VBench"):
+        GenerationParams(prompts="4k_vbench")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "generation.prompts_4k_vbench.* zhangzjn/T3-Video"),
+        ("[", "4K-Vbench.json is not JSON"),
+        ("{}", "not a list of objects that have a text `prompt_en`"),
+        ('[{"prompt_en": "a"}, {"prompt": "b"}]', "not a list of objects that have a text `prompt_en`"),
+        ('[{"prompt_en": "a"}, {"prompt_en": "a"}]', "entry 2: 'a' stands twice, in entry 1 too"),
+    ],
+)
+def test_a_list_of_4k_vbench_that_cannot_be_used_is_named(tmp_path: Path, content: str | None, words: str) -> None:
+    path = tmp_path / "4K-Vbench.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=words) as error:
+        load_prompts(four_k(path))
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
 def test_the_miniatures_prompts_are_held_out_and_a_longer_list_begins_with_the_shorter() -> None:
     few, many = (load_prompts(GenerationParams(prompts="miniature", count=n))["prompt"].tolist() for n in (5, 40))
     assert all(is_held_out(p) for p in many)

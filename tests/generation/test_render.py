@@ -1,6 +1,7 @@
 """Coarse to fine: against WanPipeline, the same seed again, nothing made twice."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from diffusers import (
 )
 from PIL import Image
 
+from tests.wan_names import randomise, write_wan_file
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.flow import seeded_noise, sigma_schedule
 from vibe_pipeline.diffusion.models import find_model
-from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
+from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter, SharpenParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
@@ -31,8 +33,9 @@ from vibe_pipeline.generation.denoiser import Denoiser, Sampling
 from vibe_pipeline.generation.render import arm_clips, native_clips, reference_clips
 from vibe_pipeline.generation.text_cache import TextCache
 from vibe_pipeline.images import resize as resizing
-from vibe_pipeline.images.resize import enlarge
+from vibe_pipeline.images.resize import enlarge, sharpen
 from vibe_pipeline.io.files import read_json
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.video import read_clip, write_lossless
 from vibe_pipeline.miniature.scene import parse_caption, scene_of_prompt
 from vibe_pipeline.miniature.world import render as render_scene
@@ -58,17 +61,17 @@ def native(wan21, tmp_path: Path) -> pd.DataFrame:
 
 
 @pytest.fixture
-def adapter(wan21, tmp_path: Path) -> Callable[[str, int], dict[str, Any]]:
+def adapter(wan21, tmp_path: Path) -> Callable[[str, int], AdapterManifest]:
     """The manifest of a random adapter."""
 
-    def make(name: str, seed: int) -> dict[str, Any]:
+    def make(name: str, seed: int) -> AdapterManifest:
         transformer = wan21.transformer()
         lora.add_adapter(transformer, name, 4, 8.0, ("to_q", "to_v", "ffn.net.2"), seed)
         generator = torch.Generator().manual_seed(seed)
         state = lora.adapter_state(transformer, name)
         filled = {k: torch.randn(v.shape, generator=generator) for k, v in state.items()}
         lora.set_adapter_state(transformer, name, filled)
-        return {"name": name, "key": name, "path": str(lora.save_adapter(transformer, name, tmp_path / name))}
+        return AdapterManifest(name=name, key=name, path=lora.save_adapter(transformer, name, tmp_path / name))
 
     return make
 
@@ -183,9 +186,9 @@ def test_an_arm_says_what_it_made(wan21, native, tmp_path: Path, method: str) ->
 
 
 def test_share_starts_where_its_first_step_is(wan21, native, tmp_path: Path) -> None:
-    arm = REFINE.model_copy(update={"steps": 3, "steps_are": "share", "strength": 0.5})
+    arm = REFINE.model_copy(update={"steps": 3, "strength_mode": "truncated", "strength": 0.5})
     made = arm_clips("a", arm, native[:1], None, None, wan21.model(), GENERATION, tmp_path / "clips")
-    assert made["sigma_start"][0] == pytest.approx(float(sigma_schedule(3, 5.0, 0.5, "share")[0]))
+    assert made["sigma_start"][0] == pytest.approx(float(sigma_schedule(3, 5.0, 0.5, "truncated")[0]))
 
 
 def test_adapters_stage_1_and_attention_each_change_the_clip(wan21, native, adapter, tmp_path: Path) -> None:
@@ -207,6 +210,26 @@ def test_adapters_stage_1_and_attention_each_change_the_clip(wan21, native, adap
         assert not any(np.array_equal(one, other) for other in different[i + 1 :])
 
 
+def test_an_arms_own_transformer_is_that_of_a_base_which_has_it(wan21, tmp_path: Path) -> None:
+    """Text encoder and VAE are the base's, native clips too; with groups of the layers, as T3-Video's arm has it."""
+    other = randomise(wan21.transformer(), 1)
+    shutil.copytree(wan21.path, tmp_path / "whole")
+    other.save_pretrained(tmp_path / "whole/transformer")
+    own = {"transformer": {"path": write_wan_file(other, tmp_path / "t3.safetensors")}}
+    t3 = {"method": "direct", "attention": {"kind": "t3", "groups": [(2, 1, 1), (1, 2, 3)]}}
+    direct = ArmParams(label="a", steps=2, guidance_scale=2.0, **t3)
+    prompts = pd.DataFrame({"prompt_index": [0], "prompt": [CAPTIONS[0]], "seed": 0})
+    clips = {}
+    for name, path, fields in (("own", wan21.path, own), ("base", tmp_path / "whole", {}), ("none", wan21.path, {})):
+        model, folder = wan21.model(path=str(path)), tmp_path / name
+        natives = native_clips(prompts, model, GENERATION, folder)
+        arm = ArmParams(**direct.model_dump(exclude_defaults=True) | fields)
+        made = arm_clips("a", arm, natives, None, None, model, GENERATION, folder / "clips")
+        clips[name] = [read_clip(Path(table["path"][0])) for table in (made, natives)]
+    assert np.array_equal(clips["own"][0], clips["base"][0]) and not np.array_equal(clips["own"][0], clips["none"][0])
+    assert np.array_equal(clips["own"][1], clips["none"][1]) and not np.array_equal(clips["own"][1], clips["base"][1])
+
+
 def test_detail_transfer_adds_the_second_passs_change_to_the_enlarged_clip(
     wan21, native, adapter, tmp_path: Path
 ) -> None:
@@ -220,6 +243,13 @@ def test_detail_transfer_adds_the_second_passs_change_to_the_enlarged_clip(
 
     refined, half = made("refined"), made("half", detail_transfer=0.5)
     enlarged = made("enlarged", method="upsample", adapter=None)
+    sharp = made("sharp", method="upsample", adapter=None, sharpen=SharpenParams(amount=0.8, sigma=1.0))
+    large = torch.from_numpy(
+        np.moveaxis(enlarged, -1, 1).copy()
+    )  # rounded to bytes already, so the two differ by a step
+    factor = large.shape[-2] / 32
+    np.testing.assert_allclose(sharp, np.moveaxis(sharpen(large, factor, 0.8).numpy(), 1, -1), atol=3 / 255)
+    assert np.abs(sharp - enlarged).max() > 0.02
     # One step from hardly any noise changes nothing: the VAE alone.
     nothing = {"strength": 1e-6, "steps": 1}
     through_vae = made("vae", **nothing)
@@ -303,7 +333,7 @@ def test_extra_adapters_come_with_their_weights(wan21, native, adapter, tmp_path
     own, style = adapter("own", 1), adapter("style", 2)
 
     def make(name: str, extra: list[float], steps: int = 2) -> np.ndarray:
-        extras = tuple(ExtraAdapter(path=style["path"], weight=w) for w in extra)
+        extras = tuple(ExtraAdapter(path=style.path, weight=w) for w in extra)
         arm = REFINE.model_copy(update={"adapter": "own", "extra_adapters": extras, "steps": steps})
         made = arm_clips(name, arm, native[:1], own, None, wan21.model(), GENERATION, tmp_path / "clips")
         return read_clip(Path(made["path"][0]))

@@ -22,6 +22,7 @@ from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.generation import clip_cache
 from vibe_pipeline.generation.render import arm_clips, native_clips
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.video import read_clip, write_lossless
 
 CAPTIONS = ["a striped red circle moving left over woven navy", "a plain blue cross moving up over ribbed gray"]
@@ -53,7 +54,7 @@ def native(tiny, tmp_path: Path) -> pd.DataFrame:
 
 
 @pytest.fixture
-def adapter(tiny, tmp_path: Path) -> dict[str, Any]:
+def adapter(tiny, tmp_path: Path) -> AdapterManifest:
     """The manifest of a random adapter, of another alpha than its rank."""
     transformer, generator = tiny.transformer(), torch.Generator().manual_seed(1)
     lora.add_adapter(transformer, "own", 4, 8.0, ("to_q", "to_v", "ffn.net.2"), 1)
@@ -61,7 +62,7 @@ def adapter(tiny, tmp_path: Path) -> dict[str, Any]:
     lora.set_adapter_state(
         transformer, "own", {k: 0.2 * torch.randn(v.shape, generator=generator) for k, v in state.items()}
     )
-    return {"name": "own", "key": "own", "path": str(lora.save_adapter(transformer, "own", tmp_path / "own"))}
+    return AdapterManifest(name="own", key="own", path=lora.save_adapter(transformer, "own", tmp_path / "own"))
 
 
 @pytest.fixture
@@ -80,8 +81,8 @@ def shifted(u: np.ndarray, shift: float = SHIFT) -> np.ndarray:
 
 
 SCHEDULES = {
-    "all": (shifted(np.linspace(STRENGTH, 0, STEPS + 1)[:-1]), 1.0),
-    "share": (shifted(np.linspace(1, 0, STEPS + 1)[:-1]), STRENGTH),
+    "all_steps": (shifted(np.linspace(STRENGTH, 0, STEPS + 1)[:-1]), 1.0),
+    "truncated": (shifted(np.linspace(1, 0, STEPS + 1)[:-1]), STRENGTH),
     "direct": (shifted(np.linspace(1, 0, STEPS + 1)[:-1]), 1.0),  # from sigma 1, so that nothing of the clip is left
 }
 """Noise levels of the whole schedule, and the strength by which diffusers cuts it."""
@@ -113,7 +114,7 @@ NATIVE_HALF = 2 // 2, 3 // 2  # of the native 2 x 3 tokens; half of the target's
 FREESWIM_SCALE = (np.log(2 * 6) / np.log(6) / 16) ** 0.5  # 6 native tokens a frame, 16 channels a head
 VARIANTS: dict[str, tuple[dict[str, Any], tuple[Any, ...] | None]] = {
     "gclf": ({}, (NATIVE_HALF, 2)),
-    "gclf, share of the steps": ({"steps_are": "share"}, (NATIVE_HALF, 2)),
+    "gclf, truncated": ({"strength_mode": "truncated"}, (NATIVE_HALF, 2)),
     "gclf, unipc": ({"scheduler": "unipc"}, (NATIVE_HALF, 2)),
     "gclf, freeswim's scale": ({"attention": {"kind": "gclf", "scale": "freeswim"}}, (NATIVE_HALF, 2, FREESWIM_SCALE)),
     "window": ({"attention": {"kind": "window"}}, (NATIVE_HALF, 0)),
@@ -142,12 +143,12 @@ def test_the_second_pass_is_diffusers_video_to_video(tiny, native, adapter, pixe
     changes, attention = VARIANTS[variant]
     arm = ArmParams(**ARM | changes)
     arm_clips("full", arm, native, adapter, None, tiny.model(flow_shift=2.0), PARAMS, tmp_path / "clips")
-    pipe = reference_pipeline(tiny, Path(adapter["path"]).parent)
+    pipe = reference_pipeline(tiny, adapter.path.parent)
     if arm.scheduler == "unipc":
         pipe.scheduler = GivenUniPC(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0)
     if attention is not None:
         install_dense_gclf(pipe.transformer, (2, 4, 6), *attention)
-    sigmas, strength = SCHEDULES["direct" if arm.method == "direct" else arm.steps_are]
+    sigmas, strength = SCHEDULES["direct" if arm.method == "direct" else arm.strength_mode]
     for row, ours in zip(native.to_dict("records"), pixels, strict=True):
         theirs = pipe(
             enlarged(row["path"], tiny),

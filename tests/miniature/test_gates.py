@@ -1,13 +1,27 @@
 """The gates: the linear filter is the best one, the network learns, and each gate can fail."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from vibe_pipeline.evaluation.metrics.detail import band_error
 from vibe_pipeline.miniature import gates as gates_module
-from vibe_pipeline.miniature.gates import Gate, Pairs, Sizes, draw_pairs, fitted_filter, holdable, inferable, invisible
+from vibe_pipeline.miniature.gates import (
+    Gate,
+    Pairs,
+    Sizes,
+    draw_pairs,
+    fitted_filter,
+    holdable,
+    inferable,
+    invisible,
+    read_vae,
+)
 from vibe_pipeline.miniature.linear_filter import fit_linear_filter
+from vibe_pipeline.miniature.networks import build_vae
 from vibe_pipeline.miniature.pixel_network import CompactNetwork, PixelTraining, enlarge, train_pixel_network
 from vibe_pipeline.miniature.scene import is_held_out, sample_scene
 
@@ -115,6 +129,13 @@ def test_a_vae_is_held_to_its_worst_frame(monkeypatch: pytest.MonkeyPatch) -> No
     gates = {g.name: g for g in holdable(None, SMALL)}
     assert not gates["holdable: the same in the worst frame (2)"].passed
     assert gates["holdable: band error of stills through the VAE"].passed
+
+
+def test_a_folder_without_a_vae_is_refused_and_one_with_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no VAE: there is no config"):
+        read_vae(tmp_path)
+    build_vae().save_pretrained(tmp_path / "vae")
+    assert not all(gate.passed for gate in holdable(read_vae(tmp_path / "vae"), replace(SMALL, held_out_scenes=1)))
 
 
 def test_a_figure_that_is_not_a_number_does_not_pass() -> None:

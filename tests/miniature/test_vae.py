@@ -1,5 +1,7 @@
 """The VAE's training: its optimizer, its batches, its terms; and that it learns."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from vibe_pipeline.miniature.optimizers import ConvMuon
+from vibe_pipeline.experiment.miniature import MiniatureParams
+from vibe_pipeline.miniature.optimisers import ConvMuon
 from vibe_pipeline.miniature.scene import Scene
-from vibe_pipeline.miniature.trainer import Schedule, train
-from vibe_pipeline.miniature.vae import VaeObjective, VaeWeights, decode_chunks, draw_batch, vae_optimizers, vae_task
+from vibe_pipeline.miniature.vae import VaeObjective, VaeWeights, decode_chunks, draw_batch, vae_optimisers
 from vibe_pipeline.miniature.world import object_mask
+from vibe_pipeline.training.base_model import vae_job
+from vibe_pipeline.training.modules import train_module
 
 SETTINGS = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.0}
 
@@ -34,7 +38,7 @@ def test_muon_on_kernels_is_muon_on_their_matrices() -> None:
 
 def test_every_parameter_has_one_optimizer() -> None:
     module = VaeObjective()
-    muon, adamw = vae_optimizers(module, rate=1e-3, muon_rate=1e-3)
+    muon, adamw = vae_optimisers(module, rate=1e-3, muon_rate=1e-3)
     chosen = [id(p) for p in muon.kernels] + [id(p) for g in adamw.param_groups for p in g["params"]]
     assert sorted(chosen) == sorted(id(p) for p in module.parameters())
     assert all(p.ndim >= 4 for p in muon.kernels) and len(muon.kernels) > 20
@@ -102,10 +106,17 @@ def test_a_latent_that_shrinks_with_its_picture_costs_nothing(monkeypatch: pytes
     assert objective(rough)["degraded"] > 0.2
 
 
-def test_the_vae_learns(tmp_path: Path) -> None:
-    schedule = Schedule(steps=16, processes=1, warmup=4, save_every=8, log_every=4)
-    weights = train(vae_task(16, 5, clips=2), schedule, tmp_path)
-    lines = (tmp_path / "log.jsonl").read_text().splitlines()
-    first, last = (float(line.split('"reconstruction": ')[1].split(",")[0]) for line in (lines[0], lines[-1]))
-    assert last < 0.8 * first
-    assert VaeObjective().load_state_dict(weights)
+def test_the_vae_learns_and_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+    params = MiniatureParams(size=16, frames=5, vae_steps=8, processes=1)
+    train_module(replace(vae_job(params, tmp_path), save_every=8, log_every=4))
+    longer = params.model_copy(update={"vae_steps": 16})
+    train_module(replace(vae_job(longer, tmp_path), log_every=4))
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records] == [4, 8, 12, 16]
+    assert records[-1]["reconstruction"] < 0.8 * records[0]["reconstruction"]
+
+
+def test_the_recipe_trains_with_the_equivariance_that_is_asked_for(tmp_path: Path) -> None:
+    job = vae_job(MiniatureParams(vae_equivariance=0.25), tmp_path)
+    assert job.build().weights.equivariance == 0.25
+    assert vae_job(MiniatureParams(), tmp_path).build().weights.equivariance == 0

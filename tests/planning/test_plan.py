@@ -4,17 +4,29 @@ import copy
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.conf_files import folders_below, read_conf
+from tests.diffusion.rrdb_files import real_esrgan_file
+from tests.wan_names import write_wan_file
 from vibe_pipeline.diffusion.lora import add_adapter, save_adapter
+from vibe_pipeline.diffusion.rrdb import RrdbShape
+from vibe_pipeline.diffusion.super_resolution import load_network, upscale
 from vibe_pipeline.experiment.model import ClipSize
+from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.experiment.training import LoraParams
-from vibe_pipeline.planning.costs import MEASURE_SECONDS, measuring_memory
+from vibe_pipeline.images.resize import shrink
+from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.doctor import Finding, examine, format_findings
+from vibe_pipeline.planning.figures import Figures
+from vibe_pipeline.planning.measure_costs import MEASURE_SECONDS, measuring_memory
+from vibe_pipeline.planning.memory import LiveBytes, network_activations
+from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.plan import make_plan
 from vibe_pipeline.planning.table import duration, format_plan
 
@@ -37,7 +49,7 @@ def test_every_stage_adapter_and_arm_has_a_row_and_the_totals_add_up(params) -> 
     plan = make_plan(params, "a100", 0.4)
     assert (plan.device_memory_gb, plan.share_of_peak) == (80, 0.4)
     names = {(r.group, r.name) for r in plan.rows}
-    assert {("stage1", "stage1"), ("data", "cache"), ("native", "native")} <= names
+    assert {("stage1", "modality"), ("data", "cache"), ("native", "native")} <= names
     assert {n for g, n in names if g == "stage2"} == set(params["adapters"])
     assert {n for g, n in names if g == "arm"} == set(params["arms"])
     assert plan.hours == pytest.approx(sum(r.count * r.seconds for r in plan.rows) / 3600)
@@ -80,6 +92,26 @@ def test_cost_follows_the_settings(params) -> None:
     assert step["twice"].teraflops == pytest.approx(2 * step["full"].teraflops)
     assert step["twice"].memory_gb > step["full"].memory_gb == pytest.approx(step["split"].memory_gb)
     assert next(r.count for r in plan.rows if r.group == "data") == 10
+
+
+def test_groups_by_the_layer_and_a_transformer_of_an_arms_own_are_counted(params, tiny, tmp_path) -> None:
+    """Layers of two sorts: frames one by one, once; and six boxes of eight tokens, two sorts of them."""
+    file = write_wan_file(tiny.transformer(), tmp_path / "t3.safetensors")
+    arm = params["arms"]["full"] | {"adapter": None}
+    t3 = arm | {"attention": {"kind": "t3", "groups": [[2, 1, 1], [1, 2, 3]]}, "transformer": {"path": str(file)}}
+    params["arms"], params["evaluation"]["reference_arm"] = {"full": arm, "t3": t3, "again": t3}, "full"
+    plan = make_plan(params)
+    row = {r.name: r for r in plan.rows if r.group == "arm"}
+    assert row["t3"].keys_per_query == (24 + 2 * 8) / 2 < row["full"].keys_per_query == 48
+    assert row["t3"].teraflops < row["full"].teraflops and row["t3"].memory_gb >= row["full"].memory_gb
+    alone = make_plan(params | {"arms": {"full": arm}})
+    assert (plan.weights_gb - alone.weights_gb) * 1e9 == pytest.approx(file.stat().st_size)  # read twice, kept once
+    assert [n for n in plan.notes if n.startswith("transformers of arms' own: 1,")] and len(alone.notes) + 1 == len(
+        plan.notes
+    )
+    params["arms"]["t3"] = arm | {"attention": {"kind": "t3"}}
+    with pytest.raises(ValueError, match=r"arms\.t3: T3-Video's groups are published for the token grids .*81 frames"):
+        make_plan(params)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -257,3 +289,86 @@ def test_names_that_no_file_can_have_are_findings_not_crashes(params) -> None:
     found = states(examine(params))
     for item in ("images", "prompts", "folders.vbench_weights", "folders.vbench_env"):
         assert found[item] == "missing", item
+
+
+X4 = "RealESRGAN_x4plus.pth"
+
+
+def test_a_network_on_every_frame_is_counted_before_it_is_fetched(params, tmp_path: Path) -> None:
+    """By the list of peers without the file, by the file where it is; tiles bound memory and cost overlap."""
+    small = real_esrgan_file(tmp_path, features=16, blocks=2).rename(tmp_path / "small.pth")
+    params["model"] |= {"native": {"height": 96, "width": 160, "frames": 5}}
+    rows = {
+        "x4": {"weights": X4},
+        "half": {"weights": X4, "dtype": "bfloat16"},
+        "tiled": {"weights": X4, "tile": 64},
+        "small": {"weights": str(small)},
+        "unknown": {"weights": "mine.pth"},
+    }
+    params["arms"] = {n: {"label": n, "method": "sr", "sr": sr} for n, sr in rows.items()}
+    params["arms"] |= {"full": {"label": "full", "method": "upsample"}}
+    plan = make_plan(params)
+    row = {r.name: r for r in plan.rows if r.group == "arm"}
+    assert row["x4"].teraflops == pytest.approx(RrdbShape().flops(96, 160) * 5 / 1e12)
+    assert row["small"].teraflops == pytest.approx(RrdbShape(16, 2).flops(96, 160) * 5 / 1e12)
+    tiles = 2 * 4  # of 64 pixels that share at least 32
+    assert row["tiled"].teraflops == pytest.approx(RrdbShape().flops(64, 64) * tiles * 5 / 1e12)
+    assert row["tiled"].memory_gb < row["x4"].memory_gb > row["half"].memory_gb and row["x4"].seconds > 0
+    assert row["unknown"].teraflops == 0
+    assert any(n.startswith("arms.unknown: its network is not counted, as mine.pth is not here") for n in plan.notes)
+    assert not any(n.startswith(("arms.x4", "arms.small")) for n in plan.notes)
+
+
+def test_another_architecture_is_counted_by_torch(wan21, tmp_path: Path) -> None:
+    """Real-ESRGAN's small form for video: SRVGGNetCompact, convolutions at native size and a pixel shuffle."""
+    from spandrel.architectures.Compact import Compact
+
+    path = tmp_path / "realesr-animevideov3.pth"
+    torch.save({"params": Compact(num_feat=16, num_conv=3, upscale=4).state_dict()}, path)
+    model = wan21.model(native={"height": 64, "width": 96, "frames": 5}, dtype="bfloat16")
+    costs = SimpleNamespace(model=model, figures=Figures(tmp_path / "kept"), device=find_device("h100"), share=0.5)
+    found = network_cost(costs, SuperResolutionParams(weights=path))
+    convolutions = 9 * (3 * 16 + 3 * 16 * 16 + 16 * 48)
+    assert found.work.teraflops == pytest.approx(2 * convolutions * 64 * 96 * 5 / 1e12)
+    assert found.work.seconds == pytest.approx(found.work.teraflops / (989.4 * 0.5), rel=1e-3)
+    torch.save({"params": Compact(num_feat=8, num_conv=3, upscale=4).state_dict()}, path)
+    other = network_cost(costs, SuperResolutionParams(weights=path))
+    assert other.work.teraflops < found.work.teraflops and other.memory < found.memory  # kept by content, not by name
+
+
+def test_memory_of_a_network_is_that_of_a_real_frame(tmp_path: Path) -> None:
+    """Fake tensors against real ones, whole and in tiles."""
+    native, target = ClipSize(height=48, width=80), ClipSize(height=150, width=240)
+    for tile in (None, 64):
+        chosen = SuperResolutionParams(weights=real_esrgan_file(tmp_path), tile=tile, overlap=32)
+        network = load_network(chosen.weights)
+        frame = torch.rand(1, 3, 48, 80)
+        with LiveBytes([*network.model.parameters(), frame]) as live:
+            shrink(upscale(network, 4, frame, tile, 32).float()[:, :, None], 150, 240)
+        fake = network_activations(
+            load_network(chosen.weights).model.to("meta"), 4, native, target, chosen, torch.float32
+        )
+        assert fake == pytest.approx(live.peak, rel=0.02)
+
+
+def test_an_optional_arm_is_planned_and_found_optional_by_the_doctor(params) -> None:
+    optional = {"label": "sr", "method": "sr", "optional": True, "sr": {"weights": X4}}
+    params["arms"]["sr"] = optional
+    plan = make_plan(params)
+    assert next(r for r in plan.rows if r.name == "sr").teraflops > 0
+    said = "not run, because sr.weights: RealESRGAN_x4plus.pth does not exist"
+    assert f"arms.sr: counted, but {said}; kedro vibe fetch-weights RealESRGAN_x4plus.pth" in plan.notes
+    found = {f.item: f for f in examine(params)}
+    assert found["arms.sr"] == Finding("arms.sr", "optional", said, "kedro vibe fetch-weights RealESRGAN_x4plus.pth")
+    params["arms"]["sr"] = optional | {"optional": False}
+    found = {f.item: f for f in examine(params)}
+    assert "arms.sr" not in found and found["arms.sr.sr.weights"].state == "missing"
+    assert found["arms.sr.sr.weights"].fix == "kedro vibe fetch-weights RealESRGAN_x4plus.pth"
+
+
+def test_a_network_that_is_there_is_described_by_the_doctor(params, tmp_path: Path) -> None:
+    params["arms"]["sr"] = {"label": "sr", "method": "sr", "sr": {"weights": str(real_esrgan_file(tmp_path))}}
+    found = {f.item: f for f in examine(params)}["arms.sr.sr.weights"]
+    native, target = params["model"]["native"], params["model"]["target"]
+    sizes = f"{native['height'] * 4}x{native['width'] * 4}, resized to {target['height']}x{target['width']}"
+    assert found.state == "ok" and found.found.endswith(f"RealESRGAN_x4plus.pth: ESRGAN, 8nf, 1nb; {sizes}")

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from vibe_pipeline.vbench.totals import DIMENSIONS, QUALITY_DIMENSIONS, plain_mean, vbench_totals
+from vibe_pipeline.vbench.totals import DIMENSIONS, QUALITY_DIMENSIONS, vbench_totals
 
 # (minimum, maximum) of the dimensions whose range is not 0 to 1, as in Vchitect/VBench, scripts/constant.py at commit
 # 7975661c; the arithmetic below is that of scripts/cal_final_score.py at commit 5ebbf0b2. No published row with all 16
@@ -40,7 +40,8 @@ def test_the_official_scripts_arithmetic(seed, spaces):
     assert totals.missing == ()
     assert totals.quality == pytest.approx(quality) and totals.semantic == pytest.approx(semantic)
     assert totals.total == pytest.approx(0.8 * quality + 0.2 * semantic)
-    assert (totals.partial_quality, totals.partial_semantic) == (totals.quality, totals.semantic)
+    by_name = (totals.of("vbench_quality"), totals.of("vbench_semantic"), totals.of("vbench_total"))
+    assert by_name == (totals.quality, totals.semantic, totals.total)
 
 
 @pytest.mark.parametrize(
@@ -76,17 +77,12 @@ def test_missing_stays_missing(name, given, gap):
     withheld = {"semantic": "quality", "quality": "semantic"}[given]
     assert totals.missing == (name,)
     assert totals.total is None and getattr(totals, withheld) is None and getattr(totals, given) is not None
-    # The partial mean is over what is there: it is not pulled down as by a 0.
-    zeroed = vbench_totals(HALVES | {name: 0.0})
-    assert getattr(totals, f"partial_{withheld}") > getattr(zeroed, withheld)
 
 
 def test_nothing_there():
     totals = vbench_totals({})
     assert totals.missing == DIMENSIONS
-    assert (totals.quality, totals.semantic, totals.total, totals.partial_quality, totals.partial_semantic) == (
-        None,
-    ) * 5
+    assert (totals.quality, totals.semantic, totals.total) == (None,) * 3
 
 
 @pytest.mark.parametrize(
@@ -110,14 +106,3 @@ def test_wrong_scores_are_refused(scores, words):
 
 def test_cosines_may_be_negative():
     assert vbench_totals(HALVES | {"overall_consistency": -0.02}).semantic < vbench_totals(HALVES).semantic
-
-
-def test_plain_mean():
-    six = QUALITY_DIMENSIONS[:6]
-    scores = {name: i / 10 for i, name in enumerate(six)}
-    assert plain_mean(scores, six) == pytest.approx(0.25)
-    assert plain_mean(scores, [name.replace("_", " ") for name in six]) == pytest.approx(0.25)
-    assert plain_mean(scores | {six[0]: math.nan}, six) is None
-    assert plain_mean(scores, (*six, "scene")) is None
-    with pytest.raises(ValueError, match="at least one"):
-        plain_mean(scores, ())

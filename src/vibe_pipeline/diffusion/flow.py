@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TRAINING_STEPS = 1000
+StrengthMode = Literal["all_steps", "truncated"]
+"""Which steps a strength below 1 runs; see :func:`sigma_schedule`."""
 
 
 def shift_sigma(u: Tensor | float, shift: float) -> Tensor | float:
@@ -104,7 +106,7 @@ def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     return (1 - s) * x0 + s * noise
 
 
-def schedule_steps(steps: int, strength: float = 1.0, steps_are: str = "all") -> int:
+def schedule_steps(steps: int, strength: float = 1.0, strength_mode: StrengthMode = "all_steps") -> int:
     """How many steps :func:`sigma_schedule` gives for the same arguments.
 
     Raises:
@@ -112,21 +114,23 @@ def schedule_steps(steps: int, strength: float = 1.0, steps_are: str = "all") ->
     """
     if not 0 < strength <= 1:
         raise ValueError(f"strength must be in (0, 1], got {strength}")
-    if steps_are != "share":
+    if strength_mode != "truncated":
         return steps
     if (kept := int(strength * steps)) < 1:
         raise ValueError(f"strength {strength} of {steps} steps leaves none: raise either")
     return kept
 
 
-def sigma_schedule(steps: int, shift: float, strength: float = 1.0, steps_are: str = "all") -> Tensor:
+def sigma_schedule(
+    steps: int, shift: float, strength: float = 1.0, strength_mode: StrengthMode = "all_steps"
+) -> Tensor:
     """Noise levels of a sampler, from sigma_start = shift(strength) down to 0.
 
     Args:
         steps: Denoising steps from pure noise to the clean latent.
         shift: The flow shift s.
         strength: Share of the unshifted schedule to run; 1 starts from pure noise.
-        steps_are: "all" runs every step from sigma_start (as the authors do); "share" runs the last
+        strength_mode: "all_steps" runs every step from sigma_start (as the authors do); "truncated" runs the last
             floor(strength x steps) of a full schedule (as diffusers' video-to-video does).
 
     Returns:
@@ -137,8 +141,8 @@ def sigma_schedule(steps: int, shift: float, strength: float = 1.0, steps_are: s
     """
     import torch
 
-    kept = schedule_steps(steps, strength, steps_are)
-    if steps_are == "share":
+    kept = schedule_steps(steps, strength, strength_mode)
+    if strength_mode == "truncated":
         u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[steps - kept :]
     else:
         u = torch.linspace(strength, 0, steps + 1, dtype=torch.float64)

@@ -21,10 +21,11 @@ IMPOSTORS: tuple[tuple[bytes, str], ...] = (
 
 @dataclass(frozen=True)
 class Header:
-    """Shape of every tensor by its name, and the file's own metadata."""
+    """Shape and type (F32, BF16, F8_E4M3, ...) of every tensor by its name, and the file's own metadata."""
 
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
+    types: Mapping[str, str]
 
 
 def impostor(path: Path) -> str:
@@ -50,7 +51,8 @@ def read_header(path: Path) -> Header:
             raise ValueError(f"{path} cannot be read as safetensors: it is {said}")
         # Checks that the file is as long as its header says. As for numpy, since "pt" imports torch; shapes are alike.
         with safe_open(path, framework="np") as file:
-            names = list(file.keys())
-            return Header({n: tuple(file.get_slice(n).get_shape()) for n in names}, file.metadata() or {})
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
+            return Header(shapes, file.metadata() or {}, {name: part.get_dtype() for name, part in parts.items()})
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read as safetensors: {one_line(error, 120)}") from error

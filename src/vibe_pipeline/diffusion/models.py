@@ -6,6 +6,7 @@ separately because text encoder, transformer and VAE of the real models need not
 
 import os
 from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -25,9 +26,10 @@ from vibe_pipeline.diffusion.checkpoint import (
     tile_stride,
     token_grid,
 )
-from vibe_pipeline.diffusion.lifetime import released
+from vibe_pipeline.diffusion.lifetime import release, released
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.onednn import use_onednn
+from vibe_pipeline.diffusion.own_weights import load_own_weights
 from vibe_pipeline.io.errors import one_line
 
 __all__ = [  # a model's folder with what is loaded from it: most readers want both
@@ -82,9 +84,17 @@ def _load(cls: type[T], model: WanCheckpoint, part: str, dtype: torch.dtype) -> 
         raise ValueError(f"{model.path / part} cannot be loaded: {one_line(error, 240)}; download it again") from error
 
 
-def load_transformer(model: WanCheckpoint, device: torch.device, dtype: torch.dtype) -> WanTransformer3DModel:
-    """The transformer, frozen, ready for adapters."""
+def load_transformer(
+    model: WanCheckpoint, device: torch.device, dtype: torch.dtype, weights: Path | None = None
+) -> WanTransformer3DModel:
+    """The transformer, frozen, ready for adapters; with all weights of a file of their own, if one is given."""
     transformer = _load(WanTransformer3DModel, model, "transformer", dtype)
+    if weights is not None:
+        try:
+            load_own_weights(transformer, weights, model.name)
+        except BaseException:
+            release(transformer)  # the error's traceback would keep it
+            raise
     return transformer.requires_grad_(False).eval().to(device)
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from diffusers import UniPCMultistepScheduler
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from vibe_pipeline.diffusion.objectives import Predict
 
@@ -83,6 +84,15 @@ def denoise(
         if on_step is not None:
             on_step()
     return hold_first_frame(x, first_frame)
+
+
+def resize_latents(latents: Tensor, height: int, width: int) -> Tensor:
+    """Latents [B, C, T, h, w] at another size, bilinearly frame by frame.
+
+    Over a time axis that stays as it is, trilinear interpolation (CineScale's first release) is the same as bilinear
+    (its second).
+    """
+    return interpolate(latents, (latents.shape[2], height, width), mode="trilinear", align_corners=False)
 
 
 def hold_first_frame(x: Tensor, first_frame: Tensor | None) -> Tensor:

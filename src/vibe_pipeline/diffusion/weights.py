@@ -1,6 +1,6 @@
 """Whether a model's files are whole and are of the architecture that its configurations state; no tensor is read."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -71,15 +71,23 @@ def require_weights(folder: Path, configs: Mapping[str, Mapping[str, Any]], once
         raise ValueError(f"{folder} is not whole: {'; '.join(faults[:SHOWN])}{more}; {way_out}")
 
 
-def _files(folder: Path, part: str) -> list[str]:
-    """Names of a part's files, as diffusers and transformers look for them: an index comes first."""
-    index = folder / part / f"{STEMS[part]}.safetensors.index.json"
+def shards_of(folder: Path, stem: str) -> list[str]:
+    """Names of a part's files in its folder, as diffusers and transformers look for them: an index comes first.
+
+    Raises:
+        ValueError: The index names no files.
+    """
+    index = folder / f"{stem}.safetensors.index.json"
     if not index.is_file():
-        return [f"{STEMS[part]}.safetensors"]
+        return [f"{stem}.safetensors"]
     shards = read_config(index).get("weight_map")
     if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
         raise ValueError(f"{index}: its weight_map does not name files; download the model again")
     return sorted(set(shards.values()))
+
+
+def _files(folder: Path, part: str) -> list[str]:
+    return shards_of(folder / part, STEMS[part])
 
 
 def _file_faults(folder: Path, part: str) -> Iterator[str]:
@@ -114,8 +122,13 @@ def _tokenizer_faults(folder: Path) -> Iterator[str]:
             yield f"tokenizer/{path.name} is {said}"
 
 
-def _expected(part: str, config: Mapping[str, Any]) -> tuple[Shapes, list[str]]:
+def expected_shapes(part: str, config: Mapping[str, Any], once: Once = made) -> tuple[Shapes, list[str]]:
     """Shapes of all tensors of a part, and words in the names of those that its class leaves unread."""
+    expected, ignored = once(("shapes", part, config), lambda: _expected(part, config))
+    return {name: tuple(shape) for name, shape in expected.items()}, ignored
+
+
+def _expected(part: str, config: Mapping[str, Any]) -> tuple[Shapes, list[str]]:
     module = on_meta(part, config)
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     return shapes, list(getattr(module, "_keys_to_ignore_on_load_unexpected", None) or [])
@@ -126,15 +139,30 @@ def _shape_faults(folder: Path, part: str, config: Mapping[str, Any], once: Once
     stored: Shapes = {}
     for name in _files(folder, part):
         stored |= read_header(folder / part / name).shapes
-    expected, ignored = once(("shapes", part, config), lambda: _expected(part, config))
-    wanted = {name: tuple(shape) for name, shape in expected.items()}
-    tied = TIED if TIED & stored.keys() else frozenset()
-    if missing := sorted(wanted.keys() - stored.keys() - tied):
-        yield f"{part} lacks {len(missing)} of the {len(wanted)} tensors of its config.json, among them {missing[0]}"
+    wanted, ignored = expected_shapes(part, config, once)
+    if part == "text_encoder":  # an encoder may lie in a file with its decoder
+        stored = {name: shape for name, shape in stored.items() if name in wanted}
+        tied = TIED if TIED & stored.keys() else frozenset()
+        wanted = {name: shape for name, shape in wanted.items() if name in stored or name not in tied}
+    for fault in shape_faults(stored, wanted, ignored, "its config.json"):
+        yield f"{part} {fault}"
+
+
+def shape_faults(stored: Shapes, wanted: Shapes, ignored: Sequence[str], of: str) -> Iterator[str]:
+    """What is wrong with the tensors of a part: missing, unknown, of another shape; each begins with a verb.
+
+    Args:
+        stored: Of the files.
+        wanted: Of the class.
+        ignored: Words in the names of tensors that the class leaves unread.
+        of: Whose the wanted ones are, in words.
+    """
+    if missing := sorted(wanted.keys() - stored.keys()):
+        yield f"lacks {len(missing)} of the {len(wanted)} tensors of {of}, among them {missing[0]}"
     strange = sorted(n for n in stored.keys() - wanted.keys() if not any(word in n for word in ignored))
-    if strange and part != "text_encoder":  # an encoder may lie in a file with its decoder
-        yield f"{part} has {len(strange)} tensors that its class does not know, among them {one_line(strange[0], 80)}"
+    if strange:
+        yield f"has {len(strange)} tensors that its class does not know, among them {one_line(strange[0], 80)}"
     other = sorted(n for n in stored.keys() & wanted.keys() if stored[n] != wanted[n])
     if other:
         name = other[0]
-        yield f"{part} has {len(other)} tensors of other shapes, among them {name} {stored[name]}, not {wanted[name]}"
+        yield f"has {len(other)} tensors of other shapes, among them {name} {stored[name]}, not {wanted[name]}"

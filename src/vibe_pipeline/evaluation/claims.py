@@ -6,13 +6,14 @@ from a bootstrap over prompts, and over training seeds where an arm was trained 
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
-from vibe_pipeline.evaluation.statistics import paired_difference
+from vibe_pipeline.evaluation.power import prompts_needed
+from vibe_pipeline.evaluation.statistics import Difference, paired_difference
 from vibe_pipeline.experiment.claims import Claim
 
 Verdict = Literal["holds", "does not hold", "cannot be told from this data", "not measured", "not run"]
@@ -25,7 +26,20 @@ NOT_RUN: Verdict = "not run"
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one metric says about a claim; `difference` is arm − other, with its interval."""
+    """What one metric says about a claim; `difference` is arm − other, with its interval.
+
+    Attributes:
+        metric: Its name.
+        better: Its better side.
+        verdict: What it says.
+        reason: Why it says no more.
+        difference: Mean over prompts.
+        low: Of its interval.
+        high: Of its interval.
+        pairs: Prompts that went in.
+        needed: Of what cannot be told, prompts that would tell a difference as large as the one seen; None: no number.
+        found: The difference in full; None where there is none. How many clips it is of changes nothing said here.
+    """
 
     metric: str
     better: Literal["higher", "lower"]
@@ -35,6 +49,8 @@ class Evidence:
     low: float = math.nan
     high: float = math.nan
     pairs: int = 0
+    needed: int | None = None
+    found: Difference | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -54,24 +70,38 @@ def compare_on_metric(
     metric: str,
     better: Literal["higher", "lower"],
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
+    at_least: float = 0.0,
 ) -> Evidence:
-    """What one metric says about `arm` being better than `other`."""
+    """What one metric says about `arm` being better than `other`, by at least so much."""
     if scores.empty:
         return Evidence(metric, better, ABSENT, why_missing(scores, (arm, other), metric))
     found = paired_difference(scores, arm, other, metric, bootstrap)
-    low, high, n = found.low, found.high, found.prompts
-    if not n:
+    if not found.prompts:
         return Evidence(metric, better, ABSENT, why_missing(scores, (arm, other), metric))
-    towards = (low, high) if better == "higher" else (-high, -low)
+    verdict, reason = _judged(found, better, at_least, bootstrap)
+    seen = (found.mean if better == "higher" else -found.mean) - at_least
+    needed = prompts_needed(found, seen, bootstrap.confidence) if verdict == OPEN else None
+    return Evidence(
+        metric, better, verdict, reason, found.mean, found.low, found.high, found.prompts, needed=needed, found=found
+    )
+
+
+def _judged(
+    found: Difference, better: Literal["higher", "lower"], at_least: float, bootstrap: Bootstrap
+) -> tuple[Verdict, str]:
+    """What the interval of a difference says, and why no more."""
+    n = found.prompts
+    low, high = (found.low, found.high) if better == "higher" else (-found.high, -found.low)
+    if not found.clips:
+        return OPEN, "one figure an arm has no interval"
     if n < bootstrap.fewest_pairs:
-        verdict, reason = OPEN, f"only {n} prompt{'s' * (n != 1)}; an interval needs {bootstrap.fewest_pairs}"
-    elif towards[0] > 0:
-        verdict, reason = HOLDS, ""
-    elif towards[1] < 0:
-        verdict, reason = FAILS, ""
-    else:
-        verdict, reason = OPEN, "the interval of the difference contains 0"
-    return Evidence(metric, better, verdict, reason, found.mean, low, high, n)
+        return OPEN, f"only {n} prompt{'s' * (n != 1)}; an interval needs {bootstrap.fewest_pairs}"
+    if low > at_least:
+        return HOLDS, ""
+    if high < at_least:
+        return FAILS, f"the gain is below {at_least:g}" if at_least and high > 0 else ""
+    limit = at_least if better == "higher" or not at_least else -at_least
+    return OPEN, f"the interval of the difference contains {limit:g}"
 
 
 def why_missing(scores: pd.DataFrame, arms: tuple[str, ...], metric: str) -> str:
@@ -93,16 +123,25 @@ def _if_it_matters(evidence: Evidence, smallest: float) -> Evidence:
 def evaluate_claim(claim: Claim, scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> ClaimVerdict:
     """Judge a claim.
 
-    It holds if every named metric was measured and its interval lies on the claimed side of 0; it does not hold
-    if any lies on the other side; else it cannot be told. Without a measured metric it is not measured; without one of
-    its arms it was not run.
+    It holds if every named metric was measured and its interval lies on the claimed side of 0, or of the gain that the
+    claim asks for at least; it does not hold if any lies on the other side; else it cannot be told. Without a measured
+    metric it is not measured; without one of its arms it was not run.
     """
     present = set(scores["arm"]) if "arm" in scores else set()
     lacking = [a for a in (claim.arm, claim.other) if a not in present]
     if lacking:
         return ClaimVerdict(claim, NOT_RUN, f"not in this run: {', '.join(lacking)}", ())
     evidence = tuple(
-        compare_on_metric(scores, claim.arm, claim.other, m, better, bootstrap) for m, better in claim.metrics.items()
+        compare_on_metric(
+            scores=scores,
+            arm=claim.arm,
+            other=claim.other,
+            metric=metric,
+            better=better,
+            bootstrap=bootstrap,
+            at_least=claim.at_least.get(metric, 0.0),
+        )
+        for metric, better in claim.metrics.items()
     )
     evidence = tuple(_if_it_matters(e, claim.smallest.get(e.metric, 0.0)) for e in evidence)
     counts = {v: sum(e.verdict == v for e in evidence) for v in (HOLDS, FAILS, OPEN, ABSENT)}

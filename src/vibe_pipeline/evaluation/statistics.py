@@ -9,8 +9,9 @@ Where an arm was trained with several seeds, these are a level of their own: see
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, Matrix
 from vibe_pipeline.io.errors import one_line
+from vibe_pipeline.io.score_table import WHOLE_ARM
 
 SUMMARY_COLUMNS = (
     "arm",
@@ -42,6 +44,8 @@ TRAINING = "training_seed"
 _PAIR = ["prompt_index", "seed"]
 _CLIP = [*_PAIR, TRAINING]
 _REASONS_KEPT = 3
+LEFT_OUT = "left out"
+"""In the reason of a row that is scored: some of its clips have no score. Any other reason there is a note."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,10 @@ class Difference:
         mean: Over prompts; NaN without a common clip.
         low: Of its interval; NaN with fewer than two prompts.
         high: Upper end of the interval.
-        clips: How many differences of clips went in.
+        clips: How many differences of clips went in; 0 where the figures are of whole arms.
         prompts: Of how many prompts.
+        spread: Standard deviation of the difference over prompts; NaN with fewer than two.
+        of_seeds: Variance of `mean` that training seeds add, however many prompts there are; 0 with one seed.
         effect_size: Mean over the standard deviation over prompts (Cohen's d_z); NaN where that is 0 or not defined.
         training_seeds: The most that either arm was trained with.
     """
@@ -65,6 +71,8 @@ class Difference:
     prompts: int
     effect_size: float
     training_seeds: int
+    spread: float = math.nan
+    of_seeds: float = 0.0
 
 
 def paired_difference(
@@ -100,10 +108,10 @@ def summarise(
     Returns:
         Columns :data:`SUMMARY_COLUMNS`, every metric for every arm, in order of appearance. `mean` is over prompts of
         the mean over seeds; `n` counts clips with a score; `diff` is arm minus reference over the `n_pairs`
-        (prompt_index, seed) that both have. Without any score the mean is NaN, the status is that of the rows
-        ("missing" if there are none) and the reason says why; a partly scored row keeps status "scored", and its
-        reason says what is left out. Intervals are NaN with fewer than two prompts. `training_seeds` counts
-        replicates; `effect_size` is that of :class:`Difference`.
+        (prompt_index, seed) that both have; both are 0 of a score that an arm has as a whole. Without any score the
+        mean is NaN, the status is that of the rows ("missing" if there are none) and the reason says why; a partly
+        scored row keeps status "scored", and its reason says what is left out. Intervals are NaN with fewer than two
+        prompts. `training_seeds` counts replicates; `effect_size` is that of :class:`Difference`.
 
     Raises:
         ValueError: A column is absent, the reference arm is unknown, a clip is scored twice on a metric, a metric has
@@ -112,26 +120,48 @@ def summarise(
     arms = list(dict.fromkeys([*scores.get("arm", ()), *declared]))
     references = {arm: reference_arm if isinstance(reference_arm, str) else reference_arm.get(arm) for arm in arms}
     _check(scores, references, confidence, samples)
-    bootstrap = Bootstrap(samples, confidence, seed)
-    groups = dict(list(scores.groupby(["arm", "metric"], sort=False)))
-    rows = []
-    for metric, of_metric in scores.groupby("metric", sort=False):
-        described = {"direction": of_metric["direction"].iloc[0], "family": of_metric["family"].iloc[0]}
-        values = {arm: _values(groups.get((arm, metric), scores.head(0))) for arm in arms}
-        for arm in arms:
-            group = groups.get((arm, metric), scores.head(0))
-            row = {"arm": arm, "metric": metric} | described | _level(group, values[arm], bootstrap)
-            found = _difference(values[arm], values[references[arm]], bootstrap)
-            row |= {"diff": found.mean, "diff_low": found.low, "diff_high": found.high, "n_pairs": found.clips}
-            row["effect_size"] = found.effect_size
-            if row["n"] and not row["n_pairs"]:
-                row["reason"] = "; ".join(filter(None, [row["reason"], f"no clip in common with {references[arm]!r}"]))
-            rows.append(row)
+    rows = _summary_rows(scores, references, Bootstrap(samples, confidence, seed))
     table = pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
     table["arm"] = pd.Categorical(table["arm"], arms)
     table = table.sort_values("arm", kind="stable", ignore_index=True)
     counts = dict.fromkeys(("n", "n_pairs", "training_seeds"), "int64")
     return table.astype({"arm": scores["arm"].dtype} | counts)
+
+
+def _summary_rows(
+    scores: pd.DataFrame, references: Mapping[str, str], bootstrap: Bootstrap
+) -> Iterator[dict[str, Any]]:
+    """Every metric, and in it every arm of `references` against its own."""
+    groups = dict(list(scores.groupby(["arm", "metric"], sort=False)))
+    for metric, of_metric in scores.groupby("metric", sort=False):
+        described = {"direction": of_metric["direction"].iloc[0], "family": of_metric["family"].iloc[0]}
+        values = {arm: _values(groups.get((arm, metric), scores.head(0))) for arm in references}
+        for arm, reference in references.items():
+            group = groups.get((arm, metric), scores.head(0))
+            row = {"arm": arm, "metric": metric} | described | _level(group, values[arm], bootstrap)
+            found = _difference(values[arm], values[reference], bootstrap)
+            row |= {"diff": found.mean, "diff_low": found.low, "diff_high": found.high, "n_pairs": found.clips}
+            row["effect_size"] = found.effect_size
+            if len(values[arm]) and not found.prompts:
+                row["reason"] = "; ".join(filter(None, [row["reason"], f"no clip in common with {reference!r}"]))
+            yield row
+
+
+def with_not_run(summary: pd.DataFrame, reasons: Mapping[str, str]) -> pd.DataFrame:
+    """A table of :func:`summarise` with arms that were not run: on every metric a row of status `not run`.
+
+    Args:
+        summary: As it is, where there are no such arms.
+        reasons: Why, by the arm's name.
+    """
+    if not reasons:
+        return summary
+    known = ["metric", "direction", "family"]
+    metrics = summary.drop_duplicates("metric")[known]
+    empty = {"n": 0, "n_pairs": 0, "training_seeds": 0, "status": "not run"}
+    rows = [metrics.assign(arm=arm, reason=reason, **empty) for arm, reason in reasons.items()]
+    added = pd.concat(rows, ignore_index=True).reindex(columns=summary.columns).astype(summary.dtypes.to_dict())
+    return pd.concat([summary, added], ignore_index=True)
 
 
 def _check(scores: pd.DataFrame, references: Mapping[str, str | None], confidence: float, samples: int) -> None:
@@ -192,18 +222,37 @@ def _level(group: pd.DataFrame, values: pd.Series, bootstrap: Bootstrap) -> dict
         status, reason = _missing_status(left_out), _reasons(left_out)
     else:
         status = "scored"
-        reason = f"{len(left_out)} of {len(group)} left out: {_reasons(left_out)}" if len(left_out) else ""
+        said = [f"{len(left_out)} of {len(group)} {LEFT_OUT}: {_reasons(left_out)}"] if len(left_out) else []
+        reason = "; ".join(said + _notes(group))
     matrix = _matrix(values)
-    low, high = bootstrap.interval(matrix)
+    low, high = bootstrap.interval(matrix) if len(matrix) != 1 else _own_interval(group)
     mean = float(_prompt_means(matrix).mean()) if len(matrix) else math.nan
     seeds = group[TRAINING].nunique() if TRAINING in group and len(group) else 1
-    found = {"mean": mean, "ci_low": low, "ci_high": high, "n": len(values), "training_seeds": seeds}
+    found = {"mean": mean, "ci_low": low, "ci_high": high, "n": _clips(values), "training_seeds": seeds}
     return found | {"status": status, "reason": reason}
+
+
+def _own_interval(group: pd.DataFrame) -> tuple[float, float]:
+    """What a measure of the whole arm says of itself; with several trainings or without such a measure, NaN."""
+    own = group[_scored(group) & (group["prompt_index"] == WHOLE_ARM)]
+    if len(own) != 1 or "low" not in own:
+        return math.nan, math.nan
+    return float(own["low"].iloc[0]), float(own["high"].iloc[0])
+
+
+def _clips(values: pd.Series) -> int:
+    """How many of the values are of clips, and not of an arm as a whole."""
+    return int((values.index.get_level_values("prompt_index") != WHOLE_ARM).sum())
 
 
 def _missing_status(left_out: pd.DataFrame) -> str:
     """The rows' own status; a row that says "scored" without a number has in fact failed."""
     return str(left_out["status"].replace("scored", "failed").iloc[0])
+
+
+def _notes(group: pd.DataFrame) -> list[str]:
+    """What is to be said beside scores that are there."""
+    return [str(text) for text in dict.fromkeys(group.loc[_scored(group), "reason"]) if pd.notna(text) and text]
 
 
 def _reasons(left_out: pd.DataFrame) -> str:
@@ -239,11 +288,24 @@ def _difference(values: pd.Series, reference: pd.Series, bootstrap: Bootstrap) -
         mean=mean,
         low=low,
         high=high,
-        clips=len(pairs),
+        clips=_clips(pairs),
         prompts=len(by_prompt),
         effect_size=effect,
         training_seeds=max(len(mine), len(theirs), 1),
+        spread=spread if len(by_prompt) > 1 else math.nan,
+        of_seeds=_of_seeds(matrix) + (0.0 if less is None else _of_seeds(less)),
     )
+
+
+def _of_seeds(matrix: Matrix) -> float:
+    """Variance of the grand mean that columns add: what their means differ by, less what their residuals explain."""
+    prompts, seeds = matrix.shape
+    if seeds < 2 or prompts < 2:
+        return 0.0
+    columns, rows = np.nanmean(matrix, axis=0), np.nanmean(matrix, axis=1)
+    residual = matrix - columns - rows[:, None] + columns.mean()
+    noise = float(np.nansum(residual**2)) / ((prompts - 1) * (seeds - 1))
+    return max(0.0, float(columns.var(ddof=1)) - noise / prompts) / seeds
 
 
 def _paired(values: pd.Series, reference: pd.Series, same: bool) -> pd.Series:

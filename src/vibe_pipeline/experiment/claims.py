@@ -1,16 +1,19 @@
 """What the report puts to the test: an environment's claims.yml."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, RootModel, ValidationError, model_validator
 
 from vibe_pipeline.io.errors import refusal
 from vibe_pipeline.io.yaml_files import read_yaml
 
 
 class Claim(BaseModel):
-    """One claim: `arm` is better than `other` on every metric of `metrics` (name -> its better side)."""
+    """One claim: `arm` is better than `other` on every metric of `metrics` (name -> its better side).
+
+    With `at_least`, by at least so much; on the metric's own scale, which for VBench is 0 to 1: .008 are 0.8 points.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,6 +26,16 @@ class Claim(BaseModel):
     smallest: dict[str, FiniteFloat] = Field(
         default_factory=dict, description="differences below these are too small to matter, however certain"
     )
+    at_least: dict[str, Annotated[FiniteFloat, Field(gt=0)]] = Field(
+        default_factory=dict, description="by how much `arm` is better: the whole interval must lie beyond it"
+    )
+
+    @model_validator(mode="after")
+    def _limits_are_of_its_metrics(self) -> Self:
+        for field in ("smallest", "at_least"):
+            if strange := [name for name in getattr(self, field) if name not in self.metrics]:
+                raise ValueError(f"{field} names {strange[0]!r}, which is not one of the claim's metrics")
+        return self
 
 
 class Claims(RootModel[tuple[Claim, ...]]):

@@ -1,6 +1,7 @@
 """What all groups of parameters share: unknown fields are errors, values are immutable."""
 
-from typing import Annotated, Any, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -8,6 +9,7 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -19,6 +21,17 @@ class Params(BaseModel):
     """Base of all parameter groups: unknown fields are errors, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Names that fields had, and what to write instead."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, values: Any) -> Any:
+        old = next((name for name in cls.renamed if isinstance(values, Mapping) and name in values), None)
+        if old is not None:
+            raise ValueError(f"{old} has another name now; write {cls.renamed[old]}")
+        return values
 
     @field_validator("*", mode="before")
     @classmethod

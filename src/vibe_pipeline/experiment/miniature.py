@@ -9,12 +9,12 @@ class MiniatureParams(Params):
     """The procedural world's stand-in for a video model, and how its base is trained (by hand, once)."""
 
     size: PositiveInt = Field(48, description="native side, pixels")
-    frames: PositiveInt = 9
-    vae_steps: PositiveInt = 12000
+    frames: PositiveInt = Field(9, description="of a native clip, 4k + 1")
+    vae_steps: PositiveInt = Field(12000, description="optimiser steps of the VAE")
     vae_equivariance: NonNegativeFloat = Field(
         0.0, description="weight of the VAE's equivariance terms; 0: trained plainly"
     )
     clips: PositiveInt = Field(8000, description="captioned native clips the transformer is trained on")
-    base_steps: PositiveInt = 2600
+    base_steps: PositiveInt = Field(2600, description="optimiser steps of the transformer")
     processes: PositiveInt = Field(2, description="single-thread training processes")
-    seed: int = 0
+    seed: int = Field(0, description="any whole number: of weights, scenes and noise")

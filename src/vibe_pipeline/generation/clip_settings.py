@@ -7,11 +7,12 @@ import torch
 from vibe_pipeline.diffusion.flow import sigma_schedule
 from vibe_pipeline.diffusion.lora import fused_key
 from vibe_pipeline.diffusion.models import find_model, pick_device
-from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter, StageParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.denoiser import Sampling
-from vibe_pipeline.io.keys import file_sha256, folder_fingerprint
+from vibe_pipeline.io.keys import file_sha256, folder_fingerprint, weights_fingerprint
+from vibe_pipeline.io.manifests import AdapterManifest
 
 
 def base_settings(model: ModelParams, generation: GenerationParams) -> dict[str, Any]:
@@ -27,8 +28,8 @@ def arm_settings(
     arm: ArmParams,
     model: ModelParams,
     generation: GenerationParams,
-    adapter: dict[str, Any] | None,
-    stage1: dict[str, Any] | None,
+    adapter: AdapterManifest | None,
+    stage1: AdapterManifest | None,
 ) -> dict[str, Any]:
     """Everything that determines an arm's clips; no name of a row, its own or its adapter's, and no label.
 
@@ -40,15 +41,32 @@ def arm_settings(
         stage1: Manifest of the stage-1 adapter that is kept.
     """
     # A field that came later and is off is left out, so that older clips count.
-    off = {"detail_transfer"} if arm.detail_transfer is None else set()
-    return base_settings(model, generation) | {
-        "arm": arm.model_dump(mode="json", exclude={"label", "adapter"} | off),
-        "adapter": adapter["key"] if adapter else None,
-        "extra_adapters": [file_sha256(extra.path) for extra in arm.extra_adapters],
-        "stage1": fused_key(stage1["key"], getattr(torch, model.dtype)) if stage1 else None,
-        "target": model.target.model_dump(),
-        "flow_shift": model.flow_shift,
-    }
+    off = {name for name in ("detail_transfer", "enlarge", "sharpen", "sr", "stages") if getattr(arm, name) is None}
+    off |= {"rope"} if arm.rope.kind == "none" else set()
+    own = {} if arm.transformer is None else {"transformer": weights_fingerprint(arm.transformer.path)}
+    own |= {"network": file_sha256(arm.sr.weights)} if arm.sr else {}
+    left_out: dict[str, Any] = dict.fromkeys({"label", "adapter", "optional", "transformer"} | off, True)
+    if arm.sr is not None:
+        left_out["sr"] = {"weights"}  # by content, wherever it lies
+    plain = {i: {"differences"} for i, extra in enumerate(arm.extra_adapters) if not extra.differences}
+    left_out |= {"extra_adapters": plain} if plain else {}
+    return (
+        base_settings(model, generation)
+        | own
+        | {
+            "arm": arm.model_dump(mode="json", exclude=left_out),
+            "adapter": adapter.key if adapter else None,
+            "extra_adapters": [sha for extra in arm.extra_adapters for sha in _contents(extra)],
+            "stage1": fused_key(stage1.key, getattr(torch, model.dtype)) if stage1 else None,
+            "target": model.target.model_dump(),
+            "flow_shift": model.flow_shift,
+        }
+    )
+
+
+def _contents(extra: ExtraAdapter) -> list[str]:
+    """What an adapter's files hold."""
+    return [file_sha256(path) for path in (extra.path, *([extra.differences_path] if extra.differences else []))]
 
 
 def arm_sampling(arm: ArmParams, model: ModelParams, strength: float) -> Sampling:
@@ -60,9 +78,16 @@ def arm_sampling(arm: ArmParams, model: ModelParams, strength: float) -> Samplin
         strength: Share of the noise schedule that is run; see `methods.base.Method.strength`.
 
     Raises:
-        ValueError: A share of the steps that leaves none.
+        ValueError: A truncated schedule that leaves no step.
     """
-    sigmas = sigma_schedule(arm.steps, arm.flow_shift or model.flow_shift, strength, arm.steps_are)
+    sigmas = sigma_schedule(arm.steps, arm.flow_shift or model.flow_shift, strength, arm.strength_mode)
+    return Sampling(sigmas, arm.scheduler, arm.guidance_scale)
+
+
+def stage_sampling(stage: StageParams, arm: ArmParams, model: ModelParams) -> Sampling:
+    """Noise levels of a pass before a row's own; solver and guidance are the row's."""
+    shift = stage.flow_shift or model.flow_shift
+    sigmas = sigma_schedule(stage.steps, shift, stage.strength, stage.strength_mode)
     return Sampling(sigmas, arm.scheduler, arm.guidance_scale)
 
 

@@ -1,7 +1,7 @@
 """Text encoder, VAE and transformer of one arm at work: from noise, or from an enlarged native clip."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +16,7 @@ from vibe_pipeline.diffusion.attention import install_gclf
 from vibe_pipeline.diffusion.flow import add_noise, seeded_noise
 from vibe_pipeline.diffusion.freeswim import FreeSwim, freeswim_predictor
 from vibe_pipeline.diffusion.lifetime import release
+from vibe_pipeline.diffusion.lora_differences import fused_differences
 from vibe_pipeline.diffusion.models import (
     decode_video,
     encode_video,
@@ -29,14 +30,16 @@ from vibe_pipeline.diffusion.models import (
     velocity_predictor,
 )
 from vibe_pipeline.diffusion.objectives import Predict
-from vibe_pipeline.diffusion.sampling import Scheduler, denoise, guided
-from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.diffusion.rope import install_rope, rope_of
+from vibe_pipeline.diffusion.sampling import Scheduler, denoise, guided, resize_latents
+from vibe_pipeline.experiment.arms import ArmParams, StageParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.clip_cache import Rows, Scale
 from vibe_pipeline.generation.first_frames import first_frame_pixels
 from vibe_pipeline.generation.text_cache import TextCache
 from vibe_pipeline.images.resize import enlarge
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.video import read_clip
 
 
@@ -58,7 +61,7 @@ class Denoiser:
         texts: Embeddings; those of every prompt are made here if they are not there yet.
         prompts: Every prompt that will be asked for.
         sampling: Noise levels, solver, guidance.
-        arm: Attention, extra adapters; None for the native pass.
+        arm: Attention, extra adapters, weights of its own; None for the native pass.
         adapter: Manifest of the arm's adapter.
         stage1: Manifest of the stage-1 adapter to keep (an ablation).
         attach: Gives the transformer the arm's attention; (denoiser, arm, native token grid).
@@ -72,8 +75,8 @@ class Denoiser:
         prompts: set[str],
         sampling: Sampling,
         arm: ArmParams | None = None,
-        adapter: dict[str, Any] | None = None,
-        stage1: dict[str, Any] | None = None,
+        adapter: AdapterManifest | None = None,
+        stage1: AdapterManifest | None = None,
         attach: "Attach | None" = None,
     ) -> None:
         limit_threads(model.threads)
@@ -83,19 +86,25 @@ class Denoiser:
         self.native = Scale.of(model.native)
         self.device, self.dtype = pick_device(model.device), getattr(torch, model.dtype)
         home = torch.device("cpu") if model.offload else self.device
-        self.transformer = load_transformer(self.checkpoint, home, self.dtype)
+        own = arm.transformer.path if arm is not None and arm.transformer is not None else None
+        self.transformer = load_transformer(self.checkpoint, home, self.dtype, own)
         self.vae = load_vae(self.checkpoint, home, model.tile, getattr(torch, model.vae_dtype))
         self.swim: FreeSwim | None = None
         self.refresh_every: int | None = None
         self.detail_transfer = arm.detail_transfer if arm is not None else None
+        self.enlarge = arm.enlarge if arm is not None else None
+        self._fused = ExitStack()
         try:
             if stage1 is not None:
-                lora.fuse_adapter(self.transformer, Path(stage1["path"]))
+                lora.fuse_adapter(self.transformer, stage1.path)
             if adapter is not None:
-                lora.load_adapter(self.transformer, Path(adapter["path"]), adapter["name"])
+                lora.load_adapter(self.transformer, adapter.path, adapter.name)
             if arm is not None:
                 for i, extra in enumerate(arm.extra_adapters):
                     lora.load_adapter(self.transformer, extra.path, f"extra_{i}", extra.weight)
+                    if extra.differences:
+                        changed = fused_differences(self.transformer, extra.differences_path, extra.weight)
+                        self._fused.enter_context(changed)
                 (attach or attach_attention)(
                     self, arm, token_grid(self.checkpoint, model.native.height, model.native.width)
                 )
@@ -111,6 +120,7 @@ class Denoiser:
 
     def close(self) -> None:
         """Free the models' memory: the next arm, or training, loads its own."""
+        self._fused.close()
         release(self.transformer, self.vae)
 
     def from_noise(self, rows: Rows, size: Scale) -> Tensor:
@@ -124,7 +134,7 @@ class Denoiser:
         in both decoded clips and cancels, so that the native clip is kept wherever the transformer changes nothing.
         """
         with self._on_device(self.vae):
-            latents = torch.cat([encode_video(self.vae, _enlarged(row, size)) for row in rows])
+            latents = torch.cat([self._native_latent(row, size) for row in rows])
         start = add_noise(latents, self._noise(rows, size), self.sampling.sigmas[0].expand(len(rows)))
         pixels = self._run(rows, size, start)
         if self.detail_transfer is None:
@@ -135,27 +145,62 @@ class Denoiser:
                 pixels[i].add_(_enlarged(row, size)[0]).clamp_(0, 1)
         return pixels
 
+    def cascade(self, rows: Rows, size: Scale, stages: "Sequence[Stage]") -> Tensor:
+        """From noise at the first stage's size to the target, each pass from the enlarged latent of the one before.
+
+        Nothing is decoded in between (CineScale, arXiv 2508.15774). Every pass has fresh noise; the row's own pass has
+        that of every other arm.
+        """
+        latent: Tensor | None = None
+        for index, stage in enumerate(stages):
+            marked = [row | {"prompt": f"stage {index}\n{row['prompt']}"} for row in rows]
+            noise = self._noise(marked, stage.size)
+            start = noise if latent is None else self._noised(latent, noise, stage.sampling)
+            with stage.entered(self):
+                latent = self._denoised(rows, stage.size, start, stage.sampling)
+        if latent is None:
+            raise ValueError("a cascade has at least one stage before the row's own pass")
+        start = self._noised(latent, self._noise(rows, size), self.sampling)
+        latent = self._denoised(rows, size, start, self.sampling)
+        with self._on_device(self.vae):
+            return decode_video(self.vae, latent)
+
+    def _noised(self, latent: Tensor, noise: Tensor, sampling: Sampling) -> Tensor:
+        enlarged = resize_latents(latent.to(noise), *noise.shape[-2:])
+        return add_noise(enlarged, noise, sampling.sigmas[0].expand(len(noise)))
+
+    def _native_latent(self, row: dict[str, Any], size: Scale) -> Tensor:
+        """A row's native clip as a latent of the target size: enlarged as pixels, or once it is encoded."""
+        if self.enlarge != "latent":
+            return encode_video(self.vae, _enlarged(row, size))
+        latent = encode_video(self.vae, _pixels(row))
+        return resize_latents(latent, *latent_shape(dict(self.vae.config), size.height, size.width, size.frames)[-2:])
+
     def _run(self, rows: Rows, size: Scale, start: Tensor) -> Tensor:
+        latent = self._denoised(rows, size, start, self.sampling)
+        with self._on_device(self.vae):
+            return decode_video(self.vae, latent)
+
+    def _denoised(self, rows: Rows, size: Scale, start: Tensor, sampling: Sampling) -> Tensor:
         first_frame = self._first_frames(rows, size)
-        steps = len(self.sampling.sigmas) - 1
+        steps = len(sampling.sigmas) - 1
         with (
             self._on_device(self.transformer),
             tqdm(total=steps, desc=f"{size.height}x{size.width}", unit="step", leave=False, mininterval=2) as bar,
         ):
             latent = denoise(
-                predict=self._predict(rows, first_frame is not None),
+                predict=self._predict(rows, first_frame is not None, sampling.guidance_scale),
                 x=start.to(self.device),
-                sigmas=self.sampling.sigmas,
-                scheduler=self.sampling.scheduler,
+                sigmas=sampling.sigmas,
+                scheduler=sampling.scheduler,
                 on_step=bar.update,
                 first_frame=first_frame,
             )
         if self.swim is not None:
             self.swim.stored.clear()
-        with self._on_device(self.vae):
-            return decode_video(self.vae, latent)
+        return latent
 
-    def _predict(self, rows: Rows, first_frame: bool) -> Predict:
+    def _predict(self, rows: Rows, first_frame: bool, guidance_scale: float) -> Predict:
         conditional = self.texts.load([r["prompt"] for r in rows])
         empty = self.texts.load([self.negative]).expand_as(conditional)
         one, other = (
@@ -163,8 +208,8 @@ class Denoiser:
             for t in (conditional, empty)
         )
         if self.swim is not None:
-            return freeswim_predictor(self.swim, one, other, self.sampling.guidance_scale, self.refresh_every)
-        return guided(one, other, self.sampling.guidance_scale)
+            return freeswim_predictor(self.swim, one, other, guidance_scale, self.refresh_every)
+        return guided(one, other, guidance_scale)
 
     def _noise(self, rows: Rows, size: Scale) -> Tensor:
         shape = latent_shape(dict(self.vae.config), size.height, size.width, size.frames)
@@ -193,12 +238,44 @@ class Denoiser:
 Attach = Callable[[Denoiser, ArmParams, tuple[int, int]], None]
 
 
-def attach_attention(denoiser: Denoiser, arm: ArmParams, native_grid: tuple[int, int]) -> None:
-    """The row's own attention, its windows measured on the native token grid (H, W)."""
-    install_gclf(denoiser.transformer, arm.attention, native_grid)
+def attach_attention(denoiser: Denoiser, arm: ArmParams | StageParams, native_grid: tuple[int, int]) -> None:
+    """A row's or a stage's attention and rotary positions, windows measured on the native token grid (H, W)."""
+    rope = rope_of(arm.rope)
+    install_rope(denoiser.transformer, rope)
+    install_gclf(denoiser.transformer, arm.attention, native_grid, rope=rope)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A pass before a row's own.
+
+    Attributes:
+        size: Of its clips.
+        sampling: Noise levels, solver, guidance.
+        attach: Gives the transformer the stage's attention and positions; undone by that of the row.
+        restore: Gives it the row's again.
+    """
+
+    size: Scale
+    sampling: Sampling
+    attach: Callable[[Denoiser], None]
+    restore: Callable[[Denoiser], None]
+
+    @contextmanager
+    def entered(self, denoiser: Denoiser) -> Iterator[None]:
+        """The stage's attention inside, the row's afterwards."""
+        self.attach(denoiser)
+        try:
+            yield
+        finally:
+            self.restore(denoiser)
+
+
+def _pixels(row: dict[str, Any]) -> Tensor:
+    """A row's native clip, [1, 3, T, H, W]."""
+    return torch.from_numpy(read_clip(Path(row["native_path"]))).permute(3, 0, 1, 2)[None]
 
 
 def _enlarged(row: dict[str, Any], size: Scale) -> Tensor:
     """A row's native clip at the target size, [1, 3, T, H, W]."""
-    native = torch.from_numpy(read_clip(Path(row["native_path"]))).permute(3, 0, 1, 2)[None]
-    return enlarge(native, size.height, size.width)
+    return enlarge(_pixels(row), size.height, size.width)

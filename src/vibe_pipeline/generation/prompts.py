@@ -23,6 +23,11 @@ HELD_OUT_SEED = 20_260
 # What Unicode counts among white space or the ends of lines, and a text file may hold within one.
 _WITHIN_A_LINE = str.maketrans(dict.fromkeys("\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\u2028\u2029", " "))
 VBENCH_PROTOCOLS = ("vbench_standard", "vbench_subset", "vbench_custom")
+FOUR_K = "4k_vbench"
+FOUR_K_HINT = (
+    "prompts 4k_vbench reads T3-Video's list of prompts, which does not come with this project: put "
+    "4K-VBench/4K-Vbench.json of the repository zhangzjn/T3-Video there, or name where it is"
+)
 
 
 def load_prompts(params: GenerationParams) -> pd.DataFrame:
@@ -74,6 +79,8 @@ def _all_rows(params: GenerationParams) -> pd.DataFrame:
         wanted = params.skip + (params.count or 64)
         scenes = sample_scenes(np.random.default_rng(HELD_OUT_SEED), wanted, held_out=True)
         entries: list[dict[str, Any]] = [{"prompt": s.caption} for s in scenes]
+    elif params.prompts == FOUR_K:
+        entries = _four_k_vbench(params.prompts_4k_vbench or Path())
     else:
         entries = _from_file(params.prompts)
     last = params.skip + params.count if params.count else None
@@ -112,6 +119,21 @@ def _from_file(path: Path) -> list[dict[str, Any]]:
     if framed and len(framed) < len(entries):
         raise ValueError(f"{path}: line {framed[0]} has a first_frame, others have none; give all of them one")
     return [entry | _first_frame(path, line, entry) for line, entry in entries]
+
+
+def _four_k_vbench(path: Path) -> list[dict[str, Any]]:
+    """The prompts of 4K-VBench: a JSON list of objects with `prompt_en`."""
+    require_file(path, "generation.prompts_4k_vbench", FOUR_K_HINT)
+    try:
+        rows = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"generation.prompts_4k_vbench: {path} is not JSON: {one_line(error, 120)}") from error
+    texts = [row.get("prompt_en") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    if not texts or len(texts) < len(rows) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"generation.prompts_4k_vbench: {path} is not a list of objects that have a text `prompt_en`")
+    entries = [(place, {"prompt": " ".join(text.split())}) for place, text in enumerate(texts, 1)]
+    _check_prompts(path, entries, "entry")
+    return [entry for _, entry in entries]
 
 
 def _lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -177,18 +199,20 @@ def _known(path: Path, line: int, row: Any) -> dict[str, Any]:
     return entry | ({"first_frame": row["first_frame"]} if "first_frame" in row else {})
 
 
-def _check_prompts(path: Path, entries: list[tuple[int, dict[str, Any]]]) -> None:
+def _check_prompts(path: Path, entries: list[tuple[int, dict[str, Any]]], unit: str = "line") -> None:
     seen: dict[str, int] = {}
     for line, entry in entries:
         prompt = entry["prompt"]
         if not any(letter.isalnum() for letter in prompt):
-            raise ValueError(f"{path}, line {line}: {one_line(repr(prompt))} is not a prompt: no letter or digit in it")
+            raise ValueError(
+                f"{path}, {unit} {line}: {one_line(repr(prompt))} is not a prompt: no letter or digit in it"
+            )
         if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in prompt.replace("\t", " ")):
-            raise ValueError(f"{path}, line {line}: {one_line(ascii(prompt))} holds control characters")
+            raise ValueError(f"{path}, {unit} {line}: {one_line(ascii(prompt))} holds control characters")
         if prompt in seen:
             raise ValueError(
-                f"{path}, line {line}: {one_line(repr(prompt))} stands twice, in line {seen[prompt]} too; scores are "
-                "paired by prompt, list each once"
+                f"{path}, {unit} {line}: {one_line(repr(prompt))} stands twice, in {unit} {seen[prompt]} too; scores "
+                "are paired by prompt, list each once"
             )
         seen[prompt] = line
 

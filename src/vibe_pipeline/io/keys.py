@@ -29,14 +29,28 @@ def folder_fingerprint(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in (".safetensors", ".json")):
-        size = file.stat().st_size
-        digest.update(f"{file.relative_to(folder)}\n{size}\n".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(EDGE))
-            if size > 2 * EDGE:
-                stream.seek(-EDGE, os.SEEK_END)
-                digest.update(stream.read(EDGE))
+        digest.update(f"{file.relative_to(folder)}\n".encode())
+        _edges(file, digest)
     return digest.hexdigest()[:16]
+
+
+def weights_fingerprint(path: Path) -> str:
+    """A hash of a file of weights by its size and its first and last MiB, or of a folder of them; not of its name."""
+    if path.is_dir():
+        return folder_fingerprint(path)
+    digest = hashlib.sha256()
+    _edges(path, digest)
+    return digest.hexdigest()[:16]
+
+
+def _edges(file: Path, digest: "hashlib._Hash") -> None:
+    size = file.stat().st_size
+    digest.update(f"{size}\n".encode())
+    with file.open("rb") as stream:
+        digest.update(stream.read(EDGE))
+        if size > 2 * EDGE:
+            stream.seek(-EDGE, os.SEEK_END)
+            digest.update(stream.read(EDGE))
 
 
 def file_sha256(path: Path) -> str:

@@ -10,6 +10,7 @@ The detail is what `band_error` measures: everything else about the picture is l
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -112,6 +113,17 @@ def inferable(
     network = train_pixel_network(training.native, training.target, how)
     error = remaining_error(enlarge(network, _unit(held_out.native)), held_out, band)
     return Gate("inferable: band error of a plain pixel network", error, MOST_NETWORK_ERROR), network
+
+
+def read_vae(folder: Path) -> AutoencoderKLWan:
+    """A VAE out of its own diffusers folder, 32 bit.
+
+    Raises:
+        ValueError: The folder does not hold one.
+    """
+    if not (folder / "config.json").exists():
+        raise ValueError(f"{folder} holds no VAE: there is no config.json in it; give the folder of the VAE itself")
+    return AutoencoderKLWan.from_pretrained(folder).eval()
 
 
 def holdable(vae: AutoencoderKLWan, sizes: Sizes, progress: Callable[[list[Scene]], object] = iter) -> list[Gate]:

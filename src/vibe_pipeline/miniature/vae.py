@@ -16,7 +16,6 @@ Source of the second term: EQ-VAE (Kouzelis et al., ICML 2025, arXiv 2502.09509)
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -27,9 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vibe_pipeline.miniature.networks import build_vae
-from vibe_pipeline.miniature.optimizers import ConvMuon
+from vibe_pipeline.miniature.optimisers import ConvMuon
 from vibe_pipeline.miniature.scene import sample_scene
-from vibe_pipeline.miniature.trainer import Task
 from vibe_pipeline.miniature.world import STILL_STYLE, VIDEO_STYLE, centre_path, render
 
 
@@ -134,7 +132,7 @@ def _corner(rng: np.random.Generator, centre: NDArray[np.float32], size: int, cr
     return np.clip(np.rint(wanted), 0, size - crop).astype(int).tolist()
 
 
-def vae_optimizers(module: nn.Module, rate: float, muon_rate: float) -> list[torch.optim.Optimizer]:
+def vae_optimisers(module: nn.Module, rate: float, muon_rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the kernels inside the network, AdamW for its ends, norms and biases."""
     ends = ("conv_in", "decoder.conv_out", "quant_conv")
     kernels = [p for name, p in module.named_parameters() if p.ndim >= 4 and not any(e in name for e in ends)]
@@ -144,12 +142,3 @@ def vae_optimizers(module: nn.Module, rate: float, muon_rate: float) -> list[tor
         ConvMuon(kernels, lr=muon_rate, momentum=0.95, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=1e-4),
     ]
-
-
-def vae_task(native: int, frames: int, clips: int, weights: VaeWeights | None = None) -> Task:
-    """The task for :func:`vibe_pipeline.miniature.trainer.train`; `clips` is per process."""
-    return Task(
-        build=partial(VaeObjective, weights),
-        optimizers=partial(vae_optimizers, rate=1e-3, muon_rate=1.5e-3),
-        batch=partial(draw_batch, native=native, frames=frames, clips=clips),
-    )

@@ -5,8 +5,9 @@ keys that each query sees, which block-sparse kernels exceed a little. Not count
 losses, VBench.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from vibe_pipeline.diffusion.checkpoint import tile_stride
@@ -14,19 +15,23 @@ from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods import checked_tables
+from vibe_pipeline.generation.optional_arms import left_out
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
+from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.plan_rows import (
     PlanRow,
     arm_rows,
     data_row,
     measures_row,
     native_row,
+    network_measures_row,
     training_rows,
     validation_rows,
 )
@@ -98,30 +103,73 @@ def make_plan(
     if model.tile is not None:
         tile_stride(architecture.vae, model.tile)
     image_count, image_note = _count_images(data, images)
-    clips, first_frames, clip_notes = _count_clips(generation, EvaluationParams(**params["evaluation"]))
+    evaluation = EvaluationParams(**params["evaluation"])
+    clips, first_frames, clip_notes = _count_clips(generation, evaluation)
     costs = Costs(
         architecture=architecture, model=model, device=found, share=share, first_frames=first_frames, figures=figures
     )
-    rows = [data_row(costs, data, image_count), *training_rows(costs, data, tables)]
-    rows += [native_row(costs, generation, clips), *arm_rows(costs, tables, generation, clips)]
-    rows += validation_rows(costs, tables, generation)
-    measures, measure_note = measures_row(model.target, clips * len(tables.arms))
-    rows.append(measures)
+    measures, measure_note = measures_row(model.target, clips * len(tables.arms), evaluation.extra_measures)
+    rows = (
+        data_row(costs, data, image_count),
+        *training_rows(costs, data, tables),
+        native_row(costs, generation, clips),
+        *arm_rows(costs, tables, generation, clips),
+        *validation_rows(costs, tables, generation),
+        measures,
+        *network_measures_row(costs, clips * len(tables.arms), evaluation.extra_measures),
+    )
+    own_bytes, own_notes = _own_transformers(tables, 2 * costs.parameters["transformer"])
+    notes = (image_note, *clip_notes, measure_note, *own_notes, *_arm_notes(costs, tables))
+    return _described(costs, device.lower(), own_bytes, notes, rows)
+
+
+def _described(costs: Costs, device: str, own: float, notes: tuple[str, ...], rows: tuple[PlanRow, ...]) -> Plan:
+    """The rows, with what they were computed for.
+
+    Args:
+        costs: What they were computed by.
+        device: Its name in `planning.devices`.
+        own: Bytes of transformers of arms' own.
+        notes: What the rows rest on.
+        rows: The jobs.
+    """
     numbers = costs.parameters
     # Weights as published: 16 bit but for the VAE.
-    weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"]
-    notes = (image_note, *clip_notes, measure_note)
+    weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"] + own
     return Plan(
-        model=architecture.name,
-        architecture=architecture.source,
+        model=costs.architecture.name,
+        architecture=costs.architecture.source,
         parameters=numbers,
         weights_gb=weights / 1e9,
-        device=device.lower(),
-        device_memory_gb=found.memory_gb,
-        share_of_peak=share,
+        device=device,
+        device_memory_gb=costs.device.memory_gb,
+        share_of_peak=costs.share,
         notes=notes,
-        rows=tuple(rows),
+        rows=rows,
     )
+
+
+def _own_transformers(tables: Experiment, otherwise: float) -> tuple[float, tuple[str, ...]]:
+    """Bytes of the transformers that arms name, and what the plan says of them; `otherwise` as in `_own_bytes`."""
+    own = {arm.transformer.path for arm in tables.arms.values() if arm.transformer is not None}
+    size = sum(_own_bytes(path, otherwise) for path in own)
+    said = f"transformers of arms' own: {len(own)}, {size / 1e9:.1f} GB, each read after the base's"
+    return size, (said,) if own else ()
+
+
+def _arm_notes(costs: Costs, tables: Experiment) -> Iterator[str]:
+    """Optional arms that would be left out as things are, and networks that could not be counted."""
+    for name, row in left_out(tables, Path.cwd()).items():
+        yield f"arms.{name}: counted, but {row['reason']}; {row['fix']}"
+    for name, arm in tables.arms.items():
+        if arm.sr is not None and network_cost(costs, arm.sr) is None:
+            yield f"arms.{name}: its network is not counted, as {arm.sr.weights} is not here or cannot be counted"
+
+
+def _own_bytes(path: Path, otherwise: float) -> float:
+    """Of a transformer's own weights; `otherwise` where they are not here yet."""
+    files = path.glob("*.safetensors") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file()) or otherwise
 
 
 def _count_images(data: DataParams, images: int | None) -> tuple[int, str]:

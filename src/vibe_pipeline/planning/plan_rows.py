@@ -1,8 +1,9 @@
 """The jobs of a run, one row each: how often, and the work, time, memory and disk of one."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from vibe_pipeline.diffusion.flow import schedule_steps
 from vibe_pipeline.experiment.arms import ArmParams
@@ -13,13 +14,15 @@ from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.methods import method_of
-from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, measuring, measuring_memory, stage1_of
+from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, stage1_of
+from vibe_pipeline.planning.measure_costs import measuring_memory, measuring_seconds
+from vibe_pipeline.planning.network_costs import network_cost
 
 FULL = AttentionParams()
 STAGE1 = "Velocity loss on low-resolution images"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlanRow:
     """One job of a run.
 
@@ -39,8 +42,8 @@ class PlanRow:
     label: str
     unit: str
     count: int
-    tokens: int | None
-    keys_per_query: float | None
+    tokens: int | None = None
+    keys_per_query: float | None = None
     teraflops: float
     seconds: float
     memory_gb: float
@@ -51,6 +54,11 @@ class PlanRow:
         """Hours for all pieces together."""
         return self.count * self.seconds / 3600
 
+    @classmethod
+    def of(cls, work: Work, peak: float = 0.0, disk: float = 0.0, **named: Any) -> Self:
+        """From the work of one piece, and bytes; `named` are the other fields."""
+        return cls(teraflops=work.teraflops, seconds=work.seconds, memory_gb=peak / 1e9, disk_gb=disk / 1e9, **named)
+
 
 def data_row(costs: Costs, data: DataParams, count: int) -> PlanRow:
     """Captions and three latents of every image: low, high, and high after the pixel degradation."""
@@ -60,14 +68,12 @@ def data_row(costs: Costs, data: DataParams, count: int) -> PlanRow:
     text = costs.model.text_length * costs.architecture.transformer["text_dim"]
     size = 2 * numbers + costs.number_bytes * text
     peak = max(costs.text_memory(), CONTEXT_BYTES + encoding)
-    return _row(
+    return PlanRow.of(
         group="data",
         name="cache",
         label="Latents and text embeddings",
         unit="image",
         count=count,
-        tokens=None,
-        keys=None,
         work=work,
         peak=peak,
         disk=count * size,
@@ -93,14 +99,14 @@ def training_row(
     tokens, keys = costs.keys(size, FULL), costs.keys(size, attention)
     work, peak = costs.step(size, attention, row, stage1), costs.step_memory(size, attention, row, stage1)
     disk = 4.0 * costs.adapter_parameters(row.lora)
-    return _row(
+    return PlanRow.of(
         group=group,
         name=name,
         label=label,
         unit="step",
         count=row.steps,
         tokens=tokens,
-        keys=keys,
+        keys_per_query=keys,
         work=work,
         peak=peak,
         disk=disk,
@@ -129,30 +135,27 @@ def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRo
     size = costs.model.native
     disk = clips * _clip_bytes(size)
     if generation.native_source == "truth":
-        return _row(
+        return PlanRow.of(
             group="native",
             name="native",
             label="True renders",
             unit="clip",
             count=clips,
-            tokens=None,
-            keys=None,
             work=Work(),
-            peak=0.0,
             disk=disk,
         )
     passes = generation.native_steps * _passes(generation.native_guidance_scale)
     work = costs.text() + costs.forward(size, FULL) * passes + costs.decode(size)
     peak = _rendering_memory(costs, size, costs.forward_memory(size, generation.batch_size, FULL), 0.0, False)
     tokens = costs.keys(size, FULL)
-    return _row(
+    return PlanRow.of(
         group="native",
         name="native",
         label="Native clips, shared by all arms",
         unit="clip",
         count=clips,
         tokens=tokens,
-        keys=tokens,
+        keys_per_query=tokens,
         work=work,
         peak=peak,
         disk=disk,
@@ -164,19 +167,20 @@ def arm_row(
 ) -> PlanRow:
     """An arm's clips, by the workload of its method."""
     size, method = costs.model.target, method_of(arm)
-    disk, steps = clips * _clip_bytes(size), schedule_steps(arm.steps, method.strength(arm), arm.steps_are)
+    disk, steps = clips * _clip_bytes(size), schedule_steps(arm.steps, method.strength(arm), arm.strength_mode)
     load = method.workload(arm, steps)
     work = costs.encode(size) * load.encodes + costs.decode(size) * load.decodes
+    work += costs.encode(costs.model.native) * load.native_encodes
     if not load.forwards:
         peak = _vae_peak(costs, size) + CONTEXT_BYTES if load.encodes or load.decodes else 0.0
-        return _row(
+        if load.network is not None and (found := network_cost(costs, load.network)):
+            work, peak = work + found.work, CONTEXT_BYTES + found.memory
+        return PlanRow.of(
             group="arm",
             name=name,
             label=arm.label,
             unit="clip",
             count=clips,
-            tokens=None,
-            keys=None,
             work=work,
             peak=peak,
             disk=disk,
@@ -184,6 +188,9 @@ def arm_row(
     adapters = costs.arm_adapters(arm, tables)
     for attention, times in load.forwards:
         work += costs.forward(size, attention, adapters) * times
+    for height, width, attention, times in load.earlier:
+        smaller = size.model_copy(update={"height": height, "width": width})
+        work += costs.forward(smaller, attention, adapters) * times
     tokens, keys = costs.keys(size, FULL), costs.keys(size, arm.attention)
     extra = sum(map(costs.adapter_bytes, adapters))
     if load.keeps_cross_attention and not costs.model.offload:
@@ -193,14 +200,14 @@ def arm_row(
     batch = generation.batch_size * load.copies
     forward = max(costs.forward_memory(size, batch, attention) for attention, _ in load.forwards)
     peak = _rendering_memory(costs, size, forward, extra, load.encodes > 0)
-    return _row(
+    return PlanRow.of(
         group="arm",
         name=name,
         label=arm.label,
         unit="clip",
         count=clips,
         tokens=tokens,
-        keys=keys,
+        keys_per_query=keys,
         work=work,
         peak=peak,
         disk=disk,
@@ -210,7 +217,10 @@ def arm_row(
 def arm_rows(costs: Costs, tables: Experiment, generation: GenerationParams, clips: int) -> Iterator[PlanRow]:
     """Every arm."""
     for name, arm in tables.arms.items():
-        yield arm_row(costs=costs, name=name, arm=arm, tables=tables, generation=generation, clips=clips)
+        try:
+            yield arm_row(costs=costs, name=name, arm=arm, tables=tables, generation=generation, clips=clips)
+        except ValueError as error:
+            raise ValueError(f"arms.{name}: {error}") from None
 
 
 def validation_rows(costs: Costs, tables: Experiment, generation: GenerationParams) -> Iterator[PlanRow]:
@@ -229,24 +239,28 @@ def validation_rows(costs: Costs, tables: Experiment, generation: GenerationPara
             yield replace(made, group="validation", label=f"Validation clips, {times} times {row.validation_clips}")
 
 
-def measures_row(size: ClipSize, clips: int) -> tuple[PlanRow, str]:
+def measures_row(size: ClipSize, clips: int, extra: Collection[str] = ()) -> tuple[PlanRow, str]:
     """Our own measures of every arm's clips, on processors while the device idles, and what that rests on."""
     cores = os.cpu_count() or 1
-    work = measuring(size, cores)
-    memory = measuring_memory(size) / 1e9
+    work = Work(0.0, measuring_seconds(size, cores, extra))
+    memory = measuring_memory(size, extra) / 1e9
     note = f"our measures: on the {cores} cores of this machine, an arm at a time; {memory:.1f} GB of main memory"
-    return _row(
+    return PlanRow.of(
         group="measures",
         name="all",
         label="Our measures, on processors",
         unit="clip",
         count=clips,
-        tokens=None,
-        keys=None,
         work=work,
-        peak=0.0,
-        disk=0.0,
     ), note
+
+
+def network_measures_row(costs: Costs, clips: int, extra: Collection[str]) -> Iterator[PlanRow]:
+    """Networks of the measures that are asked for by name, on the device; nothing where none is."""
+    if (work := costs.networks(costs.model.target, extra)).teraflops:
+        yield PlanRow.of(
+            work, group="measures", name="networks", label="Measures by networks", unit="clip", count=clips
+        )
 
 
 def _passes(guidance_scale: float) -> int:
@@ -273,30 +287,3 @@ def _vae_peak(costs: Costs, size: ClipSize) -> float:
 def _clip_bytes(size: ClipSize) -> float:
     """8-bit RGB as it is; lossless H.264 is smaller, by how much depends on the content."""
     return 3.0 * size.frames * size.height * size.width
-
-
-def _row(
-    group: str,
-    name: str,
-    label: str,
-    unit: str,
-    count: int,
-    tokens: int | None,
-    keys: float | None,
-    work: Work,
-    peak: float,
-    disk: float,
-) -> PlanRow:
-    return PlanRow(
-        group=group,
-        name=name,
-        label=label,
-        unit=unit,
-        count=count,
-        tokens=tokens,
-        keys_per_query=keys,
-        teraflops=work.teraflops,
-        seconds=work.seconds,
-        memory_gb=peak / 1e9,
-        disk_gb=disk / 1e9,
-    )

@@ -16,9 +16,10 @@ import pandas as pd
 
 from vibe_pipeline.diffusion.checkpoint import find_model, require_fitting_size, require_whole, tile_stride
 from vibe_pipeline.diffusion.foreign import HUB_ID
-from vibe_pipeline.diffusion.weights import Once, Shapes, linear_shapes, made
+from vibe_pipeline.diffusion.weights import Once, made
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
+from vibe_pipeline.evaluation.metrics.asked import asked_for
+from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
@@ -31,14 +32,15 @@ from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.first_frames import require_first_frames
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.generation.methods.external import measured_clips
+from vibe_pipeline.generation.peer_weights import how_to_get
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
-from vibe_pipeline.io.named import require_file, require_folder, require_no_file
+from vibe_pipeline.io.named import require_folder, require_no_file
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.vbench.dimensions import dimension_of
+from vibe_pipeline.planning.claims import check_claims
+from vibe_pipeline.planning.weight_files import extra_adapter, network, own_transformer
 from vibe_pipeline.vbench.prompts import INSTALL, clips_per_dimension
-from vibe_pipeline.vbench.totals import DIMENSIONS
 
 log = logging.getLogger(__name__)
 
@@ -78,29 +80,44 @@ def generation_checks(
 ) -> Iterator[Check]:
     """The prompts and every file that these arms name."""
     prompts = cache(lambda: load_prompts(generation))
-    layers = cache(lambda: linear_shapes(load_architecture(model.path).build_transformer()))
+    transformer = cache(lambda: load_architecture(model.path).build_transformer())
     ours = "set generation.prompts to vbench_subset or a file of prompts"
     yield Check("prompts", lambda: _prompts(prompts(), model), INSTALL if _needs_vbench(generation) else ours)
     for name, arm in arms.items():
+        if arm.transformer is not None:
+            field, path = f"arms.{name}.transformer", arm.transformer.path
+            fix = "fetch it as docs/baselines.md says, or give another whole transformer of the base's architecture"
+            fix = how_to_get(path) or fix
+            yield Check(field, lambda path=path, field=field: own_transformer(path, field, model), fix)
         for extra in arm.extra_adapters:
             field = f"arms.{name}.extra_adapters"
             fix = f"kedro vibe import-adapter FILE --output DIR --base {model.path}, or mend the path"
-            yield Check(field, lambda extra=extra, field=field: _adapter(extra, field, layers), fix)
+            fix = how_to_get(extra.path) or fix
+            yield Check(field, lambda extra=extra, field=field: extra_adapter(extra, field, transformer), fix)
+        if arm.sr is not None:
+            fix = how_to_get(arm.sr.weights) or "name a .pth or .safetensors file of a network that spandrel knows"
+            yield Check(f"arms.{name}.sr.weights", lambda n=name, sr=arm.sr: network(n, sr, model), fix)
         if arm.path is not None:
             fix = "put the other system's clips there, one for each prompt and seed"
             yield Check(f"arms.{name}.path", lambda n=name, arm=arm: _external(n, arm, prompts, model), fix)
 
 
-def scoring_checks(folders: Folders) -> Iterator[Check]:
-    """Folders that are only opened once everything was generated."""
+def scoring_checks(evaluation: EvaluationParams, folders: Folders) -> Iterator[Check]:
+    """Folders and names that are only looked at once everything was generated."""
 
     def folder(field: str, path: Path) -> str:
         require_no_file(path, field)
         return f"{path}{'' if path.is_dir() else ', not made yet'}"
 
-    for field in ("vbench_weights", "vbench_env"):
+    for field in ("vbench_weights", "vbench_env", "measure_weights"):
         name, path = f"folders.{field}", getattr(folders, field)
         yield Check(name, lambda name=name, path=path: folder(name, path), "set it to a folder, in globals.yml")
+    if evaluation.extra_measures:
+        yield Check("evaluation.extra_measures", lambda: _extra_measures(evaluation), "take the wrong one out")
+
+
+def _extra_measures(evaluation: EvaluationParams) -> str:
+    return ", ".join(entry.name for entry in asked_for(evaluation.extra_measures))
 
 
 def check_generation(model: ModelParams, generation: GenerationParams, tables: Experiment) -> None:
@@ -217,17 +234,6 @@ def check_scoring(generation: GenerationParams, evaluation: EvaluationParams) ->
         log.warning("fewer than %d prompts cannot tell two arms apart: %s", fewest, ", ".join(few))
 
 
-def check_claims(claims: Claims, evaluation: EvaluationParams) -> None:
-    """Warn of claims on dimensions that will not be measured."""
-    asked = {dimension_of(name).name for name in evaluation.vbench_dimensions}
-    wanted = {metric for claim in claims.root for metric in claim.metrics} & set(DIMENSIONS)
-    if unasked := sorted(wanted - asked):
-        log.warning(
-            "there are claims on %s, which evaluation.vbench_dimensions does not ask for: they will not be measured",
-            ", ".join(unasked),
-        )
-
-
 def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[str]) -> None:
     """Check what the nodes of a run will need, by their tags."""
     if tags & {"data_processing", "relay_stage2"}:
@@ -255,7 +261,7 @@ def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[st
         check_images(DataParams(**params["data"]))
     if tags & {"vbench_eval", "ablation_report"}:
         evaluation = EvaluationParams(**params["evaluation"])
-        for check in scoring_checks(Folders(**params["folders"])):
+        for check in scoring_checks(evaluation, Folders(**params["folders"])):
             check.look()
         check_claims(Claims(params.get("claims", ())), evaluation)
 
@@ -275,16 +281,6 @@ def _prompts(prompts: pd.DataFrame, model: ModelParams) -> str:
 
 def _needs_vbench(generation: GenerationParams) -> bool:
     return isinstance(generation.prompts, str) and generation.prompts.startswith("vbench_")
-
-
-def _adapter(extra: ExtraAdapter, field: str, layers: Callable[[], Shapes]) -> str:
-    from vibe_pipeline.diffusion.lora import check_adapter  # with peft and diffusers: for arms that have such a file
-
-    try:
-        changed = check_adapter(require_file(extra.path, field), layers())
-    except ValueError as error:
-        raise ValueError(str(error) if str(error).startswith(field) else f"{field}: {error}") from error
-    return f"{extra.path}, {changed} layers"
 
 
 def _external(name: str, arm: ArmParams, prompts: Callable[[], pd.DataFrame], model: ModelParams) -> str:

@@ -1,7 +1,7 @@
-"""Plain language for the page: the summary, the degradation check, the published rows, the provenance."""
+"""Plain language for the page: the summary, the degradation check, the provenance."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,7 +12,7 @@ from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.reporting.glossary import number
-from vibe_pipeline.reporting.tables import arm_label, bound_of, is_scored, tally, text
+from vibe_pipeline.reporting.tables import bound_of, text
 
 HARSH = 1.5
 """Rule of thumb: a degraded latent this many times further from the truth than the real thing is another task."""
@@ -121,73 +121,6 @@ def check_rows(checks: pd.DataFrame, adapters: Mapping[str, AdapterParams]) -> l
         figures = {"degraded": number(row.mse_degraded), "upsampled": number(row.mse_upsampled)}
         rows.append({"adapter": label, "kind": kind, "verdict": verdict, "meaning": meaning} | figures)
     return rows
-
-
-def published_tables(
-    published: Mapping[str, Any], table: pd.DataFrame, arms: Mapping[str, ArmParams], references: Collection[str]
-) -> list[dict[str, Any]]:
-    """The published rows with our arms beside them; only the direction of a difference can be compared."""
-    shaped = []
-    known = published.get("columns", {})
-    for part in published.get("tables", []):
-        columns = part.get("columns", list(known))
-        heads = [known.get(c, {}).get("label", c) for c in columns]
-        rows = [
-            _published_row(row=row, columns=columns, known=known, table=table, arms=arms, references=references)
-            for row in part.get("rows", [])
-        ]
-        given = [f"{r.get('source', 'no source')}; {r.get('reliability', '')}" for r in part.get("rows", [])]
-        sources = list(dict.fromkeys(given))
-        shaped.append({"title": part.get("title", ""), "heads": heads, "rows": rows, "sources": sources})
-    return shaped
-
-
-def published_difference(published: Mapping[str, Any], arm: str, other: str) -> str:
-    """What is published for the difference of two of our arms, in the columns that both their rows have; '' if nothing.
-
-    Rows are of one table; the first row of an arm counts.
-    """
-    known, found = published.get("columns", {}), {}
-    for part in published.get("tables", []):
-        mine, theirs = (
-            next((row.get("values", {}) for row in part.get("rows", []) if name in row.get("arms", [])), {})
-            for name in (arm, other)
-        )
-        for column in part.get("columns", list(known)):
-            if mine.get(column) is not None and theirs.get(column) is not None:
-                label = known.get(column, {}).get("label", column)
-                found.setdefault(label, f"{label} {mine[column] - theirs[column]:+.1f}")
-    return ", ".join(found.values())
-
-
-def _published_row(
-    row: Mapping[str, Any],
-    columns: Sequence[str],
-    known: Mapping[str, Any],
-    table: pd.DataFrame,
-    arms: Mapping[str, ArmParams],
-    references: Collection[str],
-) -> dict[str, Any]:
-    values = row.get("values", {})
-    cells = []
-    for column in columns:
-        ours = _our_score(table, row.get("arms", []), known.get(column, {}).get("metric"))
-        cells.append({"value": "–" if values.get(column) is None else f"{values[column]:.1f}", "ours": ours})
-    beside = [{"label": arm_label(a, arms), "tally": tally(table, a, references)} for a in row.get("arms", [])]
-    return {
-        "method": row.get("method", ""),
-        "training_data": row.get("training_data", ""),
-        "fit": row.get("fit", ""),
-        "cells": cells,
-        "beside": beside,
-    }
-
-
-def _our_score(table: pd.DataFrame, arms: Sequence[str], metric: str | None) -> str:
-    if not metric or table.empty:
-        return ""
-    rows = table[(table["metric"] == metric) & table["arm"].isin(arms) & is_scored(table)]
-    return ", ".join(number(v) for v in rows["mean"])
 
 
 def flat(provenance: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

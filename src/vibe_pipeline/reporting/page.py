@@ -9,14 +9,15 @@ import jinja2
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
-from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, ClaimVerdict, evaluate_claim
+from vibe_pipeline.evaluation.claims import evaluate_claim
 from vibe_pipeline.evaluation.statistics import TRAINING
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claim
 from vibe_pipeline.io.redact import redact
-from vibe_pipeline.reporting import figures, gallery, narrative, sweep_figures, tables
-from vibe_pipeline.reporting.glossary import ARROWS, number, words
+from vibe_pipeline.reporting import figures, gallery, narrative, paper, sweep_figures, tables, verdicts
+from vibe_pipeline.reporting.glossary import number, words
+from vibe_pipeline.reporting.setting import setting
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE_BYTES = 14_000_000
@@ -131,7 +132,12 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
     return {
         "title": inputs.title,
         "summary": narrative.summary(inputs.clips, inputs.arms, judgements),
-        "claims": [_claim(j, inputs.arms, inputs.published) for j in judgements],
+        "claims": [
+            verdicts.claim_shown(
+                j, inputs.arms, inputs.published, inputs.bootstrap.confidence, tables.reasons_not_run(inputs.table)
+            )
+            for j in judgements
+        ],
         "confidence": f"{100 * inputs.bootstrap.confidence:g} %",
         "reference": inputs.reference_label,
         "replicated": TRAINING in inputs.scores,
@@ -139,9 +145,8 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
         "arms_run": tables.arms_run(inputs.table, inputs.arms, narrative.differences(inputs.clips)),
         "upsampling_wins": tables.unbeaten_upsampling(inputs.table, inputs.arms),
         "published": inputs.published,
-        "published_tables": narrative.published_tables(
-            inputs.published, inputs.table, inputs.arms, inputs.reference_arms
-        ),
+        "paper_tables": paper.paper_tables(inputs.published, _ours(inputs)),
+        "setting": [(name, redact(value)) for name, value in setting(inputs.provenance, inputs.table)],
         "sweep_plots": _sweep_plots(inputs),
         "metric_plots": _metric_plots(inputs),
         "overview_plots": _overview_plots(inputs),
@@ -154,29 +159,15 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
     }
 
 
-def _claim(judgement: ClaimVerdict, arms: Mapping[str, ArmParams], published: Mapping[str, Any]) -> dict[str, Any]:
-    claim = judgement.claim
-    marks = {HOLDS: ("holds", "✓"), FAILS: ("fails", "✗"), OPEN: ("open", "?"), ABSENT: ("absent", "–")}
-    marks[NOT_RUN] = ("absent", "–")
-    evidence = []
-    for e in judgement.evidence:
-        kind, mark = marks[e.verdict]
-        line = {"label": words(e.metric).label, "arrow": ARROWS[e.better], "kind": kind, "mark": mark, "pairs": e.pairs}
-        figures_ = {"difference": number(e.difference), "low": number(e.low), "high": number(e.high)}
-        reading = {HOLDS: "clearly for", FAILS: "clearly against", OPEN: "unclear", ABSENT: "not measured"}[e.verdict]
-        evidence.append(line | figures_ | {"reading": reading, "reason": e.reason})
-    kind, mark = marks[judgement.verdict]
-    return {
-        "statement": claim.statement,
-        "source": claim.source,
-        "compared": f"{tables.arm_label(claim.arm, arms)} − {tables.arm_label(claim.other, arms)}",
-        "verdict": judgement.verdict,
-        "kind": kind,
-        "mark": mark,
-        "reason": judgement.reason,
-        "published": narrative.published_difference(published, claim.arm, claim.other),
-        "evidence": evidence,
-    }
+def _ours(inputs: ReportInputs) -> paper.Ours:
+    return paper.Ours(
+        table=inputs.table,
+        scores=inputs.scores,
+        arms=inputs.arms,
+        references=inputs.references,
+        reference=inputs.reference,
+        bootstrap=inputs.bootstrap,
+    )
 
 
 def _metric_plots(inputs: ReportInputs) -> list[Plot]:

@@ -244,7 +244,7 @@ _ENTRIES = (
 )
 REGISTRY: Mapping[str, Dimension] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
 TOTALS = tuple(
-    Metric(name=name, label=label, explanation=explanation, direction="higher", family="vbench")
+    Metric(name=name, label=label, explanation=explanation, direction="higher", family="totals")
     for name, label, explanation in (
         ("vbench_quality", "Quality score", "VBench's weighted mean of its quality dimensions."),
         ("vbench_semantic", "Semantic score", "VBench's mean of its semantic dimensions."),

@@ -28,7 +28,7 @@ def vbench_manifest(
     Args:
         clips: As for `score_vbench`.
         dimensions: Names out of VBench's 16.
-        protocol: `vbench_standard`, `vbench_subset`, `vbench_custom`, or `custom` for prompts of one's own.
+        protocol: `vbench_standard`, `vbench_subset`, `vbench_custom`, `4k_vbench`, or `custom` for other prompts.
         rewriting: What rewrote the prompts before generation.
         flow_side: Longest side in pixels that RAFT and AMT see; None: the clip's own.
 

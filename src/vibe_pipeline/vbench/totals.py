@@ -6,7 +6,7 @@ that is not there as 0; here it leaves every total that needs it undefined.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vibe_pipeline.vbench.dimensions import REGISTRY, canonical_name
@@ -14,6 +14,12 @@ from vibe_pipeline.vbench.dimensions import REGISTRY, canonical_name
 DIMENSIONS = tuple(REGISTRY)
 QUALITY_DIMENSIONS = tuple(name for name, entry in REGISTRY.items() if entry.group == "quality")
 SEMANTIC_DIMENSIONS = tuple(name for name, entry in REGISTRY.items() if entry.group == "semantic")
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "vbench_quality": QUALITY_DIMENSIONS,
+    "vbench_semantic": SEMANTIC_DIMENSIONS,
+    "vbench_total": DIMENSIONS,
+}
+"""What each total is made of."""
 QUALITY_WEIGHT, SEMANTIC_WEIGHT = 4.0, 1.0
 
 
@@ -26,17 +32,16 @@ class VBenchTotals:
         semantic: Mean of the 9 normalised semantic dimensions; None if one of them is missing.
         total: (4 quality + semantic) / 5; None if either is.
         missing: The dimensions without a score, in the official order.
-        partial_quality: The same mean over the quality dimensions that are there. Equal to `quality` when
-            none is missing, otherwise comparable only with the same set of dimensions; None if all are missing.
-        partial_semantic: Likewise for the semantic dimensions.
     """
 
     quality: float | None
     semantic: float | None
     total: float | None
     missing: tuple[str, ...]
-    partial_quality: float | None
-    partial_semantic: float | None
+
+    def of(self, name: str) -> float | None:
+        """The total of this name, a key of :data:`PARTS`."""
+        return {"vbench_quality": self.quality, "vbench_semantic": self.semantic, "vbench_total": self.total}[name]
 
 
 def vbench_totals(scores: Mapping[str, float]) -> VBenchTotals:
@@ -51,37 +56,12 @@ def vbench_totals(scores: Mapping[str, float]) -> VBenchTotals:
     Source: cal_final_score.py of Vchitect/VBench.
     """
     known = _checked(scores)
-    missing = tuple(name for name in DIMENSIONS if name not in known)
-    partial_quality = _weighted_mean(known, QUALITY_DIMENSIONS)
-    partial_semantic = _weighted_mean(known, SEMANTIC_DIMENSIONS)
-    quality = None if set(missing) & set(QUALITY_DIMENSIONS) else partial_quality
-    semantic = None if set(missing) & set(SEMANTIC_DIMENSIONS) else partial_semantic
+    quality, semantic = (_weighted_mean(known, names) for names in (QUALITY_DIMENSIONS, SEMANTIC_DIMENSIONS))
     total = None
     if quality is not None and semantic is not None:
         total = (QUALITY_WEIGHT * quality + SEMANTIC_WEIGHT * semantic) / (QUALITY_WEIGHT + SEMANTIC_WEIGHT)
-    return VBenchTotals(
-        quality=quality,
-        semantic=semantic,
-        total=total,
-        missing=missing,
-        partial_quality=partial_quality,
-        partial_semantic=partial_semantic,
-    )
-
-
-def plain_mean(scores: Mapping[str, float], dimensions: Iterable[str]) -> float | None:
-    """Unweighted mean of raw scores, as the paper's "overall" column appears to be; None if one is missing.
-
-    Raises:
-        ValueError: As :func:`vbench_totals`, or `dimensions` is empty.
-    """
-    wanted = [canonical_name(name) for name in dimensions]
-    if not wanted:
-        raise ValueError("no dimensions to average: name at least one")
-    known = _checked(scores)
-    if any(name not in known for name in wanted):
-        return None
-    return math.fsum(known[name] for name in wanted) / len(wanted)
+    missing = tuple(name for name in DIMENSIONS if name not in known)
+    return VBenchTotals(quality=quality, semantic=semantic, total=total, missing=missing)
 
 
 def _checked(scores: Mapping[str, float]) -> dict[str, float]:
@@ -102,12 +82,11 @@ def _checked(scores: Mapping[str, float]) -> dict[str, float]:
     return known
 
 
-def _weighted_mean(known: Mapping[str, float], dimensions: Iterable[str]) -> float | None:
-    """Weighted mean of the normalised scores of those dimensions that are known; None if none is."""
-    present = [name for name in dimensions if name in known]
-    if not present:
+def _weighted_mean(known: Mapping[str, float], dimensions: Sequence[str]) -> float | None:
+    """Weighted mean of the normalised scores of those dimensions; None if one of them is not known."""
+    if any(name not in known for name in dimensions):
         return None
-    limits = {name: REGISTRY[name].limits for name in present}
+    limits = {name: REGISTRY[name].limits for name in dimensions}
     normalised = [(known[name] - low) / (high - low) for name, (low, high) in limits.items()]
-    weights = [REGISTRY[name].share for name in present]
+    weights = [REGISTRY[name].share for name in dimensions]
     return math.fsum(w * x for w, x in zip(weights, normalised, strict=True)) / math.fsum(weights)

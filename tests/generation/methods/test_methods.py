@@ -37,6 +37,10 @@ def params_of(**arm: Any) -> dict[str, Any]:
             {"method": "upsample", "adapter": "full"},
             r"arms\.a: method 'upsample' runs no transformer: an adapter would",
         ),
+        (
+            {"method": "upsample", "transformer": {"path": "t3.safetensors"}},
+            r"arms\.a: method 'upsample' runs no transformer: weights of its own would do nothing",
+        ),
         ({"method": "freeswim"}, r"arms\.a: freeswim is window attention beside full: attention\.kind is 'full'"),
         ({"refresh_every": 2}, r"arms\.a: refresh_every belongs to freeswim, not to method 'refine'"),
         (
@@ -45,7 +49,14 @@ def params_of(**arm: Any) -> dict[str, Any]:
         ),
         ({"path": "clips"}, r"arms\.a: path belongs to external, not to method 'refine'"),
         ({"method": "external"}, r"arms\.a: method external needs `path`, a folder of clips"),
-        ({"steps": 3, "strength": 0.3, "steps_are": "share"}, r"arms\.a: .*strength 0\.3 of 3 steps leaves none"),
+        ({"method": "sr"}, r"arms\.a: method sr needs `sr: \{weights: FILE\}`"),
+        ({"sr": {"weights": "x.pth"}}, r"arms\.a: sr belongs to sr, not to method 'refine'"),
+        ({"method": "sr", "sr": {"weights": "x.pth", "overlap": 10}}, r"arms\.a\.sr\.overlap: .*equal to 32, not 10"),
+        ({"method": "sr", "sr": {"weights": "x.pth", "tile": 48}}, r"arms\.a\.sr: tile 48 is less than twice the over"),
+        (
+            {"steps": 3, "strength": 0.3, "strength_mode": "truncated"},
+            r"arms\.a: .*strength 0\.3 of 3 steps leaves none",
+        ),
     ],
 )
 def test_a_row_that_contradicts_its_method_is_refused(arm: dict, message: str) -> None:
@@ -54,7 +65,7 @@ def test_a_row_that_contradicts_its_method_is_refused(arm: dict, message: str) -
 
 
 def test_from_noise_a_low_strength_does_not_count() -> None:
-    direct = {"method": "direct", "steps": 3, "strength": 0.3, "steps_are": "share"}
+    direct = {"method": "direct", "steps": 3, "strength": 0.3, "strength_mode": "truncated"}
     assert checked_tables(params_of(**direct)).arms["a"].steps == 3
 
 
@@ -63,9 +74,21 @@ def test_from_noise_a_low_strength_does_not_count() -> None:
     [
         ({"adapter": "full", "strength": 0.5}, "adapter full · full attention · strength 0.5 · 50 steps · guidance 5"),
         ({"method": "direct", "guidance_scale": 1.0}, "no adapter · full attention · from noise · 50 steps"),
+        (
+            {"method": "direct", "transformer": {"path": "x/t3.safetensors"}, "attention": {"kind": "t3"}},
+            "transformer t3 · no adapter · t3 attention · from noise · 50 steps · guidance 5",
+        ),
         ({"method": "upsample"}, "no model: the native clip, enlarged"),
+        (
+            {"method": "upsample", "sharpen": {"amount": 0.5}},
+            "no model: the native clip, enlarged · unsharp mask of 0.5 at 1 native pixels",
+        ),
         ({"method": "truth"}, "true render through the VAE: the ceiling"),
         ({"method": "external", "path": "theirs"}, "another system's clips, from theirs"),
+        (
+            {"method": "sr", "sr": {"weights": "a/x4.pth", "tile": 256}},
+            "x4.pth on every frame of the native clip · tiles of 256 sharing 32 pixels · resized to the target",
+        ),
     ],
 )
 def test_an_arm_is_described_in_one_line(arm: dict, said: str) -> None:

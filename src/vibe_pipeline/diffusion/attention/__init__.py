@@ -14,9 +14,10 @@ from vibe_pipeline.diffusion.attention.kinds import (
     Place,
     attention_words,
     kind_of,
+    require_windowed,
 )
 from vibe_pipeline.diffusion.attention.kinds.t3 import t3_attention
-from vibe_pipeline.diffusion.attention.scales import SCALES, freeswim_scale
+from vibe_pipeline.diffusion.attention.scales import SCALES, cinescale_scale, freeswim_scale
 
 if TYPE_CHECKING:
     from vibe_pipeline.diffusion.attention.backends import WindowPlan, gclf_attention, make_plan
@@ -42,6 +43,7 @@ __all__ = [
     "Windows",
     "attention_words",
     "build_block_mask",
+    "cinescale_scale",
     "computed_share",
     "freeswim_scale",
     "gclf_attention",
@@ -51,6 +53,7 @@ __all__ = [
     "make_plan",
     "remove_gclf",
     "reorder_tokens",
+    "require_windowed",
     "t3_attention",
     "window_blocks",
 ]

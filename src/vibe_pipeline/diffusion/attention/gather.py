@@ -17,6 +17,7 @@ from vibe_pipeline.diffusion.attention.geometry import HalfWindow, Windows, spli
 
 MASK_ELEMENTS = 2**24  # largest mask of one call, in elements; more frames of a tile go into further calls
 Box = tuple[slice, ...]
+Run = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,14 @@ class Tile:
     mask: Tensor | None
 
 
-def _axis_runs(length: int, half: int) -> list[tuple[int, int]]:
-    """Cut one axis into runs of queries: the two edges with a common window, the middle in quarter windows."""
+def _axis_runs(length: int, half: int, part: Run | None = None) -> list[Run]:
+    """Cut an axis, or a part, into runs of queries: edges with a common window, the middle in quarter windows."""
+    start, stop = part or (0, length)
+    runs = ((max(a, start), min(b, stop)) for a, b in _whole_runs(length, half))
+    return [(a, b) for a, b in runs if a < b]
+
+
+def _whole_runs(length: int, half: int) -> list[Run]:
     size = min(2 * half + 1, length)
     if size == length:
         return [(0, length)]
@@ -45,7 +52,7 @@ def _axis_runs(length: int, half: int) -> list[tuple[int, int]]:
     return [(0, first), *((a, b) for a, b in pairwise(cuts) if a < b), (last, length)]
 
 
-def _axis_mask(run: tuple[int, int], length: int, half: int) -> tuple[slice, Tensor]:
+def _axis_mask(run: Run, length: int, half: int) -> tuple[slice, Tensor]:
     """The keys that a run of queries sees together, and who sees which: bool [queries, keys]."""
     starts, size = window_starts(length, half)[slice(*run)], min(2 * half + 1, length)
     low, high = int(starts[0]), int(starts[-1]) + size
@@ -53,18 +60,28 @@ def _axis_mask(run: tuple[int, int], length: int, half: int) -> tuple[slice, Ten
     return slice(low, high), (offset >= 0) & (offset < size)
 
 
-def plan_tiles(windows: Windows, device: torch.device | str = "cpu") -> tuple[Tile, ...]:
-    """Cut the queries of a grid into tiles; together they cover every query once."""
+def plan_tiles(
+    windows: Windows, device: torch.device | str = "cpu", part: tuple[Run, Run] | None = None
+) -> tuple[Tile, ...]:
+    """Cut the queries of a grid into tiles; together they cover every query once.
+
+    Args:
+        windows: Which keys a query sees.
+        device: Of the masks.
+        part: Rows and columns, each (start, stop), whose queries alone are wanted.
+    """
     frames, height, width = windows.grid
     half: HalfWindow = windows.half_window
     every, tiles = slice(None), []
-    for rows in _axis_runs(height, half[0]):
+    for rows in _axis_runs(height, half[0], part and part[0]):
         key_rows, row_mask = _axis_mask(rows, height, half[0])
-        for columns in _axis_runs(width, half[1]):
+        for columns in _axis_runs(width, half[1], part and part[1]):
             key_columns, column_mask = _axis_mask(columns, width, half[1])
             mask = (row_mask[:, None, :, None] & column_mask[None, :, None, :]).flatten(2).flatten(0, 1)
             at_once = max(1, MASK_ELEMENTS // (len(mask) * (mask.shape[1] * frames + windows.pooled)))
-            mask = None if mask.all() else mask.to(device)
+            if mask.all():  # then none is built, and every frame goes into one call
+                mask, at_once = None, frames
+            mask = None if mask is None else mask.to(device)
             keys = (every, every, every, key_rows, key_columns)
             for t in range(0, frames, at_once):
                 queries = (every, every, slice(t, min(t + at_once, frames)), slice(*rows), slice(*columns))
@@ -80,7 +97,9 @@ def _whole_mask(mask: Tensor, query_frames: int, key_frames: int, pooled: int) -
     return torch.cat([local, local.new_ones(len(local), pooled)], dim=1) if pooled else local
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, pooled: tuple[Tensor, ...], mask: Tensor | None, scale: float) -> Tensor:
+def attend_tile(
+    q: Tensor, k: Tensor, v: Tensor, pooled: tuple[Tensor, ...], mask: Tensor | None, scale: float
+) -> Tensor:
     """One tile: boxes q [B, heads, t, h, w, D], k and v [B, heads, T, h', w', D]; returns q's shape."""
     keys, values = k.flatten(2, 4), v.flatten(2, 4)
     if pooled:
@@ -104,7 +123,7 @@ class TiledAttention(torch.autograd.Function):
         out = torch.empty_like(q)
         q, k, v, target = (split_axes(x, windows) for x in (q, k, v, out))
         for tile in tiles:
-            target[tile.queries] = _attend(
+            target[tile.queries] = attend_tile(
                 q=q[tile.queries], k=k[tile.keys], v=v[tile.keys], pooled=pooled, mask=tile.mask, scale=scale
             )
         return out
@@ -124,7 +143,7 @@ class TiledAttention(torch.autograd.Function):
             boxes = (tile.queries, tile.keys, tile.keys, ..., ...)[: len(sources)]
             parts = [x[box].detach().requires_grad_() for x, box in zip(sources, boxes, strict=True)]
             with torch.enable_grad():
-                out = _attend(*parts[:3], tuple(parts[3:]), tile.mask, ctx.scale)
+                out = attend_tile(*parts[:3], tuple(parts[3:]), tile.mask, ctx.scale)
             found = torch.autograd.grad(out, parts, grad[tile.queries])
             for target, box, g in zip(targets, boxes, found, strict=True):
                 target[box] += g

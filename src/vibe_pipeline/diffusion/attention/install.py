@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from vibe_pipeline.diffusion.attention.geometry import Grid, HalfWindow, NativeGrid, Order, reorder_tokens
-from vibe_pipeline.diffusion.attention.kinds import AttentionPlan, AttentionSettings, Place, kind_of
+from vibe_pipeline.diffusion.attention.kinds import AttentionPlan, AttentionSettings, Place, kind_of, require_windowed
 from vibe_pipeline.diffusion.attention.processor import GclfAttnProcessor
+from vibe_pipeline.diffusion.attention.relative import plan_relative
 from vibe_pipeline.diffusion.attention.scales import Scale, scale_of
 from vibe_pipeline.diffusion.lifetime import living
+from vibe_pipeline.diffusion.rope import Ar, RopeKind
 
 HOOKED = ("patch_embedding", "condition_embedder", "proj_out")  # they see the tokens in the model's own order
 
@@ -52,12 +54,19 @@ class GclfInstallation:
         plans: of the running forward, one a block; blocks of one variant share theirs. Gradient checkpointing reads
             them again in the backward pass, so finish one grid's backward before another grid's forward.
         scale: of the running forward's scores; None: 1 / sqrt(head dim).
+        rotates: plans get q and k before RoPE, and its tables.
     """
 
     def __init__(
-        self, transformer: nn.Module, settings: AttentionSettings, native: NativeGrid | None, backend: str
+        self,
+        transformer: nn.Module,
+        settings: AttentionSettings,
+        native: NativeGrid | None,
+        backend: str,
+        rope: Ar | None = None,
     ) -> None:
-        self.kind = kind_of(settings)
+        self.kind, self._rope = kind_of(settings), rope
+        self.rotates = self.kind.rotates or rope is not None
         self.plans: tuple[AttentionPlan, ...] = ()
         self.scale: float | None = None
         self._said_scale, self._head_dim = settings.scale, transformer.config.attention_head_dim
@@ -100,11 +109,17 @@ class GclfInstallation:
         for layer in range(self._layers):
             variant = self.kind.variant(layer)
             if variant not in variants:
-                variants[variant] = self.kind.plan(replace(place, layer=layer))
+                variants[variant] = self._plan_of(replace(place, layer=layer))
             plans.append(variants[variant])
         if len({plan.order for plan in plans}) > 1:
             raise ValueError(f"attention kind {self.kind.name!r} gives its layers tokens in different orders")
         return tuple(plans)
+
+    def _plan_of(self, place: Place) -> AttentionPlan:
+        if self._rope is None:
+            return self.kind.plan(place)
+        windows = replace(self.kind.windows(place.grid, place.native), order=place.order or "thw")
+        return plan_relative(windows, self._rope, place.native, place.device)
 
     def attach(self, order: Order | None) -> None:
         """Put the processors and hooks in place; `order` forces the token order (None: the kind's best)."""
@@ -168,6 +183,7 @@ def install_gclf(
     native_grid: NativeGrid | None = None,
     backend: str = "auto",
     order: Order | None = None,
+    rope: RopeKind | None = None,
 ) -> GclfInstallation | None:
     """Give every self-attention of a Wan transformer the attention of a row: any entry of `KINDS`, such as GCLF.
 
@@ -180,6 +196,7 @@ def install_gclf(
         native_grid: (H, W) of the native token grid; needed where half_window is None or the scale is FreeSwim's.
         backend: one of the kind's `backends`; "auto" leaves it the choice, by device and size.
         order: token order inside the transformer; None: (h, w, t) for flex, (t, h, w) otherwise.
+        rope: the row's rotary positions; only of a relative kind attention has to know.
 
     Returns:
         The installation, or None for plain full attention, which needs none.
@@ -195,9 +212,13 @@ def install_gclf(
         raise ValueError(f"unknown token order {order!r}: use 'thw', 'hwt' or None")
     scale_of(settings.scale, (1, 1, 1), native_grid, transformer.config.attention_head_dim)
     remove_gclf(transformer)
-    if kind.stock and settings.scale is None:
+    relative = rope if rope is not None and rope.relative else None
+    if relative is not None:
+        require_windowed(kind)
+        relative.reaches(native_grid)
+    if kind.stock and settings.scale is None and relative is None:
         return None
-    installation = GclfInstallation(transformer, settings, native_grid, backend)
+    installation = GclfInstallation(transformer, settings, native_grid, backend, relative)
     installation.attach(order)
     return installation
 

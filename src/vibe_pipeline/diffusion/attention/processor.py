@@ -34,7 +34,7 @@ class GclfAttnProcessor(WanAttnProcessor):
             raise ValueError("this is self-attention: it takes neither encoder_hidden_states nor an attention_mask")
         installed, own = self.installation, {}
         q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in _project(attn, hidden_states))
-        if installed.kind.rotates:
+        if installed.rotates:
             own = {"rotary": None if rotary_emb is None else Rotary(*rotary_emb)}
         elif rotary_emb is not None:
             q, k = rotate(q, *rotary_emb), rotate(k, *rotary_emb)

@@ -31,8 +31,45 @@ def _freeswim(grid: Grid, native: NativeGrid | None, head_dim: int) -> float:
     return freeswim_scale(math.prod(native), head_dim)
 
 
+def cinescale_scale(tokens_per_frame: int, head_dim: int, reference: int = 3600) -> float:
+    """CineScale's attention temperature log_r(c r) / sqrt(d): c grows with the frame, from 1 over 1.5 to 2.
+
+    Published for r = 3600, the tokens of a 720p frame on Wan2.1: c = 1.5 above 10,000 tokens a frame, 2 above 20,000.
+    With another reference the thresholds move in proportion, which is ours.
+
+    Args:
+        tokens_per_frame: H W of the token grid at work.
+        head_dim: d, channels of one head.
+        reference: r.
+
+    Raises:
+        ValueError: A count below 1, or a reference below 2 (the logarithm's base).
+
+    Source: Eyeline-Labs/CineScale, `diffsynth/models/wan_video_dit.py` (arXiv 2508.15774), without FreeSwim's root.
+    """
+    if tokens_per_frame < 1 or head_dim < 1 or reference < 2:
+        raise ValueError(
+            f"need counts of 1 or more and a reference of 2 or more, not {tokens_per_frame}, {head_dim}, {reference}"
+        )
+    times = tokens_per_frame * 3600 / reference
+    grown = 2.0 if times > 20_000 else 1.5 if times > 10_000 else 1.0
+    return math.log(grown * reference, reference) / math.sqrt(head_dim)
+
+
+def _cinescale(grid: Grid, native: NativeGrid | None, head_dim: int) -> float:
+    return cinescale_scale(grid[1] * grid[2], head_dim)
+
+
+def _cinescale_native(grid: Grid, native: NativeGrid | None, head_dim: int) -> float:
+    if native is None:
+        raise ValueError(
+            "scale 'cinescale_native' follows from the native token grid: give native_grid (H, W) in tokens"
+        )
+    return cinescale_scale(grid[1] * grid[2], head_dim, native[0] * native[1])
+
+
 SCALES: MappingProxyType[str, Callable[[Grid, NativeGrid | None, int], float]] = MappingProxyType(
-    {"freeswim": _freeswim}
+    {"freeswim": _freeswim, "cinescale": _cinescale, "cinescale_native": _cinescale_native}
 )
 """By name, from the token grid (T, H, W) at work, the native one (H, W) and the head's channels."""
 

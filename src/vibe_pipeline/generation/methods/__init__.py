@@ -11,14 +11,18 @@ from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.load import ParameterError, experiment_of
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods.base import ArmJob, Bound, DenoisingMethod, Method, Workload
+from vibe_pipeline.generation.methods.cascade import Cascade
 from vibe_pipeline.generation.methods.direct import Direct
 from vibe_pipeline.generation.methods.external import External
 from vibe_pipeline.generation.methods.freeswim import FreeSwim
 from vibe_pipeline.generation.methods.refine import Refine
+from vibe_pipeline.generation.methods.sr import SuperResolution
 from vibe_pipeline.generation.methods.truth import Truth
 from vibe_pipeline.generation.methods.upsample import Upsample
 
-METHODS: dict[str, Method] = {m.name: m for m in (Refine(), FreeSwim(), Direct(), Upsample(), Truth(), External())}
+METHODS: dict[str, Method] = {
+    m.name: m for m in (Refine(), FreeSwim(), Direct(), Cascade(), Upsample(), SuperResolution(), Truth(), External())
+}
 
 __all__ = ["METHODS", "ArmJob", "Bound", "DenoisingMethod", "Method", "Workload", "checked_tables", "method_of"]
 
@@ -53,6 +57,8 @@ def _check(arm: ArmParams) -> None:
     method = method_of(arm)
     if (arm.adapter or arm.extra_adapters) and not method.runs_transformer:
         raise ValueError(f"method {arm.method!r} runs no transformer: an adapter would do nothing")
+    if arm.transformer is not None and not method.runs_transformer:
+        raise ValueError(f"method {arm.method!r} runs no transformer: weights of its own would do nothing")
     for field in sorted(frozenset().union(*(m.own_fields for m in METHODS.values())) - method.own_fields):
         if getattr(arm, field) is not None:
             owners = " and ".join(m.name for m in METHODS.values() if field in m.own_fields)

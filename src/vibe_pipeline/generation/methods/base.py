@@ -7,18 +7,21 @@ where clips are made.
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pandas as pd
 
-from vibe_pipeline.diffusion.attention import attention_words
+from vibe_pipeline.diffusion.attention import attention_words, kind_of, require_windowed
+from vibe_pipeline.diffusion.rope import rope_of
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.generation.clip_cache import ClipJob, Make, Scale, make_clips
 from vibe_pipeline.io.files import link_by_name
 from vibe_pipeline.io.keys import content_key
+from vibe_pipeline.io.manifests import AdapterManifest
 
 if TYPE_CHECKING:
     from vibe_pipeline.generation.denoiser import Denoiser
@@ -47,8 +50,8 @@ class ArmJob:
     model: ModelParams
     generation: GenerationParams
     root: Path
-    adapter: dict[str, Any] | None = None
-    stage1: dict[str, Any] | None = None
+    adapter: AdapterManifest | None = None
+    stage1: AdapterManifest | None = None
 
     @property
     def size(self) -> Scale:
@@ -66,13 +69,19 @@ class Workload:
         forwards: Passes of the transformer at the target size, with the attention of each.
         copies: Of the latent, side by side in one forward.
         keeps_cross_attention: Cross-attention outputs of all blocks stay in memory between steps.
+        native_encodes: Clips of the native size through the encoder.
+        earlier: Passes at other sizes before: height and width in pixels, attention, how many.
+        network: A single-image network that every frame of the native clip goes through.
     """
 
     encodes: int = 0
     decodes: int = 0
+    native_encodes: int = 0
+    earlier: tuple[tuple[int, int, AttentionParams, int], ...] = ()
     forwards: tuple[tuple[AttentionParams, int], ...] = ()
     copies: int = 1
     keeps_cross_attention: bool = False
+    network: SuperResolutionParams | None = None
 
 
 class Method:
@@ -85,6 +94,7 @@ class Method:
         uses_device: Worth a GPU.
         bound: The clips bound what a model can do, from below (`floor`) or above (`ceiling`); None: a contestant.
         from_native: They show the native clip's scene, and can be held against it.
+        takes_clips: They are made of the native clip, so that any clip of one's own can stand in its place.
         own_fields: Fields of the row that only this method reads.
     """
 
@@ -94,6 +104,7 @@ class Method:
     uses_device: ClassVar[bool] = True
     bound: ClassVar[Bound | None] = None
     from_native: ClassVar[bool] = True
+    takes_clips: ClassVar[bool] = False
     own_fields: ClassVar[frozenset[str]] = frozenset()
 
     def check(self, arm: ArmParams) -> None:
@@ -112,7 +123,7 @@ class Method:
         return arm.strength if self.second_pass else 1.0
 
     def prepare(self, job: ArmJob) -> AbstractContextManager[Make]:
-        """Load what is needed and give the function from rows of prompts to pixels [B, 3, T, H, W] in [0, 1].
+        """Load what is needed and give the function from rows of prompts to their clips; see `clip_cache.Make`.
 
         Leaving the context frees the memory again.
         """
@@ -157,22 +168,28 @@ class DenoisingMethod(Method):
     runs_transformer = True
 
     def check(self, arm: ArmParams) -> None:
-        """A share of the steps leaves at least one."""
-        if arm.steps_are == "share" and int(self.strength(arm) * arm.steps) < 1:
-            raise ValueError(f"steps_are share: strength {arm.strength} of {arm.steps} steps leaves none: raise either")
+        """A truncated schedule leaves at least one step; positions by tiles need attention by windows."""
+        if rope_of(arm.rope).relative:
+            require_windowed(kind_of(arm.attention))
+        if arm.strength_mode == "truncated" and int(self.strength(arm) * arm.steps) < 1:
+            raise ValueError(
+                f"strength_mode truncated: strength {arm.strength} of {arm.steps} steps leaves none: raise either"
+            )
 
     def describe(self, arm: ArmParams) -> str:
-        """Adapter, attention, start, steps, solver, guidance."""
-        share = arm.steps_are == "share" and self.strength(arm) < 1
+        """Weights of its own, adapter, attention, start, steps, solver, guidance."""
+        truncated = arm.strength_mode == "truncated" and self.strength(arm) < 1
         parts = {
+            f"transformer {arm.transformer.path.stem}" if arm.transformer else "": arm.transformer is not None,
             f"adapter {arm.adapter}" if arm.adapter else "no adapter": True,
             **self.said(arm),
             "stage 1 kept": arm.keep_stage1,
             f"{len(arm.extra_adapters)} extra adapters": bool(arm.extra_adapters),
             f"full path every {arm.refresh_every} steps": arm.refresh_every is not None,
             f"{attention_words(arm.attention)} attention": True,
+            " · ".join(rope_of(arm.rope).words()): arm.rope.kind != "none",
             f"strength {arm.strength:g}" if self.second_pass else "from noise": True,
-            f"{int(self.strength(arm) * arm.steps)} of {arm.steps} steps" if share else f"{arm.steps} steps": True,
+            f"{int(self.strength(arm) * arm.steps)} of {arm.steps} steps" if truncated else f"{arm.steps} steps": True,
             "UniPC": arm.scheduler == "unipc",
             f"flow shift {arm.flow_shift or 0:g}": arm.flow_shift is not None,
             f"guidance {arm.guidance_scale:g}": arm.guidance_scale != 1,

@@ -1,8 +1,10 @@
 """`freeswim`: the training-free baseline (arXiv 2511.14712); `diffusion.freeswim` holds the method itself."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vibe_pipeline.diffusion.attention import kind_of
+from vibe_pipeline.diffusion.rope import rope_of
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.generation.methods.base import Workload, passes
@@ -23,28 +25,31 @@ class FreeSwim(Refine):
         super().check(arm)
         if not kind_of(arm.attention).local:
             raise ValueError(f"freeswim is window attention beside full: attention.kind is {arm.attention.kind!r}")
+        if rope_of(arm.rope).relative:
+            raise ValueError("freeswim's two paths have the same positions: rope.kind is 'ar'; use none or ntk")
 
     def attach(self, denoiser: "Denoiser", arm: ArmParams, native_grid: tuple[int, int]) -> None:
         """Both paths; what the full one keeps for later steps stays in main memory where models take turns."""
         import torch
 
         from vibe_pipeline.diffusion.freeswim import install_freeswim
+        from vibe_pipeline.diffusion.rope import install_rope
 
         store = torch.device("cpu") if denoiser.offload else None
+        install_rope(denoiser.transformer, rope_of(arm.rope))
         denoiser.swim = install_freeswim(denoiser.transformer, arm.attention, native_grid, store)
         denoiser.refresh_every = arm.refresh_every
 
     def said(self, arm: ArmParams) -> dict[str, bool]:
         """The name."""
-        return {"FreeSwim": True}
+        return {"FreeSwim": True, **super().said(arm)}
 
     def workload(self, arm: ArmParams, steps: int) -> Workload:
         """The full path beside: in every pass, or in the conditional one of each k-th step."""
         plain = super().workload(arm, steps)
         full = steps * passes(arm) if arm.refresh_every is None else -(-steps // arm.refresh_every)
-        return Workload(
-            encodes=plain.encodes,
-            decodes=plain.decodes,
+        return replace(
+            plain,
             forwards=(*plain.forwards, (AttentionParams(), full)),
             copies=2,
             keeps_cross_attention=arm.refresh_every is not None,

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
+from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.generation.clip_cache import Make
-from vibe_pipeline.generation.methods.base import ArmJob, DenoisingMethod
+from vibe_pipeline.generation.methods.base import ArmJob, DenoisingMethod, Workload
 
 
 class Refine(DenoisingMethod):
@@ -12,7 +14,23 @@ class Refine(DenoisingMethod):
 
     name = "refine"
     second_pass = True
-    own_fields = frozenset({"detail_transfer"})
+    takes_clips = True
+    own_fields = frozenset({"detail_transfer", "enlarge"})
+
+    def check(self, arm: ArmParams) -> None:
+        """The transfer needs the enlarged clip."""
+        super().check(arm)
+        if arm.enlarge == "latent" and arm.detail_transfer is not None:
+            raise ValueError("detail_transfer adds to the enlarged clip, and enlarge: latent makes none: choose one")
+
+    def workload(self, arm: ArmParams, steps: int) -> Workload:
+        """A latent is enlarged after the small clip is encoded."""
+        load = super().workload(arm, steps)
+        return replace(load, encodes=0, native_encodes=1) if arm.enlarge == "latent" else load
+
+    def said(self, arm: ArmParams) -> dict[str, bool]:
+        """What is enlarged."""
+        return {"latent enlarged": arm.enlarge == "latent"}
 
     @contextmanager
     def prepare(self, job: ArmJob) -> Iterator[Make]:

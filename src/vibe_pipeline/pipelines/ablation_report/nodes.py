@@ -8,7 +8,7 @@ import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.pooling import Pools, pools_of
-from vibe_pipeline.evaluation.statistics import summarise
+from vibe_pipeline.evaluation.statistics import summarise, with_not_run
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.evaluation import EvaluationParams
@@ -17,6 +17,7 @@ from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import ReportParams, TrackingParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.io.files import write_atomic
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.pipelines.rows import of_kind
 from vibe_pipeline.reporting.narrative import differences
 from vibe_pipeline.reporting.page import ReportInputs, write_report
@@ -24,10 +25,21 @@ from vibe_pipeline.reporting.provenance import Origin, degradation_rows, losses
 from vibe_pipeline.tracking import parent_run, tracked_arm
 
 
-def make_table(tables: Experiment, scores: pd.DataFrame, evaluation: EvaluationParams) -> pd.DataFrame:
-    """Mean, interval and paired difference to the reference arm, per arm and metric; replicates are pooled."""
+def list_not_run(not_run: dict[str, Any]) -> dict[str, Any]:
+    """Arms that were left out since files that they name are not there: label, reason, fix and row, by name."""
+    return not_run
+
+
+def make_table(
+    tables: Experiment, scores: pd.DataFrame, evaluation: EvaluationParams, not_run_arms: dict[str, Any]
+) -> pd.DataFrame:
+    """Mean, interval and paired difference to the reference arm, per arm and metric; replicates are pooled.
+
+    An arm that was not run keeps its row, with the reason.
+    """
     pools = pools_of(tables)
-    return _summary(pools.pool(scores), pools.references, evaluation)
+    table = _summary(pools.pool(scores), pools.references, evaluation)
+    return with_not_run(table, {name: row["reason"] for name, row in not_run_arms.items()})
 
 
 def _summary(scores: pd.DataFrame, references: Mapping[str, str], evaluation: EvaluationParams) -> pd.DataFrame:
@@ -75,14 +87,14 @@ def _log_arm(
             run.artifact(Path(path), "clips")
 
 
-def _tags(name: str, arm: ArmParams, clips: pd.DataFrame, adapters: Mapping[str, Any]) -> dict[str, str]:
+def _tags(name: str, arm: ArmParams, clips: pd.DataFrame, adapters: Mapping[str, AdapterManifest]) -> dict[str, str]:
     """What an arm's run can be found by."""
     tags = {"arm": name, "adapter": arm.adapter or "none"} | _origin_tags(arm)
     if said := differences(clips).get(name):
         tags["differs"] = said
     if arm.adapter is not None:
         manifest = adapters[arm.adapter]
-        tags |= {"adapter_run_id": manifest.get("run_id", ""), "adapter_key": manifest["key"]}
+        tags |= {"adapter_run_id": manifest.run_id, "adapter_key": manifest.key}
     return tags
 
 
@@ -113,6 +125,7 @@ def write_page(
     degradation_checks: pd.DataFrame,
     image_quarantine: pd.DataFrame,
     vbench_manifest: dict[str, Any],
+    not_run_arms: dict[str, Any],
     **by_row: Any,
 ) -> dict[str, Any]:
     """The self-contained page.
@@ -130,7 +143,7 @@ def write_page(
     )  # fmt: skip
     inputs = ReportInputs(
         title=report.title,
-        arms=pools.arms,
+        arms={**pools.arms, **{name: ArmParams(**row["row"]) for name, row in not_run_arms.items()}},
         adapters=tables.adapters,
         reference=evaluation.reference_arm,
         references=pools.references,

@@ -6,12 +6,14 @@ import pandas as pd
 import torch
 
 from vibe_pipeline.diffusion.models import limit_threads
+from vibe_pipeline.evaluation.composites import composite_scores
 from vibe_pipeline.evaluation.measure import measure_arm
-from vibe_pipeline.evaluation.metrics.patches import score_patches
+from vibe_pipeline.evaluation.networks import Networks
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.generation.prompts import FOUR_K, VBENCH_PROTOCOLS
 from vibe_pipeline.pipelines.rows import of_kind
 from vibe_pipeline.vbench.manifest import vbench_manifest
 from vibe_pipeline.vbench.run import Scoring
@@ -31,7 +33,7 @@ def run_vbench(
     """
     limit_threads(model.threads)
     clips = pd.concat(of_kind("clips", by_row).values(), ignore_index=True)
-    protocol = str(generation.prompts) if str(generation.prompts).startswith("vbench_") else "custom"
+    protocol = generation.prompts if generation.prompts in (*VBENCH_PROTOCOLS, FOUR_K) else "custom"
     manifest = vbench_manifest(
         clips, evaluation.vbench_dimensions, protocol, evaluation.prompt_rewriting, evaluation.flow_side
     )
@@ -58,6 +60,7 @@ def measure(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Resolution-aware measures of one arm, and against the known truth on the miniature."""
     limit_threads(model.threads)
+    networks = Networks(evaluation, folders, _device(model))
     scores, spectrum = measure_arm(
         arm=name,
         clips=clips,
@@ -65,15 +68,16 @@ def measure(
         evaluation=evaluation,
         generation=generation,
         memory=folders.measured,
+        networks=networks,
     )
-    patches = score_patches(name, clips, folders.vbench_weights, _device(model), folders.measured)
-    return pd.concat([scores, patches], ignore_index=True), spectrum
+    return pd.concat([scores, networks.rows(name, clips)], ignore_index=True), spectrum
 
 
 def _device(model: ModelParams) -> str:
     return "cuda" if model.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def collect_scores(vbench_scores: pd.DataFrame, **by_row: pd.DataFrame) -> pd.DataFrame:
-    """VBench's scores and every arm's own ("scores-<arm>") in one long table: one row per arm, clip and metric."""
-    return pd.concat([vbench_scores, *of_kind("scores", by_row).values()], ignore_index=True)
+def collect_scores(evaluation: EvaluationParams, vbench_scores: pd.DataFrame, **by_row: pd.DataFrame) -> pd.DataFrame:
+    """All scores in one long table: VBench's, every arm's own ("scores-<arm>"), and what is made of VBench's."""
+    made = composite_scores(vbench_scores, evaluation.overall_dimensions)
+    return pd.concat([vbench_scores, *of_kind("scores", by_row).values(), made], ignore_index=True)

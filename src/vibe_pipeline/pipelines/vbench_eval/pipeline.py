@@ -10,7 +10,7 @@ GROUPS = ("evaluation", "generation", "model", "folders")
 
 
 def create_pipeline(tables: Experiment) -> Pipeline:
-    """VBench over all arms, own measures per arm, one table."""
+    """VBench over all arms, own measures per arm, one table with what is made of them."""
     return Pipeline(
         [
             Node(
@@ -32,7 +32,7 @@ def create_pipeline(tables: Experiment) -> Pipeline:
             ],
             Node(
                 nodes.collect_scores,
-                {"vbench_scores": "vbench_scores"} | named("scores", tables.arms),
+                {"evaluation": "params:evaluation", "vbench_scores": "vbench_scores"} | named("scores", tables.arms),
                 "scores",
                 name="collect_scores",
             ),

@@ -26,6 +26,7 @@ __all__ = [
     "attention_words",
     "kind_of",
     "known_kind",
+    "require_windowed",
 ]
 
 
@@ -61,6 +62,17 @@ def kind_of(settings: AttentionSettings) -> AttentionKind:
     kind = KINDS[known_kind(settings.kind)]
     given = {f.name: getattr(settings, f.name) for f in fields(kind) if hasattr(settings, f.name)}
     return kind(**given)
+
+
+def require_windowed(kind: AttentionKind) -> None:
+    """Refuse a kind that AR-RoPE cannot turn keys for.
+
+    Raises:
+        ValueError: Names the kinds that it can.
+    """
+    if not kind.windowed:
+        known = ", ".join(name for name, other in KINDS.items() if other.windowed)
+        raise ValueError(f"rope ar goes with the attention kinds {known}, not with {kind.name}")
 
 
 def attention_words(settings: AttentionSettings) -> str:

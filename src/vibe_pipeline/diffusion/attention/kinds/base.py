@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from vibe_pipeline.diffusion.attention.geometry import Grid, NativeGrid, Order
+from vibe_pipeline.diffusion.attention.geometry import Grid, NativeGrid, Order, Windows
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +79,7 @@ class AttentionKind:
         stock: Without a scale of its own it is what diffusers computes, so nothing is installed.
         local: Every query sees its neighbourhood alone, as FreeSwim's first path must.
         rotates: It applies RoPE itself; its plans get q and k before RoPE.
+        windowed: `windows` says which keys a query sees, so that AR-RoPE can turn them by tiles.
         copies: How often q, k, v or the output are held once more while attention is computed; for the plan's memory.
     """
 
@@ -87,6 +88,7 @@ class AttentionKind:
     stock: ClassVar[bool] = False
     local: ClassVar[bool] = False
     rotates: ClassVar[bool] = False
+    windowed: ClassVar[bool] = False
     copies: ClassVar[float] = 0
 
     def keys(self, grid: Grid, native: NativeGrid | None, layer: int) -> float:
@@ -102,6 +104,14 @@ class AttentionKind:
 
         Raises:
             ValueError: The grid does not fit; names the nearest that do.
+        """
+        raise NotImplementedError
+
+    def windows(self, grid: Grid, native: NativeGrid | None) -> Windows:
+        """Which keys a query sees, of a kind that is `windowed`.
+
+        Raises:
+            ValueError: The grid does not fit.
         """
         raise NotImplementedError
 

@@ -15,13 +15,18 @@ class Full(AttentionKind):
     name: ClassVar[str] = "full"
     backends: ClassVar[tuple[str, ...]] = BACKENDS
     stock: ClassVar[bool] = True
+    windowed: ClassVar[bool] = True
 
     def keys(self, grid: Grid, native: NativeGrid | None, layer: int) -> int:
         """All tokens."""
         return math.prod(grid)
 
+    def windows(self, grid: Grid, native: NativeGrid | None) -> Windows:
+        """One over everything."""
+        return Windows(grid, grid[1:])
+
     def plan(self, place: Place) -> AttentionPlan:
         """A window over everything, which is SDPA without a mask."""
         from vibe_pipeline.diffusion.attention.backends import plan_windows
 
-        return plan_windows(Windows(place.grid, place.grid[1:]), place)
+        return plan_windows(self.windows(place.grid, place.native), place)

@@ -20,6 +20,7 @@ class Window(AttentionKind):
     name: ClassVar[str] = "window"
     backends: ClassVar[tuple[str, ...]] = BACKENDS
     local: ClassVar[bool] = True
+    windowed: ClassVar[bool] = True
 
     half_window: Annotated[
         tuple[PositiveInt, PositiveInt] | None, Field(description="(d_h, d_w) in tokens; None: half the native grid")

@@ -1,0 +1,269 @@
+"""Rotary positions beyond the native size: `ROPES` lists every kind, one entry each.
+
+Wan turns queries and keys by angles of three axes (t, h, w). A kind changes the angles of an axis (`ntk`), or where
+keys stand as seen from a tile of queries (`ar`, which attention/relative.py computes). To add one, write a frozen
+dataclass under `RopeKind` and list it in `ROPES`: the fields of `rope` in a row, the tables, checks and the report
+follow. torch is imported where tables are made: parameters and plans read the entries without it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+THETA = 10000.0
+Pair = tuple[PositiveInt, PositiveInt]
+
+
+def ntk_angles(positions: Tensor, dim: int, alpha: float = 1.0, theta: float = THETA) -> Tensor:
+    """Angles of rotary pairs on one axis: position x (alpha theta)^(-2 j / dim), j = 0 … dim/2 - 1.
+
+    alpha multiplies theta directly, as CineScale has it (arXiv 2508.15774, `precompute_freqs_cis_ntk`); the highest
+    frequency stays, the lowest is divided by alpha^((dim - 2) / dim).
+
+    Args:
+        positions: [L], any number type.
+        dim: Channels of the axis, even.
+        alpha: 1 is plain RoPE.
+        theta: Base of the frequencies.
+
+    Returns:
+        float64 [L, dim/2], in radians.
+
+    Raises:
+        ValueError: An odd or empty dim, or an alpha or theta that is not positive.
+    """
+    import torch
+
+    if dim < 2 or dim % 2:
+        raise ValueError(f"rotary channels come in pairs: dim {dim} is not a positive even number")
+    if alpha <= 0 or theta <= 0:
+        raise ValueError(f"alpha and theta must be positive, not {alpha} and {theta}")
+    # The expression of diffusers' own tables, so that alpha 1 gives them to the last bit.
+    frequencies = 1.0 / ((theta * alpha) ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim))
+    return torch.outer(positions.to(torch.float64), frequencies)
+
+
+def relative_positions(length: int, start: int, stop: int, reach: int, near: int) -> Tensor:
+    """Where the keys of an axis stand for the queries of the tile [start, stop): never further than `reach` from any.
+
+    Keys in the tile and up to `near` beside it keep their places; those beyond are squeezed evenly into what is left
+    of the reach on their side. Rounded to whole positions, so that they can be looked up in the tables of the grid.
+
+    Args:
+        length: Tokens of the axis.
+        start: First query of the tile.
+        stop: One past its last.
+        reach: Largest distance of a key from a query, in tokens: what the base was trained with.
+        near: How far beside the tile distances stay true, in tokens.
+
+    Returns:
+        int64 [length], not falling, each in [0, length).
+
+    Raises:
+        ValueError: The tile is empty, outside of the axis, or longer than the reach.
+
+    Source: AR-RoPE of CineScale's second release (Eyeline-Labs/CineScale, `wan/modules/model.py`, Apache-2.0).
+    """
+    import torch
+
+    if not 0 <= start < stop <= length:
+        raise ValueError(f"the tile [{start}, {stop}) is not a part of an axis of {length} tokens")
+    first, last, end = start, stop - 1, length - 1
+    if last - first > reach:
+        raise ValueError(
+            f"a tile of {stop - start} tokens is longer than its keys may reach, {reach}: set rope.tile to at most "
+            f"{reach + 1} there, or rope.reach higher"
+        )
+    budget = reach - (last - first)
+    left, right = first - min(near, first, budget), last + min(near, end - last, budget)
+    lowest, highest = max(0, last - reach), min(end, first + reach)
+    place = torch.arange(length, dtype=torch.float64)
+    warped = place.clone()
+    if left > 0 and lowest > 0:
+        warped = torch.where(place < left, lowest + place * (left - lowest) / left, warped)
+    if highest < end:
+        warped = torch.where(place > right, right + (place - right) * (highest - right) / (end - right), warped)
+    return warped.round().clamp(0, end).long()
+
+
+@dataclass(frozen=True)
+class RopeKind:
+    """One way of giving tokens their places; subclasses fill in what differs, and their fields are a row's.
+
+    Attributes:
+        name: As `rope.kind` says it.
+        stock: It is what diffusers computes.
+        relative: Keys stand elsewhere for every tile of queries: attention applies it (attention/relative.py).
+    """
+
+    name: ClassVar[str]
+    stock: ClassVar[bool] = False
+    relative: ClassVar[bool] = False
+
+    def angles(self, axis: int, positions: Tensor, dim: int) -> Tensor:
+        """Angles [L, dim/2] of an axis (0 t, 1 h, 2 w), float64."""
+        return ntk_angles(positions, dim)
+
+    def words(self) -> tuple[str, ...]:
+        """What the report says of it; nothing of the stock kind."""
+        return (f"{self.name} RoPE",)
+
+
+@dataclass(frozen=True)
+class Plain(RopeKind):
+    """As the base was trained: each token's own place."""
+
+    name: ClassVar[str] = "none"
+    stock: ClassVar[bool] = True
+
+    def words(self) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Ntk(RopeKind):
+    """A larger base of the frequencies of each axis; CineScale's LoRAs were trained with (1, 20, 20).
+
+    Attributes:
+        alpha: (t, h, w): what theta is multiplied by.
+    """
+
+    name: ClassVar[str] = "ntk"
+
+    alpha: Annotated[
+        tuple[PositiveFloat, PositiveFloat, PositiveFloat],
+        Field(description="(t, h, w): factor of theta 10000, for ntk; CineScale: 1, 20, 20 and, at 4K, 1, 25, 25"),
+    ] = (1.0, 20.0, 20.0)
+
+    def angles(self, axis: int, positions: Tensor, dim: int) -> Tensor:
+        """With the axis' own base."""
+        return ntk_angles(positions, dim, self.alpha[axis])
+
+    def words(self) -> tuple[str, ...]:
+        """The factors."""
+        return ("NTK RoPE {:g} {:g} {:g}".format(*self.alpha),)
+
+
+@dataclass(frozen=True)
+class Ar(RopeKind):
+    """CineScale's AR-RoPE: tiles of queries see all keys, at places within the reach that the base knows.
+
+    Attributes:
+        tile: (h, w) of a tile of queries, in tokens.
+        reach: (h, w), the largest distance; "native": one less than the native token grid.
+        near: (h, w), how far beside a tile distances stay true.
+    """
+
+    name: ClassVar[str] = "ar"
+    relative: ClassVar[bool] = True
+
+    tile: Annotated[Pair, Field(description="(h, w) of a tile of queries in tokens, for ar")] = (18, 32)
+    reach: Annotated[
+        Pair | Literal["native"],
+        Field(description="(h, w), largest distance of key and query in tokens, for ar; or native"),
+    ] = (44, 79)
+    near: Annotated[Pair, Field(description="(h, w), how far beside a tile distances stay true, in tokens, for ar")] = (
+        9,
+        16,
+    )
+
+    def words(self) -> tuple[str, ...]:
+        """Where it differs from the published figures."""
+        said = "native reach" if self.reach == "native" else "reach {}x{}".format(*self.reach)
+        tile = [] if self.tile == (18, 32) else ["tile {}x{}".format(*self.tile)]
+        return (f"AR-RoPE ({', '.join([said, *tile])})",)
+
+    def reaches(self, native: tuple[int, int] | None) -> tuple[int, int]:
+        """(h, w) in tokens.
+
+        Raises:
+            ValueError: The native token grid is asked for and not known.
+        """
+        if self.reach != "native":
+            return self.reach
+        if native is None:
+            raise ValueError("rope.reach native is one less than the native grid: give native_grid (H, W) in tokens")
+        return native[0] - 1, native[1] - 1
+
+
+ROPES: MappingProxyType[str, type[RopeKind]] = MappingProxyType({kind.name: kind for kind in (Plain, Ntk, Ar)})
+
+
+class RopeSettings(Protocol):
+    """What a row says of its rotary positions; the fields of its kind stand beside this one."""
+
+    @property
+    def kind(self) -> str:
+        """A name in `ROPES`."""
+
+
+def known_rope(name: str) -> str:
+    """The name of a kind, as it is.
+
+    Raises:
+        ValueError: There is none of that name; lists those there are.
+    """
+    if name not in ROPES:
+        raise ValueError(f"unknown kind of RoPE {name!r}; known: {', '.join(ROPES)}")
+    return name
+
+
+def rope_of(settings: RopeSettings) -> RopeKind:
+    """The entry that settings name, with its own fields filled in.
+
+    Raises:
+        ValueError: There is no kind of that name.
+    """
+    kind = ROPES[known_rope(settings.kind)]
+    return kind(**{f.name: getattr(settings, f.name) for f in fields(kind) if hasattr(settings, f.name)})
+
+
+class RopeTables:
+    """Another kind's tables in a transformer, until they are put back."""
+
+    def __init__(self, transformer: nn.Module, kind: RopeKind) -> None:
+        self._rope = weakref.ref(transformer.rope)
+        self._stock = transformer.rope.freqs_cos, transformer.rope.freqs_sin
+        for name, table in zip(("freqs_cos", "freqs_sin"), rope_tables(transformer.rope, kind), strict=True):
+            setattr(transformer.rope, name, table)
+
+    def restore(self) -> None:
+        """The tables that were there before, the same tensors."""
+        if (rope := self._rope()) is not None:
+            rope.freqs_cos, rope.freqs_sin = self._stock
+
+
+def rope_tables(rope: Any, kind: RopeKind) -> tuple[Tensor, Tensor]:
+    """cos and sin [positions, head dim] of a diffusers `WanRotaryPosEmbed`, each angle twice, in its dtype."""
+    import torch
+
+    positions = torch.arange(rope.max_seq_len)
+    angles = [kind.angles(axis, positions, dim) for axis, dim in enumerate((rope.t_dim, rope.h_dim, rope.w_dim))]
+    turned = torch.cat([a.repeat_interleave(2, dim=1) for a in angles], dim=1)
+    return turned.cos().to(rope.freqs_cos), turned.sin().to(rope.freqs_sin)
+
+
+def install_rope(transformer: nn.Module, kind: RopeKind) -> None:
+    """Give a Wan transformer the tables of a kind, in place of any given before; the stock kind takes them out.
+
+    Of a relative kind attention does the rest: `install_gclf` with the same settings.
+    """
+    remove_rope(transformer)
+    if not (kind.stock or kind.relative):
+        transformer.rope.tables = RopeTables(transformer, kind)
+
+
+def remove_rope(transformer: nn.Module) -> None:
+    """Put the transformer's own tables back."""
+    tables = transformer.rope.__dict__.pop("tables", None)
+    if tables is not None:
+        tables.restore()

@@ -1,0 +1,49 @@
+"""How many prompts would decide what these could not: the sample size of a paired comparison."""
+
+import math
+from statistics import NormalDist
+
+from vibe_pipeline.evaluation.statistics import Difference
+
+POWER = 0.8
+"""Chance that a run of that many prompts decides, if the difference is truly as large as assumed."""
+
+
+def prompts_needed(found: Difference, effect: float, confidence: float, power: float = POWER) -> int | None:
+    """Prompts at which the interval of a difference excludes 0 with a chance of `power`.
+
+    The mean over N prompts has the variance V / N + seeds, where V is the variance over prompts and `seeds` is what
+    training seeds add, which no prompt takes away. The interval excludes 0 with that chance where
+    effect = (z_(1 - (1 - confidence) / 2) + z_power) · sqrt(V / N + seeds).
+
+    Args:
+        found: The difference that was seen, with its spread over prompts.
+        effect: What is to be told from 0: the difference assumed to be true.
+        confidence: Of the interval.
+        power: Between 0 and 1.
+
+    Returns:
+        A whole number; None if no number would do: there is no spread to go by, no effect, or the training seeds alone
+        differ by too much.
+
+    Source: the normal approximation of a paired comparison (Chow et al., Sample Size Calculations in Clinical Research,
+    chapter 3).
+    """
+    normal = NormalDist()
+    at_ends = normal.inv_cdf(1 - (1 - confidence) / 2)
+    if not (math.isfinite(found.spread) and math.isfinite(effect)) or effect == 0:
+        return None
+    left = (abs(effect) / (at_ends + normal.inv_cdf(power))) ** 2 - found.of_seeds
+    return max(2, math.ceil(_over_prompts(found, at_ends) / left)) if left > 0 else None
+
+
+def _over_prompts(found: Difference, at_ends: float) -> float:
+    """V: the variance over prompts; with several training seeds what the interval seen is as wide as, if that is more.
+
+    Resampling prompts and seeds crosswise counts what is particular to a clip more than once, so such an interval is
+    wider than the spread over prompts alone says.
+    """
+    if found.training_seeds < 2:
+        return found.spread**2
+    whole = ((found.high - found.low) / (2 * at_ends)) ** 2
+    return max(found.spread**2, found.prompts * (whole - found.of_seeds))

@@ -1,0 +1,85 @@
+"""`cascade`: from noise at a smaller size, then the latent enlarged and denoised again, without decoding in between.
+
+CineScale's first release (arXiv 2508.15774, Eyeline-Labs/CineScale, Apache-2.0) reaches 3K and 4K so: its LoRA at
+1088x1920 from noise, then the latent trilinearly at the target, from step 15 of a 50-step schedule of its own shift.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from vibe_pipeline.diffusion.flow import schedule_steps
+from vibe_pipeline.experiment.arms import ArmParams, StageParams
+from vibe_pipeline.generation.clip_cache import Make, Scale
+from vibe_pipeline.generation.methods.base import ArmJob, DenoisingMethod, Workload, passes
+
+if TYPE_CHECKING:
+    from vibe_pipeline.generation.denoiser import Denoiser, Stage
+
+
+class Cascade(DenoisingMethod):
+    """Passes of growing size, all by the row's weights; `stages` are those before the row's own."""
+
+    name = "cascade"
+    from_native = False
+    own_fields = frozenset({"stages"})
+
+    def check(self, arm: ArmParams) -> None:
+        """There are stages, the first from noise, each larger than the one before."""
+        super().check(arm)
+        if arm.stages is None:
+            raise ValueError("method cascade needs `stages`, the passes before the row's own: height, width, steps")
+        if arm.stages[0].strength != 1:
+            raise ValueError(
+                f"stages.0.strength is {arm.stages[0].strength:g}, but the first stage starts from noise: 1"
+            )
+        for index, (before, after) in enumerate(zip(arm.stages, arm.stages[1:], strict=False), start=1):
+            if after.height < before.height or after.width < before.width:
+                raise ValueError(
+                    f"stages.{index} is {after.height}x{after.width}, smaller than the {before.height}x{before.width} "
+                    "before it: a cascade only ever enlarges"
+                )
+
+    def strength(self, arm: ArmParams) -> float:
+        """Of the row's own pass, which starts from the enlarged latent."""
+        return arm.strength
+
+    def said(self, arm: ArmParams) -> dict[str, bool]:
+        """The stages before."""
+        return {f"from noise at {_sizes(arm)}, latent enlarged, strength {arm.strength:g}": True}
+
+    @contextmanager
+    def prepare(self, job: ArmJob) -> Iterator[Make]:
+        """The arm's models, from noise at the first stage's size."""
+        stages = [self._stage(job, stage) for stage in job.arm.stages or ()]
+        with self.denoiser(job) as denoiser:
+            yield lambda rows: denoiser.cascade(rows, job.size, stages)
+
+    def _stage(self, job: ArmJob, stage: StageParams) -> "Stage":
+        from vibe_pipeline.diffusion.checkpoint import find_model, token_grid
+        from vibe_pipeline.generation.clip_settings import stage_sampling
+        from vibe_pipeline.generation.denoiser import Stage, attach_attention
+
+        native = token_grid(find_model(job.model.path), job.model.native.height, job.model.native.width)
+
+        def attach(params: ArmParams | StageParams, denoiser: "Denoiser") -> None:
+            attach_attention(denoiser, params, native)
+
+        return Stage(
+            size=Scale(stage.height, stage.width, job.size.frames, job.size.fps),
+            sampling=stage_sampling(stage, job.arm, job.model),
+            attach=lambda denoiser: attach(stage, denoiser),
+            restore=lambda denoiser: attach(job.arm, denoiser),
+        )
+
+    def workload(self, arm: ArmParams, steps: int) -> Workload:
+        """The stages' passes at their sizes, the row's at the target; one decode."""
+        earlier = [
+            (s.height, s.width, s.attention, schedule_steps(s.steps, s.strength, s.strength_mode) * passes(arm))
+            for s in arm.stages or ()
+        ]
+        return Workload(decodes=1, forwards=((arm.attention, steps * passes(arm)),), earlier=tuple(earlier))
+
+
+def _sizes(arm: ArmParams) -> str:
+    return ", ".join(f"{stage.height}x{stage.width}" for stage in arm.stages or ())

@@ -1,0 +1,57 @@
+"""What our measures cost: those of every clip, as measured; those that `evaluation.extra_measures` names, as stated."""
+
+from collections.abc import Collection
+
+from vibe_pipeline.evaluation.metrics.asked import ASKED
+from vibe_pipeline.evaluation.metrics.distributions import Distribution
+from vibe_pipeline.evaluation.metrics.networks import Network, spaced
+from vibe_pipeline.evaluation.metrics.resolution import Measure
+from vibe_pipeline.experiment.model import ClipSize
+from vibe_pipeline.io.metric import Metric
+
+MEASURE_SECONDS = 0.16
+"""Processor seconds of our own measures a megapixel of every frame, over half of it decoding: benchmarks/measures.py on
+noisy lossless clips of 1408x2560 and 2176x3840, two cores of a shared machine."""
+MEASURE_CORES = 2  # a decoder beside the measures
+MEASURE_FRAMES = 4
+"""Pictures in 32-bit floats that measuring holds beside the interpreter, however long the clip: 2.1 to 2.5 as measured,
+and a true render."""
+
+
+def measuring_seconds(size: ClipSize, cores: int, extra: Collection[str] = ()) -> float:
+    """All measures of a clip on so many processors, `extra` among them."""
+    megapixels = size.height * size.width * size.frames / 1e6
+    return (MEASURE_SECONDS * megapixels + extra_seconds(size, extra)) / min(cores, MEASURE_CORES)
+
+
+def measuring_memory(size: ClipSize, extra: Collection[str] = ()) -> float:
+    """Bytes of main memory that measuring takes, with the measures of `extra`."""
+    return MEASURE_FRAMES * 12.0 * size.height * size.width + extra_memory(size, extra)
+
+
+def _chosen(names: Collection[str]) -> list[Metric]:
+    return [metric for metric in ASKED if metric.name in names]
+
+
+def _megapixels(size: ClipSize, metric: Metric) -> float:
+    """Of the frames that it looks at."""
+    frames = len(spaced(size.frames, metric.frames)) if isinstance(metric, Network) else size.frames
+    return size.height * size.width * frames / 1e6
+
+
+def extra_seconds(size: ClipSize, names: Collection[str]) -> float:
+    """Processor seconds that they add to a clip; those that share what is gathered cost it once."""
+    distinct = {m.part if isinstance(m, Measure) else m.name: m for m in _chosen(names)}
+    return sum(metric.seconds * _megapixels(size, metric) for metric in distinct.values())
+
+
+def extra_memory(size: ClipSize, names: Collection[str]) -> float:
+    """Bytes of main memory that they take: an arm's distribution keeps the frames that it looks at until it has all."""
+    kept = [metric for metric in _chosen(names) if isinstance(metric, Distribution)]
+    return sum(3e6 * _megapixels(size, metric) for metric in kept)
+
+
+def network_teraflops(size: ClipSize, names: Collection[str]) -> float:
+    """Operations of a clip in their networks, 1e12."""
+    networks = [metric for metric in _chosen(names) if isinstance(metric, Network)]
+    return sum(network.teraflops * _megapixels(size, network) for network in networks)
