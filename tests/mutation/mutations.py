@@ -30,6 +30,8 @@ STATISTICS = ("tests/evaluation/test_statistics.py",)
 CLAIMS = ("tests/evaluation/test_claims.py",)
 TOTALS = ("tests/vbench/test_totals.py",)
 COMPOSITES = ("tests/evaluation/test_composites.py",)
+SR_FRAME = ("tests/diffusion/test_super_resolution.py",)
+FUSED = ("tests/diffusion/test_lora_differences.py",)
 POWER = ("tests/evaluation/test_power.py",)
 
 
@@ -75,8 +77,8 @@ NAMED_BY_THE_ISSUE = [
     ),
     (
         STAGE,
-        "token_grid(found, native.height, native.width)",
-        "token_grid(found, task.model.target.height, task.model.target.width)",
+        "token_grid(checkpoint, native.height, native.width)",
+        "token_grid(checkpoint, job.model.target.height, job.model.target.width)",
         STAGES,
         "window of the target grid in training",
     ),
@@ -89,16 +91,16 @@ NAMED_BY_THE_ISSUE = [
         LOOP,
         "loss unweighted",
     ),
-    (TRAIN, "sigma, job.params.sigma_shift)", "sigma, 1.0)", LOOP, "bell of another shift"),
+    (TRAIN, "sigma, job.row.sigma_shift)", "sigma, 1.0)", LOOP, "bell of another shift"),
     (
         JOB,
-        "shift=params.sigma_shift,",
+        "shift=row.sigma_shift,",
         "shift=1.0,",
         LOOP,
         "training sigmas unshifted",
     ),
     ("training/optim.py", '"weight_decay": params.weight_decay', '"weight_decay": 0.0', LOOP, "no weight decay"),
-    (TRAIN, "job.params.optimiser.clip_norm or math.inf", "math.inf", LOOP, "no gradient clipping"),
+    (TRAIN, "job.row.optimiser.clip_norm or math.inf", "math.inf", LOOP, "no gradient clipping"),
     ("images/encode.py", "*bucket.low, blur)", "*bucket.low)", CACHE, "stage-1 images not blurred"),
     ("images/encode.py", "*bucket.native, blur)", "*bucket.native)", CACHE, "pixel degradation without the camera"),
     (
@@ -375,7 +377,7 @@ GENERATION = [
     ),
     (DENOISER, 'f"extra_{i}", extra.weight)', 'f"extra_{i}")', RENDER, "extra adapters at full weight"),
     (ARMS, "[model.text_length, generation.negative_prompt]", "[model.text_length]", KEYS, "key lacks negative prompt"),
-    (ARMS, '"adapter": adapter["key"] if adapter else None', '"adapter": None', KEYS, "key lacks the adapter"),
+    (ARMS, '"adapter": adapter.key if adapter else None', '"adapter": None', KEYS, "key lacks the adapter"),
     (ARMS, '        "flow_shift": model.flow_shift,\n', "", KEYS, "key lacks the model's flow shift"),
     (ARMS, "        params.native_guidance_scale,\n", "", KEYS, "native key lacks the guidance"),
     (CLIPS, ', row.get("native_key")', "", KEYS, "key lacks the native clip"),
@@ -420,17 +422,17 @@ TRAINING = [
         ("tests/training/test_processes.py",),
         "micro-batches summed",
     ),
-    (TRAIN, "params.seed), run.step, None)", "params.seed), 0, None)", LOOP, "a resumed run repeats its images"),
-    (TRAIN, "        run.ema.copy_to(run.parameters)", "        pass", LOOP, "the average is not kept"),
+    (TRAIN, "row.seed), state.step, None)", "row.seed), 0, None)", LOOP, "a resumed run repeats its images"),
+    (TRAIN, "        state.ema.copy_to(state.parameters)", "        pass", LOOP, "the average is not kept"),
     (
-        TRAIN,
-        '("optimiser", run.optimiser.load_state_dict)',
+        "training/checkpoint.py",
+        '("optimiser", state.optimiser.load_state_dict)',
         '("optimiser", lambda values: None)',
         LOOP,
         "a resumed run forgets its optimiser",
     ),
-    (TRAIN, "enabled=job.params.autocast", "enabled=False", LOOP, "autocast ignored"),
-    ("training/ema.py", "ema.restore(parameters)", "pass", LOOP, "training goes on from the average"),
+    (TRAIN, "enabled=job.row.autocast", "enabled=False", LOOP, "autocast ignored"),
+    ("training/optim.py", "ema.restore(parameters)", "pass", LOOP, "training goes on from the average"),
     (
         "training/validation.py",
         "len(indices) * sum(values)",
@@ -440,18 +442,18 @@ TRAINING = [
     ),
     (
         STAGE,
-        "LatentCache(task.cache, held_out=True)",
-        "LatentCache(task.cache)",
+        "LatentCache(cache, held_out=True)",
+        "LatentCache(cache)",
         STAGES,
         "held-out loss on training images",
     ),
-    (STAGE, "if task.fused is not None:", "if False:", STAGES, "stage 2 starts from the base"),
-    (STAGE, 'return batch["pixel"]', "return degrade(batch[self.part])", STAGES, "pixel degradation ignored"),
+    (STAGE, "if job.fused is not None:", "if False:", STAGES, "stage 2 starts from the base"),
+    (JOB, 'return batch["pixel"]', "return degrade(batch[self.part])", STAGES, "pixel degradation ignored"),
     (STAGE, '"processes", "micro_batch"', '"seed", "processes", "micro_batch"', STAGES, "training key lacks the seed"),
     (
         STAGE,
-        "'stage2', fingerprint, cache['key'], ",
-        "'stage2', fingerprint, ",
+        'cache["key"], settings',
+        "settings",
         STAGES,
         "training key lacks the images",
     ),
@@ -666,8 +668,8 @@ STATISTICS_AND_CLAIMS = [
     ("evaluation/statistics.py", '(group["status"] == "scored") & ', "", STATISTICS, "scores of failed rows used"),
     (
         "evaluation/statistics.py",
-        "_difference(values[arm], values[references[arm]]",
-        "_difference(values[references[arm]], values[arm]",
+        "_difference(values[arm], values[reference]",
+        "_difference(values[reference], values[arm]",
         STATISTICS,
         "difference's sign",
     ),
@@ -744,7 +746,7 @@ IN_KEYS = [
     ),
     (
         "generation/clip_settings.py",
-        'fused_key(stage1["key"], getattr(torch, model.dtype)) if stage1 else None',
+        "fused_key(stage1.key, getattr(torch, model.dtype)) if stage1 else None",
         "None",
         KEYS,
         "key lacks stage 1",
@@ -771,7 +773,13 @@ IN_KEYS = [
         KEYS,
         "native key lacks solver and shift",
     ),
-    (ARMS, '{"native": model.native.model_dump(), ', "{", KEYS, "native key lacks the size"),
+    (
+        ARMS,
+        '{"native": model.native.model_dump(), "source": params.native_source} |',
+        '{"source": params.native_source} |',
+        KEYS,
+        "native key lacks the size",
+    ),
     (CLIPS, 'job.settings, row["prompt"], ', "job.settings, ", KEYS, "key lacks the prompt"),
     (CLIPS, ', row.get("first_frame_sha256", "")', "", KEYS, "key lacks the first frame"),
     (
@@ -824,7 +832,7 @@ IN_KEYS = [
         "training key lacks the average",
     ),
     (STAGE, 'dividing = {"processes",', 'dividing = {"autocast", "processes",', KEYS, "training key lacks autocast"),
-    (STAGE, "_training_identity(row), before)", "_training_identity(row), None)", KEYS, "training key lacks stage 1"),
+    (STAGE, "model, row, before)", "model, row)", KEYS, "training key lacks stage 1"),
 ]
 
 OF_AN_ARMS_SCORES = [
@@ -865,6 +873,74 @@ OF_AN_ARMS_SCORES = [
     ),
 ]
 
+SUPER_RESOLUTION = "diffusion/super_resolution.py"
+DIFFERENCES = "diffusion/lora_differences.py"
+OF_PEERS = [
+    (
+        SUPER_RESOLUTION,
+        "margin, ramp = scale * overlap // 4,",
+        "margin, ramp = 0 * overlap // 4,",
+        SR_FRAME,
+        "what a tile's padding changed counts",
+    ),
+    (
+        SUPER_RESOLUTION,
+        "weights = weights * edge.flip(0)",
+        "weights = weights * 1",
+        SR_FRAME,
+        "tiles are blended on one side alone",
+    ),
+    (
+        SUPER_RESOLUTION,
+        "return total.div_(weight)",
+        "return total",
+        SR_FRAME,
+        "overlaps are summed",
+    ),
+    (
+        "diffusion/rrdb.py",
+        "dense = g * (4 * n + 6 * g) + n * (n + 4 * g)",
+        "dense = g * (4 * n + 5 * g) + n * (n + 4 * g)",
+        SR_FRAME,
+        "a dense block's last connection is not counted",
+    ),
+    (
+        "generation/methods/sr.py",
+        "shrink(large.float()[:, :, None], size.height, size.width)",
+        "shrink(large.mul(255).round().div(255).float()[:, :, None], size.height, size.width)",
+        ("tests/generation/methods/test_sr.py",),
+        "rounded to bytes before the resize",
+    ),
+    (
+        DIFFERENCES,
+        "parameter.float() + weight * difference",
+        "parameter.float() + difference",
+        FUSED,
+        "a row's weight does not reach differences",
+    ),
+    (
+        DIFFERENCES,
+        "parameters[name].copy_(value)",
+        "parameters[name].add_(0)",
+        FUSED,
+        "weights keep the differences of an arm that is done",
+    ),
+    (
+        "diffusion/lora_names.py",
+        '"norm3": "norm2"}',
+        '"norm3": "norm3"}',
+        FUSED,
+        "Wan's norm3 is taken for diffusers'",
+    ),
+    (
+        "generation/optional_arms.py",
+        "if arm.optional else",
+        "if arm else",
+        ("tests/generation/test_optional_arms.py",),
+        "an arm that must run is left out",
+    ),
+]
+
 MUTATIONS = [
     Mutation(*row)
     for group in (
@@ -877,6 +953,7 @@ MUTATIONS = [
         STATISTICS_AND_CLAIMS,
         IN_KEYS,
         OF_AN_ARMS_SCORES,
+        OF_PEERS,
     )
     for row in group
 ]
