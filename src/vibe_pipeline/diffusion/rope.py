@@ -77,11 +77,7 @@ def relative_positions(length: int, start: int, stop: int, reach: int, near: int
     if not 0 <= start < stop <= length:
         raise ValueError(f"the tile [{start}, {stop}) is not a part of an axis of {length} tokens")
     first, last, end = start, stop - 1, length - 1
-    if last - first > reach:
-        raise ValueError(
-            f"a tile of {stop - start} tokens is longer than its keys may reach, {reach}: set rope.tile to at most "
-            f"{reach + 1} there, or rope.reach higher"
-        )
+    _require_reach(stop - start, reach)
     budget = reach - (last - first)
     left, right = first - min(near, first, budget), last + min(near, end - last, budget)
     lowest, highest = max(0, last - reach), min(end, first + reach)
@@ -92,6 +88,14 @@ def relative_positions(length: int, start: int, stop: int, reach: int, near: int
     if highest < end:
         warped = torch.where(place > right, right + (place - right) * (highest - right) / (end - right), warped)
     return warped.round().clamp(0, end).long()
+
+
+def _require_reach(tokens: int, reach: int) -> None:
+    if tokens - 1 > reach:
+        raise ValueError(
+            f"a tile of {tokens} tokens is longer than its keys may reach, {reach}: set rope.tile to at most "
+            f"{reach + 1} there, or rope.reach higher"
+        )
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,13 @@ class RopeKind:
     def angles(self, axis: int, positions: Tensor, dim: int) -> Tensor:
         """Angles [L, dim/2] of an axis (0 t, 1 h, 2 w), float64."""
         return ntk_angles(positions, dim)
+
+    def check(self, grid: tuple[int, int, int], native: tuple[int, int]) -> None:
+        """Refuse a token grid (T, H, W) that it cannot place; `native` is (H, W) of the native one.
+
+        Raises:
+            ValueError: Names the field and the way out.
+        """
 
     def words(self) -> tuple[str, ...]:
         """What the report says of it; nothing of the stock kind."""
@@ -175,6 +186,11 @@ class Ar(RopeKind):
         9,
         16,
     )
+
+    def check(self, grid: tuple[int, int, int], native: tuple[int, int]) -> None:
+        """No tile is longer than its keys may reach."""
+        for length, side, reach in zip(grid[1:], self.tile, self.reaches(native), strict=True):
+            _require_reach(min(length, side), reach)
 
     def words(self) -> tuple[str, ...]:
         """Where it differs from the published figures."""

@@ -101,7 +101,7 @@ def test_a_cascade_is_its_passes_by_hand(wan21, native: pd.DataFrame, tmp_path: 
     found = made(arm | {"strength_mode": "truncated"}, native, model, tmp_path)
     hand = ByHand(model, tmp_path)
     install_rope(hand.transformer, Ntk((1.0, 20.0, 20.0)))
-    noise = seeded_noise((16, 2, 4, 6), f"stage 0\n{PROMPT}", 3)[None]
+    noise = seeded_noise((16, 2, 4, 6), PROMPT, 3)[None]
     latent = hand.run(noise, sigma_schedule(2, 7.0))
     larger = torch.nn.functional.interpolate(latent, (2, 8, 12), mode="trilinear")
     assert torch.equal(resize_latents(latent, 8, 12), larger)

@@ -21,7 +21,6 @@ class Cascade(DenoisingMethod):
     """Passes of growing size, all by the row's weights; `stages` are those before the row's own."""
 
     name = "cascade"
-    from_native = False
     own_fields = frozenset({"stages"})
 
     def check(self, arm: ArmParams) -> None:
