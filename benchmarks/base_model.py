@@ -75,7 +75,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    native, target = ClipSize(height=64, width=64, frames=9), ClipSize(height=128, width=128, frames=9)
+    native, target = (ClipSize(height=n, width=n, frames=9, fps=8) for n in (64, 128))
     model = ModelParams(
         path=args.model, native=native, target=target, device="cpu", text_length=16, flow_shift=args.shift
     )

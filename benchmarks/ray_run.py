@@ -54,7 +54,7 @@ def copy_project(folder: Path, model: Path) -> Path:
     for row in [*params["stage1"].values(), *params["adapters"].values()]:
         row |= {"steps": 2, "batch_size": 2, "log_every": 1}
     for arm in params["arms"].values():
-        arm |= {"steps": 2} if arm.get("method") == "refine" else {}
+        arm |= {"steps": 2} if arm.get("method", "refine") == "refine" else {}
     path.write_text(yaml.safe_dump(params))
     return folder
 

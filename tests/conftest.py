@@ -45,8 +45,8 @@ class Tiny:
 
     def model(self, **changes: object) -> ModelParams:
         """Its parameters: native 2 x 3 tokens, target 4 x 6, five frames."""
-        native = {"height": 2 * self.token, "width": 3 * self.token, "frames": 5}
-        target = {"height": 4 * self.token, "width": 6 * self.token, "frames": 5}
+        native = {"height": 2 * self.token, "width": 3 * self.token, "frames": 5, "fps": 8}
+        target = {"height": 4 * self.token, "width": 6 * self.token, "frames": 5, "fps": 8}
         settings = {"path": str(self.path), "native": native, "target": target, "device": "cpu", "text_length": 12}
         return ModelParams(**(settings | changes))
 

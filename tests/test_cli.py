@@ -2,18 +2,20 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
 from kedro.framework.project import configure_project
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.conf_files import read_conf, write_conf
 from vibe_pipeline.cli import cli
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.experiment.training import LoraParams
+from vibe_pipeline.generation import peer_weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,8 +66,11 @@ def test_adapters_that_do_not_fit_end_with_a_message_and_no_traceback(project: P
     call("export-adapter", "full", "--to", "comfyui", "--output", "x.safetensors")
     other = call("import-adapter", "x.safetensors", "--output", "back", "--base", "wan21_t2v_1_3b")
     assert other.exit_code == 1 and "another base" in other.output and "blocks." in other.output
+    torch.save({"layer.lora_A.weight": torch.ones(1), "code": slice(1)}, "x.bin")
     pickle = call("import-adapter", "x.bin", "--output", "back")
-    assert pickle.exit_code == 1 and "pickle" in pickle.output
+    assert pickle.exit_code == 1 and "is a pickle that holds more than tensors" in pickle.output
+    absent = call("import-adapter", "y.bin", "--output", "back")
+    assert absent.exit_code == 1 and absent.output == "Error: y.bin does not exist, or is not a file\n"
     assert not (project / "back").exists()
 
 
@@ -113,3 +118,40 @@ def test_doctor_reads_the_claims_that_lie_beside_the_parameters(project: Path) -
     (project / "conf/base/claims.yml").write_text("claims: [{name: x}]")
     ill = call("doctor")
     assert ill.exit_code == 1 and "conf/base/claims.yml: claims.0" in ill.output
+
+
+def test_fetching_what_arms_name_without_a_connection_is_one_line(project: Path, monkeypatch) -> None:
+    base = project / "conf/base"
+    params = read_conf(base)
+    none = call("fetch-weights", "--arms")
+    assert none.exit_code == 0 and "no arm of this environment names such a file" in none.output
+    assert "data/06_models/peers/real_esrgan_x4plus/RealESRGAN_x4plus.pth (BSD-3-Clause), from https://" in none.output
+    weights = {"weights": "data/06_models/peers/real_esrgan_x4plus/RealESRGAN_x4plus.pth"}
+    params["arms"]["sr"] = {"label": "sr", "method": "sr", "sr": weights, "optional": True}
+    write_conf(base, params)
+    gone = tuple(replace(e, source=f"http://127.0.0.1:9/{e.file}") for e in peer_weights.PEER_FILES)
+    monkeypatch.setattr(peer_weights, "PEER_FILES", gone)
+    offline = call("fetch-weights", "--arms")
+    assert offline.exit_code == 1 and "could not be fetched (ConnectionError" in offline.output
+    assert len(offline.output.splitlines()) == 1
+    both = call("fetch-weights", "--arms", "--dimensions", "imaging_quality")
+    assert both.exit_code == 2 and "give one of them" in both.output
+    well = call("doctor")
+    assert well.exit_code == 0, well.output
+    assert "optional  arms.sr: not run, because sr.weights: data/06_models/peers/real_esrgan" in well.output
+    fix = f"kedro vibe fetch-weights {weights['weights']}"
+    assert f"fix: {fix}" in well.output
+    named = call(*fix.split()[2:])
+    assert named.exit_code == 1 and named.output == offline.output
+    strange = call("fetch-weights", "mine.pth")
+    assert strange.exit_code == 1 and "mine.pth is not there, and no file of the list" in strange.output
+
+
+def test_differences_are_kept_on_request(project: Path) -> None:
+    call("export-adapter", "full", "--to", "comfyui", "--output", "x.safetensors")
+    save_file(load_file("x.safetensors") | {"diffusion_model.head.diff_m": torch.ones(1, 2, 32)}, "few.safetensors")
+    refused = call("import-adapter", "few.safetensors", "--output", "back")
+    assert refused.exit_code == 1 and "With --differences they are kept" in refused.output
+    kept = call("import-adapter", "few.safetensors", "--output", "back", "--differences")
+    assert kept.exit_code == 0, kept.output
+    assert "back/differences.safetensors: 1 parameters; rows fuse them with `differences: true`" in kept.output

@@ -5,14 +5,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from kedro.framework.project import configure_project
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from mlflow import MlflowClient
 
 from tests.conf_files import read_conf, write_conf
+from tests.diffusion.rrdb_files import real_esrgan_file
+from vibe_pipeline.io.files import read_json
 
 ROOT = Path(__file__).parents[1]
+REASON = "not run, because sr.weights: data/06_models/peers/gone/RealESRGAN_x4plus.pth does not exist"
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +29,11 @@ def project(tmp_path_factory: pytest.TempPathFactory, wan21) -> Path:
         shutil.copy(ROOT / name, folder)
     (folder / "conf/local").mkdir(exist_ok=True)
     base = folder / "conf/base"
+    claims = yaml.safe_load((base / "claims.yml").read_text())
+    claims["claims"].append(
+        claims["claims"][0] | {"name": "peer", "statement": "The full form beats Real-ESRGAN", "other": "gone"}
+    )
+    (base / "claims.yml").write_text(yaml.safe_dump(claims))
     params = read_conf(base)
     params["model"] |= {
         "path": str(wan21.path),
@@ -45,7 +54,11 @@ def project(tmp_path_factory: pytest.TempPathFactory, wan21) -> Path:
             row |= {"steps": 2, "batch_size": 2, "log_every": 1}
     params["adapters"]["full"] |= {"validate_every": 1, "validation_clips": 1}
     for arm in params["arms"].values():
-        arm |= {"steps": 2} if arm.get("method") == "refine" else {}
+        arm |= {"steps": 2} if arm.get("method", "refine") == "refine" else {}
+    weights = real_esrgan_file(folder / "data/06_models/peers/stand_in").relative_to(folder)
+    params["arms"]["sr"] = {"label": "Stand-in network", "method": "sr", "sr": {"weights": str(weights)}}
+    gone = {"weights": "data/06_models/peers/gone/RealESRGAN_x4plus.pth"}
+    params["arms"]["gone"] = {"label": "Real-ESRGAN", "method": "sr", "sr": gone, "optional": True}
     write_conf(base, params)
     return folder
 
@@ -59,13 +72,22 @@ def run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         session.run()
 
 
+def require_kept_row(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without the arm that was not run, whose row says so on every metric."""
+    gone, rest = table[table["arm"] == "gone"], table[table["arm"] != "gone"]
+    assert gone["metric"].tolist() == rest.loc[rest["arm"] == "sr", "metric"].tolist()
+    assert (gone["status"] == "not run").all() and (gone["reason"] == REASON).all() and gone["mean"].isna().all()
+    return rest
+
+
 def test_the_default_graph_runs_is_tracked_and_is_idempotent(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One run makes table, page and MLflow runs; a second makes no clip and trains no adapter."""
     run(project, monkeypatch)
     table = pd.read_csv(project / "data/08_reporting/ablation_table.csv")
     assert list(table.columns[:7]) == ["arm", "metric", "mean", "ci_low", "ci_high", "n", "direction"]
     params = read_conf(project / "conf/base")
-    assert set(table["arm"]) == set(params["arms"])
+    assert set(table["arm"]) == set(params["arms"])  # one of them was not run
+    table = require_kept_row(table)
     flicker = table[table["metric"] == "temporal_flickering"]
     assert (flicker["status"] == "scored").all() and flicker["mean"].between(0, 1).all()
     skipped = table[table["metric"] == "motion_smoothness"]
@@ -73,11 +95,15 @@ def test_the_default_graph_runs_is_tracked_and_is_idempotent(project: Path, monk
 
     page = (project / "data/08_reporting/report/index.html").read_text()
     assert "published" in page and "data:video/mp4" in page
+    assert "Real-ESRGAN" in page and "Stand-in network" in page and page.count(REASON) > 1
+    assert f"not in this run: gone; {REASON}" in page
+    assert read_json(project / "data/08_reporting/not_run_arms.json")["gone"]["reason"] == REASON
 
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("vibe_pipeline").experiment_id])
     by_kind = {kind: [r for r in runs if r.data.tags["kind"] == kind] for kind in ("run", "adapter", "arm")}
-    assert [len(v) for v in by_kind.values()] == [1, len(params["adapters"]) + 1, len(params["arms"])]
+    assert [len(v) for v in by_kind.values()] == [1, len(params["adapters"]) + 1, len(params["arms"]) - 1]
+    assert by_kind["run"][0].data.tags["not_run.gone"] == REASON
     assert {r.info.status for r in runs} == {"FINISHED"}
     parent = by_kind["run"][0].info.run_id
     assert {r.data.tags["mlflow.parentRunId"] for r in by_kind["adapter"] + by_kind["arm"]} == {parent}

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "torchvision", "diffusers", "transformers", "peft", "mlflow", "matplotlib", "scipy")
+HEAVY = ("torch", "torchvision", "diffusers", "transformers", "peft", "spandrel", "mlflow", "matplotlib", "scipy")
 SHOW = f"\nimport json, sys\nprint(json.dumps([name for name in {HEAVY} if name in sys.modules]), file=sys.stderr)\n"
 COMMAND = """
 import sys
@@ -39,6 +39,11 @@ def project(tmp_path: Path, wan21) -> Path:
     params = yaml.safe_load(path.read_text())
     params["model"]["path"] = str(wan21.path)
     path.write_text(yaml.safe_dump(params))
+    path = tmp_path / "conf/base/experiment.yml"
+    tables = yaml.safe_load(path.read_text())
+    weights = {"weights": "RealESRGAN_x4plus.pth"}  # counted before it is fetched
+    tables["arms"]["sr"] = {"label": "sr", "method": "sr", "sr": weights, "optional": True}
+    path.write_text(yaml.safe_dump(tables))
     return tmp_path
 
 

@@ -35,9 +35,11 @@ class GraphHooks:
         from vibe_pipeline import pipeline_registry
         from vibe_pipeline.experiment.load import settled_parameters
         from vibe_pipeline.generation.methods import checked_tables
+        from vibe_pipeline.generation.optional_arms import without_missing
 
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        self._params: dict[str, Any] = settled_parameters(context.config_loader)
+        settled = settled_parameters(context.config_loader)
+        self._params: dict[str, Any] = without_missing(settled, checked_tables(settled), context.project_path)
         context.config_loader["parameters"] = self._params
         self._tables = checked_tables(self._params)
         pipeline_registry.use_tables(self._tables)
@@ -118,8 +120,9 @@ class TrackingHooks:
             "env": self._env,
             "pipelines": names,
         }
-        apart = ("adapters", "arms", "stage1", "tracking", "claims", "published", "folders")
+        apart = ("adapters", "arms", "stage1", "tracking", "claims", "published", "folders", "not_run")
         shown = {k: v for k, v in self._params.items() if k not in apart}
+        tags |= {f"not_run.{name}": row["reason"] for name, row in self._params["not_run"].items()}
         tracking = TrackingParams(**self._params.get("tracking", {}))
         self._stages = {node.name: stage for node in pipeline.nodes for stage in node.tags & set(pipelines)}
         start_parent(tracking, self._project, f"{self._env}: {names}", tags, shown)

@@ -10,13 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from tests.diffusion.rrdb_files import real_esrgan_file
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.experiment.adapters import AdapterParams
-from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.origin import Unfolded
+from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.experiment.training import LoraParams, OptimiserParams, TrainParams
 from vibe_pipeline.generation import denoiser, render
 from vibe_pipeline.generation.render import arm_clips, native_clips
@@ -41,10 +44,13 @@ ARM_CHANGES: dict[str, Any] = {
     "detail_transfer": 0.5,
     "enlarge": "latent",
     "rope": {"kind": "ntk"},
+    "sharpen": {"amount": 0.5},
 }
 ATTENTION_CHANGES: dict[str, Any] = {"kind": "gclf", "half_window": (2, 2), "scale": "freeswim"}
-# Only with another method, and shown by tests of it: refresh_every, path, stages. Files have tests of their own.
-ARM_ELSEWHERE = {"label", "refresh_every", "path", "stages", "extra_adapters", "transformer"}
+# Only with another method, and shown by its tests: refresh_every, path, stages. Files have tests of their own.
+ARM_ELSEWHERE = {"label", "refresh_every", "path", "stages", "extra_adapters", "transformer", "sr"}
+ARM_HARMLESS = {"optional"}
+SR_CHANGES: dict[str, Any] = {"tile": 64, "overlap": 33, "dtype": "bfloat16"}
 MODEL_CHANGES: dict[str, Any] = {
     "dtype": "bfloat16",
     "text_length": 14,
@@ -163,7 +169,7 @@ def test_of_an_arms_own_transformer_its_content_counts(arm_key, tmp_path: Path) 
 
 
 def test_of_an_arms_clips(arm_key, wan21) -> None:
-    assert ARM_CHANGES.keys() | ARM_ELSEWHERE == set(ArmParams.model_fields) - ORIGIN
+    assert ARM_CHANGES.keys() | ARM_ELSEWHERE | ARM_HARMLESS == set(ArmParams.model_fields) - ORIGIN
     assert MODEL_CHANGES.keys() | MODEL_HARMLESS | {"path", "native", "target"} == set(ModelParams.model_fields)
     keys = {"as it is": arm_key()}
     keys |= {f"arm {name}": arm_key(arm={name: value}) for name, value in ARM_CHANGES.items()}
@@ -189,6 +195,7 @@ def test_of_an_arms_clips(arm_key, wan21) -> None:
     keys |= {"negative prompt": arm_key(generation={"negative_prompt": "noise"})}
     assert len(set(keys.values())) == len(keys), sorted(keys.items(), key=lambda item: item[1])
     same = {"label": arm_key(arm={"label": "b"}), "unused stage 1": arm_key(d1="other")}
+    same |= {"optional": arm_key(arm={"optional": True})}
     same |= {"offload": arm_key(model={"offload": True}), "threads": arm_key(model={"threads": 1})}
     same |= {"batch": arm_key(generation={"batch_size": 3})}
     same |= {"a renamed adapter": arm_key(arm={"adapter": "renamed"})}  # its content has a key of its own
@@ -203,13 +210,39 @@ def test_of_extra_adapters(arm_key, wan21, tmp_path: Path) -> None:
         lora.add_adapter(transformer, "x", 2, 2.0, ("to_q",), seed)
         paths.append(lora.save_adapter(transformer, "x", tmp_path / str(i)))
 
-    def key(path: Path, weight: float = 1.0) -> str:
-        return arm_key(arm={"extra_adapters": [{"path": path, "weight": weight}]})
+    def key(path: Path, weight: float = 1.0, differences: bool = False) -> str:
+        return arm_key(arm={"extra_adapters": [{"path": path, "weight": weight, "differences": differences}]})
 
     assert len({arm_key(), key(paths[0]), key(paths[0], 0.5), key(paths[2])}) == 4
+    beside, fused = ExtraAdapter(path=paths[2]).differences_path, []
+    for value in (0.0, 1.0):
+        save_file({"proj_out.bias": torch.full((64,), value)}, beside)
+        assert key(paths[2]) not in fused, "not asked for"
+        fused.append(key(paths[2], differences=True))
+    assert len({*fused, key(paths[2])}) == 3
     before = key(paths[0])
     paths[0].write_bytes(paths[2].read_bytes())
     assert key(paths[0]) != before, "another file under the same name"
+
+
+def test_of_super_resolution(arm_key, wan21, tmp_path: Path) -> None:
+    """By the network's content, wherever its file lies, and by how it is run."""
+    assert SR_CHANGES.keys() | {"weights"} == set(SuperResolutionParams.model_fields)
+    path, moved, other = (real_esrgan_file(tmp_path / str(i), seed=seed) for i, seed in enumerate((0, 0, 1)))
+
+    def key(weights: Path = path, model: dict | None = None, **changes: Any) -> str:
+        sr = {"weights": weights, "tile": 66} | changes
+        return arm_key(arm={"method": "sr", "adapter": None, "sr": sr}, model=model)
+
+    keys = {
+        "as it is": key(),
+        "network": key(other),
+        "no network": arm_key(arm={"method": "upsample", "adapter": None}),
+    }
+    keys |= {name: key(**{name: value}) for name, value in SR_CHANGES.items()}
+    keys |= {"model": key(model={"dtype": "bfloat16"})}
+    assert len(set(keys.values())) == len(keys), keys
+    assert key(moved) == keys["as it is"]
 
 
 def test_of_native_clips(wan21, tmp_path: Path, blank: None) -> None:

@@ -14,10 +14,9 @@ from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
-from vibe_pipeline.experiment.load import settled_parameters
+from vibe_pipeline.experiment.load import GROUPS, settled_parameters
 from vibe_pipeline.experiment.model import ClipSize, ModelParams
 from vibe_pipeline.experiment.run import TrackingParams
-from vibe_pipeline.experiment.sweeps import unfold
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, OptimiserParams, Stage1Params
 
@@ -135,24 +134,14 @@ def test_tables_that_contradict_each_other_are_refused(changes: dict[str, Any], 
 
 
 CONF = Path(__file__).parents[2] / "conf"
-PARAMETERS = {
-    "model": ModelParams,
-    "data": DataParams,
-    "generation": GenerationParams,
-    "evaluation": EvaluationParams,
-    "tracking": TrackingParams,
-}
-
-
 ENVIRONMENTS = sorted({p.parent.name for p in CONF.glob("*/parameters.yml")} - {"local"})
 
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_every_environment_of_the_repository_is_valid(env: str) -> None:
-    loader = loader_of_conf(CONF, env, default_run_env="base")
-    loaded = unfold(loader["parameters"])
-    for name, params in PARAMETERS.items():
-        assert params(**loaded[name])
+    loaded = settled_parameters(loader_of_conf(CONF, env, default_run_env="base"))
+    for name, group, _ in GROUPS:
+        assert group(**loaded[name])
     rows = {name: loaded[name] for name in ("stage1", "adapters", "arms")}
     assert Experiment(**rows, reference_arm=loaded["evaluation"]["reference_arm"]).arms
 

@@ -13,7 +13,7 @@ from kedro.framework.project import configure_project
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
-from tests.conf_files import read_conf, write_conf
+from tests.conf_files import loader_of_conf, read_conf, write_conf
 from vibe_pipeline import pipeline_registry
 from vibe_pipeline.cli import cli
 from vibe_pipeline.planning import doctor, plan
@@ -43,7 +43,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((ROOT / name).read_bytes())
     params = read_conf(tmp_path / "conf/base")
-    params["tracking"] |= {"uri": "http://team:5000", "experiment": "ours"}
+    params["tracking"] = {"uri": "http://team:5000", "experiment": "ours"}
     write_conf(tmp_path / "conf/base", params)
     write(tmp_path, "other", OTHER)
     (tmp_path / "conf/local").mkdir()
@@ -106,7 +106,12 @@ CASES: dict[str, tuple[str | None, bool, list[str], dict[str, Any]]] = {
     "local": (None, True, [], {"generation.count": 7, "generation.batch_size": 4, "model.native.frames": 5}),
     "local keeps the address": (None, True, [], {"tracking.uri": "http://team:5000", "tracking.experiment": "mine"}),
     "local keeps nested": (None, True, [], {"model.native.height": 64, "model.path": "data/06_models/base"}),
-    "local and params": (None, True, ["--params=generation.count=2"], {"generation.count": 2, "generation.seeds": [0]}),
+    "local and params": (
+        None,
+        True,
+        ["--params=generation.count=2"],
+        {"generation.count": 2, "generation.batch_size": 4},
+    ),
     "address is kept": (
         None,
         True,
@@ -140,7 +145,7 @@ CASES: dict[str, tuple[str | None, bool, list[str], dict[str, Any]]] = {
         None,
         True,
         ["--params=adapters.full.steps=3"],
-        {"adapters.full.steps": 3, "adapters.full.start": "modality", "adapters.no_relay.start": "base"},
+        {"adapters.full.steps": 3, "adapters.full.batch_size": 8, "adapters.no_relay.start": "base"},
     ),
     "nested in a row": (
         None,
@@ -210,6 +215,89 @@ def test_tables_of_any_environment_replace_those_of_base(project: Path, of_run) 
     write(project, "local", {"arms": {"full": {"label": "Only one", "method": "upsample"}}})
     assert set(of_run()["arms"]) == {"full"}
     assert of_run("--params=arms.full.label=Two")["arms"] == {"full": {"label": "Two", "method": "upsample"}}
+
+
+STARTED = {
+    "extends": "other",
+    "generation": {"count": 6},
+    "report": {"title": "Ours"},
+    "arms": {
+        "direct": None,
+        "full": {"steps": 9, "attention": {"kind": "full"}},
+        "new": {"label": "N", "method": "upsample"},
+    },
+}
+
+
+@pytest.fixture
+def extended(project: Path) -> Path:
+    """An environment with tables, and one that is laid on it."""
+    rows = {
+        "full": {"label": "Full", "steps": 5, "attention": {"kind": "gclf", "pool": 4}},
+        "direct": {"label": "Direct", "method": "direct"},
+        "gone": {"label": "Gone", "method": "upsample"},
+    }
+    write(project, "other", OTHER | {"arms": rows})
+    write(project, "started", STARTED)
+    return project
+
+
+def test_an_environment_may_be_laid_on_another(extended: Path, of_run, of_vibe) -> None:
+    """Groups field by field; of a table the rows that it names, fields as a whole; what it lacks is the other's."""
+    params = of_run("--env=started")
+    assert params["generation"] == OTHER["generation"] | {"count": 6}
+    assert (
+        "extends" not in params and at(params, "tracking.experiment") == "ours" and params["report"]["title"] == "Ours"
+    )
+    assert params["arms"] == {
+        "direct": {"label": "Direct", "method": "direct"},
+        "full": {"label": "Full", "steps": 9, "attention": {"kind": "full"}},
+        "new": {"label": "N", "method": "upsample"},
+    }
+    assert set(params["adapters"]) == set(of_run()["adapters"]), "a table that neither has is base's"
+    assert of_vibe("--env=started") == params
+    options = ["--env=started", "--params=generation.native_steps=8,arms.direct.steps=2,arms.full.steps=1"]
+    given = of_run(*options)
+    assert given["generation"] == params["generation"] | {"native_steps": 8}
+    assert (given["arms"]["direct"]["steps"], given["arms"]["full"]["steps"]) == (2, 1)
+    with pytest.raises(ValueError, match="arms has no row 'gone'"):
+        of_run("--env=started", "--params=arms.gone.steps=2")
+
+
+def test_claims_and_folders_of_the_environment_below_count_too(extended: Path) -> None:
+    conf = extended / "conf"
+    shutil.copy(ROOT / "conf/base/claims.yml", conf / "base/claims.yml")
+    (conf / "other/globals.yml").write_text("folders: {data: /elsewhere}\n")
+    loader = loader_of_conf(conf, "started")
+    assert loader.file_of("claims") == conf / "base/claims.yml"
+    assert loader["globals"]["folders"]["clips"].startswith("/elsewhere")
+    (conf / "other/claims.yml").write_text("claims: []\n")
+    assert loader_of_conf(conf, "started").file_of("claims") == conf / "other/claims.yml"
+    (conf / "started/claims.yml").write_text("claims: []\n")
+    assert loader_of_conf(conf, "started").file_of("claims") == conf / "started/claims.yml"
+
+
+@pytest.mark.parametrize(
+    ("parent", "words"),
+    [
+        ("othr", "started extends 'othr': .*othr does not exist; environments: .*did you mean 'other'"),
+        ("base", "extends names another environment, not 'base'"),
+        (["other"], "extends names another environment, not "),
+        ("started", "goes round: started -> started"),
+        ("round", "goes round: started -> round -> started"),
+    ],
+)
+def test_an_environment_that_cannot_be_extended_is_refused(extended: Path, of_run, parent: object, words: str) -> None:
+    write(extended, "round", {"extends": "started"})
+    write(extended, "started", STARTED | {"extends": parent})
+    with pytest.raises(ValueError, match=words) as caught:
+        of_run("--env=started")
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_extended_from_the_command_line(extended: Path, of_run) -> None:
+    with pytest.raises(ValueError, match="'extends' is not a group"):
+        of_run("--env=other", "--params=extends=started")
 
 
 REFUSED = {

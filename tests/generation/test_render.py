@@ -1,6 +1,7 @@
 """Coarse to fine: against WanPipeline, the same seed again, nothing made twice."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from diffusers import (
 )
 from PIL import Image
 
+from tests.wan_names import randomise, write_wan_file
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.flow import seeded_noise, sigma_schedule
 from vibe_pipeline.diffusion.models import find_model
-from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
+from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter, SharpenParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
@@ -31,7 +33,7 @@ from vibe_pipeline.generation.denoiser import Denoiser, Sampling
 from vibe_pipeline.generation.render import arm_clips, native_clips, reference_clips
 from vibe_pipeline.generation.text_cache import TextCache
 from vibe_pipeline.images import resize as resizing
-from vibe_pipeline.images.resize import enlarge
+from vibe_pipeline.images.resize import enlarge, sharpen
 from vibe_pipeline.io.files import read_json
 from vibe_pipeline.io.video import read_clip, write_lossless
 from vibe_pipeline.miniature.scene import parse_caption, scene_of_prompt
@@ -207,6 +209,26 @@ def test_adapters_stage_1_and_attention_each_change_the_clip(wan21, native, adap
         assert not any(np.array_equal(one, other) for other in different[i + 1 :])
 
 
+def test_an_arms_own_transformer_is_that_of_a_base_which_has_it(wan21, tmp_path: Path) -> None:
+    """Text encoder and VAE are the base's, native clips too; with groups of the layers, as T3-Video's arm has it."""
+    other = randomise(wan21.transformer(), 1)
+    shutil.copytree(wan21.path, tmp_path / "whole")
+    other.save_pretrained(tmp_path / "whole/transformer")
+    own = {"transformer": {"path": write_wan_file(other, tmp_path / "t3.safetensors")}}
+    t3 = {"method": "direct", "attention": {"kind": "t3", "groups": [(2, 1, 1), (1, 2, 3)]}}
+    direct = ArmParams(label="a", steps=2, guidance_scale=2.0, **t3)
+    prompts = pd.DataFrame({"prompt_index": [0], "prompt": [CAPTIONS[0]], "seed": 0})
+    clips = {}
+    for name, path, fields in (("own", wan21.path, own), ("base", tmp_path / "whole", {}), ("none", wan21.path, {})):
+        model, folder = wan21.model(path=str(path)), tmp_path / name
+        natives = native_clips(prompts, model, GENERATION, folder)
+        arm = ArmParams(**direct.model_dump(exclude_defaults=True) | fields)
+        made = arm_clips("a", arm, natives, None, None, model, GENERATION, folder / "clips")
+        clips[name] = [read_clip(Path(table["path"][0])) for table in (made, natives)]
+    assert np.array_equal(clips["own"][0], clips["base"][0]) and not np.array_equal(clips["own"][0], clips["none"][0])
+    assert np.array_equal(clips["own"][1], clips["none"][1]) and not np.array_equal(clips["own"][1], clips["base"][1])
+
+
 def test_detail_transfer_adds_the_second_passs_change_to_the_enlarged_clip(
     wan21, native, adapter, tmp_path: Path
 ) -> None:
@@ -220,6 +242,13 @@ def test_detail_transfer_adds_the_second_passs_change_to_the_enlarged_clip(
 
     refined, half = made("refined"), made("half", detail_transfer=0.5)
     enlarged = made("enlarged", method="upsample", adapter=None)
+    sharp = made("sharp", method="upsample", adapter=None, sharpen=SharpenParams(amount=0.8, sigma=1.0))
+    large = torch.from_numpy(
+        np.moveaxis(enlarged, -1, 1).copy()
+    )  # rounded to bytes already, so the two differ by a step
+    factor = large.shape[-2] / 32
+    np.testing.assert_allclose(sharp, np.moveaxis(sharpen(large, factor, 0.8).numpy(), 1, -1), atol=3 / 255)
+    assert np.abs(sharp - enlarged).max() > 0.02
     # One step from hardly any noise changes nothing: the VAE alone.
     nothing = {"strength": 1e-6, "steps": 1}
     through_vae = made("vae", **nothing)

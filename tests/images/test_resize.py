@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vibe_pipeline.images.resize import enlarge, shrink
+from vibe_pipeline.images.resize import enlarge, sharpen, shrink
 
 
 def wave(size: int, cycles: float) -> Tensor:
@@ -34,6 +34,19 @@ def test_the_blur_is_a_gaussian_in_pixels_of_the_small_picture(blur: float) -> N
         shrink(wave(size, cycles), small, small)
     )
     assert kept == pytest.approx(math.exp(-2 * (math.pi * cycles * blur / small) ** 2), abs=0.02)
+
+
+@pytest.mark.parametrize("amount", [0.5, 1.0])
+def test_an_unsharp_mask_raises_a_wave_by_what_the_gaussian_takes_away(amount: float) -> None:
+    """Against the formula: a wave of c cycles keeps exp(-2 (pi c sigma / size)^2) of itself in the blurred picture."""
+    size, cycles, sigma = 128, 8.0, 2.0
+    plain = 0.5 + 0.2 * (wave(size, cycles) - 0.5)
+    kept = math.exp(-2 * (math.pi * cycles * sigma / size) ** 2)
+    sharp = sharpen(plain.clone(), sigma, amount)
+    assert amplitude(sharp) / amplitude(plain) == pytest.approx(1 + amount * (1 - kept), rel=0.01)
+    flat = torch.full((1, 3, 2, 32, 48), 0.37)
+    torch.testing.assert_close(sharpen(flat.clone(), sigma, amount), flat)
+    assert sharpen(torch.eye(32).expand(1, 3, 2, 32, 32).clone(), 1.0, 9.0).min() >= 0
 
 
 def test_what_the_small_picture_cannot_hold_is_gone_not_aliased() -> None:

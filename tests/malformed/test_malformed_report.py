@@ -37,6 +37,8 @@ CLAIMS: dict[str, tuple[str, str]] = {
     "no metric": (f"claims: [{CLAIM.replace('flicker: lower', '')}}}]\n", "claims.0.metrics"),
     "neither side": (f"claims: [{CLAIM.replace('lower', 'up')}}}]\n", "'up'"),
     "smallest in words": (f"claims: [{CLAIM}, smallest: {{flicker: tiny}}}}]\n", "'tiny'"),
+    "at least nothing": (f"claims: [{CLAIM}, at_least: {{flicker: 0}}}}]\n", "at_least"),
+    "at least of another": (f"claims: [{CLAIM}, at_least: {{flikcer: 1}}}}]\n", "'flikcer'"),
     "smallest NaN": (f"claims: [{CLAIM}, smallest: {{flicker: .nan}}}}]\n", "smallest"),
     "the second": (f"claims:\n- {CLAIM}}}\n- {{name: m}}\n", "claims.1"),
 }
@@ -61,6 +63,37 @@ def test_a_file(
     path = tmp_path / "given.yml"
     path.write_bytes(content.replace("MARKER", str(marker)).encode() if isinstance(content, str) else content)
     refused(lambda: reader(path), str(path), named)
+
+
+BESIDE = {
+    "no such method": ("beside: {CineScael: {arms: [a]}}\n", "did you mean 'CineScale'"),
+    "no arms": ("beside: {CineScale: {fit: alike}}\n", "takes `arms`"),
+    "values": ("beside: {CineScale: {arms: [a], values: {overall: 99}}}\n", "takes `arms`"),
+    "list": ("beside: [a]\n", "rows by method"),
+    "figures too": ("beside: {}\ntables: []\n", "'tables'"),
+}
+
+
+@pytest.mark.parametrize(("content", "named"), BESIDE.values(), ids=BESIDE)
+def test_a_file_that_lays_arms_beside_published_rows(
+    tmp_path: Path, refused: Callable, content: str, named: str
+) -> None:
+    path, figures = tmp_path / "published.yml", Path(__file__).parents[2] / "conf/base/published.yml"
+    path.write_text(content)
+    refused(lambda: load_published(path, figures), str(path), named)
+
+
+def test_arms_stand_beside_the_rows_of_the_file_below(tmp_path: Path) -> None:
+    path, figures = tmp_path / "published.yml", Path(__file__).parents[2] / "conf/base/published.yml"
+    path.write_text("beside: {CineScale: {arms: [a, b], fit: alike}}\ncaveats: [mind]\n")
+    laid, below = load_published(path, figures), load_published(figures)
+    rows = {row["method"]: row for row in laid["tables"][0]["rows"]}
+    assert (rows["CineScale"]["arms"], rows["CineScale"]["fit"], rows["CineScale"]["values"]["overall"]) == (
+        ["a", "b"], "alike", 73.6,
+    )  # fmt: skip
+    assert rows["T3-Video"] == below["tables"][0]["rows"][3] and laid["caveats"] == [*below["caveats"], "mind"]
+    with pytest.raises(ValueError, match="needs the figures of a file below it"):
+        load_published(path)
 
 
 @pytest.mark.parametrize("reader", [load_claims, load_published])

@@ -10,6 +10,8 @@ FLOW = ("tests/diffusion/test_flow.py",)
 OBJECTIVES = ("tests/diffusion/test_objectives.py",)
 SAMPLING = ("tests/diffusion/test_sampling.py",)
 ATTENTION = ("tests/diffusion/test_attention.py",)
+T3 = ("tests/diffusion/test_t3.py",)
+OWN = ("tests/diffusion/test_own_weights.py",)
 INSTALL = ("tests/diffusion/test_attention_install.py",)
 FREESWIM = ("tests/diffusion/test_freeswim.py",)
 LORA = ("tests/diffusion/test_lora.py",)
@@ -22,6 +24,8 @@ STAGES = ("tests/training/test_one_step.py", "tests/training/test_stages.py")
 CACHE = ("tests/images/test_camera.py", "tests/images/test_cache.py")
 DETAIL = ("tests/evaluation/metrics/test_detail.py", "tests/evaluation/metrics/test_measures.py")
 MEASURES = ("tests/evaluation/metrics/test_measures.py",)
+HIGH_RESOLUTION = ("tests/evaluation/metrics/test_high_resolution.py",)
+FRECHET = ("tests/evaluation/metrics/test_frechet.py",)
 STATISTICS = ("tests/evaluation/test_statistics.py",)
 CLAIMS = ("tests/evaluation/test_claims.py",)
 TOTALS = ("tests/vbench/test_totals.py",)
@@ -241,6 +245,48 @@ DIFFUSION = [
         "v.transpose(1, 2), None, **own)",
         INSTALL,
         "attention scale ignored",
+    ),
+    (
+        "diffusion/attention/kinds/t3.py",
+        "x.unflatten(axis, (-1, n) if dilated else (n, -1))",
+        "x.unflatten(axis, (n, -1))",
+        T3,
+        "remote groups are contiguous, but counted as dilated ones",
+    ),
+    (
+        "diffusion/attention/kinds/t3.py",
+        "axes = zip(within, group, strict=True) if dilated else",
+        "axes = zip(group, within, strict=True) if dilated else",
+        T3,
+        "remote groups are put back as contiguous ones",
+    ),
+    (
+        "diffusion/attention/kinds/t3.py",
+        "(1 if computed_once(grid, groups) else 2)",
+        "2",
+        T3,
+        "T3's cost counts layer type 0 twice",
+    ),
+    (
+        "diffusion/attention/kinds/t3.py",
+        "return types[layer % len(types)]",
+        "return types[0]",
+        T3,
+        "T3's layers are all of one type",
+    ),
+    (
+        "diffusion/own_weights.py",
+        "if coded := sorted(set(types.values()) - NUMBERS):",
+        "if coded := []:",
+        OWN,
+        "weights of 8 bits without their scales are taken",
+    ),
+    (
+        "generation/denoiser.py",
+        "load_transformer(self.checkpoint, home, self.dtype, own)",
+        "load_transformer(self.checkpoint, home, self.dtype)",
+        ("tests/generation/test_render.py",),
+        "an arm's own transformer is ignored",
     ),
     (
         "diffusion/attention/scales.py",
@@ -511,6 +557,48 @@ EVALUATION = [
         "max(1, length // size)",
         ("tests/evaluation/metrics/test_patches.py",),
         "tiles leave gaps",
+    ),
+    (
+        "evaluation/metrics/remainder.py",
+        "(np.arange(size) + 0.5) * length / size - 0.5",
+        "np.arange(size) * length / size",
+        HIGH_RESOLUTION,
+        "HD-MSE from the corner of a block and not its middle",
+    ),
+    (
+        "evaluation/metrics/cooccurrence.py",
+        "share > 0), axis=1)",
+        "share > 1e-3), axis=1)",
+        HIGH_RESOLUTION,
+        "rare values of the co-occurrence matrices are not counted",
+    ),
+    (
+        "evaluation/metrics/cooccurrence.py",
+        "max(0, -right) : TILE - max(0, right)",
+        "max(0, right) : TILE - max(0, -right)",
+        HIGH_RESOLUTION,
+        "co-occurrence with the neighbour of the other side",
+    ),
+    (
+        "evaluation/metrics/frechet.py",
+        "np.trace(other.covariance) - 2 * crossed",
+        "np.trace(other.covariance) - crossed",
+        FRECHET,
+        "Frechet distance with half of its crossed term",
+    ),
+    (
+        "evaluation/metrics/frechet.py",
+        "- found.mean()",
+        "- value",
+        FRECHET,
+        "an interval that is moved by the resamples' bias",
+    ),
+    (
+        "evaluation/networks.py",
+        "if index in self.wanted and",
+        "if",
+        ("tests/evaluation/test_networks.py",),
+        "networks see the first frames and not evenly spaced ones",
     ),
     (
         MEASURE,

@@ -7,15 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.conf_files import folders_below, read_conf
+from tests.diffusion.rrdb_files import real_esrgan_file
 from tests.wan_names import write_wan_file
 from vibe_pipeline.diffusion.lora import add_adapter, save_adapter
+from vibe_pipeline.diffusion.rrdb import RrdbShape
+from vibe_pipeline.diffusion.super_resolution import load_network, upscale
 from vibe_pipeline.experiment.model import ClipSize
+from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.experiment.training import LoraParams
+from vibe_pipeline.images.resize import shrink
 from vibe_pipeline.planning.costs import MEASURE_SECONDS, measuring_memory
 from vibe_pipeline.planning.doctor import Finding, examine, format_findings
+from vibe_pipeline.planning.memory import LiveBytes, network_activations
 from vibe_pipeline.planning.plan import make_plan
 from vibe_pipeline.planning.table import duration, format_plan
 
@@ -278,3 +285,69 @@ def test_names_that_no_file_can_have_are_findings_not_crashes(params) -> None:
     found = states(examine(params))
     for item in ("images", "prompts", "folders.vbench_weights", "folders.vbench_env"):
         assert found[item] == "missing", item
+
+
+X4 = "RealESRGAN_x4plus.pth"
+
+
+def test_a_network_on_every_frame_is_counted_before_it_is_fetched(params, tmp_path: Path) -> None:
+    """By the list of peers without the file, by the file where it is; tiles bound memory and cost overlap."""
+    small = real_esrgan_file(tmp_path, features=16, blocks=2).rename(tmp_path / "small.pth")
+    params["model"] |= {"native": {"height": 96, "width": 160, "frames": 5}}
+    rows = {
+        "x4": {"weights": X4},
+        "half": {"weights": X4, "dtype": "bfloat16"},
+        "tiled": {"weights": X4, "tile": 64},
+        "small": {"weights": str(small)},
+        "unknown": {"weights": "mine.pth"},
+    }
+    params["arms"] = {n: {"label": n, "method": "sr", "sr": sr} for n, sr in rows.items()}
+    params["arms"] |= {"full": {"label": "full", "method": "upsample"}}
+    plan = make_plan(params)
+    row = {r.name: r for r in plan.rows if r.group == "arm"}
+    assert row["x4"].teraflops == pytest.approx(RrdbShape().flops(96, 160) * 5 / 1e12)
+    assert row["small"].teraflops == pytest.approx(RrdbShape(16, 2).flops(96, 160) * 5 / 1e12)
+    tiles = 2 * 4  # of 64 pixels that share at least 32
+    assert row["tiled"].teraflops == pytest.approx(RrdbShape().flops(64, 64) * tiles * 5 / 1e12)
+    assert row["tiled"].memory_gb < row["x4"].memory_gb > row["half"].memory_gb and row["x4"].seconds > 0
+    assert row["unknown"].teraflops == 0
+    assert any(n.startswith("arms.unknown: its network is not counted, as mine.pth is not here") for n in plan.notes)
+    assert not any(n.startswith(("arms.x4", "arms.small")) for n in plan.notes)
+
+
+def test_memory_of_a_network_is_that_of_a_real_frame(tmp_path: Path) -> None:
+    """Fake tensors against real ones, whole and in tiles."""
+    native, target = ClipSize(height=48, width=80), ClipSize(height=150, width=240)
+    for tile in (None, 64):
+        chosen = SuperResolutionParams(weights=real_esrgan_file(tmp_path), tile=tile, overlap=32)
+        network = load_network(chosen.weights)
+        frame = torch.rand(1, 3, 48, 80)
+        with LiveBytes([*network.model.parameters(), frame]) as live:
+            shrink(upscale(network, 4, frame, tile, 32).float()[:, :, None], 150, 240)
+        fake = network_activations(
+            load_network(chosen.weights).model.to("meta"), 4, native, target, chosen, torch.float32
+        )
+        assert fake == pytest.approx(live.peak, rel=0.02)
+
+
+def test_an_optional_arm_is_planned_and_found_optional_by_the_doctor(params) -> None:
+    optional = {"label": "sr", "method": "sr", "optional": True, "sr": {"weights": X4}}
+    params["arms"]["sr"] = optional
+    plan = make_plan(params)
+    assert next(r for r in plan.rows if r.name == "sr").teraflops > 0
+    said = "not run, because sr.weights: RealESRGAN_x4plus.pth does not exist"
+    assert f"arms.sr: counted, but {said}; kedro vibe fetch-weights RealESRGAN_x4plus.pth" in plan.notes
+    found = {f.item: f for f in examine(params)}
+    assert found["arms.sr"] == Finding("arms.sr", "optional", said, "kedro vibe fetch-weights RealESRGAN_x4plus.pth")
+    params["arms"]["sr"] = optional | {"optional": False}
+    found = {f.item: f for f in examine(params)}
+    assert "arms.sr" not in found and found["arms.sr.sr.weights"].state == "missing"
+    assert found["arms.sr.sr.weights"].fix == "kedro vibe fetch-weights RealESRGAN_x4plus.pth"
+
+
+def test_a_network_that_is_there_is_described_by_the_doctor(params, tmp_path: Path) -> None:
+    params["arms"]["sr"] = {"label": "sr", "method": "sr", "sr": {"weights": str(real_esrgan_file(tmp_path))}}
+    found = {f.item: f for f in examine(params)}["arms.sr.sr.weights"]
+    native, target = params["model"]["native"], params["model"]["target"]
+    sizes = f"{native['height'] * 4}x{native['width'] * 4}, resized to {target['height']}x{target['width']}"
+    assert found.state == "ok" and found.found.endswith(f"RealESRGAN_x4plus.pth: ESRGAN, 8nf, 1nb; {sizes}")

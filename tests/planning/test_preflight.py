@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.conf_files import folders_below
+from tests.diffusion.rrdb_files import real_esrgan_file
 from tests.wan_names import write_wan_file
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.experiment.adapters import AdapterParams
@@ -215,6 +216,46 @@ def test_an_adapter_that_would_be_refused_after_hours_is_refused_before(wan21, t
         check_generation(wan21.model(), GENERATION, tables(**extra(change(trained))))
     message = str(error.value)
     assert message.startswith("arms.a.extra_adapters: ") and named in message and "\n" not in message, message
+
+
+def test_differences_are_judged_before_and_never_left_unsaid(wan21, trained: Path, caplog) -> None:
+    """Asked for: there, and of this base. Not asked for: a warning where they lie beside the adapter."""
+    beside, model = trained.with_name("differences.safetensors"), wan21.model()
+
+    def check(**more: Any) -> None:
+        check_generation(model, GENERATION, tables(extra_adapters=[{"path": trained} | more]))
+
+    with pytest.raises(
+        FileNotFoundError, match=r"arms\.a\.extra_adapters: differences: .*import-adapter --differences"
+    ):
+        check(differences=True)
+    save_file({"blocks.0.attn1.norm_q.weight": torch.ones(32)}, beside)
+    check(differences=True)
+    assert not caplog.text
+    check()
+    assert "differences.safetensors is not fused, as the row does not say `differences: true`" in caplog.text
+    save_file({"blocks.0.attn1.norm_q.weight": torch.ones(64)}, beside)
+    with pytest.raises(ValueError, match=r"arms\.a\.extra_adapters: .*another base: blocks\.0\.attn1\.norm_q"):
+        check(differences=True)
+
+
+def test_a_network_is_judged_before(wan21, tmp_path: Path) -> None:
+    """There, one that spandrel knows, in a number format that it runs in; missing peers are told with their command."""
+    model, good = wan21.model(), real_esrgan_file(tmp_path / "good")
+    check_generation(model, GENERATION, tables(method="sr", sr={"weights": good}))
+    peer = tmp_path / "RealESRGAN_x4plus.pth"
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"arms\.a\.sr\.weights: .*does not exist; kedro vibe fetch-weights .*RealESRGAN_x4plus\.pth",
+    ):
+        check_generation(model, GENERATION, tables(method="sr", sr={"weights": peer}))
+    peer.write_bytes(good.read_bytes()[:-500])
+    with pytest.raises(ValueError, match=r"arms\.a\.sr\.weights: .*RealESRGAN_x4plus\.pth cannot be read") as error:
+        check_generation(model, GENERATION, tables(method="sr", sr={"weights": peer}))
+    assert "\n" not in str(error.value)
+    torch.save({"w": torch.ones(1)}, peer)
+    with pytest.raises(ValueError, match=r"arms\.a\.sr\.weights: .*no network that spandrel knows"):
+        check_generation(model, GENERATION, tables(method="sr", sr={"weights": peer}))
 
 
 def test_a_whole_transformer_is_judged_before_the_run(tiny, wan21, tmp_path: Path) -> None:

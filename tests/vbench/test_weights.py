@@ -10,6 +10,8 @@ import zipfile
 
 import pytest
 
+from vibe_pipeline.evaluation.metrics.asked import ASKED
+from vibe_pipeline.evaluation.metrics.networks import Network
 from vibe_pipeline.vbench import weights
 from vibe_pipeline.vbench.dimensions import REGISTRY
 from vibe_pipeline.vbench.weight_files import Archive, Weight
@@ -152,6 +154,18 @@ def test_one_missing_file_does_not_stop_the_others(server, tmp_path, monkeypatch
     assert len(errors) == 1 and GONE in str(errors[0]) and (tmp_path / "b.pth").is_file()
 
 
+def test_the_start_of_a_hash_is_compared_and_a_page_is_not_a_matrix(server, tmp_path):
+    """torch.hub puts the first eight digits into a file's name."""
+    address, handler = server
+    right = hashlib.sha256(CONTENT).hexdigest()[:8]
+    assert download(f"{address}/weights.pth", tmp_path / "a.pth", right).read_bytes() == CONTENT
+    with pytest.raises(FetchError, match="its SHA-256 is"):
+        download(f"{address}/weights.pth", tmp_path / "b.pth", "00000000")
+    handler.files["/niqe.mat"] = b"<html>not found</html>"
+    with pytest.raises(FetchError, match=r"not a \.mat file"):
+        download(f"{address}/niqe.mat", tmp_path / "niqe.mat")
+
+
 def test_every_weight_has_an_address_and_known_hashes_are_the_packages():
     for entry in REGISTRY.values():
         for weight in entry.weights:
@@ -166,3 +180,12 @@ def test_names_with_commas():
     assert listed(["temporal flickering, scene", "color"]) == ["temporal_flickering", "scene", "color"]
     with pytest.raises(ValueError, match="unknown VBench dimension 'beauty'"):
         listed(["beauty"])
+
+
+def test_every_file_of_a_measure_has_an_address_and_its_name_the_start_of_its_hash():
+    files = [weight for entry in ASKED if isinstance(entry, Network) for weight in entry.weights]
+    assert len(files) == len({weight.path for weight in files}) == 6
+    for weight in files:
+        assert weight.source.startswith("https://") and " " not in weight.source
+        named = weight.path.rpartition(".")[0].rpartition("-")[2]
+        assert not weight.sha256 or weight.sha256.startswith(named) or weight.path == "lpips_v0.1_alex.pth"

@@ -56,12 +56,14 @@ def rehearse(chosen: Chosen, as_json: bool) -> None:
     """
     from vibe_pipeline.experiment.loader import loader_of
     from vibe_pipeline.generation.methods import checked_tables
+    from vibe_pipeline.generation.optional_arms import without_missing
     from vibe_pipeline.planning.preflight import check_parameters
     from vibe_pipeline.rehearsal import format_line, rehearse
     from vibe_pipeline.runtime.project_lock import lock_project, unlock
 
     with said_plainly():
-        params = parameters_of(chosen)
+        asked = parameters_of(chosen)
+        params = without_missing(asked, checked_tables(asked), Path.cwd())
         tables = checked_tables(params)
         check_parameters(params, tables, {"relay_stage2", "generation", "vbench_eval", "ablation_report"})
         catalog = loader_of(chosen.env, chosen.params, chosen.conf_source)["catalog"]

@@ -42,16 +42,23 @@ def export_adapter(adapter: str, chosen: Chosen, layout: Any, output: Path, fold
 @click.option("--output", required=True, type=OwnPath(), help="Folder for the adapter in our format.")
 @click.option("--alpha", type=click.FloatRange(0, min_open=True), help="For a file that does not state its own.")
 @click.option("--base", help="Model that it must fit: a folder, a hub id, or wan22_ti2v_5b, wan21_t2v_1_3b.")
-def import_adapter(file: Path, output: Path, alpha: float | None, base: str | None) -> None:
-    """Read FILE, an adapter in diffusers, ComfyUI, kohya, LyCORIS, PEFT, DiffSynth or Wan's layout, into our format."""
+@click.option("--differences", is_flag=True, help="Keep changes of norms, biases and other whole tensors too.")
+def import_adapter(file: Path, output: Path, alpha: float | None, base: str | None, differences: bool) -> None:
+    """Read FILE, an adapter in diffusers, ComfyUI, kohya, LyCORIS, PEFT, DiffSynth or Wan's layout, into our format.
+
+    A pickle (.ckpt, .pt, .pth, .bin) is read as tensors alone; nothing in it is run.
+    """
     from vibe_pipeline.diffusion import lora_formats as layouts
     from vibe_pipeline.planning.architecture import load_architecture
 
     with said_plainly():
         model = load_architecture(base).build_transformer() if base else None
-        found = layouts.import_adapter(file, output, alpha, model)
+        found = layouts.import_adapter(file, output, alpha, model, differences)
     click.echo(f"{found.path}: {found.modules} layers, rank {found.ranks}, alpha {found.alphas}, from {found.layout}")
     click.echo(f"the scale is from {found.scale_from}")
     if found.zeros_dropped:
         click.echo(f"{found.zeros_dropped} differences of whole tensors were zero and are left out")
+    if found.differences:
+        beside = output / "differences.safetensors"
+        click.echo(f"{beside}: {found.differences} parameters; rows fuse them with `differences: true`")
     click.echo(f"it fits {base}" if base else "not checked against a base: give --base")

@@ -107,7 +107,10 @@ def require_safetensors(path: Path) -> None:
         ValueError: Another ending: a pickle, most likely.
     """
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path} is not .safetensors; other formats are pickles, which can run code, and are refused")
+        raise ValueError(
+            f"{path} is not .safetensors; other formats are pickles, which can run code: `kedro vibe import-adapter` "
+            "alone reads them, as tensors"
+        )
 
 
 def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

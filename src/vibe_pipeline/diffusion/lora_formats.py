@@ -10,10 +10,9 @@ missing alpha means: scale 1).
 """
 
 import json
-import math
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,12 +22,19 @@ from diffusers import WanPipeline, WanTransformer3DModel
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft import LoraConfig
 from peft.utils.other import get_pattern_key
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from vibe_pipeline.diffusion.headers import read_header
 from vibe_pipeline.diffusion.lora import WEIGHTS_NAME, read_adapter, require_safetensors
-from vibe_pipeline.diffusion.lora_keys import Key, kind_of, layout_of, parse_key, split_prefix
+from vibe_pipeline.diffusion.lora_differences import write_differences
+from vibe_pipeline.diffusion.lora_files import (
+    ALPHA_IS_RANK,
+    LowRank,
+    pairs_of,
+    parse,
+    read_adapter_file,
+    refuse_differences,
+)
 from vibe_pipeline.diffusion.lora_names import native_name
 from vibe_pipeline.diffusion.weights import linear_shapes
 from vibe_pipeline.io.errors import one_line
@@ -36,27 +42,14 @@ from vibe_pipeline.io.files import write_atomic
 
 Layout = Literal["diffusers", "comfyui", "kohya", "diffsynth"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
-# Layouts whose writers leave alpha out only where it says nothing; others leave it to a file beside, or lose it.
-ALPHA_IS_RANK = ("comfyui", "kohya", "lycoris", "diffsynth", "wan")
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """The update of one linear layer: (alpha / rank) B A, with A [rank, in] and B [out, rank]."""
-
-    a: Tensor
-    b: Tensor
-    alpha: float | None
-
-    @property
-    def rank(self) -> int:
-        """Rows of A."""
-        return self.a.shape[0]
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import found, what it took the scale from, and how many differences it left out since they were zero."""
+    """What an import found, and what it took the scale from.
+
+    `zeros_dropped` counts differences that it left out since they were zero, `differences` those kept beside.
+    """
 
     path: Path
     layout: str
@@ -65,6 +58,7 @@ class Imported:
     alphas: tuple[float, ...]
     scale_from: str
     zeros_dropped: int = 0
+    differences: int = 0
 
 
 def export_adapter(path: Path, layout: Layout, output: Path, fold: bool = False) -> Path:
@@ -82,7 +76,7 @@ def export_adapter(path: Path, layout: Layout, output: Path, fold: bool = False)
     """
     require_safetensors(output)
     state, config = read_adapter(path)
-    pairs = _scaled(_pairs(state, path), config)
+    pairs = _scaled(pairs_of(state, path), config)
     if layout == "diffusers":
         return write_atomic(output, lambda p: shutil.copyfile(path, p))
     tensors: dict[str, Tensor] = {}
@@ -107,22 +101,31 @@ def _folded(pair: LowRank) -> LowRank:
 
 
 def import_adapter(
-    path: Path, folder: Path, alpha: float | None = None, base: WanTransformer3DModel | None = None
+    path: Path,
+    folder: Path,
+    alpha: float | None = None,
+    base: WanTransformer3DModel | None = None,
+    differences: bool = False,
 ) -> Imported:
     """Read an adapter in any of the layouts and write it in ours, 32 bit, as `folder`/pytorch_lora_weights.safetensors.
 
     Args:
-        path: A safetensors file.
-        folder: Gets the file.
+        path: A safetensors file, or a pickle of tensors, which is read as tensors alone.
+        folder: Gets the file, and `differences.safetensors` beside it where there are any that are kept.
         alpha: For a file that does not state its own.
         base: A transformer whose layers the adapter must fit; on the `meta` device it needs no weights.
+        differences: Keep changes of whole tensors that are not zero; else they are refused.
 
     Raises:
-        ValueError: A pickle; keys that are not a low-rank update of a Wan transformer; a difference that is not zero;
-            another base; an alpha that contradicts the file's own, or none where the layout has no convention.
+        ValueError: A pickle that holds more than tensors; keys that are not a low-rank update of a Wan transformer; a
+            difference that is not zero, unless they are kept; another base; an alpha that contradicts the file's own,
+            or none where the layout has no convention.
     """
-    tensors, metadata = _read(path)
-    layout, pairs, zeros = _parse(tensors, path)
+    tensors, metadata = read_adapter_file(path)
+    found = parse(tensors, path)
+    layout, pairs = found.layout, found.pairs
+    if not differences:
+        refuse_differences(found.differences, len(tensors), path)
     if layout == "diffusers" and LORA_ADAPTER_METADATA_KEY in metadata:
         _, config = read_adapter(path)
         pairs, scale_from = _scaled(pairs, config), "the file's metadata"
@@ -135,6 +138,7 @@ def import_adapter(
         raise ValueError(f"{path} states alpha {stated}, not {alpha}: leave out --alpha, the file knows")
     if base is not None:
         require_fit(pairs, base, path)
+    kept = write_differences(found.differences, pairs, folder, path, base)
     _write_ours(pairs, folder)
     ranks = tuple(sorted({p.rank for p in pairs.values()}))
     alphas = tuple(sorted({float(p.alpha or p.rank) for p in pairs.values()}))
@@ -145,7 +149,8 @@ def import_adapter(
         ranks=ranks,
         alphas=alphas,
         scale_from=scale_from,
-        zeros_dropped=zeros,
+        zeros_dropped=found.zeros,
+        differences=kept,
     )
 
 
@@ -166,81 +171,6 @@ def require_fit(pairs: Mapping[str, LowRank], base: WanTransformer3DModel, path:
         shape = (pair.b.shape[0], pair.a.shape[1])
         if shape != layers[module]:
             raise ValueError(f"{path} was trained on another base: {module} is {layers[module]} here, {shape} there")
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    require_safetensors(path)
-    metadata = read_header(path).metadata
-    return load_file(path), dict(metadata)
-
-
-def _parse(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, dict[str, LowRank], int]:
-    """Layout, updates by diffusers' module name, and how many zero differences there were; every key is understood."""
-    prefixes = {split_prefix(key)[0] for key in tensors}
-    if not tensors or len(prefixes) > 1:
-        kind = kind_of(tensors)
-        found = f"its keys begin in {len(prefixes)} ways{kind and f' ({kind})'}, so {sorted(tensors)[:3]}"
-        raise ValueError(f"{path} is not an adapter of a Wan transformer; {found if tensors else 'it is empty'}")
-    layout = layout_of(tensors)
-    keys, unknown = _understood(tensors)
-    if unknown:
-        kind = kind_of(unknown) or f"{layout} layout"
-        raise ValueError(
-            f"{path}: {len(unknown)} of its {len(tensors)} keys are not a low-rank update of a Wan transformer "
-            f"({kind}), among them {sorted(unknown)[:3]}; nothing was imported"
-        )
-    differences = {name: tensors[name] for name, key in keys.items() if key.end == "difference"}
-    _require_zero(differences, len(tensors), path)
-    state: dict[str, Tensor] = {}
-    for name, key in keys.items():
-        if str(key) in state:
-            raise ValueError(f"{path} holds more than one adapter: {name} is the second of {key}; keep one a file")
-        if key.end != "difference":
-            state[str(key)] = tensors[name]
-    if not state:
-        raise ValueError(f"{path} is not an adapter of a Wan transformer: it holds {len(differences)} zeros alone")
-    return layout, _pairs(state, path), len(differences)
-
-
-def _understood(names: Iterable[str]) -> tuple[dict[str, Key], list[str]]:
-    """Every name with what it says, and those that say nothing of a Wan transformer."""
-    keys, unknown = {}, []
-    for name in names:
-        try:
-            keys[name] = parse_key(split_prefix(name)[1])
-        except ValueError:
-            unknown.append(name)
-    return keys, unknown
-
-
-def _require_zero(differences: Mapping[str, Tensor], total: int, path: Path) -> None:
-    """Differences of whole tensors cannot lie beside a base as an adapter does; where they are zero nothing is lost."""
-    sizes = {name: float(tensor.float().abs().max()) if tensor.numel() else 0.0 for name, tensor in differences.items()}
-    if changed := {name: size for name, size in sizes.items() if size != 0}:
-        shown = ", ".join(f"{name} {list(differences[name].shape)} up to {size:.3g}" for name, size in changed.items())
-        raise ValueError(
-            f"{path}: {len(changed)} of its {total} keys are differences of whole tensors that are not zero, which an "
-            f"adapter cannot hold: {one_line(shown, 240)}; nothing was imported, take a version of it without them"
-        )
-
-
-def _pairs(state: Mapping[str, Tensor], path: Path) -> dict[str, LowRank]:
-    modules = list(dict.fromkeys(k.removesuffix(".alpha").split(".lora_")[0] for k in state))
-    halves = [m for m in modules if not {f"{m}.lora_A.weight", f"{m}.lora_B.weight"} <= state.keys()]
-    if halves:
-        raise ValueError(f"{path} is incomplete: {len(halves)} of its modules lack A or B, so {halves[:3]}")
-    pairs = {}
-    for module in modules:
-        a, b = state[f"{module}.lora_A.weight"], state[f"{module}.lora_B.weight"]
-        stated = state.get(f"{module}.alpha")
-        if a.ndim != 2 or b.ndim != 2 or b.shape[1] != a.shape[0] or (stated is not None and stated.numel() != 1):
-            raise ValueError(f"{path}: A {tuple(a.shape)} and B {tuple(b.shape)} of {module} make no low-rank update")
-        if not (a.float().isfinite().all() and b.float().isfinite().all()):
-            raise ValueError(f"{path}: A or B of {module} holds NaN or infinity; nothing was imported")
-        if stated is not None and not math.isfinite(stated):
-            raise ValueError(f"{path}: alpha of {module} is {float(stated)}; nothing was imported")
-        pairs[module] = LowRank(a.float(), b.float(), None if stated is None else float(stated))
-    return pairs
 
 
 def _scaled(pairs: Mapping[str, LowRank], config: Mapping[str, Any]) -> dict[str, LowRank]:

@@ -111,14 +111,14 @@ def parse_key(rest: str) -> Key:
     if match := DIFFERENCE.fullmatch(rest):
         return Key(match["module"], "difference")
     if rest.endswith(".alpha"):
-        return Key(_module(rest.removesuffix(".alpha")), "alpha")
+        return Key(module_of(rest.removesuffix(".alpha")), "alpha")
     if match := FACTOR.fullmatch(rest):
         down = match["factor"].endswith(("A", "down"))
-        return Key(_module(match["module"]), "A" if down else "B")
+        return Key(module_of(match["module"]), "A" if down else "B")
     raise ValueError(f"{rest} is not a part of a low-rank update")
 
 
-def _module(name: str) -> str:
+def module_of(name: str) -> str:
     """diffusers' name of a module that is written in diffusers' or in Wan's names, with dots or underscores."""
     try:
         native_name(name)  # it must exist

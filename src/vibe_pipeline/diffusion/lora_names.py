@@ -26,6 +26,32 @@ _OUTSIDE = MappingProxyType(
     }
 )
 
+# What is no linear layer, and may carry a difference: norms, modulations, the patch embedding. Wan's norm3 is the one
+# with weights; in diffusers, which counts in the order of use, it is norm2.
+_OTHERS_IN_BLOCKS = MappingProxyType(
+    {"self_attn.norm_q": "attn1.norm_q", "self_attn.norm_k": "attn1.norm_k", "cross_attn.norm_q": "attn2.norm_q",
+     "cross_attn.norm_k": "attn2.norm_k", "cross_attn.norm_k_img": "attn2.norm_added_k", "norm3": "norm2"}
+)  # fmt: skip
+_OTHERS_OUTSIDE = MappingProxyType(
+    {
+        "patch_embedding": "patch_embedding",
+        "img_emb.proj.0": "condition_embedder.image_embedder.norm1",
+        "img_emb.proj.4": "condition_embedder.image_embedder.norm2",
+    }
+)
+
+
+def other_name(native: str) -> str:
+    """As :func:`diffusers_name`, of a module that is not a linear layer; diffusers' own names are known too.
+
+    Raises:
+        ValueError: No such module.
+    """
+    inside, outside = (
+        _any_spelling(names) | {n: n for n in names.values()} for names in (_OTHERS_IN_BLOCKS, _OTHERS_OUTSIDE)
+    )
+    return _translate(native, inside, outside)
+
 
 def native_name(module: str) -> str:
     """A module's name in Wan's own code, from diffusers' name.

@@ -12,11 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from vibe_pipeline.evaluation.metrics.measures import Beside, Measured, measure_clip
+from vibe_pipeline.evaluation.metrics.measures import Beside, Measured, measure_clip, measures_for
 from vibe_pipeline.evaluation.metrics.miniature import Attribute, Shown
 from vibe_pipeline.evaluation.metrics.registry import METRICS, of_kind
 from vibe_pipeline.evaluation.metrics.resolution import Measure
 from vibe_pipeline.evaluation.metrics.static import StaticMask, find_static
+from vibe_pipeline.evaluation.networks import Looks, Networks
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.generation.methods import METHODS
@@ -47,6 +48,7 @@ def measure_arm(
     evaluation: EvaluationParams,
     generation: GenerationParams,
     memory: Path | None = None,
+    networks: Networks | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score every clip of an arm.
 
@@ -54,28 +56,33 @@ def measure_arm(
         arm: The arm's name, as it stands in the score table.
         clips: One row a clip: prompt_index, prompt, seed, path, reference_path, method, key.
         native: The native clips: prompt_index, seed, path, key.
-        evaluation: The band of detail.
+        evaluation: The band of detail, and which measures beside those always made.
         generation: Whether true renders are paired with the clips.
         memory: Folder where each clip's scores are kept, by its content, as soon as they are there.
+        networks: See the clips in the same walk over their frames.
 
     Returns:
         The score table (see `io.score_table`), and the radial spectrum (arm, cycles,
         power; geometric mean over clips).
     """
-    scene = _Scenes(generation, clips)
+    scene = _Scenes(generation, clips, evaluation)
     native_clips = native.set_index(["prompt_index", "seed"])
     rows, spectra = [], []
     for clip in clips.itertuples(index=False):
         source = native_clips.loc[(clip.prompt_index, clip.seed)]
 
-        def compute(clip: Any = clip, source: pd.Series = source) -> dict[str, pd.DataFrame]:
-            return _tables(_measured(clip, source, evaluation.fine_band, scene, memory))
+        looks = networks.looks(clip) if networks else Looks(Path(clip.path))
 
-        asked = [metric.name for kind in (Measure, Attribute) for metric in of_kind(kind)]  # a new entry is measured
-        key = memory and content_key(
-            "clip", MEASURES_VERSION, asked, clip.key, source["key"], *scene.key(clip, evaluation)
-        )
+        def compute(clip: Any = clip, source: pd.Series = source, looks: Looks = looks) -> dict[str, pd.DataFrame]:
+            return _tables(_measured(clip, source, scene, memory, looks))
+
+        entries = [*measures_for(evaluation.extra_measures), *of_kind(Attribute)]
+        asked = [metric.name for metric in entries]  # a new entry is measured
+        key = memory and content_key("clip", MEASURES_VERSION, asked, clip.key, source["key"], *scene.key(clip))
         tables = remembered(memory, key, compute) if memory and key else compute()
+        looks.finish()
+        if networks:
+            networks.took(clip, looks)
         place = Place(arm, clip.prompt_index, clip.seed)
         found = tables["scores"].itertuples(index=False)
         rows += [score_row(place, METRICS[r.metric], r.value, r.status, r.reason) for r in found]
@@ -91,6 +98,7 @@ class _Scenes:
 
     generation: GenerationParams
     clips: pd.DataFrame
+    evaluation: EvaluationParams
 
     @property
     def known(self) -> bool:
@@ -104,29 +112,36 @@ class _Scenes:
         )
         return self.known and truth
 
-    def key(self, clip: Any, evaluation: EvaluationParams) -> tuple[Any, ...]:
+    @property
+    def asked(self) -> tuple[tuple[float, float], tuple[str, ...]]:
+        """The band of detail, and which measures beside those always made."""
+        return self.evaluation.fine_band, self.evaluation.extra_measures
+
+    def key(self, clip: Any) -> tuple[Any, ...]:
         """What else determines a clip's scores."""
         reference = Path(clip.reference_path).name if self.known else ""
         differs = difference_of(clip) if self.known else ""  # what cannot be measured then depends on the target
-        return clip.method, self.known and clip.prompt, reference, self.paired, differs, evaluation.fine_band
+        return clip.method, self.known and clip.prompt, reference, self.paired, differs, self.evaluation.fine_band
 
 
 def _measured(
-    clip: Any, native: pd.Series, band: tuple[float, float], scene: _Scenes, memory: Path | None
+    clip: Any, native: pd.Series, scene: _Scenes, memory: Path | None, looks: Looks
 ) -> tuple[Measured, dict[str, float]]:
     """A clip's measures, and what it shows against its caption."""
     path, own = Path(clip.path), METHODS[clip.method].from_native  # another system's clips have no native clip of ours
     beside = read_frames(Path(native["path"])) if own else None
+    band, extra = scene.asked
     if not scene.known:
-        return measure_clip(read_frames(path), band, Beside(_native_static(native, memory), beside)), {}
+        frames = looks.during(read_frames(path))
+        return measure_clip(frames, band, Beside(_native_static(native, memory), beside), extra), {}
     pixels = read_clip(path)  # of the miniature, so it is small
     unpaired = () if scene.paired else tuple(m.name for m in same_scene())
     if differs := difference_of(clip):  # at another rate even frames of one number show other moments
-        measured = measure_clip(pixels, band, Beside(static_mask(pixels), beside))
+        measured = measure_clip(pixels, band, Beside(static_mask(pixels), beside), extra)
         measured.missing |= {m.name: differs for m in of_kind(Measure) if m.needs == "truth" and m.name not in unpaired}
     else:
         truth = read_frames(Path(clip.reference_path))
-        measured = measure_clip(pixels, band, Beside(static_mask(pixels), beside, truth, unpaired))
+        measured = measure_clip(pixels, band, Beside(static_mask(pixels), beside, truth, unpaired), extra)
     return measured, attribute_scores(pixels, clip.prompt)
 
 

@@ -43,6 +43,8 @@ TRAINING = "training_seed"
 _PAIR = ["prompt_index", "seed"]
 _CLIP = [*_PAIR, TRAINING]
 _REASONS_KEPT = 3
+LEFT_OUT = "left out"
+"""In the reason of a row that is scored: some of its clips have no score. Any other reason there is a note."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,23 @@ def summarise(
     return table.astype({"arm": scores["arm"].dtype} | counts)
 
 
+def with_not_run(summary: pd.DataFrame, reasons: Mapping[str, str]) -> pd.DataFrame:
+    """A table of :func:`summarise` with arms that were not run: on every metric a row of status `not run`.
+
+    Args:
+        summary: As it is, where there are no such arms.
+        reasons: Why, by the arm's name.
+    """
+    if not reasons:
+        return summary
+    known = ["metric", "direction", "family"]
+    metrics = summary.drop_duplicates("metric")[known]
+    empty = {"n": 0, "n_pairs": 0, "training_seeds": 0, "status": "not run"}
+    rows = [metrics.assign(arm=arm, reason=reason, **empty) for arm, reason in reasons.items()]
+    added = pd.concat(rows, ignore_index=True).reindex(columns=summary.columns).astype(summary.dtypes.to_dict())
+    return pd.concat([summary, added], ignore_index=True)
+
+
 def _check(scores: pd.DataFrame, references: Mapping[str, str | None], confidence: float, samples: int) -> None:
     absent = [name for name in NEEDED if name not in scores.columns]
     if absent:
@@ -197,13 +216,22 @@ def _level(group: pd.DataFrame, values: pd.Series, bootstrap: Bootstrap) -> dict
         status, reason = _missing_status(left_out), _reasons(left_out)
     else:
         status = "scored"
-        reason = f"{len(left_out)} of {len(group)} left out: {_reasons(left_out)}" if len(left_out) else ""
+        said = [f"{len(left_out)} of {len(group)} {LEFT_OUT}: {_reasons(left_out)}"] if len(left_out) else []
+        reason = "; ".join(said + _notes(group))
     matrix = _matrix(values)
-    low, high = bootstrap.interval(matrix)
+    low, high = bootstrap.interval(matrix) if len(matrix) != 1 else _own_interval(group)
     mean = float(_prompt_means(matrix).mean()) if len(matrix) else math.nan
     seeds = group[TRAINING].nunique() if TRAINING in group and len(group) else 1
     found = {"mean": mean, "ci_low": low, "ci_high": high, "n": _clips(values), "training_seeds": seeds}
     return found | {"status": status, "reason": reason}
+
+
+def _own_interval(group: pd.DataFrame) -> tuple[float, float]:
+    """What a measure of the whole arm says of itself; with several trainings or without such a measure, NaN."""
+    own = group[_scored(group) & (group["prompt_index"] == WHOLE_ARM)]
+    if len(own) != 1 or "low" not in own:
+        return math.nan, math.nan
+    return float(own["low"].iloc[0]), float(own["high"].iloc[0])
 
 
 def _clips(values: pd.Series) -> int:
@@ -214,6 +242,11 @@ def _clips(values: pd.Series) -> int:
 def _missing_status(left_out: pd.DataFrame) -> str:
     """The rows' own status; a row that says "scored" without a number has in fact failed."""
     return str(left_out["status"].replace("scored", "failed").iloc[0])
+
+
+def _notes(group: pd.DataFrame) -> list[str]:
+    """What is to be said beside scores that are there."""
+    return [str(text) for text in dict.fromkeys(group.loc[_scored(group), "reason"]) if pd.notna(text) and text]
 
 
 def _reasons(left_out: pd.DataFrame) -> str:

@@ -17,9 +17,9 @@ class DegradationParams(Params):
     shrink the image to native size, enlarge it, encode: what inference feeds the model; it has neither of the two.
     """
 
-    kind: Literal["latent", "pixel"] = "latent"
-    factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    mode: Literal["trilinear", "nearest"] = "trilinear"
+    kind: Literal["latent", "pixel"] = Field("latent", description="the paper's form [C], or ours")
+    factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="latent: side of the small latent, share [C]")
+    mode: Literal["trilinear", "nearest"] = Field("trilinear", description="latent: how it is resized [C]")
 
 
 def _weights_of_objectives(weights: dict[str, float]) -> dict[str, float]:
@@ -36,7 +36,7 @@ def _weights_of_objectives(weights: dict[str, float]) -> dict[str, float]:
 ObjectiveWeights = Annotated[
     dict[str, NonNegative],
     AfterValidator(_weights_of_objectives),
-    Field(description="weights of the stage-2 losses by name; see `diffusion.objectives.OBJECTIVES`"),
+    Field(description="weights, 0 or more, of the stage-2 losses by name; see `diffusion.objectives.OBJECTIVES`"),
 ]
 
 
@@ -44,10 +44,12 @@ class AdapterParams(Unfolded, TrainParams):
     """One row of `adapters`: a stage-2 adapter."""
 
     label: str = Field(description="what the report calls it")
-    start: Name = Field("modality", description="a row of `stage1`, fused and frozen (Relay), or `base` (naive tuning)")
+    start: Name = Field(
+        "modality", description="a row of `stage1`, fused and frozen (Relay), or `base` (naive tuning) [A]"
+    )
     objective: ObjectiveWeights = {"hfato": 1.0}  # noqa: RUF012  pydantic copies it
-    degradation: DegradationParams = DegradationParams()
-    attention: AttentionParams = AttentionParams(kind="gclf")
+    degradation: DegradationParams = Field(DegradationParams(), description="of objectives that degrade the latent")
+    attention: AttentionParams = Field(AttentionParams(kind="gclf"), description="self-attention in training [A]")
     validation_clips: Annotated[int, Field(ge=0)] = Field(
         0, description="prompts rendered every validate_every steps, as the first arm of this adapter does"
     )

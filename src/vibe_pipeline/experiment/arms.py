@@ -15,13 +15,22 @@ from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.groups import Name, Params
 from vibe_pipeline.experiment.origin import Unfolded
 from vibe_pipeline.experiment.rope import RopeParams
+from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 
 
 class ExtraAdapter(Params):
     """A LoRA beside the arm's own: few-step distillation, a style."""
 
     path: Path = Field(description="a .safetensors file in diffusers format; others: kedro vibe import-adapter")
-    weight: float = 1.0
+    weight: float = Field(1.0, description="any number: the update is multiplied by it")
+    differences: bool = Field(
+        False, description="fuse differences.safetensors beside the file too, as import-adapter --differences wrote it"
+    )
+
+    @property
+    def differences_path(self) -> Path:
+        """Where changes of whole tensors lie, if there are any."""
+        return self.path.with_name("differences.safetensors")
 
 
 class OwnTransformer(Params):
@@ -35,14 +44,21 @@ class OwnTransformer(Params):
 class StageParams(Params):
     """A pass before a row's own, of method cascade: the first from noise, later ones from the enlarged latent."""
 
-    height: PositiveInt = Field(description="pixels")
-    width: PositiveInt = Field(description="pixels")
-    attention: AttentionParams = AttentionParams()
-    rope: RopeParams = RopeParams()
+    height: PositiveInt = Field(description="of the pass's clip, in pixels")
+    width: PositiveInt = Field(description="of the pass's clip, in pixels")
+    attention: AttentionParams = Field(AttentionParams(), description="self-attention in this pass")
+    rope: RopeParams = Field(RopeParams(), description="where tokens stand in this pass")
     flow_shift: PositiveFloat | None = Field(None, description="of this pass's schedule; None: the model's")
     strength: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="before the flow shift; the first's is 1")
     strength_mode: StrengthMode = Field("truncated", description="as of the row")
     steps: PositiveInt = Field(50, description="denoising steps from pure noise")
+
+
+class SharpenParams(Params):
+    """An unsharp mask over the enlarged clip: x + amount · (x − x blurred by a Gaussian), clamped."""
+
+    amount: PositiveFloat = Field(1.0, description="how much of what the Gaussian takes away is added once more")
+    sigma: PositiveFloat = Field(1.0, description="of the Gaussian, in pixels of the native clip")
 
 
 class ArmParams(Unfolded):
@@ -54,21 +70,26 @@ class ArmParams(Unfolded):
     method: Name = Field("refine", description="how clips are made: an entry of `generation.methods.METHODS`")
     adapter: Name | None = Field(None, description="a row of `adapters`, or none")
     keep_stage1: bool = Field(False, description="keep the image modality at inference (an ablation)")
-    extra_adapters: tuple[ExtraAdapter, ...] = ()
+    extra_adapters: tuple[ExtraAdapter, ...] = Field((), description="LoRAs beside the arm's own")
     transformer: OwnTransformer | None = Field(
         None, description="other weights for every layer of the transformer; text encoder and VAE stay the base's"
     )
-    attention: AttentionParams = AttentionParams()
-    rope: RopeParams = RopeParams()
-    scheduler: Literal["euler", "unipc"] = "euler"
+    attention: AttentionParams = Field(AttentionParams(), description="self-attention in the second pass")
+    rope: RopeParams = Field(RopeParams(), description="where tokens stand, as rotary positions have it")
+    scheduler: Literal["euler", "unipc"] = Field("euler", description="solver of the second pass")
     flow_shift: PositiveFloat | None = Field(None, description="of this arm's schedule; None: the model's")
-    strength: Annotated[float, Field(gt=0, le=1)] = Field(0.7, description="before the flow shift")
-    steps: PositiveInt = Field(50, description="denoising steps of the second pass")
+    strength: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.7,
+        description="share of the noise schedule that is run, before the flow shift: 0.7 is sigma 0.921 at s = 5 [C]",
+    )
+    steps: PositiveInt = Field(50, description="denoising steps of the second pass [C]")
     strength_mode: StrengthMode = Field(
         "all_steps",
-        description="all_steps: `steps` steps from sigma_start; truncated: the last strength x steps of them",
+        description="all_steps: all from sigma_start [C]; truncated: the last strength x steps of a whole schedule",
     )
-    guidance_scale: Annotated[float, Field(ge=1)] = 5.0
+    guidance_scale: Annotated[float, Field(ge=1)] = Field(
+        5.0, description="classifier-free guidance of the second pass [C]; 1: none, and half the work"
+    )
     refresh_every: PositiveInt | None = Field(
         None, description="freeswim's cached form: steps between full-attention passes; None: both paths, always"
     )
@@ -81,10 +102,27 @@ class ArmParams(Unfolded):
     stages: Annotated[tuple[StageParams, ...], Field(min_length=1)] | None = Field(
         None, description="cascade: the passes before the row's own, each from the latent of the one before"
     )
+    sharpen: SharpenParams | None = Field(None, description="upsample: an unsharp mask afterwards; None: plain")
     path: Path | None = Field(None, description="external: the folder of another system's clips")
+    sr: SuperResolutionParams | None = Field(None, description="sr: the network, and its tiles")
+    optional: bool = Field(False, description="where a file that it names is not there, listed with that and not run")
 
     @model_validator(mode="after")
     def _stage1_is_an_adapters(self) -> Self:
         if self.keep_stage1 and self.adapter is None:
             raise ValueError("keep_stage1 needs an adapter that was trained on stage 1")
         return self
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Every file or folder that the row names and that has to be there, by its field."""
+        return self.weight_files | ({"path": self.path} if self.path else {})
+
+    @property
+    def weight_files(self) -> dict[str, Path]:
+        """Files of weights among them: `fetch-weights --arms` brings those that it knows."""
+        extras = {f"extra_adapters.{i}.path": extra.path for i, extra in enumerate(self.extra_adapters)}
+        asked = {f"extra_adapters.{i}.differences": e for i, e in enumerate(self.extra_adapters) if e.differences}
+        extras |= {field: extra.differences_path for field, extra in asked.items()}
+        own = {"transformer.path": self.transformer.path} if self.transformer else {}
+        return own | extras | ({"sr.weights": self.sr.weights} if self.sr else {})

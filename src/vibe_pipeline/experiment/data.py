@@ -16,7 +16,9 @@ from vibe_pipeline.experiment.model import ClipSize
 class DataParams(Params):
     """Training images: where they are, and what is made of them."""
 
-    source: Literal["miniature", "folder", "huggingface"] = "folder"
+    source: Literal["miniature", "folder", "huggingface"] = Field(
+        "folder", description="images of a folder, of a Hugging Face dataset, or rendered by the miniature's world"
+    )
     path: Path = Field(
         description="the folder of images (the miniature renders its own into it); huggingface: a dataset's hub id or "
         "local folder"
@@ -26,10 +28,11 @@ class DataParams(Params):
     image_column: str = Field("image", description="huggingface: the column of images")
     text_column: str = Field("text", description="huggingface: the column of captions")
     count: PositiveInt | None = Field(None, description="how many images to render or to use at most")
-    low: ClipSize = Field(description="stage-1 image size")
-    high: ClipSize = Field(description="stage-2 image size")
+    low: ClipSize = Field(description="stage-1 image size, pixels; within `high`")
+    high: ClipSize = Field(description="stage-2 image size, pixels; smaller images are put aside")
     buckets: Literal["single", "aspect"] = Field(
-        "aspect", description="single: every image is cut to `high`; aspect: to the nearest aspect of about its area"
+        "aspect",
+        description="single: every image is cut to `high`; aspect: to the nearest aspect of about its area [I]",
     )
     max_aspect: Annotated[float, Field(ge=1)] = Field(
         2.0, description="long side over short side of the longest bucket; longer images are cut to it"
@@ -38,23 +41,27 @@ class DataParams(Params):
         2, description="sides of high buckets are multiples of this many tokens: of `attention.pool`, for gclf"
     )
     camera_blur: NonNegative = Field(
-        0.0, description="Gaussian sigma, native pixels: how much softer the base's clips are than a shrunk image"
+        0.0,
+        description="Gaussian sigma, native pixels: how much softer the base's clips are than a shrunk image; "
+        "the paper shrinks its images and no more [C]",
     )
     min_usable_share: Fraction = Field(
         0.5, description="fewer usable images than this share of all that was found, refused ones too, stop the run"
     )
-    max_caption_words: PositiveInt = 256
+    max_caption_words: PositiveInt = Field(256, description="between blanks; an image with more is put aside")
     check_workers: PositiveInt | None = Field(
         None, description="processes that decode images in the check; None: model.threads, or else one a core"
     )
     encode_batch: PositiveInt = Field(1, description="images encoded together")
     held_out: PositiveInt = Field(
-        16, description="images kept from training, for the held-out loss and the check; within held_out_share"
+        16,
+        description="images kept from training, for the held-out loss and the check; within held_out_share; the "
+        "paper trains on all its images",
     )
     held_out_share: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.25, description="at most this share of the usable images is held out, and always one of them"
     )
-    seed: int = 0
+    seed: int = Field(0, description="any whole number: which images are rendered or held out")
 
     @model_validator(mode="after")
     def _low_is_within_high(self) -> Self:

@@ -1,5 +1,6 @@
 """`evaluation`: what is scored, and how figures are summarised."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import (
@@ -20,7 +21,9 @@ class EvaluationParams(Params):
         "vbench_env": "folders.vbench_env in globals.yml",
     }
 
-    vbench_dimensions: Annotated[tuple[str, ...], Field(min_length=1)]
+    vbench_dimensions: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="of VBench's 16; one that cannot be scored is reported with its reason"
+    )
     overall_dimensions: Annotated[tuple[str, ...], Field(min_length=2)] = Field(
         (
             "subject_consistency",
@@ -32,6 +35,10 @@ class EvaluationParams(Params):
         ),
         description="VBench dimensions whose plain mean is `overall6`; these six fit the paper's “overall” best",
     )
+    extra_measures: tuple[str, ...] = Field(
+        (), description="measures beside those that are always made, by name (docs/evaluation.md)"
+    )
+    real_clips: Path | None = Field(None, description="folder of real clips that an arm's are compared with (HD-FVD)")
     flow_side: PositiveInt | None = Field(
         None, description="longest side in pixels that RAFT and AMT see, in every arm; None: clips as they are"
     )
@@ -41,9 +48,9 @@ class EvaluationParams(Params):
         description="cycles per frame height between which detail is measured: above what native clips hold"
     )
     reference_arm: Name = Field(description="the arm differences are taken to")
-    bootstrap_samples: PositiveInt = 2000
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    seed: int = 0
+    bootstrap_samples: PositiveInt = Field(2000, description="resamples of prompts and training seeds, an interval")
+    confidence: Annotated[float, Field(gt=0, lt=1)] = Field(0.95, description="share of the intervals, 0.95: 95 %")
+    seed: int = Field(0, description="any whole number: of the resamples")
 
     @field_validator("overall_dimensions")
     @classmethod

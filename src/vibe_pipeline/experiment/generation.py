@@ -26,13 +26,19 @@ class GenerationParams(Params):
     skip: Annotated[int, Field(ge=0)] = Field(0, description="prompts to pass over, from the top (not VBench's)")
     count: PositiveInt | None = Field(None, description="how many prompts after those; None: all, 128 of vbench_subset")
     prompt_dimensions: tuple[str, ...] = Field((), description="VBench prompts of these dimensions only")
-    subset_seed: int = Field(0, description="which choice of VBench's prompts, where `count` makes one")
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    subset_seed: int = Field(
+        0, description="any whole number: which choice of VBench's prompts, where `count` makes one"
+    )
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = Field(
+        (0,), description="any whole numbers, one clip of each prompt for every one; the same in every arm"
+    )
     shard: str | None = Field(None, pattern=r"^[1-9]\d*/[1-9]\d*$", description="i/n: every n-th (prompt, seed) only")
-    negative_prompt: str = ""
-    native_steps: PositiveInt = 50
-    native_guidance_scale: Annotated[float, Field(ge=1)] = 5.0
-    native_scheduler: Literal["euler", "unipc"] = "euler"
+    negative_prompt: str = Field("", description="of guidance, in both passes; the paper's is not known")
+    native_steps: PositiveInt = Field(50, description="denoising steps of the native pass [C]")
+    native_guidance_scale: Annotated[float, Field(ge=1)] = Field(
+        5.0, description="classifier-free guidance of the native pass [C]; 1: none, and half the work"
+    )
+    native_scheduler: Literal["euler", "unipc"] = Field("euler", description="solver of the native pass")
     native_source: Literal["base", "truth"] = Field("base", description="truth: true renders, for paired measurements")
     batch_size: PositiveInt = Field(1, description="clips denoised together")
     stop_after_preview: bool = Field(False, description="make native clips and their contact sheet, then stop")

@@ -67,7 +67,12 @@ def settled_parameters(loader: "LayeredLoader") -> dict[str, Any]:
     params = read_parameters(loader)
     check_groups(params)
     folders = _folders(loader).model_dump(mode="json")
-    return unfold(params) | {"folders": folders} | _own_files(loader)
+    return _left_out() | unfold(params) | {"folders": folders} | _own_files(loader)
+
+
+def _left_out() -> dict[str, Any]:
+    """Groups whose fields all have defaults, for those that no file gives: nodes ask for them by name."""
+    return {name: {} for name, _, required in GROUPS if not required}
 
 
 def _folders(loader: "LayeredLoader") -> Folders:
@@ -81,12 +86,12 @@ def _folders(loader: "LayeredLoader") -> Folders:
 
 def _own_files(loader: "LayeredLoader") -> dict[str, Any]:
     """What the report reads: claims.yml and published.yml; where neither environment nor base has one, nothing."""
-    claims, published = loader.file_of("claims"), loader.file_of("published")
+    claims, published = loader.file_of("claims"), loader.files_of("published")
     try:
         tested = load_claims(claims) if claims else ()
         return {
             "claims": [claim.model_dump() for claim in tested],
-            "published": load_published(published) if published else {},
+            "published": load_published(*published) if published else {},
         }
     except (ValueError, OSError) as error:
         raise ParameterError(str(error)) from None

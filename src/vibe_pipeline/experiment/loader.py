@@ -4,7 +4,9 @@ Four layers, each over the one before:
 
 1. `conf/base`.
 2. One environment: `--env`, else the variable `KEDRO_ENV`, else `local`. A group or table that it has replaces that
-   of base as a whole, so that an experiment of its own inherits nothing from the miniature.
+   of base as a whole, so that an experiment of its own inherits nothing from the miniature. With `extends: OTHER` in
+   its parameters.yml it is laid on that environment instead: its groups field by field; of a table it has, its rows
+   alone, each on the row of the same name.
 3. `conf/local` is that environment when none is chosen, and is the exception: it holds what one person changes, so its
    groups are laid on base's field by field. Its tables replace base's as a whole, as those of any environment do.
 4. `--params` and `--config`, field by field, in groups and in the rows of tables.
@@ -28,6 +30,9 @@ from vibe_pipeline.io.yaml_files import read_mapping
 
 WRITTEN = "written"
 """The files of parameters without what the command line gives; Kedro adds that to `parameters` alone."""
+
+PARAMETERS, EXTENDS = "parameters.yml", "extends"
+"""Where an environment says which other it is laid on, and the word for it."""
 
 OWN_FILES = ("claims", "published")
 """Kinds of which a chosen environment's file replaces base's whole: half a list of claims has no meaning."""
@@ -63,11 +68,11 @@ class LayeredLoader(OmegaConfigLoader):
 
     def file_of(self, key: str) -> Path | None:
         """The one file of a kind that counts: the chosen environment's, else base's; None where there is none."""
-        return next(iter(self._files(key)), None)
+        return next(iter(self.files_of(key)), None)
 
-    def _files(self, key: str) -> list[Path]:
-        """The files of a kind, the chosen environment's before base's."""
-        envs = dict.fromkeys((self.env or self.default_run_env, self.base_env))
+    def files_of(self, key: str) -> list[Path]:
+        """The files of a kind, the chosen environment's before those it extends, and base's last."""
+        envs = dict.fromkeys((*self._chain(self.env or self.default_run_env), self.base_env))
         folders = [Path(self.conf_source) / env for env in envs]
         return [file for folder in folders for name in self.config_patterns[key] for file in folder.glob(name)]
 
@@ -88,7 +93,7 @@ class LayeredLoader(OmegaConfigLoader):
 
         laid, file = OmegaConf.create(), Path(self.conf_source)
         try:
-            for file in reversed(self._files("globals")):
+            for file in reversed(self.files_of("globals")):
                 laid = OmegaConf.merge(laid, OmegaConf.create(read_mapping(file)))
             return cast("dict[str, Any]", OmegaConf.to_container(laid, resolve=True))
         except (YAMLError, OmegaConfBaseException, ValueError) as error:
@@ -102,12 +107,49 @@ class LayeredLoader(OmegaConfigLoader):
         base = self._read(self.base_env, key)
         if chosen == self.base_env:
             return base
-        own, written = self._read(chosen, key), self._read(chosen, WRITTEN)
+        if chosen == self.default_run_env:
+            return base | {k: v if k in TABLES else _laid(base.get(k), v) for k, v in self._own(chosen, key).items()}
+        laid: dict[str, Any] = {}
+        for env in reversed(self._chain(chosen)):
+            laid |= {k: (_rows if k in TABLES else _laid)(laid.get(k), v) for k, v in self._own(env, key).items()}
+        return base | laid
+
+    def _own(self, env: str, key: str) -> dict[str, Any]:
+        """What one environment says, and the command line on it; nothing of what only the command line says."""
+        own, written = self._read(env, key), self._read(env, WRITTEN)
         # Names with an underscore in front are YAML anchors, which WRITTEN leaves out.
-        own = {name: value for name, value in own.items() if name in written or str(name).startswith("_")}
-        if chosen != self.default_run_env:
-            return base | own
-        return base | {k: v if k in TABLES else _laid(base.get(k), v) for k, v in own.items()}
+        kept = {name: value for name, value in own.items() if name in written or str(name).startswith("_")}
+        return {name: value for name, value in kept.items() if name != EXTENDS or env == self.default_run_env}
+
+    def _chain(self, chosen: str) -> tuple[str, ...]:
+        """An environment, the one that it extends, the one that this extends, and so on.
+
+        Raises:
+            ParameterError: One of them is not there, or extends itself in the end; names the file.
+        """
+        chain = [chosen]
+        while (parent := self._extended(chain[-1])) is not None:
+            file = Path(self.conf_source) / chain[-1] / PARAMETERS
+            if not isinstance(parent, str) or parent in (self.base_env, self.default_run_env):
+                raise ParameterError(f"{file}: {EXTENDS} names another environment, not {parent!r}")
+            if parent in chain:
+                raise ParameterError(f"{file}: {EXTENDS} {parent!r} goes round: {' -> '.join([*chain, parent])}")
+            try:
+                self._require_folder(parent)
+            except MissingEnvironmentError as error:
+                raise MissingEnvironmentError(f"{chain[-1]} {EXTENDS} {parent!r}: {error}") from None
+            chain.append(parent)
+        return tuple(chain)
+
+    def _extended(self, env: str) -> object:
+        """What the environment's parameters.yml names under `extends`; None: nothing."""
+        file = Path(self.conf_source) / env / PARAMETERS
+        if env in (self.base_env, self.default_run_env) or not file.is_file():
+            return None
+        try:
+            return read_mapping(file).get(EXTENDS)
+        except ValueError:
+            return None  # the file is read again for its parameters, and what is wrong with it is said there
 
     def _read(self, env: str, key: str) -> dict[str, Any]:
         """What the files of one environment alone say."""
@@ -146,6 +188,19 @@ def _laid(below: Any, above: Any) -> Any:
     if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
         return above
     return {**below, **{name: _laid(below.get(name), value) for name, value in above.items()}}
+
+
+def _rows(below: Any, above: Any) -> Any:
+    """The rows of `above` alone, each laid on the row of the same name field by field, a field as a whole."""
+    if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
+        return above
+    return {name: _row(below.get(name), row) for name, row in above.items()}
+
+
+def _row(below: Any, above: Any) -> Any:
+    if not isinstance(below, Mapping):
+        return above
+    return {**below, **above} if isinstance(above, Mapping) else below if above is None else above
 
 
 def _require_rows(given: Mapping[str, Any], written: Mapping[str, Any]) -> None:

@@ -12,9 +12,9 @@ class MiniatureParams(Params):
     """The procedural world's stand-in for a video model, and how its base is trained (by hand, once)."""
 
     size: PositiveInt = Field(64, description="native side, pixels")
-    frames: PositiveInt = 9
-    vae_steps: PositiveInt = 1150
+    frames: PositiveInt = Field(9, description="of a native clip, 4k + 1")
+    vae_steps: PositiveInt = Field(1150, description="optimiser steps of the VAE")
     clips: PositiveInt = Field(8000, description="captioned native clips the transformer is trained on")
-    base_steps: PositiveInt = 2600
+    base_steps: PositiveInt = Field(2600, description="optimiser steps of the transformer")
     processes: PositiveInt = Field(2, description="single-thread training processes")
-    seed: int = 0
+    seed: int = Field(0, description="any whole number: of weights, scenes and noise")

@@ -16,10 +16,12 @@ from vibe_pipeline.experiment.groups import Params
 class ClipSize(Params):
     """A video's shape in pixels and frames."""
 
-    height: PositiveInt
-    width: PositiveInt
-    frames: PositiveInt = 1
-    fps: PositiveFloat = 8.0
+    height: PositiveInt = Field(description="pixels; a multiple of the VAE's spatial factor times the patch")
+    width: PositiveInt = Field(description="pixels; likewise")
+    frames: PositiveInt = Field(1, description="4k + 1, as Wan's VAE takes them; 1: an image")
+    fps: PositiveFloat = Field(
+        24.0, description="frames a second of a clip, as the base was trained; [M] Wan2.2's, where Wan2.1's is 16"
+    )
 
     @field_validator("frames")
     @classmethod
@@ -33,17 +35,21 @@ class ModelParams(Params):
     """Which base model, and its native scale."""
 
     path: str = Field(description="a folder in diffusers layout, or a hub id")
-    native: ClipSize
-    target: ClipSize
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    text_length: PositiveInt = Field(512, description="tokens a prompt is padded to; as the base was trained")
-    flow_shift: PositiveFloat = Field(5.0, description="s of sigma' = s sigma / (1 + (s - 1) sigma), at inference")
+    native: ClipSize = Field(description="what the base was trained on: clips of the first pass")
+    target: ClipSize = Field(description="what the second pass makes: as many frames, larger")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the transformer's weights and activations; Wan's is bfloat16 [C]"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where torch sees one")
+    text_length: PositiveInt = Field(512, description="tokens a prompt is padded to; [M] umT5's, as Wan was trained")
+    flow_shift: PositiveFloat = Field(5.0, description="s of sigma' = s sigma / (1 + (s - 1) sigma), at inference [C]")
     threads: PositiveInt | None = Field(None, description="CPU threads per process; None leaves torch's choice")
     tile: PositiveInt | None = Field(
         None, description="VAE tile in pixels, a multiple of the VAE's spatial factor; None decodes whole frames"
     )
-    vae_dtype: Literal["float32", "bfloat16"] = "float32"
+    vae_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the VAE's weights and activations; [M] as diffusers recommends for Wan"
+    )
     offload: bool = Field(False, description="keep only the part at work (transformer or VAE) on the device")
 
     @model_validator(mode="after")

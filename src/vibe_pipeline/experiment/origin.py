@@ -12,7 +12,7 @@ class Replicate(Params):
     """What an arm is one of several trainings of: variants that differ in nothing but training seeds."""
 
     of: Name = Field(description="the arm they are pooled into")
-    label: str
+    label: str = Field(description="of that arm, without the seed")
     seed: str = Field(description="the training seed, by which replicates of two arms are paired")
 
 

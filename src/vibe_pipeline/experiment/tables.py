@@ -3,6 +3,7 @@
 from typing import Any, Self
 
 from pydantic import (
+    Field,
     SerializerFunctionWrapHandler,
     field_serializer,
     model_validator,
@@ -18,11 +19,11 @@ from vibe_pipeline.experiment.training import Stage1Params
 class Experiment(Params):
     """The tables that the graph is built from, checked against each other."""
 
-    stage1: dict[Name, Stage1Params]
-    adapters: dict[Name, AdapterParams]
-    arms: dict[Name, ArmParams]
-    reference_arm: Name
-    stop_after_preview: bool = False
+    stage1: dict[Name, Stage1Params] = Field(description="adapters of the image modality (D1)")
+    adapters: dict[Name, AdapterParams] = Field(description="adapters of stage 2 (D2)")
+    arms: dict[Name, ArmParams] = Field(description="what is generated and scored")
+    reference_arm: Name = Field(description="the arm differences are taken to")
+    stop_after_preview: bool = Field(False, description="no arm is made: native clips and their contact sheet")
 
     @model_validator(mode="after")
     def _rows_exist(self) -> Self:

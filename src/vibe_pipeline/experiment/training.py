@@ -15,15 +15,11 @@ from vibe_pipeline.experiment.groups import NonNegative, Params
 class LoraParams(Params):
     """Shape of a low-rank update."""
 
-    rank: PositiveInt = 32
-    alpha: PositiveFloat = 32.0
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "to_q",
-        "to_k",
-        "to_v",
-        "to_out.0",
-        "ffn.net.0.proj",
-        "ffn.net.2",
+    rank: PositiveInt = Field(32, description="inner width of the update [C]")
+    alpha: PositiveFloat = Field(32.0, description="the update is multiplied by alpha / rank [C]")
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"),
+        description="ends of the names of layers; q, k, v, o of both attentions and both of the FFN [C]",
     )
 
 
@@ -33,41 +29,45 @@ class OptimiserParams(Params):
     kind: Literal["adamw", "adamw_8bit"] = Field(
         "adamw", description="adamw_8bit holds its state in a quarter of the memory, and needs bitsandbytes"
     )
-    learning_rate: PositiveFloat = 1e-4
-    weight_decay: NonNegative = 0.01
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    schedule: Literal["constant", "cosine"] = "constant"
-    clip_norm: PositiveFloat | None = 1.0
+    learning_rate: PositiveFloat = Field(1e-4, description="at the end of the warm-up [C]")
+    weight_decay: NonNegative = Field(0.01, description="AdamW's, decoupled from the gradient [C]")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="steps of linear rise; none are published")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="after the warm-up: the same rate [C], or a cosine to 0 at the last step"
+    )
+    clip_norm: PositiveFloat | None = Field(
+        1.0, description="longest gradient, L2 norm over all weights; None: not clipped, as in the published code [C]"
+    )
 
 
 class TrainParams(Params):
     """What one adapter's training takes, whichever stage."""
 
-    lora: LoraParams = LoraParams()
-    optimiser: OptimiserParams = OptimiserParams()
-    steps: PositiveInt = 3000
-    batch_size: PositiveInt = Field(1, description="images per optimiser step, over all processes")
+    lora: LoraParams = Field(LoraParams(), description="shape of the update")
+    optimiser: OptimiserParams = Field(OptimiserParams(), description="AdamW and its schedule")
+    steps: PositiveInt = Field(3000, description="optimiser steps; per stage [N]")
+    batch_size: PositiveInt = Field(1, description="images per optimiser step, over all processes [C]")
     micro_batch: PositiveInt | None = Field(
         None, description="images per forward and process, gradients accumulated; None: all of its share at once"
     )
     processes: PositiveInt = Field(1, description="training processes on this machine; with CUDA one GPU each")
-    sigma_shift: PositiveFloat = Field(5.0, description="s of the training sigmas")
+    sigma_shift: PositiveFloat = Field(5.0, description="s of the training sigmas [C]; below 1: towards low noise")
     sigma_sampling: Literal["uniform_shifted", "logit_normal"] = Field(
-        "uniform_shifted", description="the paper's, or the sigmoid of a normal draw; both are shifted by s"
+        "uniform_shifted", description="the paper's [C], or the sigmoid of a normal draw; both are shifted by s"
     )
-    logit_mean: float = Field(0.0, description="of the normal draw, for logit_normal")
-    logit_std: PositiveFloat = Field(1.0, description="likewise")
+    logit_mean: float = Field(0.0, description="any number: of the normal draw, for logit_normal")
+    logit_std: PositiveFloat = Field(1.0, description="standard deviation of the normal draw, for logit_normal")
     loss_weighting: Literal["bell", "uniform", "cosmap"] = Field(
-        "bell", description="w(sigma): the paper's bell, 1, or the cosine map of Stable Diffusion 3"
+        "bell", description="w(sigma): the paper's bell [C], 1, or the cosine map of Stable Diffusion 3"
     )
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="average the adapter over steps with this decay; the average is what is kept"
     )
-    seed: int = 0
+    seed: int = Field(0, description="any whole number: of first weights, order of images, noise, sigma")
     checkpoint_every: PositiveInt = Field(100, description="steps between checkpoints")
     log_every: PositiveInt = Field(10, description="steps between log lines")
     validate_every: PositiveInt | None = Field(None, description="steps between held-out losses; None: at the end only")
-    autocast: bool = Field(True, description="bfloat16 activations; the adapter itself stays in 32 bit")
+    autocast: bool = Field(True, description="bfloat16 activations; the adapter itself stays in 32 bit [C]")
     gradient_checkpointing: bool = Field(
         False, description="recompute blocks in the backward pass: less memory, slower"
     )

@@ -5,19 +5,21 @@ A clip whose manifest carries the same key is not made again, so a killed run lo
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.io.files import read_json, require_space, write_json
 from vibe_pipeline.io.keys import content_key, installed_version
-from vibe_pipeline.io.video import write_lossless, write_preview
+from vibe_pipeline.io.video import read_frames, write_lossless, write_preview
 from vibe_pipeline.runtime.deadline import require_time
 
 if TYPE_CHECKING:  # what reads clips and their sizes, as doctor does, needs no torch
@@ -26,10 +28,12 @@ if TYPE_CHECKING:  # what reads clips and their sizes, as doctor does, needs no 
 log = logging.getLogger(__name__)
 
 Rows = list[dict[str, Any]]
-Make = Callable[[Rows], "Tensor"]
-"""Rows of prompts to pixels [B, 3, T, H, W] in [0, 1]."""
+Frames = Iterable[NDArray[np.float32]]
+Make = Callable[[Rows], "Tensor | Sequence[Frames]"]
+"""Rows of prompts to pixels [B, 3, T, H, W] in [0, 1]; or, where no clip need be whole in memory, to the frames
+[H, W, 3] of each, made while they are written."""
 
-PACKAGES = ("vibe_pipeline", "torch", "diffusers", "transformers", "peft")
+PACKAGES = ("vibe_pipeline", "torch", "diffusers", "transformers", "peft", "spandrel")
 # What a manifest repeats from a clip's row, where the row has it.
 FROM_ROW = ("prompt_index", "prompt", "seed", "first_frame", "native_key", "key")
 
@@ -141,17 +145,41 @@ def _is_made(row: dict[str, Any]) -> bool:
     return content.get("key") == row["key"] and content.get("bytes") == path.stat().st_size
 
 
-def _keep(batch: Rows, pixels: "Tensor", job: ClipJob, seconds: float) -> None:
-    for row, clip in zip(batch, pixels.permute(0, 2, 3, 4, 1).numpy(), strict=True):
-        path = write_lossless(Path(row["path"]), clip, job.size.fps)
-        write_preview(Path(row["preview_path"]), clip, job.size.fps)
+class _Watched:
+    """Frames as they come: counted, and the time that making them took."""
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames = frames
+        self.count, self.seconds = 0, 0.0
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        frames = iter(self._frames)
+        while True:
+            begun = time.monotonic()
+            frame = next(frames, None)
+            self.seconds += time.monotonic() - begun
+            if frame is None:
+                return
+            self.count += 1
+            yield frame
+
+
+def _keep(batch: Rows, made: "Tensor | Sequence[Frames]", job: ClipJob, seconds: float) -> None:
+    whole = not isinstance(made, Sequence)
+    for row, clip in zip(batch, made.permute(0, 2, 3, 4, 1).numpy() if whole else made, strict=True):
+        frames = _Watched(clip)
+        path = write_lossless(Path(row["path"]), frames, job.size.fps)
+        if frames.count != job.size.frames:
+            path.unlink()
+            raise ValueError(f"{path} would have {frames.count} frames, not {job.size.frames} as the size asked for")
+        write_preview(Path(row["preview_path"]), clip if whole else read_frames(path), job.size.fps)
         manifest = {
             "arm": job.name,
             **{k: row[k] for k in FROM_ROW if k in row},
             "size": asdict(job.size),
             "settings": job.settings,
             **job.notes,
-            "seconds": seconds,
+            "seconds": seconds + frames.seconds,
             "bytes": path.stat().st_size,
             "versions": {name: installed_version(name) for name in PACKAGES},
         }

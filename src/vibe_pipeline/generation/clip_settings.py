@@ -7,7 +7,7 @@ import torch
 from vibe_pipeline.diffusion.flow import sigma_schedule
 from vibe_pipeline.diffusion.lora import fused_key
 from vibe_pipeline.diffusion.models import find_model, pick_device
-from vibe_pipeline.experiment.arms import ArmParams, StageParams
+from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter, StageParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.denoiser import Sampling
@@ -40,21 +40,32 @@ def arm_settings(
         stage1: Manifest of the stage-1 adapter that is kept.
     """
     # A field that came later and is off is left out, so that older clips count.
-    off = {name for name in ("detail_transfer", "enlarge", "stages") if getattr(arm, name) is None}
+    off = {name for name in ("detail_transfer", "enlarge", "sharpen", "sr", "stages") if getattr(arm, name) is None}
     off |= {"rope"} if arm.rope.kind == "none" else set()
     own = {} if arm.transformer is None else {"transformer": weights_fingerprint(arm.transformer.path)}
+    own |= {"network": file_sha256(arm.sr.weights)} if arm.sr else {}
+    left_out: dict[str, Any] = dict.fromkeys({"label", "adapter", "optional", "transformer"} | off, True)
+    if arm.sr is not None:
+        left_out["sr"] = {"weights"}  # by content, wherever it lies
+    plain = {i: {"differences"} for i, extra in enumerate(arm.extra_adapters) if not extra.differences}
+    left_out |= {"extra_adapters": plain} if plain else {}
     return (
         base_settings(model, generation)
         | own
         | {
-            "arm": arm.model_dump(mode="json", exclude={"label", "adapter", "transformer"} | off),
+            "arm": arm.model_dump(mode="json", exclude=left_out),
             "adapter": adapter["key"] if adapter else None,
-            "extra_adapters": [file_sha256(extra.path) for extra in arm.extra_adapters],
+            "extra_adapters": [sha for extra in arm.extra_adapters for sha in _contents(extra)],
             "stage1": fused_key(stage1["key"], getattr(torch, model.dtype)) if stage1 else None,
             "target": model.target.model_dump(),
             "flow_shift": model.flow_shift,
         }
     )
+
+
+def _contents(extra: ExtraAdapter) -> list[str]:
+    """What an adapter's files hold."""
+    return [file_sha256(path) for path in (extra.path, *([extra.differences_path] if extra.differences else []))]
 
 
 def arm_sampling(arm: ArmParams, model: ModelParams, strength: float) -> Sampling:

@@ -1,7 +1,7 @@
 """Text encoder, VAE and transformer of one arm at work: from noise, or from an enlarged native clip."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +16,7 @@ from vibe_pipeline.diffusion.attention import install_gclf
 from vibe_pipeline.diffusion.flow import add_noise, seeded_noise
 from vibe_pipeline.diffusion.freeswim import FreeSwim, freeswim_predictor
 from vibe_pipeline.diffusion.lifetime import release
+from vibe_pipeline.diffusion.lora_differences import fused_differences
 from vibe_pipeline.diffusion.models import (
     decode_video,
     encode_video,
@@ -91,6 +92,7 @@ class Denoiser:
         self.refresh_every: int | None = None
         self.detail_transfer = arm.detail_transfer if arm is not None else None
         self.enlarge = arm.enlarge if arm is not None else None
+        self._fused = ExitStack()
         try:
             if stage1 is not None:
                 lora.fuse_adapter(self.transformer, Path(stage1["path"]))
@@ -99,6 +101,9 @@ class Denoiser:
             if arm is not None:
                 for i, extra in enumerate(arm.extra_adapters):
                     lora.load_adapter(self.transformer, extra.path, f"extra_{i}", extra.weight)
+                    if extra.differences:
+                        changed = fused_differences(self.transformer, extra.differences_path, extra.weight)
+                        self._fused.enter_context(changed)
                 (attach or attach_attention)(
                     self, arm, token_grid(self.checkpoint, model.native.height, model.native.width)
                 )
@@ -114,6 +119,7 @@ class Denoiser:
 
     def close(self) -> None:
         """Free the models' memory: the next arm, or training, loads its own."""
+        self._fused.close()
         release(self.transformer, self.vae)
 
     def from_noise(self, rows: Rows, size: Scale) -> Tensor:

@@ -87,7 +87,7 @@ def given_adapter(adapter: str, folder: Path) -> dict[str, Any]:
 
 def _takes_clips(arm: ArmParams) -> bool:
     method = method_of(arm)
-    return method.from_native and (method.second_pass or method.bound == "floor")
+    return method.takes_clips
 
 
 def clips_in(path: Path) -> list[Path]:

@@ -16,6 +16,9 @@ class Metric:
         explanation: One line on what it says.
         direction: Which side is better.
         family: The block of the report that it stands in.
+        asked: Measured only where `evaluation.extra_measures` names it.
+        seconds: Processor seconds a megapixel that it adds to measuring a clip, of every frame that is decoded for it;
+            0: in the sum of all that are always measured.
     """
 
     name: str
@@ -23,3 +26,5 @@ class Metric:
     explanation: str
     direction: Direction
     family: str
+    asked: bool = False
+    seconds: float = 0.0

@@ -14,7 +14,20 @@ logger = logging.getLogger(__name__)
 
 CLIP_COLUMNS = ("arm", "prompt_index", "prompt", "seed", "path", "fps", "frames", "height", "width")
 CLIP_KEY = ["arm", "prompt_index", "seed"]
-SCORE_COLUMNS = ("arm", "prompt_index", "seed", "metric", "value", "direction", "family", "status", "reason", "seen")
+SCORE_COLUMNS = (
+    "arm",
+    "prompt_index",
+    "seed",
+    "metric",
+    "value",
+    "direction",
+    "family",
+    "status",
+    "reason",
+    "seen",
+    "low",
+    "high",
+)
 WHOLE_ARM = -1  # prompt_index and seed of a row that speaks for an arm rather than a clip
 
 
@@ -86,6 +99,11 @@ def score_row(
 
 
 def score_table(rows: Iterable[dict[str, object]]) -> pd.DataFrame:
-    """Rows to a score table with :data:`SCORE_COLUMNS` in order and stable types."""
+    """Rows to a score table with :data:`SCORE_COLUMNS` in order and stable types.
+
+    A row of a whole arm may bring its own interval, `low` to `high`, which its value alone cannot give.
+    """
     table = pd.DataFrame(list(rows), columns=list(SCORE_COLUMNS))
-    return table.astype({"prompt_index": "int64", "seed": "int64", "value": "float64"})
+    return table.astype(
+        {"prompt_index": "int64", "seed": "int64", "value": "float64", "low": "float64", "high": "float64"}
+    )

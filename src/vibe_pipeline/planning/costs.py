@@ -1,7 +1,7 @@
 """Time and memory of the single jobs of a run: a training step, a forward, a VAE call, a prompt."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,7 @@ from vibe_pipeline.planning import flops
 from vibe_pipeline.planning.architecture import Architecture, Grid
 from vibe_pipeline.planning.devices import Device
 from vibe_pipeline.planning.figures import Figures
+from vibe_pipeline.planning.measure_costs import extra_memory, extra_seconds, network_teraflops
 
 if TYPE_CHECKING:
     import torch
@@ -93,15 +94,16 @@ def stage1_of(row: AdapterParams, tables: Experiment) -> LoraParams | None:
     return None if row.start == "base" else tables.stage1[row.start].lora
 
 
-def measuring(size: ClipSize, cores: int) -> Work:
-    """Our own measures of a clip, on the machine's processors."""
+def measuring(size: ClipSize, cores: int, extra: Collection[str] = ()) -> Work:
+    """Our own measures of a clip, on the machine's processors, with those of `evaluation.extra_measures`."""
     megapixels = size.height * size.width * size.frames / 1e6
-    return Work(0.0, MEASURE_SECONDS * megapixels / min(cores, MEASURE_CORES))
+    seconds = MEASURE_SECONDS * megapixels + extra_seconds(size, extra)
+    return Work(0.0, seconds / min(cores, MEASURE_CORES))
 
 
-def measuring_memory(size: ClipSize) -> float:
-    """Bytes of main memory that measuring takes."""
-    return MEASURE_FRAMES * 12.0 * size.height * size.width
+def measuring_memory(size: ClipSize, extra: Collection[str] = ()) -> float:
+    """Bytes of main memory that measuring takes, with the measures of `evaluation.extra_measures`."""
+    return MEASURE_FRAMES * 12.0 * size.height * size.width + extra_memory(size, extra)
 
 
 @dataclass(frozen=True)
@@ -289,6 +291,10 @@ class Costs:
         calls = self._once(("vae calls",), lambda: flops.VaeFlops(self.architecture, self.model.tile))
         call = calls.decode if decode else calls.encode
         return self._work(self._kept(("vae", latent, decode), lambda: call(latent)), self.model.vae_dtype, True)
+
+    def networks(self, size: ClipSize, extra: Collection[str]) -> Work:
+        """Networks of the measures that `evaluation.extra_measures` names, on one clip, in 32 bit."""
+        return self._work(1e12 * network_teraflops(size, extra), "float32", convolutions=True)
 
     def _work(self, operations: float, dtype: str, convolutions: bool = False) -> Work:
         teraflops = operations / 1e12

@@ -4,11 +4,13 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
 from vibe_pipeline.diffusion.foreign import HUB_ID
+from vibe_pipeline.evaluation.metrics.asked import ASKED, lack_of
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
@@ -17,6 +19,7 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods import checked_tables
+from vibe_pipeline.generation.optional_arms import left_out
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
@@ -62,12 +65,16 @@ def examine(params: Mapping[str, Any], images: int | None = None, figures: Figur
     plan = _plan(params, images, figures)
     evaluation, folders = EvaluationParams(**params["evaluation"]), Folders(**params["folders"])
     findings = [*_packages(data, tables), *_looked([weights_check(model.path, figures.once)]), *_images(data)]
-    findings += _looked([*generation_checks(model, generation, tables.arms), *scoring_checks(folders)])
+    not_run = left_out(tables, Path.cwd())
+    arms = {name: arm for name, arm in tables.arms.items() if name not in not_run}
+    findings += _looked([*generation_checks(model, generation, arms), *scoring_checks(evaluation, folders)])
+    findings += [Finding(f"arms.{name}", "optional", row["reason"], row["fix"]) for name, row in not_run.items()]
     if isinstance(plan, Plan):
         findings += [_disk(plan, folders), _memory(model, plan)]
     else:
         findings.append(Finding("plan", "missing", plan, "mend what it names, or set model.path to a known model"))
-    return [*findings, *_vbench(evaluation, generation, folders), _report(params, evaluation)]
+    scored = [*_vbench(evaluation, generation, folders), *_measures(evaluation, folders)]
+    return [*findings, *scored, _report(params, evaluation)]
 
 
 def _plan(params: Mapping[str, Any], images: int | None, figures: Figures) -> Plan | str:
@@ -184,6 +191,16 @@ def _vbench(evaluation: EvaluationParams, generation: GenerationParams, folders:
             yield Finding(f"vbench {name}", "optional", said, state.fix)
         else:
             yield Finding(f"vbench {name}", "ok", f"can be scored, on {clips} clips an arm")
+
+
+def _measures(evaluation: EvaluationParams, folders: Folders) -> Iterator[Finding]:
+    """Measures that are asked for by name; one that lacks something is left out and stops nothing."""
+    for entry in (metric for metric in ASKED if metric.name in evaluation.extra_measures):
+        lack = lack_of(entry, evaluation, folders)
+        if lack:
+            yield Finding(f"measure {entry.name}", "optional", lack.reason, lack.fix)
+        else:
+            yield Finding(f"measure {entry.name}", "ok", "can be measured")
 
 
 def _report(params: Mapping[str, Any], evaluation: EvaluationParams) -> Finding:

@@ -18,7 +18,7 @@ from vibe_pipeline.io.files import read_json, write_json
 from vibe_pipeline.io.keys import content_key, file_sha256, installed_version
 
 T = TypeVar("T")
-PACKAGES = ("torch", "diffusers", "transformers", "peft")
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "spandrel")
 ROOMS = ("diffusion", "planning")
 
 

@@ -21,7 +21,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from vibe_pipeline.diffusion.checkpoint import tile_stride
 from vibe_pipeline.diffusion.lora import FUSED, add_adapter
+from vibe_pipeline.diffusion.super_resolution import upscale
+from vibe_pipeline.experiment.model import ClipSize
+from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.experiment.training import LoraParams
+from vibe_pipeline.images.resize import shrink
 from vibe_pipeline.planning.architecture import Architecture, Grid
 
 STEADY_FRAMES = 4  # latent frames after which the VAE's caches of earlier frames no longer grow
@@ -137,6 +141,23 @@ def vae_activations(
         with LiveBytes([*_tensors(vae), x]) as live:
             vae.decode(x) if decode else vae.encode(x)
     return live.peak + int(copies * clip)
+
+
+def network_activations(
+    network: nn.Module,
+    scale: int,
+    native: ClipSize,
+    target: ClipSize,
+    chosen: SuperResolutionParams,
+    dtype: torch.dtype,
+) -> int:
+    """Peak bytes of one frame through a single-image network (on the meta device), tiles and resize to the target."""
+    with _fake(network, dtype):
+        frame = torch.empty(1, 3, native.height, native.width, dtype=dtype)
+        with LiveBytes([*_tensors(network), frame]) as live:
+            large = upscale(network, scale, frame, chosen.tile, chosen.overlap)
+            shrink(large.float()[:, :, None], target.height, target.width)
+    return live.peak
 
 
 def text_activations(architecture: Architecture, text_length: int, dtype: torch.dtype) -> int:

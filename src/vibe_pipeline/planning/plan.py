@@ -5,7 +5,7 @@ keys that each query sees, which block-sparse kernels exceed a little. Not count
 losses, VBench.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,23 @@ from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods import checked_tables
+from vibe_pipeline.generation.optional_arms import left_out
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
+from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.plan_rows import (
     PlanRow,
     arm_rows,
     data_row,
     measures_row,
     native_row,
+    network_measures_row,
     training_rows,
     validation_rows,
 )
@@ -99,22 +103,23 @@ def make_plan(
     if model.tile is not None:
         tile_stride(architecture.vae, model.tile)
     image_count, image_note = _count_images(data, images)
-    clips, first_frames, clip_notes = _count_clips(generation, EvaluationParams(**params["evaluation"]))
+    evaluation = EvaluationParams(**params["evaluation"])
+    clips, first_frames, clip_notes = _count_clips(generation, evaluation)
     costs = Costs(
         architecture=architecture, model=model, device=found, share=share, first_frames=first_frames, figures=figures
     )
     rows = [data_row(costs, data, image_count), *training_rows(costs, data, tables)]
     rows += [native_row(costs, generation, clips), *arm_rows(costs, tables, generation, clips)]
     rows += validation_rows(costs, tables, generation)
-    measures, measure_note = measures_row(model.target, clips * len(tables.arms))
-    rows.append(measures)
+    measures, measure_note = measures_row(model.target, clips * len(tables.arms), evaluation.extra_measures)
+    rows += [measures, *network_measures_row(costs, clips * len(tables.arms), evaluation.extra_measures)]
     numbers = costs.parameters
     # Weights as published: 16 bit but for the VAE.
     weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"]
     own = {arm.transformer.path for arm in tables.arms.values() if arm.transformer is not None}
     weights += (own_bytes := sum(_own_bytes(path, 2 * numbers["transformer"]) for path in own))
     own_note = f"transformers of arms' own: {len(own)}, {own_bytes / 1e9:.1f} GB, each read after the base's"
-    notes = (image_note, *clip_notes, measure_note, *([own_note] if own else []))
+    notes = (image_note, *clip_notes, measure_note, *([own_note] if own else []), *_arm_notes(costs, tables))
     return Plan(
         model=architecture.name,
         architecture=architecture.source,
@@ -126,6 +131,15 @@ def make_plan(
         notes=notes,
         rows=tuple(rows),
     )
+
+
+def _arm_notes(costs: Costs, tables: Experiment) -> Iterator[str]:
+    """Optional arms that would be left out as things are, and networks that could not be counted."""
+    for name, row in left_out(tables, Path.cwd()).items():
+        yield f"arms.{name}: counted, but {row['reason']}; {row['fix']}"
+    for name, arm in tables.arms.items():
+        if arm.sr is not None and network_cost(costs, arm.sr) is None:
+            yield f"arms.{name}: its network is not counted, as {arm.sr.weights} is not here or cannot be counted"
 
 
 def _own_bytes(path: Path, otherwise: float) -> float:

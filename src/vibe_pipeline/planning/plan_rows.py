@@ -1,7 +1,7 @@
 """The jobs of a run, one row each: how often, and the work, time, memory and disk of one."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 from vibe_pipeline.diffusion.flow import schedule_steps
@@ -14,6 +14,7 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, measuring, measuring_memory, stage1_of
+from vibe_pipeline.planning.network_costs import network_cost
 
 FULL = AttentionParams()
 STAGE1 = "Velocity loss on low-resolution images"
@@ -170,6 +171,8 @@ def arm_row(
     work += costs.encode(costs.model.native) * load.native_encodes
     if not load.forwards:
         peak = _vae_peak(costs, size) + CONTEXT_BYTES if load.encodes or load.decodes else 0.0
+        if load.network is not None and (found := network_cost(costs, load.network)):
+            work, peak = work + found.work, CONTEXT_BYTES + found.memory
         return _row(
             group="arm",
             name=name,
@@ -236,11 +239,11 @@ def validation_rows(costs: Costs, tables: Experiment, generation: GenerationPara
             yield replace(made, group="validation", label=f"Validation clips, {times} times {row.validation_clips}")
 
 
-def measures_row(size: ClipSize, clips: int) -> tuple[PlanRow, str]:
+def measures_row(size: ClipSize, clips: int, extra: Collection[str] = ()) -> tuple[PlanRow, str]:
     """Our own measures of every arm's clips, on processors while the device idles, and what that rests on."""
     cores = os.cpu_count() or 1
-    work = measuring(size, cores)
-    memory = measuring_memory(size) / 1e9
+    work = measuring(size, cores, extra)
+    memory = measuring_memory(size, extra) / 1e9
     note = f"our measures: on the {cores} cores of this machine, an arm at a time; {memory:.1f} GB of main memory"
     return _row(
         group="measures",
@@ -254,6 +257,23 @@ def measures_row(size: ClipSize, clips: int) -> tuple[PlanRow, str]:
         peak=0.0,
         disk=0.0,
     ), note
+
+
+def network_measures_row(costs: Costs, clips: int, extra: Collection[str]) -> Iterator[PlanRow]:
+    """Networks of the measures that are asked for by name, on the device; nothing where none is."""
+    if (work := costs.networks(costs.model.target, extra)).teraflops:
+        yield _row(
+            group="measures",
+            name="networks",
+            label="Measures by networks",
+            unit="clip",
+            count=clips,
+            tokens=None,
+            keys=None,
+            work=work,
+            peak=0.0,
+            disk=0.0,
+        )
 
 
 def _passes(guidance_scale: float) -> int:

@@ -16,8 +16,9 @@ import pandas as pd
 
 from vibe_pipeline.diffusion.checkpoint import find_model, require_fitting_size, require_whole, tile_stride
 from vibe_pipeline.diffusion.foreign import HUB_ID
-from vibe_pipeline.diffusion.weights import Once, linear_shapes, made
+from vibe_pipeline.diffusion.weights import Once, made
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
+from vibe_pipeline.evaluation.metrics.asked import asked_for
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
@@ -35,13 +36,14 @@ from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.first_frames import require_first_frames
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.generation.methods.external import measured_clips
+from vibe_pipeline.generation.peer_weights import how_to_get
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder, require_no_file
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.claims import check_claims
-from vibe_pipeline.planning.weight_files import extra_adapter, own_transformer
+from vibe_pipeline.planning.weight_files import extra_adapter, network, own_transformer
 from vibe_pipeline.vbench.prompts import INSTALL, clips_per_dimension
 
 log = logging.getLogger(__name__)
@@ -82,33 +84,44 @@ def generation_checks(
 ) -> Iterator[Check]:
     """The prompts and every file that these arms name."""
     prompts = cache(lambda: load_prompts(generation))
-    layers = cache(lambda: linear_shapes(load_architecture(model.path).build_transformer()))
+    transformer = cache(lambda: load_architecture(model.path).build_transformer())
     ours = "set generation.prompts to vbench_subset or a file of prompts"
     yield Check("prompts", lambda: _prompts(prompts(), model), INSTALL if _needs_vbench(generation) else ours)
     for name, arm in arms.items():
         if arm.transformer is not None:
             field, path = f"arms.{name}.transformer", arm.transformer.path
             fix = "give all weights of a transformer of the base's architecture, or leave `transformer` out"
+            fix = how_to_get(path) or fix
             yield Check(field, lambda path=path, field=field: own_transformer(path, field, model), fix)
         for extra in arm.extra_adapters:
             field = f"arms.{name}.extra_adapters"
             fix = f"kedro vibe import-adapter FILE --output DIR --base {model.path}, or mend the path"
-            yield Check(field, lambda extra=extra, field=field: extra_adapter(extra, field, layers), fix)
+            fix = how_to_get(extra.path) or fix
+            yield Check(field, lambda extra=extra, field=field: extra_adapter(extra, field, transformer), fix)
+        if arm.sr is not None:
+            fix = how_to_get(arm.sr.weights) or "name a .pth or .safetensors file of a network that spandrel knows"
+            yield Check(f"arms.{name}.sr.weights", lambda n=name, sr=arm.sr: network(n, sr, model), fix)
         if arm.path is not None:
             fix = "put the other system's clips there, one for each prompt and seed"
             yield Check(f"arms.{name}.path", lambda n=name, arm=arm: _external(n, arm, prompts, model), fix)
 
 
-def scoring_checks(folders: Folders) -> Iterator[Check]:
-    """Folders that are only opened once everything was generated."""
+def scoring_checks(evaluation: EvaluationParams, folders: Folders) -> Iterator[Check]:
+    """Folders and names that are only looked at once everything was generated."""
 
     def folder(field: str, path: Path) -> str:
         require_no_file(path, field)
         return f"{path}{'' if path.is_dir() else ', not made yet'}"
 
-    for field in ("vbench_weights", "vbench_env"):
+    for field in ("vbench_weights", "vbench_env", "measure_weights"):
         name, path = f"folders.{field}", getattr(folders, field)
         yield Check(name, lambda name=name, path=path: folder(name, path), "set it to a folder, in globals.yml")
+    if evaluation.extra_measures:
+        yield Check("evaluation.extra_measures", lambda: _extra_measures(evaluation), "take the wrong one out")
+
+
+def _extra_measures(evaluation: EvaluationParams) -> str:
+    return ", ".join(entry.name for entry in asked_for(evaluation.extra_measures))
 
 
 def check_generation(model: ModelParams, generation: GenerationParams, tables: Experiment) -> None:
@@ -252,7 +265,7 @@ def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[st
         check_images(DataParams(**params["data"]))
     if tags & {"vbench_eval", "ablation_report"}:
         evaluation = EvaluationParams(**params["evaluation"])
-        for check in scoring_checks(Folders(**params["folders"])):
+        for check in scoring_checks(evaluation, Folders(**params["folders"])):
             check.look()
         check_claims(Claims(params.get("claims", ())), evaluation)
 

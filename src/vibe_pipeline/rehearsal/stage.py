@@ -237,6 +237,7 @@ def _set_up(params: Mapping[str, Any], tables: Experiment, catalog: Mapping[str,
     folder = folders.rehearsal
     values: dict[str, Any] = {f"params:{name}": group(**params.get(name, {})) for name, group, _ in GROUPS}
     values |= {"params:claims": Claims(params.get("claims", ())), "params:published": params.get("published", {})}
+    values |= {"params:not_run": params.get("not_run", {})}
     values["params:folders"] = folders.below(folder)
     model, making = values["params:model"], values["params:generation"]
     short = shortened(tables)

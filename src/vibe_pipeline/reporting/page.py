@@ -133,7 +133,10 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
         "title": inputs.title,
         "summary": narrative.summary(inputs.clips, inputs.arms, judgements),
         "claims": [
-            verdicts.claim_shown(j, inputs.arms, inputs.published, inputs.bootstrap.confidence) for j in judgements
+            verdicts.claim_shown(
+                j, inputs.arms, inputs.published, inputs.bootstrap.confidence, tables.reasons_not_run(inputs.table)
+            )
+            for j in judgements
         ],
         "confidence": f"{100 * inputs.bootstrap.confidence:g} %",
         "reference": inputs.reference_label,

@@ -10,6 +10,7 @@ import pandas as pd
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
 from vibe_pipeline.evaluation.claims import HOLDS, compare_on_metric
 from vibe_pipeline.evaluation.metrics.registry import FAMILIES
+from vibe_pipeline.evaluation.statistics import LEFT_OUT
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.generation.methods import Bound, method_of
 from vibe_pipeline.reporting.glossary import ARROWS, DIRECTION_WORDS, family_words, number, spread, words
@@ -252,9 +253,9 @@ def missing(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[dict[str
     if table.empty:
         return []
     scored, total = is_scored(table), table["arm"].nunique()
-    rows = table.assign(
-        reason=[text(r) for r in table["reason"]], status=table["status"].mask(scored, "scored in part")
-    )
+    reasons = [text(r) for r in table["reason"]]
+    partly = ["scored in part" if LEFT_OUT in reason else "scored, with a note" for reason in reasons]
+    rows = table.assign(reason=reasons, status=table["status"].mask(scored, pd.Series(partly, table.index)))
     rows = rows[~scored | (rows["reason"] != "")]
     rows["reason"] = rows["reason"].replace("", "no reason given")
     lines = []
@@ -263,6 +264,12 @@ def missing(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[dict[str
         who = "all arms" if len(names) == total else ", ".join(arm_label(a, arms) for a in names)
         lines.append({"metric": words(str(metric)).label, "arms": who, "status": str(status), "reason": str(reason)})
     return lines
+
+
+def reasons_not_run(table: pd.DataFrame) -> dict[str, str]:
+    """Why arms of the table were not run, by name."""
+    rows = table[table["status"] == "not run"] if "status" in table else table.head(0)
+    return {str(row.arm): text(row.reason) for row in rows.drop_duplicates("arm").itertuples()} if len(rows) else {}
 
 
 def unbeaten_upsampling(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[str]:

@@ -20,10 +20,15 @@ _POINTS = frozenset({"vbench", "overall", "totals"})
 
 
 def claim_shown(
-    judgement: ClaimVerdict, arms: Mapping[str, ArmParams], published: Mapping[str, Any], confidence: float
+    judgement: ClaimVerdict,
+    arms: Mapping[str, ArmParams],
+    published: Mapping[str, Any],
+    confidence: float,
+    not_run: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """A claim with its evidence, for the template."""
+    """A claim with its evidence, for the template; `not_run` says of arms that were left out why."""
     claim, kind = judgement.claim, KINDS[judgement.verdict]
+    reasons = [why for arm, why in (not_run or {}).items() if arm in (claim.arm, claim.other)]
     gains = published_difference(published, claim.arm, claim.other)
     return {
         "statement": claim.statement,
@@ -32,7 +37,7 @@ def claim_shown(
         "verdict": judgement.verdict,
         "kind": kind,
         "mark": MARKS[kind],
-        "reason": judgement.reason,
+        "reason": "; ".join([judgement.reason, *reasons]),
         "published": ", ".join(f"{label} {signed(gain)}" for label, gain in gains.items()),
         "evidence": [_evidence_shown(e, judgement, published, confidence) for e in judgement.evidence],
     }

@@ -27,7 +27,7 @@ class Weight:
     Attributes:
         path: Its place under the cache folder.
         source: Where VBench itself gets it.
-        sha256: Its hash, if the package that loads it states one.
+        sha256: Its hash, or the start of it, if the package that loads it states one (8 digits in a name).
         archive: What it is unpacked from, if it is not a file by itself.
         shipped: "package:file" of an installed package that holds the same file.
     """

@@ -17,6 +17,7 @@ from typing import Any
 
 import requests
 
+from vibe_pipeline.diffusion.headers import impostor
 from vibe_pipeline.io.files import require_space, write_atomic, write_json
 from vibe_pipeline.io.keys import file_sha256
 from vibe_pipeline.vbench.dimensions import HUB_FOLDER, dimension_of
@@ -33,11 +34,17 @@ SIGNATURES = {
     ".gz": (b"\x1f\x8b",),
     ".pt": (b"PK\x03\x04",),
     ".pth": (b"PK\x03\x04", b"\x80"),
+    ".ckpt": (b"PK\x03\x04", b"\x80"),
+    ".mat": (b"MATLAB",),
 }
 
 
 class FetchError(RuntimeError):
     """A file could not be fetched, or is not what it should be; the message names its address and place."""
+
+
+class NoConnectionError(FetchError):
+    """The server did not answer: others will hardly do."""
 
 
 def fetch_weights(
@@ -57,16 +64,22 @@ def fetch_weights(
         ValueError: A dimension's name is wrong.
     """
     entries = [dimension_of(name) for name in dimensions]
-    errors = []
-    for weight in dict.fromkeys(weight for entry in entries for weight in entry.weights):
-        try:
-            tell(_fetch(weight, cache_dir))
-        except FetchError as error:
-            tell(str(error))
-            errors.append(error)
+    errors = fetch_files((weight for entry in entries for weight in entry.weights), cache_dir, tell)
     for model in dict.fromkeys(entry.hub_model for entry in entries if entry.hub_model):
         try:
             tell(_fetch_model(model, cache_dir))
+        except FetchError as error:
+            tell(str(error))
+            errors.append(error)
+    return errors
+
+
+def fetch_files(weights: Iterable[Weight], folder: Path, tell: Callable[[str], None] = logger.info) -> list[FetchError]:
+    """Bring files into a folder, each once; what is there is left alone. Returns what could not be fetched."""
+    errors = []
+    for weight in dict.fromkeys(weights):
+        try:
+            tell(_fetch(weight, folder))
         except FetchError as error:
             tell(str(error))
             errors.append(error)
@@ -120,7 +133,8 @@ def _explained(url: str, place: Path) -> Iterator[None]:
     try:
         yield
     except (requests.RequestException, OSError) as error:
-        raise FetchError(
+        offline = isinstance(error, requests.ConnectionError | requests.Timeout)
+        raise (NoConnectionError if offline else FetchError)(
             f"{url} could not be fetched ({type(error).__name__}: {str(error)[:200]}). With a connection, run the same "
             f"command again, it goes on where it stopped; without one, put the file at {place}"
         ) from error
@@ -163,9 +177,11 @@ def _wrong(file: Path, place: Path, sha256: str) -> str:
     """Why a fetched file is not the wanted one; empty if it is."""
     if sha256:
         found = file_sha256(file)
-        return "" if found == sha256 else f"its SHA-256 is {found}, not {sha256}"
+        return "" if found.startswith(sha256) else f"its SHA-256 is {found}, not {sha256}"
     with file.open("rb") as stream:
         start = stream.read(8)
+    if place.suffix == ".safetensors" and (said := impostor(file)):
+        return f"it is {said}"
     expected = SIGNATURES.get(place.suffix, ())
     if not expected or start.startswith(expected):
         return ""

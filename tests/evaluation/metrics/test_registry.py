@@ -8,7 +8,6 @@ import pytest
 
 from vibe_pipeline.evaluation import measure
 from vibe_pipeline.evaluation.measure import measure_arm
-from vibe_pipeline.evaluation.metrics import patches
 from vibe_pipeline.evaluation.metrics.gathering import StaticShare
 from vibe_pipeline.evaluation.metrics.registry import FAMILIES, METRICS
 from vibe_pipeline.evaluation.metrics.resolution import Measure
@@ -64,18 +63,4 @@ def test_a_renamed_arm_is_not_measured_again(
     assert len(measured) == 1
     renamed, _ = measure_arm("b", clips, clips, EVALUATION, PROMPTS, tmp_path / "m")
     assert len(measured) == 1
-    pd.testing.assert_frame_equal(renamed, first.assign(arm="b"))
-
-
-def test_a_renamed_arms_patches_are_not_scored_again(
-    clips: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weights, built = tmp_path / "weights.pth", []
-    weights.write_bytes(b"w")
-    monkeypatch.setattr(patches, "_missing", lambda cache: "")
-    monkeypatch.setattr(patches, "weights_file", lambda cache: weights)
-    monkeypatch.setattr(patches, "_load", lambda *given: built.append(given) or (lambda tiles: tiles.mean((1, 2, 3))))
-    sized = clips.assign(frames=3, height=64, width=64)
-    first, renamed = (patches.score_patches(arm, sized, tmp_path, "cpu", tmp_path / "m") for arm in ("a", "b"))
-    assert len(built) == 1 and set(first["status"]) == {"scored"}
     pd.testing.assert_frame_equal(renamed, first.assign(arm="b"))

@@ -1,5 +1,6 @@
 """Another system's clips: found in both layouts, checked, listed like our own."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -160,3 +161,25 @@ def test_a_tables_prompts_are_text_and_their_white_space_is_as_in_a_file_of_prom
     arm = ArmParams(label="them", method="external", path=folder)
     made = arm_clips("them", arm, native, None, None, model, GENERATION, folder.parent / "out")
     assert [Path(p).name for p in made["path"]] == FILES
+
+
+PAGE = (Path(__file__).parents[3] / "docs/baselines.md").read_text()
+
+
+@pytest.mark.parametrize(("recipe", "place"), [(0, "/data/seedvr2"), (1, "/data/ultragen")])
+def test_the_recipes_of_the_page_list_clips_that_are_found(
+    recipe: int, place: str, model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upscaler keeps the native clips' names; a model that starts from text numbers its clips."""
+    monkeypatch.chdir(tmp_path)
+    theirs = tmp_path / place.strip("/")
+    names = [f"{i:04d}-{row.seed}-key.mp4" for i, row in enumerate(NATIVE.itertuples())]
+    for i, name in enumerate(names):
+        write(theirs / (name if recipe == 0 else f"video_{i:04d}.mp4"), seed=i)
+    for table in ("05_model_input/prompts", "07_model_output/native_clips"):
+        (tmp_path / f"data/{table}.parquet").parent.mkdir(parents=True, exist_ok=True)
+        NATIVE.assign(path=[f"clips/{name}" for name in names]).to_parquet(tmp_path / f"data/{table}.parquet")
+    block = re.findall(r"```python\n(.*?)```", PAGE, re.S)[recipe]
+    exec(block.replace(place, str(theirs)), {})
+    made = make(theirs, model)
+    assert sorted(made["path"]) == sorted(map(str, theirs.glob("*.mp4"))) and (made["differs"] == "").all()

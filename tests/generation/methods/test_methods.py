@@ -49,6 +49,10 @@ def params_of(**arm: Any) -> dict[str, Any]:
         ),
         ({"path": "clips"}, r"arms\.a: path belongs to external, not to method 'refine'"),
         ({"method": "external"}, r"arms\.a: method external needs `path`, a folder of clips"),
+        ({"method": "sr"}, r"arms\.a: method sr needs `sr: \{weights: FILE\}`"),
+        ({"sr": {"weights": "x.pth"}}, r"arms\.a: sr belongs to sr, not to method 'refine'"),
+        ({"method": "sr", "sr": {"weights": "x.pth", "overlap": 10}}, r"arms\.a\.sr\.overlap: .*equal to 32, not 10"),
+        ({"method": "sr", "sr": {"weights": "x.pth", "tile": 48}}, r"arms\.a\.sr: tile 48 is less than twice the over"),
         (
             {"steps": 3, "strength": 0.3, "strength_mode": "truncated"},
             r"arms\.a: .*strength 0\.3 of 3 steps leaves none",
@@ -75,8 +79,16 @@ def test_from_noise_a_low_strength_does_not_count() -> None:
             "transformer t3 · no adapter · t3 attention · from noise · 50 steps · guidance 5",
         ),
         ({"method": "upsample"}, "no model: the native clip, enlarged"),
+        (
+            {"method": "upsample", "sharpen": {"amount": 0.5}},
+            "no model: the native clip, enlarged · unsharp mask of 0.5 at 1 native pixels",
+        ),
         ({"method": "truth"}, "true render through the VAE: the ceiling"),
         ({"method": "external", "path": "theirs"}, "another system's clips, from theirs"),
+        (
+            {"method": "sr", "sr": {"weights": "a/x4.pth", "tile": 256}},
+            "x4.pth on every frame of the native clip · tiles of 256 sharing 32 pixels · resized to the target",
+        ),
     ],
 )
 def test_an_arm_is_described_in_one_line(arm: dict, said: str) -> None:

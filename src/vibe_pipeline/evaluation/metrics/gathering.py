@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from vibe_pipeline.evaluation.metrics.pixels import Frame, Grid, strips
-from vibe_pipeline.images.resize import shrink
 
 Weights = NDArray[np.floating]
 
@@ -187,6 +185,10 @@ class NativeError(_MeanSquare):
     def add(self, step: Step) -> None:
         if step.native is None:
             return
+        import torch  # planning reads the entries, and has no use for it
+
+        from vibe_pipeline.images.resize import shrink
+
         whole = torch.from_numpy(np.ascontiguousarray(step.frame.strip(slice(None)))).permute(2, 0, 1)
         small = shrink(whole[None, :, None], *step.native.grid.shape)[0, :, 0].permute(1, 2, 0).numpy()
         self._take(small - step.native.strip(slice(None)))

@@ -1,6 +1,6 @@
 """The measures of a clip's pixels, in one pass over its frames for all entries of the registry."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from types import MappingProxyType
@@ -59,13 +59,21 @@ class Measured:
     cycles: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
 
-def measure_clip(frames: Iterable[Picture], band: tuple[float, float], beside: Beside) -> Measured:
+def measures_for(extra: Collection[str] = ()) -> list[Measure]:
+    """The entries that are always measured, and those of the others that are named."""
+    return [measure for measure in of_kind(Measure) if not measure.asked or measure.name in extra]
+
+
+def measure_clip(
+    frames: Iterable[Picture], band: tuple[float, float], beside: Beside, extra: Collection[str] = ()
+) -> Measured:
     """All measures of a clip in one pass; a few frames are in memory, however many there are.
 
     Args:
         frames: RGB [H, W, 3], bytes or floats in [0, 1], one after another.
         band: Of detail, cycles per frame height.
         beside: What it is compared with, and where it is static.
+        extra: Names of measures that are made only where asked for.
 
     Raises:
         ValueError: There is no frame, or a file cannot be read.
@@ -78,7 +86,7 @@ def measure_clip(frames: Iterable[Picture], band: tuple[float, float], beside: B
         for name in there:
             counts[name] += 1
         if "clip" in there:
-            run = run or _Run(there["clip"], band, beside, there)
+            run = run or _Run(there, band, beside, measures_for(extra))
             run.add(there["clip"], there)
     if run is None:
         raise ValueError("a clip without frames cannot be measured")
@@ -88,13 +96,16 @@ def measure_clip(frames: Iterable[Picture], band: tuple[float, float], beside: B
 class _Run:
     """The parts of one clip, and why some measures have none."""
 
-    def __init__(self, first: Picture, band: tuple[float, float], beside: Beside, there: Mapping[str, Picture]):
+    def __init__(
+        self, there: Mapping[str, Picture], band: tuple[float, float], beside: Beside, measures: Iterable[Measure]
+    ):
+        first = there["clip"]
         height, width = first.shape[:2]
         self._setting = Setting(Grid(height, width), band, max(1, min(SPECTRUM_BINS, height // 2)))
         self._native_grid = Grid(*there["native"].shape[:2]) if "native" in there else None
         self._static = beside.static.sized(height, width)
         self._odd_truth = _other_size(first, there.get("truth"))
-        self._measures = [m for m in of_kind(Measure) if beside.applies(m)]
+        self._measures = [m for m in measures if beside.applies(m)]
         self._parts: dict[type[Part], Part] = {}
         problems = {"static": beside.static.problem, "truth": self._odd_truth}
         found = {m.name: problems.get(m.needs) or self._prepare(m.part) for m in self._measures}

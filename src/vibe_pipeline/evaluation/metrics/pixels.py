@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 Clip = NDArray[np.floating]
@@ -106,6 +105,8 @@ class Frame:
 
         White noise of deviation s has power s ** 2. The window keeps the frame's edges from leaking everywhere.
         """
+        import scipy.fft  # planning reads the entries, and has no use for it
+
         down, across = (side.astype(self.luma.dtype) for side in self.grid.window)
         mean = float(down @ (self.luma @ across)) / float(np.sum(down) * np.sum(across))
         windowed = self.luma - self.luma.dtype.type(mean)

@@ -3,6 +3,7 @@
 from types import MappingProxyType
 from typing import TypeVar
 
+from vibe_pipeline.evaluation.metrics.asked import ASKED
 from vibe_pipeline.evaluation.metrics.averages import AVERAGES
 from vibe_pipeline.evaluation.metrics.miniature import ATTRIBUTES
 from vibe_pipeline.evaluation.metrics.patches import PATCH_QUALITY
@@ -13,11 +14,16 @@ from vibe_pipeline.vbench.dimensions import REGISTRY, TOTALS
 Kind = TypeVar("Kind", bound=Metric)
 
 METRICS: dict[str, Metric] = {
-    metric.name: metric for metric in (*MEASURES, *ATTRIBUTES, PATCH_QUALITY, *REGISTRY.values(), *AVERAGES, *TOTALS)
+    metric.name: metric
+    for metric in (*MEASURES, *ATTRIBUTES, PATCH_QUALITY, *ASKED, *REGISTRY.values(), *AVERAGES, *TOTALS)
 }
 FAMILIES = MappingProxyType(
     {
         "detail": ("Detail and noise", "Resolution-aware measures: what the extra pixels hold."),
+        "high_resolution": (
+            "High resolution, as other work measures it",
+            "All of them reward noise: read them beside residual noise, or beside the true render where there is one.",
+        ),
         "miniature": ("Content, read back from the miniature world", "Possible because every true scene is known."),
         "vbench": ("VBench", "It shrinks every clip before scoring, so it hardly sees the extra resolution."),
         "overall": (

@@ -17,6 +17,7 @@ from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.generation.clip_cache import ClipJob, Make, Scale, make_clips
 from vibe_pipeline.io.files import link_by_name
 from vibe_pipeline.io.keys import content_key
@@ -69,6 +70,7 @@ class Workload:
         keeps_cross_attention: Cross-attention outputs of all blocks stay in memory between steps.
         native_encodes: Clips of the native size through the encoder.
         earlier: Passes at other sizes before: height and width in pixels, attention, how many.
+        network: A single-image network that every frame of the native clip goes through.
     """
 
     encodes: int = 0
@@ -78,6 +80,7 @@ class Workload:
     forwards: tuple[tuple[AttentionParams, int], ...] = ()
     copies: int = 1
     keeps_cross_attention: bool = False
+    network: SuperResolutionParams | None = None
 
 
 class Method:
@@ -90,6 +93,7 @@ class Method:
         uses_device: Worth a GPU.
         bound: The clips bound what a model can do, from below (`floor`) or above (`ceiling`); None: a contestant.
         from_native: They show the native clip's scene, and can be held against it.
+        takes_clips: They are made of the native clip, so that any clip of one's own can stand in its place.
         own_fields: Fields of the row that only this method reads.
     """
 
@@ -99,6 +103,7 @@ class Method:
     uses_device: ClassVar[bool] = True
     bound: ClassVar[Bound | None] = None
     from_native: ClassVar[bool] = True
+    takes_clips: ClassVar[bool] = False
     own_fields: ClassVar[frozenset[str]] = frozenset()
 
     def check(self, arm: ArmParams) -> None:
@@ -117,7 +122,7 @@ class Method:
         return arm.strength if self.second_pass else 1.0
 
     def prepare(self, job: ArmJob) -> AbstractContextManager[Make]:
-        """Load what is needed and give the function from rows of prompts to pixels [B, 3, T, H, W] in [0, 1].
+        """Load what is needed and give the function from rows of prompts to their clips; see `clip_cache.Make`.
 
         Leaving the context frees the memory again.
         """

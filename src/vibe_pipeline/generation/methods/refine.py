@@ -14,6 +14,7 @@ class Refine(DenoisingMethod):
 
     name = "refine"
     second_pass = True
+    takes_clips = True
     own_fields = frozenset({"detail_transfer", "enlarge"})
 
     def check(self, arm: ArmParams) -> None:

@@ -1,4 +1,8 @@
-"""`upsample`: the native clip, enlarged by bicubic interpolation; what any second pass has to beat."""
+"""`upsample`: the native clip, enlarged by bicubic interpolation; what any second pass has to beat.
+
+With `sharpen` an unsharp mask follows. It adds no detail, only contrast at the edges that are there, which scores of
+sharpness reward: what a second pass gains on them has to be more.
+"""
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -18,17 +22,29 @@ class Upsample(Method):
 
     name = "upsample"
     uses_device = False
+    takes_clips = True
     bound = "floor"
+    own_fields = frozenset({"sharpen"})
 
     def describe(self, arm: ArmParams) -> str:
-        """The same for every row."""
-        return "no model: the native clip, enlarged"
+        """Enlarged, and how it is sharpened."""
+        said = "no model: the native clip, enlarged"
+        if arm.sharpen is None:
+            return said
+        return f"{said} · unsharp mask of {arm.sharpen.amount:g} at {arm.sharpen.sigma:g} native pixels"
 
     def prepare(self, job: ArmJob) -> AbstractContextManager[Make]:
         """Nothing is loaded."""
-        from vibe_pipeline.images.resize import enlarge
+        from vibe_pipeline.images.resize import enlarge, sharpen
 
-        return nullcontext(lambda rows: enlarge(_native_pixels(rows), job.size.height, job.size.width))
+        mask = job.arm.sharpen
+
+        def make(rows: Rows) -> "Tensor":
+            native = _native_pixels(rows)
+            large = enlarge(native, job.size.height, job.size.width)
+            return sharpen(large, mask.sigma * job.size.height / native.shape[-2], mask.amount) if mask else large
+
+        return nullcontext(make)
 
 
 def _native_pixels(rows: Rows) -> "Tensor":

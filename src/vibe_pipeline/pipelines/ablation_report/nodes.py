@@ -8,7 +8,7 @@ import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.pooling import Pools, pools_of
-from vibe_pipeline.evaluation.statistics import summarise
+from vibe_pipeline.evaluation.statistics import summarise, with_not_run
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.evaluation import EvaluationParams
@@ -24,10 +24,21 @@ from vibe_pipeline.reporting.provenance import Origin, degradation_rows, losses
 from vibe_pipeline.tracking import parent_run, tracked_arm
 
 
-def make_table(tables: Experiment, scores: pd.DataFrame, evaluation: EvaluationParams) -> pd.DataFrame:
-    """Mean, interval and paired difference to the reference arm, per arm and metric; replicates are pooled."""
+def list_not_run(not_run: dict[str, Any]) -> dict[str, Any]:
+    """Arms that were left out since files that they name are not there: label, reason, fix and row, by name."""
+    return not_run
+
+
+def make_table(
+    tables: Experiment, scores: pd.DataFrame, evaluation: EvaluationParams, not_run_arms: dict[str, Any]
+) -> pd.DataFrame:
+    """Mean, interval and paired difference to the reference arm, per arm and metric; replicates are pooled.
+
+    An arm that was not run keeps its row, with the reason.
+    """
     pools = pools_of(tables)
-    return _summary(pools.pool(scores), pools.references, evaluation)
+    table = _summary(pools.pool(scores), pools.references, evaluation)
+    return with_not_run(table, {name: row["reason"] for name, row in not_run_arms.items()})
 
 
 def _summary(scores: pd.DataFrame, references: Mapping[str, str], evaluation: EvaluationParams) -> pd.DataFrame:
@@ -113,6 +124,7 @@ def write_page(
     degradation_checks: pd.DataFrame,
     image_quarantine: pd.DataFrame,
     vbench_manifest: dict[str, Any],
+    not_run_arms: dict[str, Any],
     **by_row: Any,
 ) -> dict[str, Any]:
     """The self-contained page.
@@ -130,7 +142,7 @@ def write_page(
     )  # fmt: skip
     inputs = ReportInputs(
         title=report.title,
-        arms=pools.arms,
+        arms={**pools.arms, **{name: ArmParams(**row["row"]) for name, row in not_run_arms.items()}},
         adapters=tables.adapters,
         reference=evaluation.reference_arm,
         references=pools.references,

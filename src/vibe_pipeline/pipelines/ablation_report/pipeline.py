@@ -6,7 +6,7 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.pipelines.ablation_report import nodes
 from vibe_pipeline.pipelines.rows import named
 
-PAGE_TABLES = ("scores", "degradation_checks", "image_quarantine", "vbench_manifest")
+PAGE_TABLES = ("scores", "degradation_checks", "image_quarantine", "vbench_manifest", "not_run_arms")
 
 
 def create_pipeline(tables: Experiment) -> Pipeline:
@@ -18,7 +18,13 @@ def create_pipeline(tables: Experiment) -> Pipeline:
     return Pipeline(
         [
             Node(nodes.check_tables, groups, "tables", name="check_tables"),
-            Node(nodes.make_table, ["tables", "scores", "params:evaluation"], "ablation_table", name="make_table"),
+            Node(nodes.list_not_run, "params:not_run", "not_run_arms", name="list_not_run"),
+            Node(
+                nodes.make_table,
+                ["tables", "scores", "params:evaluation", "not_run_arms"],
+                "ablation_table",
+                name="make_table",
+            ),
             Node(
                 nodes.log_arms,
                 _parameters("tracking", "evaluation") | _same("tables", "scores", "ablation_table") | clips | adapters,

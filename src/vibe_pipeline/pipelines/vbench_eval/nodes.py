@@ -8,7 +8,7 @@ import torch
 from vibe_pipeline.diffusion.models import limit_threads
 from vibe_pipeline.evaluation.composites import composite_scores
 from vibe_pipeline.evaluation.measure import measure_arm
-from vibe_pipeline.evaluation.metrics.patches import score_patches
+from vibe_pipeline.evaluation.networks import Networks
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.generation import GenerationParams
@@ -60,6 +60,7 @@ def measure(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Resolution-aware measures of one arm, and against the known truth on the miniature."""
     limit_threads(model.threads)
+    networks = Networks(evaluation, folders, _device(model))
     scores, spectrum = measure_arm(
         arm=name,
         clips=clips,
@@ -67,9 +68,9 @@ def measure(
         evaluation=evaluation,
         generation=generation,
         memory=folders.measured,
+        networks=networks,
     )
-    patches = score_patches(name, clips, folders.vbench_weights, _device(model), folders.measured)
-    return pd.concat([scores, patches], ignore_index=True), spectrum
+    return pd.concat([scores, networks.rows(name, clips)], ignore_index=True), spectrum
 
 
 def _device(model: ModelParams) -> str:
