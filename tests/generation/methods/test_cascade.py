@@ -144,7 +144,6 @@ def test_an_enlarged_latent_under_ar_rope_is_the_same_by_hand(wan21, native: pd.
     [
         ({"method": "cascade"}, "method cascade needs `stages`"),
         ({"stages": [{"height": 32, "width": 48}]}, "stages belongs to cascade, not to method 'refine'"),
-        ({"method": "cascade", "stages": []}, "stages is an empty list"),
         (
             {"method": "cascade", "stages": [{"height": 32, "width": 48, "strength": 0.5}]},
             r"stages\.0\.strength is 0\.5, but the first stage starts from noise: 1",
