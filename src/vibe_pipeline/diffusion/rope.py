@@ -106,11 +106,13 @@ class RopeKind:
         name: As `rope.kind` says it.
         stock: It is what diffusers computes.
         relative: Keys stand elsewhere for every tile of queries: attention applies it (attention/relative.py).
+        copies: Of a relative kind: as those of an attention kind, in whose place they count.
     """
 
     name: ClassVar[str]
     stock: ClassVar[bool] = False
     relative: ClassVar[bool] = False
+    copies: ClassVar[float] = 0
 
     def angles(self, axis: int, positions: Tensor, dim: int) -> Tensor:
         """Angles [L, dim/2] of an axis (0 t, 1 h, 2 w), float64."""
@@ -176,6 +178,7 @@ class Ar(RopeKind):
 
     name: ClassVar[str] = "ar"
     relative: ClassVar[bool] = True
+    copies: ClassVar[float] = 3  # queries, output and a tile's keys once more, with what turns them
 
     tile: Annotated[Pair, Field(description="(h, w) of a tile of queries in tokens, for ar")] = (18, 32)
     reach: Annotated[

@@ -11,10 +11,12 @@ from safetensors import SafetensorError, safe_open
 
 from vibe_pipeline.diffusion.attention import kind_of
 from vibe_pipeline.diffusion.precision import fuses_exactly
+from vibe_pipeline.diffusion.rope import rope_of
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.model import ClipSize, ModelParams
+from vibe_pipeline.experiment.rope import RopeParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.planning import flops
@@ -26,6 +28,7 @@ from vibe_pipeline.planning.measure_costs import extra_memory, extra_seconds, ne
 if TYPE_CHECKING:
     import torch
 
+NO_ROPE = RopeParams()
 CONTEXT_BYTES = 1.0e9
 """What CUDA itself takes of the device."""
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -216,9 +219,12 @@ class Costs:
         frozen = self.weights("transformer") + sum(map(self.adapter_bytes, self.beside(stage1)))
         return CONTEXT_BYTES + frozen + trained + activations
 
-    def forward_memory(self, size: ClipSize, batch: int, attention: AttentionParams) -> float:
+    def forward_memory(
+        self, size: ClipSize, batch: int, attention: AttentionParams, rope: RopeParams = NO_ROPE
+    ) -> float:
         """Bytes of a forward beside weights."""
-        grid, text, copies = self.architecture.grid(size), self.model.text_length, kind_of(attention).copies
+        grid, text = self.architecture.grid(size), self.model.text_length
+        copies = rope_of(rope).copies or kind_of(attention).copies
         return self._kept(
             ("forward", grid, batch, copies),
             lambda: _memory().inference_activations(
