@@ -7,9 +7,10 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import nn
 
-from vibe_pipeline.diffusion.attention import GclfSettings, install_gclf
+from vibe_pipeline.diffusion.attention import GclfSettings, install_gclf, kind_of
 from vibe_pipeline.diffusion.lora import FUSED, add_adapter
 from vibe_pipeline.diffusion.rope import Ar
+from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.planning import memory
 from vibe_pipeline.planning.architecture import Architecture, load_architecture
@@ -69,6 +70,24 @@ def test_a_training_step_is_foretold_for_any_number_of_blocks(tiny, checkpointin
     foretold = memory.training_activations(model, GRID, 2, TEXT, LORA, torch.float32, True, checkpointing, beside)
     # On the high side: two fake blocks keep a little more than later ones add.
     assert 0.99 * real <= foretold <= (1.15 if checkpointing else 1.05) * real
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_what_an_attention_kind_copies_is_foretold(tiny, checkpointing: bool) -> None:
+    """T3's groups: queries, keys and values of both sorts of boxes are kept for the backward pass, and both outputs."""
+    model, transformer = with_layers(load_architecture(str(tiny.path)), 6)
+    settings = AttentionParams(kind="t3", groups=[(1, 2, 3), (1, 4, 4)])
+    if checkpointing:
+        transformer.train()
+        transformer.enable_gradient_checkpointing()
+    install_gclf(transformer, settings)
+    real, copies = real_step(model, transformer, None), kind_of(settings).copies
+    plain, foretold = (
+        memory.training_activations(model, GRID, 2, TEXT, LORA, torch.float32, True, checkpointing, None, n)
+        for n in (0, copies)
+    )
+    assert 0.99 * real <= foretold <= (1.15 if checkpointing else 1.05) * real
+    assert checkpointing or plain < 0.97 * real
 
 
 @pytest.mark.parametrize("per_token", [False, True])

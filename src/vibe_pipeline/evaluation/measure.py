@@ -174,11 +174,6 @@ def mean_spectrum(arm: str, spectra: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame({"arm": arm, "cycles": list(cycles), "power": np.power(10.0, np.mean(levels, 0))})
 
 
-def detail_scores(clip: Array, band: tuple[float, float]) -> dict[str, float]:
-    """Measures of a miniature clip that need no truth; those of time look at the static background."""
-    return measure_clip(clip, band, Beside(static_mask(clip))).values
-
-
 def static_mask(clip: Array) -> StaticMask:
     """Where nothing moves in any frame of a miniature clip: away from the object's whole path."""
     saliency, _ = object_saliency(clip)

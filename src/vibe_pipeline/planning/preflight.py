@@ -90,7 +90,7 @@ def generation_checks(
     for name, arm in arms.items():
         if arm.transformer is not None:
             field, path = f"arms.{name}.transformer", arm.transformer.path
-            fix = "give all weights of a transformer of the base's architecture, or leave `transformer` out"
+            fix = "fetch it as docs/baselines.md says, or give another whole transformer of the base's architecture"
             fix = how_to_get(path) or fix
             yield Check(field, lambda path=path, field=field: own_transformer(path, field, model), fix)
         for extra in arm.extra_adapters:
