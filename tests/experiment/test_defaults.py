@@ -52,13 +52,16 @@ def bounded(info: FieldInfo) -> bool:
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_an_environment_states_only_what_differs_from_the_defaults(env: str) -> None:
-    """A value that is also the default would have two homes; one that overrides an anchor of the file is none."""
+    """A value that is also the default would have two homes; one that overrides an anchor of the file is none.
+
+    A row without fields is that of the environment which is extended.
+    """
     stated = read_conf(CONF / env)
     anchors = [value for name, value in stated.items() if name.startswith("_") and isinstance(value, Mapping)]
     found = [f"{name}.{field}" for name, model, _ in GROUPS for field in repeated(stated.get(name, {}), model, [])]
     for table, model in ROWS.items():
         for name, row in stated.get(table, {}).items():
-            found += [f"{table}.{name}.{field}" for field in repeated(row, model, anchors)]
+            found += [f"{table}.{name}.{field}" for field in repeated(row or {}, model, anchors)]
     assert found == []
 
 

@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.diffusion.rrdb_files import real_esrgan_file
+from vibe_pipeline.diffusion.super_resolution import load_network, upscale
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.generation.methods import ArmJob
 from vibe_pipeline.generation.pieces import Piece, cut, joined
 from vibe_pipeline.generation.single import clips_in, refine_clip
-from vibe_pipeline.images.resize import enlarge
+from vibe_pipeline.images.resize import enlarge, shrink
 from vibe_pipeline.io.video import read_clip, write_lossless, write_playable
 
 GENERATION = GenerationParams(prompts="miniature")
@@ -74,6 +76,20 @@ def test_refining_equals_the_arms_own_second_pass_and_is_not_done_twice(tiny, tm
     monkeypatch.setattr("vibe_pipeline.generation.denoiser.load_transformer", lambda *_: pytest.fail("made twice"))
     again = np.stack(list(refine_clip(source, "a cat", job_of(tiny, tmp_path / "work"), 3).frames()))
     assert np.array_equal(frames, again)
+
+
+def test_a_network_enlarges_ones_own_clip_frame_by_frame(wan21, tmp_path: Path) -> None:
+    """So that where it was cut into pieces cannot be seen; each frame is the network's, resized."""
+    weights = real_esrgan_file(tmp_path)
+    arm = ArmParams(label="sr", method="sr", sr={"weights": weights})
+    source = a_clip(tmp_path / "own.mp4", 13)
+    made = refine_clip(source, "", job_of(wan21, tmp_path / "work", arm))
+    frames = np.stack(list(made.frames()))
+    assert frames.shape == (13, *made.size, 3) and len(made.pieces) > 1
+    native = torch.from_numpy(read_clip(source)).permute(0, 3, 1, 2)
+    large = torch.cat([upscale(load_network(weights), 4, frame[None]) for frame in native])
+    expected = shrink(large[:, :, None], *made.size)[:, :, 0].permute(0, 2, 3, 1).numpy()
+    assert np.abs(frames - np.rint(expected * 255)).max() <= 1
 
 
 def test_a_long_clip_of_odd_size_and_length_keeps_both(wan21, tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ STATISTICS = ("tests/evaluation/test_statistics.py",)
 CLAIMS = ("tests/evaluation/test_claims.py",)
 TOTALS = ("tests/vbench/test_totals.py",)
 COMPOSITES = ("tests/evaluation/test_composites.py",)
+SR_FRAME = ("tests/diffusion/test_super_resolution.py",)
+FUSED = ("tests/diffusion/test_lora_differences.py",)
 POWER = ("tests/evaluation/test_power.py",)
 
 
@@ -865,6 +867,74 @@ OF_AN_ARMS_SCORES = [
     ),
 ]
 
+SUPER_RESOLUTION = "diffusion/super_resolution.py"
+DIFFERENCES = "diffusion/lora_differences.py"
+OF_PEERS = [
+    (
+        SUPER_RESOLUTION,
+        "margin, ramp = scale * overlap // 4,",
+        "margin, ramp = 0 * overlap // 4,",
+        SR_FRAME,
+        "what a tile's padding changed counts",
+    ),
+    (
+        SUPER_RESOLUTION,
+        "weights = weights * edge.flip(0)",
+        "weights = weights * 1",
+        SR_FRAME,
+        "tiles are blended on one side alone",
+    ),
+    (
+        SUPER_RESOLUTION,
+        "return total.div_(weight)",
+        "return total",
+        SR_FRAME,
+        "overlaps are summed",
+    ),
+    (
+        "diffusion/rrdb.py",
+        "dense = g * (4 * n + 6 * g) + n * (n + 4 * g)",
+        "dense = g * (4 * n + 5 * g) + n * (n + 4 * g)",
+        SR_FRAME,
+        "a dense block's last connection is not counted",
+    ),
+    (
+        "generation/methods/sr.py",
+        "shrink(large.float()[:, :, None], size.height, size.width)",
+        "shrink(large.mul(255).round().div(255).float()[:, :, None], size.height, size.width)",
+        ("tests/generation/methods/test_sr.py",),
+        "rounded to bytes before the resize",
+    ),
+    (
+        DIFFERENCES,
+        "parameter.float() + weight * difference",
+        "parameter.float() + difference",
+        FUSED,
+        "a row's weight does not reach differences",
+    ),
+    (
+        DIFFERENCES,
+        "parameters[name].copy_(value)",
+        "parameters[name].add_(0)",
+        FUSED,
+        "weights keep the differences of an arm that is done",
+    ),
+    (
+        "diffusion/lora_names.py",
+        '"norm3": "norm2"}',
+        '"norm3": "norm3"}',
+        FUSED,
+        "Wan's norm3 is taken for diffusers'",
+    ),
+    (
+        "generation/optional_arms.py",
+        "if arm.optional else",
+        "if arm else",
+        ("tests/generation/test_optional_arms.py",),
+        "an arm that must run is left out",
+    ),
+]
+
 MUTATIONS = [
     Mutation(*row)
     for group in (
@@ -877,6 +947,7 @@ MUTATIONS = [
         STATISTICS_AND_CLAIMS,
         IN_KEYS,
         OF_AN_ARMS_SCORES,
+        OF_PEERS,
     )
     for row in group
 ]

@@ -116,4 +116,4 @@ def test_a_peer_without_weights_is_left_out_with_its_reason(table, tmp_path: Pat
     peers = FETCHED & set(params["arms"])
     assert set(left["not_run"]) == peers and set(left["arms"]) == set(params["arms"]) - peers
     for name, row in left["not_run"].items():
-        assert row["reason"].startswith("not run, because") and "kedro vibe fetch-weights --arms" in row["fix"], name
+        assert row["reason"].startswith("not run, because") and "kedro vibe fetch-weights " in row["fix"], name

@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,8 +22,11 @@ from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.images.resize import shrink
 from vibe_pipeline.planning.costs import MEASURE_SECONDS, measuring_memory
+from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.doctor import Finding, examine, format_findings
+from vibe_pipeline.planning.figures import Figures
 from vibe_pipeline.planning.memory import LiveBytes, network_activations
+from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.plan import make_plan
 from vibe_pipeline.planning.table import duration, format_plan
 
@@ -313,6 +317,23 @@ def test_a_network_on_every_frame_is_counted_before_it_is_fetched(params, tmp_pa
     assert row["unknown"].teraflops == 0
     assert any(n.startswith("arms.unknown: its network is not counted, as mine.pth is not here") for n in plan.notes)
     assert not any(n.startswith(("arms.x4", "arms.small")) for n in plan.notes)
+
+
+def test_another_architecture_is_counted_by_torch(wan21, tmp_path: Path) -> None:
+    """Real-ESRGAN's small form for video: SRVGGNetCompact, convolutions at native size and a pixel shuffle."""
+    from spandrel.architectures.Compact import Compact
+
+    path = tmp_path / "realesr-animevideov3.pth"
+    torch.save({"params": Compact(num_feat=16, num_conv=3, upscale=4).state_dict()}, path)
+    model = wan21.model(native={"height": 64, "width": 96, "frames": 5}, dtype="bfloat16")
+    costs = SimpleNamespace(model=model, figures=Figures(tmp_path / "kept"), device=find_device("h100"), share=0.5)
+    found = network_cost(costs, SuperResolutionParams(weights=path))
+    convolutions = 9 * (3 * 16 + 3 * 16 * 16 + 16 * 48)
+    assert found.work.teraflops == pytest.approx(2 * convolutions * 64 * 96 * 5 / 1e12)
+    assert found.work.seconds == pytest.approx(found.work.teraflops / (989.4 * 0.5), rel=1e-3)
+    torch.save({"params": Compact(num_feat=8, num_conv=3, upscale=4).state_dict()}, path)
+    other = network_cost(costs, SuperResolutionParams(weights=path))
+    assert other.work.teraflops < found.work.teraflops and other.memory < found.memory  # kept by content, not by name
 
 
 def test_memory_of_a_network_is_that_of_a_real_frame(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from kedro.pipeline import Node, Pipeline
 from PIL import Image
 
 from tests.conf_files import loader_of_conf, read_conf, write_conf
+from tests.diffusion.rrdb_files import real_esrgan_file
 from vibe_pipeline.cli import cli
 from vibe_pipeline.diffusion import objectives
 from vibe_pipeline.diffusion.models import find_model
@@ -63,6 +64,8 @@ def project(tmp_path: Path, wan22, monkeypatch: pytest.MonkeyPatch) -> Path:
     params["arms"]["swim"] = {
         "label": "FreeSwim", "method": "freeswim", "attention": {"kind": "window"}, "refresh_every": 2, "steps": 50,
     }  # fmt: skip
+    weights = real_esrgan_file(tmp_path / "network").relative_to(tmp_path)
+    params["arms"]["sr"] = {"label": "A network", "method": "sr", "sr": {"weights": str(weights)}}
     for row in (*params["stage1"].values(), *params["adapters"].values()):
         row["lora"] = {"rank": 4, "alpha": 4}
     write_conf(own, params)
@@ -106,7 +109,8 @@ def test_every_row_is_tried_and_nothing_is_left_or_touched(project: Path) -> Non
     lines = rehearsed()
     assert {line.node: line.error for line in lines.values() if line.error} == {}
     expected = {"stage1.modality.train", "render_native", "arms.full.measure", "run_vbench", "write_page"}
-    expected |= {f"adapters.{name}.train" for name in ADAPTERS} | {f"arms.{name}.generate" for name in (*ARMS, "swim")}
+    arms = (*ARMS, "swim", "sr")
+    expected |= {f"adapters.{name}.train" for name in ADAPTERS} | {f"arms.{name}.generate" for name in arms}
     assert expected <= set(lines) and all(line.seconds > 0 for line in lines.values())
     order = list(lines)
     trainings = [order.index(name) for name in order if name.endswith(".train")]
@@ -171,11 +175,14 @@ def test_the_command_says_so_and_fails(project: Path, monkeypatch: pytest.Monkey
     """Tiles of an attention that do not divide the size of training."""
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
     change(project, lambda p: p["adapters"]["no_hfato"].update(optimiser={"kind": "adamw_8bit"}))
+    gone = {"label": "gone", "method": "sr", "sr": {"weights": "gone.pth"}, "optional": True}  # left out
+    change(project, lambda p: p["arms"].update(gone=gone))
     done = CliRunner().invoke(cli, ["vibe", "rehearse", f"--env={ENV}"])
     assert done.exit_code == 1, done.output
     said = r"FAILED +[\d.]+ s +- +adapters\.no_hfato\.train: ModuleNotFoundError: .*pip install bitsandbytes"
     assert re.search(said, done.output)
     assert re.search(r"ok +[\d.]+ s +- +arms\.full\.generate$", done.output, re.MULTILINE)
+    assert "arms.gone" not in done.output
     assert not (project / "data/.rehearsal").exists()
 
 

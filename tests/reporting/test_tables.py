@@ -62,6 +62,13 @@ def test_partly_scored_cells_say_what_is_left_out(inputs: ReportInputs) -> None:
     assert (line["status"], line["arms"]) == ("scored in part", "Full (ViBe)")
 
 
+def test_a_note_beside_a_score_is_not_a_score_in_part(inputs: ReportInputs) -> None:
+    table = inputs.table.copy()
+    table.loc[(table["arm"] == "full") & (table["metric"] == "flicker"), "reason"] = "from 9 clips (18 patches)"
+    line = next(x for x in tables.missing(table, inputs.arms) if x["metric"] == "Flicker")
+    assert (line["status"], line["reason"]) == ("scored, with a note", "from 9 clips (18 patches)")
+
+
 def test_metrics_no_arm_has_are_listed_not_dropped(inputs: ReportInputs) -> None:
     unscored = dict(block(inputs, "vbench").unscored)
     assert unscored["Aesthetic quality"] == "weights clip ViT-L-14 are not in the cache"

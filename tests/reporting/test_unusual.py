@@ -158,7 +158,7 @@ def page_of(arms: list[str], scores: pd.DataFrame, clip: dict[str, str], folder:
     values |= {"params:evaluation": evaluation, "params:report": ReportParams(), "params:model": MODEL}
     settled = settled_parameters(loader_of_conf(ROOT / "conf", "wan22_ti2v_5b"))
     values |= {"params:claims": Claims(settled["claims"]), "params:published": settled["published"]}
-    values |= {"params:tracking": TrackingParams()}
+    values |= {"params:tracking": TrackingParams(), "params:not_run": {}}
     values |= {"params:folders": folders_below(folder)}
     catalog = catalog_of(arms, scores, clip, folder)
     graph = ablation_report.create_pipeline(Experiment(**tables, reference_arm=arms[0]))
