@@ -45,7 +45,7 @@ class Cascade(DenoisingMethod):
 
     def said(self, arm: ArmParams) -> dict[str, bool]:
         """The stages before."""
-        return {f"from noise at {_sizes(arm)}, latent enlarged, strength {arm.strength:g}": True}
+        return {f"from noise at {_sizes(arm)}, latent enlarged": True}
 
     @contextmanager
     def prepare(self, job: ArmJob) -> Iterator[Make]:
