@@ -9,78 +9,28 @@ import argparse
 import json
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
+from study_page import RAW, TABLES, write
 
 from vibe_pipeline.commands.options import Chosen, parameters_of
-from vibe_pipeline.datasets import CsvTable
-from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.claims import ClaimVerdict, evaluate_claim
 from vibe_pipeline.evaluation.metrics.detail import band_error
-from vibe_pipeline.evaluation.pooling import Pools, pools_of
-from vibe_pipeline.evaluation.statistics import summarise
+from vibe_pipeline.evaluation.pooling import pools_of
 from vibe_pipeline.experiment.arms import ArmParams
-from vibe_pipeline.experiment.claims import load_claims
 from vibe_pipeline.experiment.load import experiment_of
 from vibe_pipeline.experiment.tables import Experiment
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.video import read_clip
-from vibe_pipeline.reporting.figures import (
-    SERIES,
-    add_legend,
-    cost_figure,
-    metric_figure,
-    new_axes,
-    spectrum_figure,
-    styled,
-)
-from vibe_pipeline.reporting.glossary import ARROWS, number, words
-from vibe_pipeline.reporting.sweep_figures import panel_figure, panels, sweeps_of
+from vibe_pipeline.reporting.figures import styled
 
-DOCS = Path(__file__).parents[1] / "docs"
-RAW, TEMPLATE = DOCS / "results", "RESULTS.md.j2"
-TABLES = ("stage1", "adapters", "arms")
-METRICS = (
-    "band_error", "band_correlation", "spectrum_distance", "high_frequency_share", "psnr", "native_psnr", "flicker",
-    "first_frame_jump", "residual_noise", "temporal_flickering", "colours_right", "motion_right", "shape_right",
-    "one_object",
-)  # fmt: skip
-SWEPT = ("band_error", "band_correlation", "spectrum_distance", "flicker")
 FRAMES_OF = 64  # clips of an arm that the per-frame figures are taken from
 LOOKS = (
     "upsample", "through_vae", "no_hfato", "full", "full_pixel", "full_pixel_transfer", "full_attention", "gclf",
     "window", "truth",
 )  # fmt: skip
 LOOKED_AT = (1, 9, 15)  # of the environment's clips
-
-
-@dataclass(frozen=True)
-class Kept:
-    """The raw results of one environment."""
-
-    name: str
-    params: dict[str, Any]
-    tables: Experiment
-    pools: Pools
-    scores: pd.DataFrame
-    table: pd.DataFrame
-    cost: pd.DataFrame
-    spectra: pd.DataFrame
-    frames: pd.DataFrame
-    trainings: pd.DataFrame
-    checks: pd.DataFrame
-
-    @property
-    def bootstrap(self) -> Bootstrap:
-        """As the run's report draws its intervals."""
-        evaluation = self.params["evaluation"]
-        return Bootstrap(confidence=evaluation.get("confidence", 0.95), seed=evaluation.get("seed", 0))
 
 
 def keep(env: str, data: Path, looks: bool = False) -> None:
@@ -147,187 +97,9 @@ def _looks(clips: dict[str, pd.DataFrame], arms: dict[str, ArmParams]) -> Figure
 
 def _trainings(tables: Experiment, data: Path) -> pd.DataFrame:
     names = [*tables.stage1, *tables.adapters]
-    manifests = [json.loads((data / f"06_models/adapters/{name}.json").read_text()) for name in names]
+    manifests = [AdapterManifest.read(data / f"06_models/adapters/{name}.json") for name in names]
     fields = ("name", "key", "final_loss", "held_out_loss", "seconds")
-    return pd.DataFrame([{field: manifest.get(field) for field in fields} for manifest in manifests])
-
-
-def _kept(path: Path) -> pd.DataFrame:
-    """A table whose names are text, even those of an arm called `none` or a key that is all digits."""
-    return CsvTable(filepath=str(path), text=["arm", "name", "key", "kind"]).load()
-
-
-def load(env: str) -> Kept:
-    """Read the kept results of an environment, and summarise them as the report does."""
-    folder = RAW / env
-    params = json.loads((folder / "parameters.json").read_text())
-    tables = experiment_of(params)
-    pools = pools_of(tables)
-    raw = pd.read_parquet(folder / "scores.parquet")
-    scores, evaluation = pools.pool(raw), params["evaluation"]
-    samples = evaluation.get("bootstrap_samples", 2000)
-    table = summarise(scores, pools.references, evaluation.get("confidence", 0.95), samples, evaluation.get("seed", 0))
-    spectra = pools.mean_spectra(_kept(folder / "spectra.csv"))
-    cost, frames = (pools.pool(_kept(folder / f"{name}.csv")) for name in ("cost", "frames"))
-    trainings, checks = (_kept(folder / f"{name}.csv") for name in ("trainings", "degradation_checks"))
-    return Kept(env, params, tables, pools, scores, table, cost, spectra, frames, trainings, checks)
-
-
-def means(kept: Kept) -> str:
-    """Means with intervals, an arm a row."""
-    present = [m for m in METRICS if m in set(kept.table["metric"])]
-    head = ["arm", *(f"{words(m).label} {_arrow(kept, m)}".strip() for m in present)]
-    rows = []
-    for arm, params in kept.pools.arms.items():
-        cells = [_level(kept.table, arm, metric) for metric in present]
-        rows.append([f"{params.label} (`{arm}`)", *cells])
-    return _markdown(head, rows)
-
-
-def differences(kept: Kept) -> str:
-    """Paired differences to the reference with intervals and effect sizes, an arm a row."""
-    present = [m for m in METRICS if m in set(kept.table["metric"])]
-    rows = []
-    for arm, params in kept.pools.arms.items():
-        if kept.pools.references[arm] != arm:
-            rows.append([f"{params.label} (`{arm}`)", *(_difference(kept.table, arm, metric) for metric in present)])
-    return _markdown(["arm", *(f"{words(m).label} {_arrow(kept, m)}".strip() for m in present)], rows)
-
-
-def verdicts(kept: Kept) -> list[ClaimVerdict]:
-    """Every claim of the environment, judged on the kept scores."""
-    claims = load_claims(Path(__file__).parents[1] / f"conf/{kept.name}/claims.yml")
-    return [evaluate_claim(claim, kept.scores, kept.bootstrap) for claim in claims]
-
-
-def claims_table(kept: Kept) -> str:
-    """The claims, each measure's difference, and the verdict."""
-    rows = []
-    for found in verdicts(kept):
-        said = [
-            f"{words(e.metric).label}: {number(e.difference)} [{number(e.low)}, {number(e.high)}] {e.verdict}"
-            for e in found.evidence
-        ]
-        who = f"`{found.claim.arm}` against `{found.claim.other}`"
-        rows.append([found.claim.statement, who, "<br>".join(said) or found.reason, f"**{found.verdict}**"])
-    return _markdown(["claim", "arms", "difference, interval", "verdict"], rows)
-
-
-def settings(kept: Kept) -> str:
-    """Every row that was run, as run; replicates too."""
-    rows = []
-    for table in TABLES:
-        for name, row in kept.params[table].items():
-            hidden = ("label", "family", "swept", "replicate", "stands_for")
-            rows.append([table, f"`{name}`", f"`{json.dumps({k: v for k, v in row.items() if k not in hidden})}`"])
-    return _markdown(["table", "row", "settings"], rows)
-
-
-def trainings(kept: Kept) -> str:
-    """Losses of every adapter."""
-    rows = [
-        [f"`{r.name}`", number(r.final_loss), number(r.held_out_loss), f"{r.seconds:.0f}"]
-        for r in kept.trainings.itertuples(index=False)
-    ]
-    return _markdown(["adapter", "last loss", "held-out loss", "seconds"], rows)
-
-
-def value(kept: Kept, arm: str, metric: str) -> str:
-    """One arm's mean on a metric, for the text."""
-    return number(float(_row(kept.table, arm, metric)["mean"]))
-
-
-def gap_between(kept: Kept, arm: str, other: str, metric: str) -> str:
-    """How much higher one arm's mean is than another's, for the text."""
-    means_ = [float(_row(kept.table, name, metric)["mean"]) for name in (arm, other)]
-    return number(means_[0] - means_[1])
-
-
-def _row(table: pd.DataFrame, arm: str, metric: str) -> pd.Series:
-    found = table[(table["arm"] == arm) & (table["metric"] == metric)]
-    if len(found) != 1:
-        raise ValueError(f"{len(found)} rows of {arm!r} and {metric!r} in the table")
-    return found.iloc[0]
-
-
-def _level(table: pd.DataFrame, arm: str, metric: str) -> str:
-    row = _row(table, arm, metric)
-    if row["status"] != "scored":
-        return str(row["status"])
-    return f"{number(row['mean'])} [{number(row['ci_low'])}, {number(row['ci_high'])}]"
-
-
-def _difference(table: pd.DataFrame, arm: str, metric: str) -> str:
-    row = _row(table, arm, metric)
-    if not row["n_pairs"]:
-        return str(row["status"]) if row["status"] != "scored" else "no pair"
-    effect = "" if pd.isna(row["effect_size"]) else f" d {row['effect_size']:.1f}"
-    return f"{number(row['diff'])} [{number(row['diff_low'])}, {number(row['diff_high'])}]{effect}"
-
-
-def _arrow(kept: Kept, metric: str) -> str:
-    return ARROWS.get(str(kept.table.loc[kept.table["metric"] == metric, "direction"].iloc[0]), "")
-
-
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def figure(kept: Kept, name: str) -> str:
-    """Save a figure beside the raw data; its line of Markdown."""
-    drawings = dict(_drawings(kept))
-    if name not in drawings:
-        raise ValueError(f"{kept.name} has no figure {name!r}; it has: {', '.join(drawings)}")
-    drawn, said = drawings[name]()
-    place = RAW / kept.name / f"{name}.png"
-    drawn.savefig(place, dpi=130, facecolor="white", metadata={"Software": None})
-    return f"![{said}]({place.relative_to(DOCS)})"
-
-
-def _drawings(kept: Kept) -> Iterator[tuple[str, Callable[[], tuple[Figure, str]]]]:
-    """What can be drawn of an environment, by name: each gives a figure and its words."""
-    arms, band = kept.pools.arms, tuple(kept.params["evaluation"]["fine_band"])
-    yield "spectra", lambda: (spectrum_figure(kept.spectra, arms, band), "Power spectra of the arms; see spectra.csv")
-    yield "frames", lambda: (frame_figure(kept.frames, arms), "Band error over the frames; see frames.csv")
-    cost = partial(cost_figure, kept.table, kept.cost, "band_error", arms)
-    yield "cost", lambda: (cost(), "Band error against seconds a clip; see cost.csv")
-    for metric in METRICS:
-        words_ = f"{words(metric).label} of every arm with its interval; the figures are in the table"
-        drawn = partial(metric_figure, kept.table, metric, arms, set(kept.pools.references.values()))
-        yield metric, lambda drawn=drawn, words_=words_: (drawn(), words_)
-    for sweep in sweeps_of(arms):
-        family = next(o.family for arm in sweep.lines[0][1].values() for o in arms[arm].origins)
-        for panel in panels(sweep, kept.table, kept.cost.iloc[:0], SWEPT):
-            metric = next(m for m in SWEPT if panel.title.startswith(words(m).label))
-            yield f"{family}_{metric}", lambda panel=panel: (panel_figure(panel), panel.alt)
-
-
-@styled
-def frame_figure(frames: pd.DataFrame, arms: dict[str, ArmParams]) -> Figure:
-    """Band error over the frames of a clip, a line an arm."""
-    figure, axes = new_axes(4.7, 3.9)
-    mean = frames.groupby(["arm", "frame"], sort=False)["band_error"].mean()
-    for i, arm in enumerate(name for name in arms if name in mean.index.get_level_values(0)):
-        line = "-" if i < len(SERIES) else "--"
-        axes.plot(mean[arm].index, mean[arm].to_numpy(), line, color=SERIES[i % len(SERIES)], label=arms[arm].label)
-    axes.set_xlabel("frame")
-    axes.set_ylabel("band error, lower is better")
-    axes.grid(axis="y")
-    add_legend(figure, axes)
-    return figure
-
-
-def write() -> None:
-    """Write docs/RESULTS.md and the figures it shows, from docs/results alone."""
-    environments = {path.parent.name: load(path.parent.name) for path in sorted(RAW.glob("*/parameters.json"))}
-    engine = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(RAW), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    tools = (means, differences, claims_table, settings, trainings, value, gap_between, figure, number)
-    page = engine.get_template(TEMPLATE).render(**environments, **{f.__name__: f for f in tools})
-    (DOCS / "RESULTS.md").write_text(page.rstrip() + "\n")
-    print(f"{DOCS / 'RESULTS.md'}: {', '.join(environments)}")
+    return pd.DataFrame([{field: getattr(manifest, field) for field in fields} for manifest in manifests])
 
 
 def main() -> None:

@@ -33,12 +33,12 @@ from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.attention import install_gclf
 from vibe_pipeline.diffusion.models import WanCheckpoint, encode_video, find_model, load_transformer, load_vae
 from vibe_pipeline.experiment.adapters import AdapterParams
-from vibe_pipeline.experiment.model import ClipSize
+from vibe_pipeline.experiment.model import ClipSize, ModelParams
 from vibe_pipeline.images.cache import CacheEntry, LatentCache
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.training.job import Job
+from vibe_pipeline.training.distributed import Group
+from vibe_pipeline.training.job import StageLoss, TrainingJob
 from vibe_pipeline.training.loop import train_adapter
-from vibe_pipeline.training.stages import StageLoss
 
 WARM_UP = 2
 CAPTION = "a striped red circle moving left over woven navy"
@@ -127,23 +127,33 @@ class RandomLatents(Images):
         return self.tensors[part][list(indices)]
 
 
-def measure(variant: str, job: Job, **changes: Any) -> Row:
+@dataclass(frozen=True)
+class Bench:
+    """A job, the transformer that it trains, and where."""
+
+    job: TrainingJob
+    transformer: WanTransformer3DModel
+    device: torch.device
+
+
+def measure(variant: str, bench: Bench, **changes: Any) -> Row:
     """Train for the steps of the job, on from what its adapter is by now, and take the median step."""
-    params = job.params.model_copy(update=changes)
-    job.transformer.disable_gradient_checkpointing()
+    row = bench.job.row.model_copy(update=changes)
+    bench.transformer.disable_gradient_checkpointing()
     with tempfile.TemporaryDirectory() as folder:
-        log = train_adapter(replace(job, params=params, folder=Path(folder)))[WARM_UP:]
+        job = replace(bench.job, row=row, folder=Path(folder))
+        log = train_adapter(job, bench.transformer, Group(device=bench.device))[WARM_UP:]
     share = float(log["share_of_peak"].median()) if "share_of_peak" in log else None
     seconds = statistics.median(log["seconds"])
-    images, speed = params.batch_size / seconds, float(log["teraflops_per_second"].median())
+    images, speed = row.batch_size / seconds, float(log["teraflops_per_second"].median())
     # On the CPU it is that of the whole process, earlier variants included.
-    memory = float(log["peak_memory_gb"].max()) if job.device.type == "cuda" else None
-    return Row(variant, params.batch_size, 1e3 * seconds, images, speed, share, memory)
+    memory = float(log["peak_memory_gb"].max()) if bench.device.type == "cuda" else None
+    return Row(variant, row.batch_size, 1e3 * seconds, images, speed, share, memory)
 
 
-def build_job(
+def build_bench(
     transformer: WanTransformer3DModel, images: Any, native_grid: tuple[int, int], per_token: bool, args: Any
-) -> Job:
+) -> Bench:
     """Stage 2 as published: rank 32 on 300 layers, HFATO, GCLF attention with pooling 2, bfloat16 activations."""
     row = AdapterParams(
         label="benchmark",
@@ -155,9 +165,21 @@ def build_job(
     )
     lora.add_adapter(transformer, "d2", row.lora.rank, row.lora.alpha, row.lora.targets, 0)
     install_gclf(transformer, row.attention, native_grid)
-    loss, device = StageLoss("high", row.objective, row.degradation), torch.device(args.device)
-    dtype = transformer.blocks[0].attn1.to_q.weight.dtype
-    return Job("d2", transformer, images, "high", loss, row, per_token, device, dtype, Path())
+    height, width = args.size
+    size = {"height": height, "width": width}
+    dtype = str(transformer.blocks[0].attn1.to_q.weight.dtype).removeprefix("torch.")
+    job = TrainingJob(
+        name="d2",
+        key="benchmark",
+        folder=Path(),
+        model=ModelParams(path="benchmark", native=size, target=size, dtype=dtype),
+        expand_timesteps=per_token,
+        row=row,
+        images=images,
+        held_out=None,
+        loss=StageLoss("high", row.objective, row.degradation),
+    )
+    return Bench(job, transformer, torch.device(args.device))
 
 
 def measure_model(args: argparse.Namespace) -> list[Row]:
@@ -169,8 +191,11 @@ def measure_model(args: argparse.Namespace) -> list[Row]:
     images = EncodedImages(found, args.size, 2 * args.batch, device)
     transformer = load_transformer(found, device, torch.float32)
     with tempfile.TemporaryDirectory() as folder:
-        cached = build_job(transformer, images.cached(Path(folder)), native, found.expand_timesteps, args)
-        rows = [measure("cached", cached), measure("encoded in every step", replace(cached, cache=images))]
+        cached = build_bench(transformer, images.cached(Path(folder)), native, found.expand_timesteps, args)
+        rows = [
+            measure("cached", cached),
+            measure("encoded in every step", replace(cached, job=replace(cached.job, images=images))),
+        ]
         rows.append(measure("one image a step", cached, batch_size=1))
         rows.append(measure("gradient checkpointing", cached, gradient_checkpointing=True))
     return rows
@@ -198,9 +223,9 @@ def measure_architecture(args: argparse.Namespace) -> list[Row]:
     native = architecture.grid(ClipSize(height=704, width=1280))[1:]
     latent = architecture.latent(ClipSize(height=args.size[0], width=args.size[1]))
     images = RandomLatents(2 * args.batch, latent, (512, config["text_dim"]))
-    job = build_job(random_transformer(config, args), images, native, architecture.expand_timesteps, args)
-    rows = [measure("stage 2", job), measure("gradient checkpointing", job, gradient_checkpointing=True)]
-    return rows if args.batch == 1 else [*rows, measure("one image a step", job, batch_size=1)]
+    bench = build_bench(random_transformer(config, args), images, native, architecture.expand_timesteps, args)
+    rows = [measure("stage 2", bench), measure("gradient checkpointing", bench, gradient_checkpointing=True)]
+    return rows if args.batch == 1 else [*rows, measure("one image a step", bench, batch_size=1)]
 
 
 def line(row: Row) -> str:

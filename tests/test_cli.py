@@ -32,7 +32,9 @@ def project(tmp_path: Path, wan21, monkeypatch: pytest.MonkeyPatch) -> Path:
     transformer = wan21.transformer()
     lora.add_adapter(transformer, "full", 4, 6.0, LoraParams().targets, 0)
     saved = lora.save_adapter(transformer, "full", tmp_path / "data/06_models/adapters/full-1")
-    (tmp_path / "data/06_models/adapters/full.json").write_text(json.dumps({"path": str(saved)}))
+    (tmp_path / "data/06_models/adapters/full.json").write_text(
+        json.dumps({"name": "full", "key": "k", "path": str(saved)})
+    )
     monkeypatch.chdir(tmp_path)
     configure_project("vibe_pipeline")
     return tmp_path

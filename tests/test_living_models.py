@@ -23,6 +23,7 @@ from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.generation import denoiser
 from vibe_pipeline.generation.render import arm_clips, native_clips
+from vibe_pipeline.io.manifests import AdapterManifest
 
 ROOT = Path(__file__).parents[1]
 PARTS = (WanTransformer3DModel, AutoencoderKLWan, UMT5EncoderModel)
@@ -157,7 +158,7 @@ def test_an_arm_that_fails_leaves_no_weights_in_its_traceback(
     with pytest.raises(RuntimeError, match="disk is full") as error:
         arm_clips("a", arm, native, None, None, wan21.model(), generation, tmp_path)
     assert error.traceback and census.bytes() == 0
-    absent = {"name": "d2", "key": "k", "path": str(tmp_path / "absent.safetensors")}
+    absent = AdapterManifest(name="d2", key="k", path=tmp_path / "absent.safetensors")
     other = arm.model_copy(update={"adapter": "d2"})
     with pytest.raises(ValueError, match="absent") as error:
         arm_clips("b", other, native, absent, None, wan21.model(), generation, tmp_path)

@@ -15,6 +15,7 @@ from vibe_pipeline.diffusion.models import find_model, load_transformer
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.run import TrackingParams
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.video import write_preview
 from vibe_pipeline.tracking import PARENT, URI, end_parent, start_parent, tracked_adapter, tracked_arm
 
@@ -39,12 +40,15 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     set_adapter_state(transformer, "full", state)
     path = save_adapter(transformer, "full", tmp_path / "adapter")
     (tmp_path / "losses.csv").write_text("step,loss\n1,2.0\n2,1.0\n")
-    outcome = {"key": "k", "path": str(path), "losses": str(tmp_path / "losses.csv"), "reused": True}
+    losses = tmp_path / "losses.csv"
+    outcome = AdapterManifest(
+        name="full", key="k", path=path, losses=losses, final_loss=1.0, held_out_loss=1.0, reused=True
+    )
     with tracked_adapter("full", "stage2", AdapterParams(label="Full")) as run:
-        trained = run.finish(outcome | {"final_loss": 1.0, "held_out_loss": 1.0})
+        trained = run.finish(outcome)
     row = ArmParams(label="Full", adapter="full", steps=2, strength=0.15)
     clip = write_preview(tmp_path / "0000-0.mp4", np.zeros((9, 128, 128, 3), np.float32), 8.0)
-    with tracked_arm("full", row, {"adapter": "full", "adapter_run_id": trained["run_id"]}) as arm:
+    with tracked_arm("full", row, {"adapter": "full", "adapter_run_id": trained.run_id}) as arm:
         arm.log([{"flicker": 0.2, "flicker.ci_low": 0.1, "flicker.ci_high": 0.3, "seconds_per_clip": 1.0}])
         arm.artifact(clip, "clips")
     end_parent("FINISHED")

@@ -11,14 +11,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_results_page_follows_from_the_kept_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("study", ROOT / "benchmarks/study.py")
-    study = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "study", study)
-    spec.loader.exec_module(study)
+    spec = importlib.util.spec_from_file_location("study_page", ROOT / "benchmarks/study_page.py")
+    page = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "study_page", page)
+    spec.loader.exec_module(page)
     shutil.copytree(ROOT / "docs/results", tmp_path / "results", ignore=shutil.ignore_patterns("*.png"))
-    monkeypatch.setattr(study, "DOCS", tmp_path)
-    monkeypatch.setattr(study, "RAW", tmp_path / "results")
-    study.write()
+    monkeypatch.setattr(page, "DOCS", tmp_path)
+    monkeypatch.setattr(page, "RAW", tmp_path / "results")
+    page.write()
     assert (tmp_path / "RESULTS.md").read_text() == (ROOT / "docs/RESULTS.md").read_text()
     drawn = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.png")}
     looks = {Path(f"results/{env}/looks.png") for env in ("miniature_study", "miniature_x4")}

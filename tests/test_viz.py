@@ -15,7 +15,8 @@ from kedro_viz.server import load_and_populate_data
 from PIL import Image
 
 from tests.conf_files import read_conf
-from vibe_pipeline.datasets import CurveManifest, PictureManifest
+from vibe_pipeline.datasets import AdapterDataset, PictureManifest
+from vibe_pipeline.io.manifests import AdapterManifest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = {
@@ -101,8 +102,11 @@ def test_the_browser_is_told_how_to_show_a_dataset(graph: Graph, dataset: str, k
 
 def test_an_adapter_is_previewed_as_its_curve(tmp_path: Path) -> None:
     (tmp_path / "losses.csv").write_text("step,loss,validation_loss\n1,2.0,\n2,1.5,3.0\n3,,\n")
-    (tmp_path / "full.json").write_text(json.dumps({"name": "full", "losses": str(tmp_path / "losses.csv")}))
-    figure = CurveManifest(filepath=str(tmp_path / "full.json")).preview(table="losses", x="step", y="loss")
+    dataset = AdapterDataset(filepath=str(tmp_path / "full.json"))
+    manifest = AdapterManifest(name="full", key="k", path=tmp_path / "a.safetensors", losses=tmp_path / "losses.csv")
+    dataset.save(manifest)
+    assert dataset.load() == manifest
+    figure = dataset.preview(x="step", y="loss")
     assert (figure["data"][0]["x"], figure["data"][0]["y"]) == ([1, 2], [2.0, 1.5])
     assert figure["layout"]["title"]["text"] == "full"
     json.dumps(figure)

@@ -21,6 +21,7 @@ from vibe_pipeline.diffusion.attention import (
 )
 from vibe_pipeline.diffusion.attention.kinds import Full, Gclf, Window
 from vibe_pipeline.diffusion.checkpoint import find_model
+from vibe_pipeline.diffusion.flops import keys_by_layer, transformer_flops
 from vibe_pipeline.experiment.attention import AttentionParams, attention_params
 from vibe_pipeline.experiment.load import ParameterError
 from vibe_pipeline.experiment.model import ClipSize
@@ -30,8 +31,6 @@ from vibe_pipeline.io.keys import content_key
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
-from vibe_pipeline.planning.flops import keys_per_query
-from vibe_pipeline.training.flops import count_flops
 
 GRID, TEXT = (2, 4, 6), 5
 
@@ -86,12 +85,12 @@ def test_a_new_kind_is_installed_and_changes_what_it_should(wan21, toys) -> None
 
 
 def test_plan_and_training_count_a_new_kind(wan21, toys) -> None:
-    assert keys_per_query(GRID, toys(kind="frames"), GRID) == 24
+    assert keys_by_layer(toys(kind="frames"), GRID, GRID[1:], 1) == [24]
     transformer = wan21.transformer()
     install_gclf(transformer, toys(kind="frames"))
-    counted = count_flops(transformer, GRID, TEXT).attention_forward
+    counted = transformer_flops(transformer, GRID, TEXT).attention_forward
     install_gclf(transformer, toys(kind="full"))
-    assert counted / count_flops(transformer, GRID, TEXT).attention_forward == (24 + TEXT) / (48 + TEXT)
+    assert counted / transformer_flops(transformer, GRID, TEXT).attention_forward == (24 + TEXT) / (48 + TEXT)
 
 
 def test_parameters_checks_key_and_report_follow_a_new_kind(wan21, toys) -> None:
@@ -159,7 +158,7 @@ def test_a_kind_may_apply_rope_itself_and_tell_layers_apart(wan21, monkeypatch: 
     expected = attn.to_out[0](expected)
     torch.testing.assert_close(mine, expected)
     assert [plan.grid for plan in installed.plans] == [GRID, GRID] and installed.plans[0] is not installed.plans[1]
-    assert keys_per_query(GRID, settings, GRID, 2) == 48 * 1.5
+    assert sum(keys_by_layer(settings, GRID, GRID[1:], 2)) == 48 * 1.5 * 2
 
 
 def turn(x, cos, sin):

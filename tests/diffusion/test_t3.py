@@ -10,12 +10,11 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from vibe_pipeline.diffusion.attention import KINDS, GclfSettings, Place, install_gclf, reorder_tokens, t3_attention
 from vibe_pipeline.diffusion.attention.kinds.t3 import PUBLISHED, T3, _grouped
 from vibe_pipeline.diffusion.checkpoint import find_model
+from vibe_pipeline.diffusion.flops import count_flops, keys_by_layer, transformer_flops
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.generation.attention_sizes import require_fitting_attention, require_fitting_buckets
-from vibe_pipeline.planning import flops
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.training.flops import count_flops
 
 GRID = (4, 6, 10)
 GROUPS = [(2, 3, 5), (1, 2, 2), (4, 1, 1), (2, 1, 10), (4, 6, 1), (1, 3, 1), (4, 6, 10)]
@@ -107,11 +106,13 @@ def test_what_the_published_groups_cost() -> None:
         assert 5 / sum(2 / n for n in parts) == pytest.approx(by_their_count, abs=0.05)
         architecture = load_architecture(LARGE[size])
         assert architecture.grid(ClipSize(height=2176, width=3840, frames=81)) == grid
-        keys = flops.keys_per_query(grid, AttentionParams(kind="t3"), grid, architecture.transformer["num_layers"])
-        assert keys == pytest.approx(math.prod(grid) * (1 / parts[0] + sum(2 / n for n in parts[1:])) / 5)
-        assert math.prod(grid) / keys == pytest.approx(by_ours, abs=0.05)
+        config = architecture.transformer
+        keys = keys_by_layer(AttentionParams(kind="t3"), grid, grid[1:], config["num_layers"])
+        mean = sum(keys) / len(keys)
+        assert mean == pytest.approx(math.prod(grid) * (1 / parts[0] + sum(2 / n for n in parts[1:])) / 5)
+        assert math.prod(grid) / mean == pytest.approx(by_ours, abs=0.05)
         # Cross-attention's 512 keys are the text's: without a text, only self-attention is counted.
-        full, grouped = (flops.forward_flops(architecture.transformer, grid, 0, n).attention for n in (None, keys))
+        full, grouped = (count_flops(config, grid, 0, k).attention_forward for k in (None, keys))
         assert full / grouped == pytest.approx(by_ours, abs=0.05)
 
 
@@ -132,9 +133,9 @@ def test_layers_take_turns_and_orders_do_not_matter(wan21) -> None:
         outputs.append(run())
         assert [plan.order for plan in installed.plans] == [order, order]
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
-    grouped = count_flops(transformer, grid, 0).attention_forward
+    grouped = transformer_flops(transformer, grid, 0).attention_forward
     install_gclf(transformer, GclfSettings(kind="full"))
-    assert grouped / count_flops(transformer, grid, 0).attention_forward == pytest.approx((1 / 2 + 2 / 6) / 2)
+    assert grouped / transformer_flops(transformer, grid, 0).attention_forward == pytest.approx((1 / 2 + 2 / 6) / 2)
 
     class Masked:
         def __init__(self, groups):

@@ -23,8 +23,9 @@ from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.experiment.training import LoraParams, OptimiserParams, TrainParams
 from vibe_pipeline.generation import denoiser, render
 from vibe_pipeline.generation.render import arm_clips, native_clips
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.video import write_lossless
-from vibe_pipeline.training.stages import stage2_folder
+from vibe_pipeline.training.stages import stage2_job
 
 PROMPT = "a striped red circle moving left over woven navy"
 ORIGIN = set(Unfolded.model_fields)
@@ -149,7 +150,7 @@ def arm_key(wan21, tmp_path: Path, blank: None) -> Any:
     path = str(write_lossless(tmp_path / "native.mp4", clip, 8))
 
     def key(arm: dict | None = None, model: dict | None = None, generation: dict | None = None, **row: Any) -> str:
-        stage1, second = ({"key": row.pop(n, n), "name": n, "path": "none"} for n in ("d1", "d2"))
+        stage1, second = (AdapterManifest(key=row.pop(n, n), name=n, path="none") for n in ("d1", "d2"))
         place = {"prompt_index": 0, "prompt": PROMPT, "seed": 0, "key": "n", "path": path, "seconds": 1.0} | row
         chosen, native = ArmParams(**ARM | (arm or {})), pd.DataFrame([place])
         kept = (second if chosen.adapter else None, stage1)
@@ -270,8 +271,11 @@ def test_of_an_adapter(wan21, wan22, tmp_path: Path) -> None:
 
     def key(cache: str = "c", stage1: str | None = "s", model: ModelParams | None = None, **changes: Any) -> str:
         row = AdapterParams(**{"label": "a"} | changes)
-        before = {"key": stage1} if stage1 else None
-        return stage2_folder({"key": cache}, before, model or wan21.model(), row, tmp_path).name
+        before = AdapterManifest(name="s", key=stage1, path=tmp_path) if stage1 else None
+        image = {"sha256": "0", "caption": "a", "shard": "a", "text_shard": "b", "bucket": 0}
+        images = [image | {"held_out": held_out} for held_out in (False, True)]
+        latents = {"key": cache, "images": images}
+        return stage2_job("d2", latents, before, model or wan21.model(), row, tmp_path).folder.name
 
     keys = {"as it is": key(), "images": key(cache="d"), "stage 1": key(stage1="t"), "naive": key(stage1=None)}
     keys |= {"base": key(model=wan22.model())}

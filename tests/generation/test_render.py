@@ -35,6 +35,7 @@ from vibe_pipeline.generation.text_cache import TextCache
 from vibe_pipeline.images import resize as resizing
 from vibe_pipeline.images.resize import enlarge, sharpen
 from vibe_pipeline.io.files import read_json
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.video import read_clip, write_lossless
 from vibe_pipeline.miniature.scene import parse_caption, scene_of_prompt
 from vibe_pipeline.miniature.world import render as render_scene
@@ -60,17 +61,17 @@ def native(wan21, tmp_path: Path) -> pd.DataFrame:
 
 
 @pytest.fixture
-def adapter(wan21, tmp_path: Path) -> Callable[[str, int], dict[str, Any]]:
+def adapter(wan21, tmp_path: Path) -> Callable[[str, int], AdapterManifest]:
     """The manifest of a random adapter."""
 
-    def make(name: str, seed: int) -> dict[str, Any]:
+    def make(name: str, seed: int) -> AdapterManifest:
         transformer = wan21.transformer()
         lora.add_adapter(transformer, name, 4, 8.0, ("to_q", "to_v", "ffn.net.2"), seed)
         generator = torch.Generator().manual_seed(seed)
         state = lora.adapter_state(transformer, name)
         filled = {k: torch.randn(v.shape, generator=generator) for k, v in state.items()}
         lora.set_adapter_state(transformer, name, filled)
-        return {"name": name, "key": name, "path": str(lora.save_adapter(transformer, name, tmp_path / name))}
+        return AdapterManifest(name=name, key=name, path=lora.save_adapter(transformer, name, tmp_path / name))
 
     return make
 
@@ -332,7 +333,7 @@ def test_extra_adapters_come_with_their_weights(wan21, native, adapter, tmp_path
     own, style = adapter("own", 1), adapter("style", 2)
 
     def make(name: str, extra: list[float], steps: int = 2) -> np.ndarray:
-        extras = tuple(ExtraAdapter(path=style["path"], weight=w) for w in extra)
+        extras = tuple(ExtraAdapter(path=style.path, weight=w) for w in extra)
         arm = REFINE.model_copy(update={"adapter": "own", "extra_adapters": extras, "steps": steps})
         made = arm_clips(name, arm, native[:1], own, None, wan21.model(), GENERATION, tmp_path / "clips")
         return read_clip(Path(made["path"][0]))

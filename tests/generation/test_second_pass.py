@@ -22,6 +22,7 @@ from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.generation import clip_cache
 from vibe_pipeline.generation.render import arm_clips, native_clips
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.video import read_clip, write_lossless
 
 CAPTIONS = ["a striped red circle moving left over woven navy", "a plain blue cross moving up over ribbed gray"]
@@ -53,7 +54,7 @@ def native(tiny, tmp_path: Path) -> pd.DataFrame:
 
 
 @pytest.fixture
-def adapter(tiny, tmp_path: Path) -> dict[str, Any]:
+def adapter(tiny, tmp_path: Path) -> AdapterManifest:
     """The manifest of a random adapter, of another alpha than its rank."""
     transformer, generator = tiny.transformer(), torch.Generator().manual_seed(1)
     lora.add_adapter(transformer, "own", 4, 8.0, ("to_q", "to_v", "ffn.net.2"), 1)
@@ -61,7 +62,7 @@ def adapter(tiny, tmp_path: Path) -> dict[str, Any]:
     lora.set_adapter_state(
         transformer, "own", {k: 0.2 * torch.randn(v.shape, generator=generator) for k, v in state.items()}
     )
-    return {"name": "own", "key": "own", "path": str(lora.save_adapter(transformer, "own", tmp_path / "own"))}
+    return AdapterManifest(name="own", key="own", path=lora.save_adapter(transformer, "own", tmp_path / "own"))
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_the_second_pass_is_diffusers_video_to_video(tiny, native, adapter, pixe
     changes, attention = VARIANTS[variant]
     arm = ArmParams(**ARM | changes)
     arm_clips("full", arm, native, adapter, None, tiny.model(flow_shift=2.0), PARAMS, tmp_path / "clips")
-    pipe = reference_pipeline(tiny, Path(adapter["path"]).parent)
+    pipe = reference_pipeline(tiny, adapter.path.parent)
     if arm.scheduler == "unipc":
         pipe.scheduler = GivenUniPC(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0)
     if attention is not None:

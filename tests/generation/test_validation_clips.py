@@ -13,6 +13,7 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.generation.render import arm_clips, native_clips
 from vibe_pipeline.generation.validation_clips import ValidationClips
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.video import read_clip
 
 GENERATION = GenerationParams(prompts="miniature", count=4, native_steps=1, native_guidance_scale=1.0)
@@ -35,7 +36,7 @@ def test_clips_are_the_arms_own_with_the_weights_so_far(wan21, velocity, tmp_pat
 
     saved = lora.save_adapter(transformer, "full", tmp_path / "saved")
     native = native_clips(load_prompts(GENERATION).head(2), model, GENERATION, tmp_path)
-    manifest = {"name": "full", "key": "k", "path": str(saved)}
+    manifest = AdapterManifest(name="full", key="k", path=saved)
     expected = arm_clips("b", ARM, native, manifest, None, model, GENERATION, tmp_path)
     plain = arm_clips("c", ARM, native, None, None, model, GENERATION, tmp_path)
     for one, two, three in zip(made["path"], expected["path"], plain["path"], strict=True):

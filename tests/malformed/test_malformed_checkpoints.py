@@ -5,6 +5,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,10 @@ from vibe_pipeline.diffusion import lora
 from vibe_pipeline.experiment.training import Stage1Params
 from vibe_pipeline.images.cache import LatentCache
 from vibe_pipeline.training.checkpoint import NAME, load_checkpoint
-from vibe_pipeline.training.ema import make_ema
-from vibe_pipeline.training.job import Job
+from vibe_pipeline.training.job import TrainingJob
 from vibe_pipeline.training.loop import train_adapter
-from vibe_pipeline.training.optim import make_optimiser
-from vibe_pipeline.training.stages import stage1_folder, train_stage1
+from vibe_pipeline.training.optim import make_ema, make_optimiser
+from vibe_pipeline.training.stages import STAGE1_LOSS, stage1_job, train
 
 ROW = Stage1Params(lora={"rank": 2, "alpha": 3, "targets": ["to_q"]}, steps=4, batch_size=1, ema_decay=0.9)
 State = dict[str, Any]
@@ -85,21 +85,36 @@ def test_a_bit_that_turned(tmp_path: Path, refused: Callable) -> None:
 
 
 @pytest.fixture(scope="module")
-def job(wan21) -> Job:
-    """An adapter about to be trained; without images, so that going on would fail."""
+def job(wan21) -> TrainingJob:
+    """A training without images, so that going on would fail."""
+    return TrainingJob(
+        name="d1",
+        key="k",
+        folder=Path("nowhere"),
+        model=wan21.model(),
+        expand_timesteps=False,
+        row=ROW,
+        images=None,
+        held_out=None,
+        loss=STAGE1_LOSS,
+    )
+
+
+@pytest.fixture(scope="module")
+def transformer(wan21) -> torch.nn.Module:
+    """With the adapter that is about to be trained."""
     transformer = wan21.transformer()
     lora.add_adapter(transformer, "d1", 2, 3, ("to_q",), 0)
-    device, nothing = torch.device("cpu"), Path("nowhere")
-    return Job("d1", transformer, None, "low", None, ROW, False, device, torch.float32, nothing)
+    return transformer
 
 
 @pytest.fixture
-def state(job: Job) -> State:
+def state(transformer) -> State:
     """What a checkpoint of its own holds."""
-    parameters = list(lora.adapter_parameters(job.transformer, job.name).values())
+    parameters = list(lora.adapter_parameters(transformer, "d1").values())
     return {
         "step": 2,
-        "adapter": lora.adapter_state(job.transformer, job.name),
+        "adapter": lora.adapter_state(transformer, "d1"),
         "ema": make_ema(parameters, 0.9).state_dict(),
         "optimiser": make_optimiser(parameters, ROW.optimiser).state_dict(),
         "progress": json.dumps({"records": [], "window": {}}),
@@ -142,18 +157,20 @@ CHANGES: dict[str, tuple[Callable[[State], State], str]] = {
 
 
 @pytest.mark.parametrize("case", CHANGES)
-def test_an_adapters_own(job: Job, state: State, tmp_path: Path, refused: Callable, case: str) -> None:
+def test_an_adapters_own(
+    job: TrainingJob, transformer, state: State, tmp_path: Path, refused: Callable, case: str
+) -> None:
     change, named = CHANGES[case]
     torch.save(change(copy.deepcopy(state)), tmp_path / NAME)
-    there = Job(**{**vars(job), "folder": tmp_path})
-    refused(lambda: train_adapter(there), str(tmp_path / NAME), named, "delete it")
+    there = replace(job, folder=tmp_path)
+    refused(lambda: train_adapter(there, transformer), str(tmp_path / NAME), named, "delete it")
 
 
-def test_a_whole_one_is_gone_on_from(job: Job, state: State, tmp_path: Path) -> None:
+def test_a_whole_one_is_gone_on_from(job: TrainingJob, transformer, state: State, tmp_path: Path) -> None:
     """The same fixture without a change: it is not for another reason that the others are refused."""
     torch.save(state, tmp_path / NAME)
     with pytest.raises(AttributeError, match="buckets"):  # of the images that this job has not
-        train_adapter(Job(**{**vars(job), "folder": tmp_path}))
+        train_adapter(replace(job, folder=tmp_path), transformer)
 
 
 # A manifest of the latent cache, and what the message names.
@@ -178,9 +195,8 @@ def test_a_manifest_of_the_cache(refused: Callable, case: str) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"not json"], ids=["0 bytes", "cut", "bytes", "text"])
 def test_an_adapters_manifest(wan21, tmp_path: Path, refused: Callable, content: bytes) -> None:
     """It names the way out rather than train for hours unasked."""
-    cache, model = {"key": "k", "images": []}, wan21.model()
-    folder = stage1_folder(cache, model, ROW, tmp_path)
-    folder.mkdir()
-    (folder / "manifest.json").write_bytes(content)
-    call = lambda: train_stage1("d1", cache, model, ROW, tmp_path, print)  # noqa: E731
-    refused(call, str(folder / "manifest.json"), "delete it")
+    images = [RECORD, RECORD | {"held_out": True}]
+    job = stage1_job("d1", {"key": "k", "images": images}, wan21.model(), ROW, tmp_path)
+    job.folder.mkdir()
+    (job.folder / "manifest.json").write_bytes(content)
+    refused(lambda: train(job, print), str(job.folder / "manifest.json"), "delete it")

@@ -12,9 +12,14 @@ from vibe_pipeline.evaluation.metrics.asked import ASKED
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.model import ClipSize
-from vibe_pipeline.planning.costs import MEASURE_SECONDS, measuring, measuring_memory
 from vibe_pipeline.planning.doctor import examine
-from vibe_pipeline.planning.measure_costs import extra_seconds, network_teraflops
+from vibe_pipeline.planning.measure_costs import (
+    MEASURE_SECONDS,
+    extra_seconds,
+    measuring,
+    measuring_memory,
+    network_teraflops,
+)
 from vibe_pipeline.planning.plan import make_plan
 from vibe_pipeline.planning.preflight import scoring_checks
 

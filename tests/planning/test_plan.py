@@ -21,10 +21,10 @@ from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.images.resize import shrink
-from vibe_pipeline.planning.costs import MEASURE_SECONDS, measuring_memory
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.doctor import Finding, examine, format_findings
 from vibe_pipeline.planning.figures import Figures
+from vibe_pipeline.planning.measure_costs import MEASURE_SECONDS, measuring_memory
 from vibe_pipeline.planning.memory import LiveBytes, network_activations
 from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.plan import make_plan

@@ -19,6 +19,7 @@ from vibe_pipeline.experiment.load import settled_parameters
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import ReportParams, TrackingParams
 from vibe_pipeline.experiment.tables import Experiment
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.score_table import WHOLE_ARM, score_table
 from vibe_pipeline.io.video import write_lossless, write_preview
 from vibe_pipeline.pipelines import ablation_report
@@ -136,7 +137,7 @@ def catalog_of(arms: list[str], scores: pd.DataFrame, clip: dict[str, str], fold
         cycles = np.linspace(1, 16, 8)
         catalog.save(f"spectrum-{arm}", pd.DataFrame({"arm": arm, "cycles": cycles, "power": 1 / cycles}))
     for kind, name in (("stage1", "modality"), *(("adapter", a) for a in adapters_of(arms))):
-        manifest = {"name": name, "key": name, "losses": str(curve), "seconds": 2.0, "path": str(folder / name)}
+        manifest = AdapterManifest(name=name, key=name, losses=curve, seconds=2.0, path=folder / name)
         catalog.save(f"{kind}-{name}", manifest)
     figures = {"mse_degraded": 0.1, "mse_upsampled": 0.2, "mse_between": 0.1}
     catalog.save("degradation_checks", pd.DataFrame([{"kind": kind} | figures for kind in ("latent", "pixel")]))

@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from vibe_pipeline.hooks import RunHooks, TrackingHooks
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.runtime.torchrun import is_follower
 from vibe_pipeline.tracking import children
 
@@ -46,8 +47,8 @@ def test_a_follower_neither_locks_nor_tracks(second: None, tmp_path: Path) -> No
 
 def test_a_follower_takes_the_leaders_run(second: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(children.time, "sleep", lambda _: (tmp_path / children.HOLDER).write_text("the leader's"))
-    manifest = {"path": str(tmp_path / "a.safetensors"), "key": "k", "reused": False}
-    assert children.TrackedAdapter(None).finish(manifest)["run_id"] == "the leader's"
+    manifest = AdapterManifest(name="a", key="k", path=tmp_path / "a.safetensors")
+    assert children.TrackedAdapter(None).finish(manifest).run_id == "the leader's"
 
 
 def test_two_processes_of_torchrun_train_one_adapter(tmp_path: Path) -> None:

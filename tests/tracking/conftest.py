@@ -11,6 +11,7 @@ from mlflow.entities import Run
 
 from vibe_pipeline import tracking
 from vibe_pipeline.experiment.run import TrackingParams
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.tracking import start_parent
 
 VARIABLES = (
@@ -71,21 +72,22 @@ def children(client: MlflowClient) -> Callable[[str], list[Run]]:
 
 
 @pytest.fixture
-def manifest() -> Callable[..., dict[str, Any]]:
+def manifest() -> Callable[..., AdapterManifest]:
     """Writes an adapter's files, and returns what training would."""
 
-    def write(folder: Path, reused: bool = False) -> dict[str, Any]:
+    def write(folder: Path, reused: bool = False) -> AdapterManifest:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "weights.safetensors").write_bytes(b"weights")
         pd.DataFrame({"step": [10, 20], "loss": [2.0, 1.0]}).to_csv(folder / "losses.csv", index=False)
-        return {
-            "key": "k1",
-            "path": str(folder / "weights.safetensors"),
-            "losses": str(folder / "losses.csv"),
-            "final_loss": 1.0,
-            "held_out_loss": 1.5,
-            "seconds": 7.0,
-            "reused": reused,
-        }
+        return AdapterManifest(
+            name="full",
+            key="k1",
+            path=folder / "weights.safetensors",
+            losses=folder / "losses.csv",
+            final_loss=1.0,
+            held_out_loss=1.5,
+            seconds=7.0,
+            reused=reused,
+        )
 
     return write

@@ -41,7 +41,7 @@ def test_an_adapters_run_has_parameters_curve_checks_and_the_adapter(parent, chi
     assert child.data.metrics["training_seconds"] == 7.0
     assert "bad" not in child.data.metrics
     assert steps(client, child.info.run_id) == [1, 2, 3, 4, 5]
-    assert finished["run_id"] == child.info.run_id == child.data.tags["adapter_run_id"]
+    assert finished.run_id == child.info.run_id == child.data.tags["adapter_run_id"]
     assert {a.path for a in client.list_artifacts(child.info.run_id)} == {"adapter", "losses.csv"}
     # A second run finds it trained: it points at the first run's upload, and shows the same curve.
     with tracked_adapter("full", "stage2", row) as run:
@@ -54,7 +54,7 @@ def test_an_adapters_run_has_parameters_curve_checks_and_the_adapter(parent, chi
     # Where the upload is not to be had any more, as in a new store, it is made again.
     client.delete_run(child.info.run_id)
     with tracked_adapter("full", "stage2", row) as run:
-        assert run.finish(manifest(tmp_path, reused=True))["run_id"] == run.run_id
+        assert run.finish(manifest(tmp_path, reused=True)).run_id == run.run_id
     assert {a.path for a in client.list_artifacts(run.run_id)} == {"adapter", "losses.csv"}
 
 
@@ -121,10 +121,10 @@ def adapter_and_arm(manifest, folder: Path) -> tuple[str, str]:
     row = AdapterParams(label="Full", objective=weights, steps=150, seed=3)
     with tracked_adapter("full", "stage2", row) as run:
         trained = run.finish(manifest(folder))
-    tags = {"adapter": "full", "adapter_run_id": trained["run_id"]}
+    tags = {"adapter": "full", "adapter_run_id": trained.run_id}
     with tracked_arm("keep", ArmParams(label="Kept", adapter="full", steps=6), tags) as arm:
         arm.log([{"flicker": 0.1, "flicker.ci_low": 0.05}])
-    return trained["run_id"], arm.run_id
+    return trained.run_id, arm.run_id
 
 
 def test_arms_can_be_compared_by_what_they_were_trained_with(parent, manifest, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_without_a_parent_nothing_is_tracked(manifest, tmp_path: Path) -> None:
     with tracked_adapter("full", "stage1", Stage1Params(), folder=tmp_path) as run:
         run.log([{"step": 1, "loss": 1.0}])
         run.artifact(tmp_path / "not there")
-        assert run.finish(manifest(tmp_path))["run_id"] == ""
+        assert run.finish(manifest(tmp_path)).run_id == ""
     with tracked_arm("arm", ArmParams(label="A"), {"adapter": "none"}) as arm:
         arm.log([{"flicker": 1.0}])
     assert parent_run().client is None
@@ -232,7 +232,7 @@ def test_a_server_that_is_gone_in_mid_run_stops_neither_training_nor_arms_nor_re
         patch.setattr(runs_room, "connected", lambda: (Gone(error), "parent"))
         with tracked_adapter("full", "stage1", row, folder=tmp_path / "a") as run:
             run.log([{"step": 1, "loss": 1.0}])
-            assert run.finish(manifest(tmp_path / "a"))["run_id"] == ""
+            assert run.finish(manifest(tmp_path / "a")).run_id == ""
         with tracked_arm("full", ArmParams(label="A"), {"adapter": "none"}) as arm:
             arm.log([{"flicker": 0.5}])
         runs_room.parent_run().artifact(clip, "report")
@@ -244,7 +244,7 @@ def test_a_server_that_is_gone_in_mid_run_stops_neither_training_nor_arms_nor_re
     ):
         assert words in caplog.text
     with tracked_adapter("full", "stage1", row, folder=tmp_path / "a") as run:
-        assert run.finish(manifest(tmp_path / "a", reused=True))["run_id"] == run.run_id
+        assert run.finish(manifest(tmp_path / "a", reused=True)).run_id == run.run_id
 
 
 def test_a_server_that_goes_while_a_training_ends_leaves_the_upload_to_the_next_run(
@@ -253,7 +253,7 @@ def test_a_server_that_goes_while_a_training_ends_leaves_the_upload_to_the_next_
     folder = tmp_path / "a"
     with monkeypatch.context() as patch, tracked_adapter("full", "stage1", Stage1Params(), folder=folder) as run:
         patch.setattr(run, "client", Gone(MlflowException("gone")))
-        assert run.finish(manifest(folder))["run_id"] == ""
+        assert run.finish(manifest(folder)).run_id == ""
     assert not (folder / children_room.HOLDER).exists()
     with tracked_adapter("full", "stage1", Stage1Params(), folder=folder) as run:
-        assert run.finish(manifest(folder, reused=True))["run_id"] == run.run_id
+        assert run.finish(manifest(folder, reused=True)).run_id == run.run_id

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from vibe_pipeline.experiment.training import Stage1Params
-from vibe_pipeline.training import stages as relay
 from vibe_pipeline.training.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
+from vibe_pipeline.training.distributed import no_log
+from vibe_pipeline.training.stages import stage1_job, train
 
 ROW = Stage1Params(
     lora={"rank": 2, "alpha": 3},
@@ -36,7 +37,7 @@ from pathlib import Path
 import vibe_pipeline
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.training import Stage1Params
-from vibe_pipeline.training.stages import train_stage1
+from vibe_pipeline.training.stages import stage1_job, train
 
 def note(records):
     print(records[-1]["step"], flush=True)
@@ -44,7 +45,7 @@ def note(records):
         signal.pause()
 
 cache, model, row = (json.loads(Path(p).read_text()) for p in sys.argv[1:4])
-train_stage1("d1", cache, ModelParams(**model), Stage1Params(**row), Path(sys.argv[4]), note)
+train(stage1_job("d1", cache, ModelParams(**model), Stage1Params(**row), Path(sys.argv[4])), note)
 """
 
 
@@ -127,13 +128,12 @@ def test_a_run_killed_at_a_random_step_ends_as_a_straight_one_bit_for_bit(wan21,
     (home,) = (tmp_path / "killed").iterdir()
     assert not (home / "manifest.json").exists()
     first: list[list[float]] = []
-    resumed = relay.train_stage1(
-        "d1", cache, model, ROW, tmp_path / "killed", lambda r: first.append([x["step"] for x in r])
-    )
+    killed, straight = (stage1_job("d1", cache, model, ROW, tmp_path / how) for how in ("killed", "straight"))
+    resumed = train(killed, lambda r: first.append([x["step"] for x in r]))
     assert first[0][-1] >= step - 1, "it started over"
-    straight = relay.train_stage1("d1", cache, model, ROW, tmp_path / "straight", lambda r: None)
-    logs = [pd.read_csv(m["losses"])[["step", "loss", "validation_loss"]] for m in (resumed, straight)]
+    straight = train(straight, no_log)
+    logs = [pd.read_csv(m.losses)[["step", "loss", "validation_loss"]] for m in (resumed, straight)]
     pd.testing.assert_frame_equal(*logs, check_exact=True)
-    ours, theirs = (load_file(m["path"]) for m in (resumed, straight))
+    ours, theirs = (load_file(m.path) for m in (resumed, straight))
     assert all(torch.equal(ours[k], v) for k, v in theirs.items()), f"killed after step {step}"
-    assert resumed["held_out_loss"] == straight["held_out_loss"]
+    assert resumed.held_out_loss == straight.held_out_loss

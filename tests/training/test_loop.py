@@ -6,13 +6,14 @@ import shutil
 import sys
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,14 +22,14 @@ from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.training import OptimiserParams, Stage1Params
 from vibe_pipeline.images.cache import LatentCache
 from vibe_pipeline.runtime.deadline import DEADLINE, OutOfTimeError
-from vibe_pipeline.training import loop
+from vibe_pipeline.training import checkpoint, loop
 from vibe_pipeline.training import optim as optimiser
 from vibe_pipeline.training.checkpoint import load_checkpoint
-from vibe_pipeline.training.distributed import Group
-from vibe_pipeline.training.job import Job
+from vibe_pipeline.training.distributed import Group, OnLog, no_log
+from vibe_pipeline.training.job import StageLoss, TrainingJob
 from vibe_pipeline.training.loop import train_adapter
 from vibe_pipeline.training.optim import learning_rate_factor
-from vibe_pipeline.training.stages import STAGE1_LOSS, train_stage2
+from vibe_pipeline.training.stages import STAGE1_LOSS, stage2_job, train
 from vibe_pipeline.training.validation import held_out_loss
 
 ROW = Stage1Params(
@@ -47,40 +48,74 @@ class Killed(Exception):
     """What a test raises to stop a run."""
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A job, and a transformer with its adapter."""
+
+    job: TrainingJob
+    transformer: WanTransformer3DModel
+
+    def train(self, on_log: OnLog = no_log, group: Group | None = None) -> pd.DataFrame:
+        return train_adapter(self.job, self.transformer, group, on_log)
+
+    def replace(self, **changes: Any) -> "Trial":
+        return Trial(replace(self.job, **changes), self.transformer)
+
+    def state(self) -> dict[str, Tensor]:
+        return lora.adapter_state(self.transformer, "d1")
+
+
 @pytest.fixture
-def job(wan21, make_cache, tmp_path: Path) -> Callable[..., Job]:
+def trial(wan21, make_cache, tmp_path: Path) -> Callable[..., Trial]:
     """A job with a fresh transformer, in a folder of tmp_path."""
     manifest = make_cache()
-    cache, held_out = LatentCache(manifest), LatentCache(manifest, held_out=True)
+    images, held_out = LatentCache(manifest), LatentCache(manifest, held_out=True)
 
-    def build(folder: str, **changes: object) -> Job:
+    def build(folder: str, **changes: object) -> Trial:
         transformer, row = wan21.transformer(), ROW.model_copy(update=changes)
         lora.add_adapter(transformer, "d1", row.lora.rank, row.lora.alpha, row.lora.targets, row.seed)
         home = tmp_path / folder
         home.mkdir(exist_ok=True)
-        cpu = torch.device("cpu")
-        one = Job("d1", transformer, cache, "low", STAGE1_LOSS, row, False, cpu, torch.float32, home)
-        return replace(one, held_out=held_out)
+        job = TrainingJob(
+            name="d1",
+            key="k",
+            folder=home,
+            model=wan21.model(),
+            expand_timesteps=False,
+            row=row,
+            images=images,
+            held_out=held_out,
+            loss=STAGE1_LOSS,
+        )
+        return Trial(job, transformer)
 
     return build
 
 
-def failing(job: Job, step: int, error: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Job:
-    """The job with a loss that goes wrong at a step counted from this start."""
-    calls: list[int] = []
+@dataclass(frozen=True)
+class FailingLoss(StageLoss):
+    """Goes wrong at a call, counted from this start."""
 
-    def loss(*args: object) -> dict[str, Tensor]:
-        calls.append(1)
-        losses = job.loss(*args)
-        return error(losses) if len(calls) == step + 1 else losses
+    at: int = 0
+    error: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    calls: list[int] = field(default_factory=list)
 
-    return replace(job, loss=loss)
+    def __call__(self, *args: Any) -> dict[str, Tensor]:
+        self.calls.append(1)
+        losses = super().__call__(*args)
+        return self.error(losses) if len(self.calls) == self.at + 1 else losses
 
 
-def calls_before(job: Job, step: int) -> int:
+def failing(trial: Trial, at: int, error: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Trial:
+    """The trial with a loss that goes wrong at a call."""
+    loss = trial.job.loss
+    return trial.replace(loss=FailingLoss(loss.part, loss.objective, at=at, error=error))
+
+
+def calls_before(job: TrainingJob, step: int) -> int:
     """How often the loss is called before a step: in chunks, and in validations of one chunk at four sigmas."""
-    chunks = -(-job.params.batch_size // job.chunk)
-    validations = step // job.params.validate_every if job.params.validate_every else 0
+    chunks = -(-job.row.batch_size // job.chunk(1))
+    validations = step // job.row.validate_every if job.row.validate_every else 0
     return step * chunks + validations * 4
 
 
@@ -98,50 +133,48 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize(("variant", "killed_at"), [*((v, 5) for v in VARIANTS), ("plain", 1), ("bfloat16", 4)])
-def test_a_resumed_run_equals_a_straight_one_bit_for_bit(job, variant: str, killed_at: int) -> None:
+def test_a_resumed_run_equals_a_straight_one_bit_for_bit(trial, variant: str, killed_at: int) -> None:
     changes = VARIANTS[variant]
-    straight = job("straight", **changes)
-    expected = train_adapter(straight)
+    straight = trial("straight", **changes)
+    expected = straight.train()
     with pytest.raises(Killed):
-        train_adapter(failing(job("killed", **changes), calls_before(straight, killed_at), kill))
-    assert (straight.folder.parent / "killed" / "checkpoint.pt").exists() == (killed_at >= 2)
+        failing(trial("killed", **changes), calls_before(straight.job, killed_at), kill).train()
+    assert (straight.job.folder.parent / "killed" / "checkpoint.pt").exists() == (killed_at >= 2)
     again: list[dict] = []
-    resumed = replace(job("killed", **changes), on_log=again.extend)
-    records = train_adapter(resumed)
+    resumed = trial("killed", **changes)
+    records = resumed.train(again.extend)
     pd.testing.assert_frame_equal(records.drop(columns=SPEEDS), expected.drop(columns=SPEEDS), check_exact=True)
     assert [r["step"] for r in again] == expected["step"].tolist()  # the new MLflow run has the whole curve
     assert expected["step"].tolist() == ([2, 3, 4, 6, 7] if variant == "validation" else [3, 6, 7])
-    ours, theirs = (lora.adapter_state(j.transformer, "d1") for j in (resumed, straight))
+    ours, theirs = (j.state() for j in (resumed, straight))
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
     assert max(float(v.abs().max()) for k, v in ours.items() if "lora_B" in k) > 0
 
 
-def test_spent_hours_keep_the_very_step(job, monkeypatch: pytest.MonkeyPatch) -> None:
-    straight = job("straight", checkpoint_every=100)
-    expected = train_adapter(straight)
+def test_spent_hours_keep_the_very_step(trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight = trial("straight", checkpoint_every=100)
+    expected = straight.train()
 
     def spend(losses: dict[str, Tensor]) -> dict[str, Tensor]:
         monkeypatch.setenv(DEADLINE, "0")
         return losses
 
     with pytest.raises(OutOfTimeError, match="kept: d1 up to step 4 of 7"):
-        train_adapter(failing(job("spent", checkpoint_every=100), calls_before(straight, 3), spend))
+        failing(trial("spent", checkpoint_every=100), calls_before(straight.job, 3), spend).train()
     monkeypatch.delenv(DEADLINE)
-    resumed = job("spent", checkpoint_every=100)
-    records = train_adapter(resumed)
+    resumed = trial("spent", checkpoint_every=100)
+    records = resumed.train()
     pd.testing.assert_frame_equal(records.drop(columns=SPEEDS), expected.drop(columns=SPEEDS), check_exact=True)
-    ours, theirs = (lora.adapter_state(j.transformer, "d1") for j in (resumed, straight))
+    ours, theirs = (j.state() for j in (resumed, straight))
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
 
 
-def test_only_the_adapter_learns_and_the_loss_falls(job) -> None:
-    one = job("one", steps=30, log_every=10, seed=1)
-    one = replace(
-        one,
-        params=one.params.model_copy(update={"optimiser": ROW.optimiser.model_copy(update={"schedule": "constant"})}),
-    )
+def test_only_the_adapter_learns_and_the_loss_falls(trial) -> None:
+    one = trial("one", steps=30, log_every=10, seed=1)
+    constant = ROW.optimiser.model_copy(update={"schedule": "constant"})
+    one = one.replace(row=one.job.row.model_copy(update={"optimiser": constant}))
     before = {k: v.clone() for k, v in one.transformer.state_dict().items()}
-    records = train_adapter(one)
+    records = one.train()
     changed = {k for k, v in one.transformer.state_dict().items() if not torch.equal(v, before[k])}
     assert changed
     assert all("lora_" in k for k in changed)
@@ -152,8 +185,8 @@ def test_only_the_adapter_learns_and_the_loss_falls(job) -> None:
     assert (records["tokens_per_second"] / records["images_per_second"]).tolist() == pytest.approx([6.0] * 3)
 
 
-def test_the_seed_decides_the_run(job) -> None:
-    losses = [train_adapter(job(f"s{i}", steps=3, seed=seed))["loss"].tolist() for i, seed in enumerate((5, 5, 6))]
+def test_the_seed_decides_the_run(trial) -> None:
+    losses = [trial(f"s{i}", steps=3, seed=seed).train()["loss"].tolist() for i, seed in enumerate((5, 5, 6))]
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -168,25 +201,25 @@ def infinite_gradient(losses: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("error", "what"), [(not_a_number, "loss is nan"), (infinite_gradient, "gradient norm is")])
 @pytest.mark.parametrize("clip", [1.0, None])
-def test_a_loss_that_is_not_finite_names_step_and_images_and_keeps_the_checkpoint(job, error, what, clip) -> None:
-    one = job("nan", optimiser=ROW.optimiser.model_copy(update={"clip_norm": clip}))
+def test_a_loss_that_is_not_finite_names_step_and_images_and_keeps_the_checkpoint(trial, error, what, clip) -> None:
+    one = trial("nan", optimiser=ROW.optimiser.model_copy(update={"clip_norm": clip}))
     with pytest.raises(FloatingPointError, match=rf"d1: {what}.* at step 3, images \['\d\d', '\d\d'\]"):
-        train_adapter(failing(one, 3, error))
-    state = load_checkpoint(one.folder)
+        failing(one, 3, error).train()
+    state = load_checkpoint(one.job.folder)
     assert state["step"] == 2
     assert all(torch.isfinite(v).all() for v in state["adapter"].values())
 
 
-def test_a_damaged_checkpoint_is_named(job) -> None:
-    one = job("damaged")
-    (one.folder / "checkpoint.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
+def test_a_damaged_checkpoint_is_named(trial) -> None:
+    one = trial("damaged")
+    (one.job.folder / "checkpoint.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
     with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged.*delete it"):
-        train_adapter(one)
+        one.train()
 
 
-def test_more_processes_than_images_a_step_are_refused(job) -> None:
+def test_more_processes_than_images_a_step_are_refused(trial) -> None:
     with pytest.raises(ValueError, match="batch_size 2 leaves some of 3 processes"):
-        train_adapter(replace(job("group"), group=Group(rank=0, size=3)))
+        trial("group").train(group=Group(rank=0, size=3))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +231,7 @@ def test_learning_rates(schedule: str, step: int, expected: float) -> None:
     assert learning_rate_factor(step, row) == pytest.approx(expected)
 
 
-def test_the_optimiser_follows_the_schedule(job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_optimiser_follows_the_schedule(trial, monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
     step = loop.torch.optim.AdamW.step
 
@@ -207,15 +240,15 @@ def test_the_optimiser_follows_the_schedule(job, monkeypatch: pytest.MonkeyPatch
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(loop.torch.optim.AdamW, "step", spy)
-    one = job("rates", steps=4)
-    train_adapter(one)
-    assert rates == pytest.approx([1e-2 * learning_rate_factor(i, one.params) for i in range(4)])
+    one = trial("rates", steps=4)
+    one.train()
+    assert rates == pytest.approx([1e-2 * learning_rate_factor(i, one.job.row) for i in range(4)])
     assert rates[0] == pytest.approx(0.5e-2)
 
 
-def test_validation_does_not_change_the_training(job) -> None:
+def test_validation_does_not_change_the_training(trial) -> None:
     """Nor does a hook that draws random numbers and runs the transformer; it sees the averaged adapter."""
-    plain, watched, seen = job("plain", ema_decay=0.5), job("watched", ema_decay=0.5, validate_every=2), []
+    plain, watched, seen = trial("plain", ema_decay=0.5), trial("watched", ema_decay=0.5, validate_every=2), []
 
     def look(transformer, step: int) -> None:
         assert not transformer.training
@@ -224,33 +257,33 @@ def test_validation_does_not_change_the_training(job) -> None:
         assert not transformer(latent, torch.ones(1), text, return_dict=False)[0].requires_grad
         seen.append((step, deepcopy(lora.adapter_state(transformer, "d1"))))
 
-    train_adapter(plain)
-    records = train_adapter(replace(watched, on_validate=look))
-    ours, theirs = (lora.adapter_state(j.transformer, "d1") for j in (watched, plain))
+    plain.train()
+    records = watched.replace(on_validate=look).train()
+    ours, theirs = (j.state() for j in (watched, plain))
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
     assert [s for s, _ in seen] == [2, 4, 6, 7] == records.dropna()["step"].tolist()
     assert all(torch.equal(seen[-1][1][k], v) for k, v in ours.items())
-    expected = held_out_loss(replace(watched, cache=watched.held_out))
+    expected = held_out_loss(watched.job, watched.transformer, Group())
     assert records["validation_loss"].iloc[-1] == expected
 
 
-def test_the_average_is_what_is_kept_and_the_raw_weights_are_what_resumes(job) -> None:
+def test_the_average_is_what_is_kept_and_the_raw_weights_are_what_resumes(trial) -> None:
     decay, states = 0.6, []
-    one = job("ema", ema_decay=decay, checkpoint_every=1)
-    save = loop.save_checkpoint
+    one = trial("ema", ema_decay=decay, checkpoint_every=1)
+    save = checkpoint.save_checkpoint
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            loop, "save_checkpoint", lambda state, folder: states.append(deepcopy(state)) or save(state, folder)
+            checkpoint, "save_checkpoint", lambda state, folder: states.append(deepcopy(state)) or save(state, folder)
         )
-        train_adapter(one)
-    raw = job("raw")
-    train_adapter(raw)
-    final = lora.adapter_state(raw.transformer, "d1")
+        one.train()
+    raw = trial("raw")
+    raw.train()
+    final = raw.state()
     average = {k: v.clone() for k, v in states[0]["adapter"].items()}
     for n, weights in enumerate([*(s["adapter"] for s in states[1:]), final], start=1):
         share = min(decay, (1 + n) / (10 + n))
         average = {k: share * average[k] + (1 - share) * v for k, v in weights.items()}
-    kept = lora.adapter_state(one.transformer, "d1")
+    kept = one.state()
     for key, value in average.items():
         torch.testing.assert_close(kept[key], value)
     assert any(not torch.allclose(kept[k], final[k], atol=1e-4) for k in kept)
@@ -266,13 +299,13 @@ def test_gradient_checkpointing_changes_nothing(request, make_cache, tmp_path, s
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs g++")
-def test_compiled_blocks_train_to_the_same_adapter(job) -> None:
+def test_compiled_blocks_train_to_the_same_adapter(trial) -> None:
     few = ROW.lora.model_copy(update={"targets": ("to_q", "ffn.net.2")})
-    jobs = [job(str(on), steps=2, autocast=False, lora=few, compile=on) for on in (False, True)]
+    jobs = [trial(str(on), steps=2, autocast=False, lora=few, compile=on) for on in (False, True)]
     for one in jobs:
         del one.transformer.blocks[1]  # compiling takes half as long
-        train_adapter(one)
-    plain, compiled = (lora.adapter_state(one.transformer, "d1") for one in jobs)
+        one.train()
+    plain, compiled = (one.state() for one in jobs)
     assert jobs[1].transformer.blocks[0]._compiled_call_impl is not None
     for key, value in plain.items():
         torch.testing.assert_close(compiled[key], value, rtol=1e-3, atol=1e-4)
@@ -284,8 +317,8 @@ def trained(tiny, make_cache, tmp_path: Path, changes: dict[str, Any]) -> dict[s
     row = {"lora": {"rank": 2, "alpha": 3}, "optimiser": {"learning_rate": 1e-2}, "steps": 3, "batch_size": 2}
     row |= {"label": "full", "autocast": False} | changes
     folder = tmp_path / str(sorted(changes.items()))
-    manifest = train_stage2("d2", cache, None, tiny.model(threads=1), AdapterParams(**row), folder, lambda r: None)
-    state = load_file(manifest["path"])
+    job = stage2_job("d2", cache, None, tiny.model(threads=1), AdapterParams(**row), folder)
+    state = load_file(train(job, no_log).path)
     assert max(float(v.abs().max()) for k, v in state.items() if "lora_B" in k) > 1e-3
     return state
 

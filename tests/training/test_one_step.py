@@ -6,7 +6,6 @@ the adapter's first weights.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,8 @@ from tests.dense_gclf import install_dense_gclf
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.training import Stage1Params
-from vibe_pipeline.training.stages import train_stage1, train_stage2
+from vibe_pipeline.training.job import TrainingJob
+from vibe_pipeline.training.stages import stage1_job, stage2_job, train
 
 LEARNING_RATE, DECAY, CLIP, SHIFT, SEED, BATCH = 1e-2, 0.3, 0.002, 3.0, 4, 2
 ROW = {
@@ -108,7 +108,7 @@ def plain_training(
     return lora.adapter_state(transformer, "plain"), losses, norms
 
 
-def trained(train: Callable[..., dict[str, Any]], tmp_path: Path, killed_after: int | None) -> tuple[Any, list[float]]:
+def trained(job: TrainingJob, killed_after: int | None) -> tuple[Any, list[float]]:
     """The adapter and the losses, straight or in two runs."""
     logged: dict[int, float] = {}
 
@@ -119,10 +119,10 @@ def trained(train: Callable[..., dict[str, Any]], tmp_path: Path, killed_after: 
 
     if killed_after is not None:
         with pytest.raises(Killed):
-            train(tmp_path, note)
+            train(job, note)
         killed_after = None
-    manifest = train(tmp_path, note)
-    adapter = {k.removeprefix("transformer."): v for k, v in load_file(manifest["path"]).items()}
+    manifest = train(job, note)
+    adapter = {k.removeprefix("transformer."): v for k, v in load_file(manifest.path).items()}
     return adapter, [logged[step] for step in sorted(logged)]
 
 
@@ -143,7 +143,7 @@ RUNS = [(1, None), (2, None), (4, None), (4, 2)]
 @pytest.mark.parametrize(("steps", "killed_after"), RUNS)
 def test_stage_1_is_the_velocity_loss_under_full_attention(tiny, make_cache, tmp_path, steps, killed_after) -> None:
     cache, row = make_cache(tiny.transformer().config.in_channels), Stage1Params(**ROW, steps=steps)
-    ours = trained(lambda f, note: train_stage1("d", cache, tiny.model(), row, f, note), tmp_path, killed_after)
+    ours = trained(stage1_job("d", cache, tiny.model(), row, tmp_path), killed_after)
     require_equal(ours, plain_training(tiny.transformer(), cache, steps, "low", stage1_loss))
 
 
@@ -154,7 +154,7 @@ def test_stage_2_is_hfato_under_gclf_of_the_native_window(
 ) -> None:
     cache = make_cache(tiny.transformer().config.in_channels)
     row = AdapterParams(**ROW, **STAGE2, **OBJECTIVES[objective], steps=steps)
-    ours = trained(lambda f, note: train_stage2("d", cache, None, tiny.model(), row, f, note), tmp_path, killed_after)
+    ours = trained(stage2_job("d", cache, None, tiny.model(), row, tmp_path), killed_after)
     transformer = tiny.transformer()
     install_dense_gclf(transformer, (1, 4, 6), NATIVE_HALF, 2)
     kind = row.degradation.kind
@@ -166,7 +166,7 @@ def test_autocast_is_bfloat16_and_the_held_out_loss_is_of_the_held_out_images(wa
     cache = make_cache()
     row = Stage1Params(**ROW | {"autocast": True}, steps=1)
     logged: list[dict[str, float]] = []
-    manifest = train_stage1("d", cache, wan21.model(), row, tmp_path, logged.extend)
+    manifest = train(stage1_job("d", cache, wan21.model(), row, tmp_path), logged.extend)
 
     def in_16_bit(*arguments: Any) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
@@ -178,11 +178,11 @@ def test_autocast_is_bfloat16_and_the_held_out_loss_is_of_the_held_out_images(wa
     assert logged[0]["loss"] == pytest.approx(rounded[0], rel=1e-6)
 
     transformer = wan21.transformer()
-    lora.load_adapter(transformer, Path(manifest["path"]), "d")
+    lora.load_adapter(transformer, manifest.path, "d")
     latents, texts = load_file(cache["images"][0]["shard"]), load_file(cache["images"][0]["text_shard"])
     parts = {"low": torch.stack([latents[f"{i:02d}.low"].float() for i in (6, 7)])}
     parts["text"] = torch.stack([texts[f"{i:02d}.text"] for i in (6, 7)])
     noise = torch.randn(parts["low"].shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         losses = [stage1_loss(transformer, parts, noise, torch.full((2,), s)).mean() for s in (0.2, 0.4, 0.6, 0.8)]
-    assert manifest["held_out_loss"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
+    assert manifest.held_out_loss == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)

@@ -1,13 +1,14 @@
 """Several processes, micro-batches, buckets: the same training; a process that fails ends all."""
 
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,10 +16,10 @@ from safetensors.torch import load_file
 
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.training import Stage1Params
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.runtime.deadline import OutOfTimeError
-from vibe_pipeline.training import stages as relay
-from vibe_pipeline.training.distributed import Group
-from vibe_pipeline.training.launch import require_devices, run_processes
+from vibe_pipeline.training import stages
+from vibe_pipeline.training.distributed import Group, require_devices, run_processes
 
 CPU = torch.device("cpu")
 ROW = Stage1Params(
@@ -32,14 +33,17 @@ ROW = Stage1Params(
     autocast=False,
 )
 WORK = """
-import os, signal
+import os, signal, time
 import torch
 import torch.distributed as dist
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.runtime.deadline import require_time
 
-def work(group, device, on_log, how):
-    on_log([{"step": 1, "rank": group.rank}])
+def work(group, on_log, how):
+    on_log([{"step": 1, "rank": group.rank, "pid": os.getpid()}])
     group.wait()
+    if how == "wait":
+        time.sleep(600)
     if group.rank == 1:
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -56,25 +60,26 @@ from pathlib import Path
 import vibe_pipeline
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.training import Stage1Params
-from vibe_pipeline.training.stages import train_stage1
+from vibe_pipeline.training.stages import stage1_job, train
 
 cache, model, row = (json.loads(Path(p).read_text()) for p in sys.argv[1:4])
 log = lambda records: print(*[r["step"] for r in records], flush=True)
-manifest = train_stage1("d1", cache, ModelParams(**model), Stage1Params(**row), Path(sys.argv[4]), log)
-print(manifest["path"])
+job = stage1_job("d1", cache, ModelParams(**model), Stage1Params(**row), Path(sys.argv[4]))
+print(train(job, log).path)
 """
 
 
 @pytest.fixture
-def train(wan21, make_cache, tmp_path: Path) -> Callable[..., tuple[dict[str, torch.Tensor], dict[str, Any], list]]:
+def train(wan21, make_cache, tmp_path: Path) -> Callable[..., tuple[dict[str, torch.Tensor], AdapterManifest, list]]:
     """Train stage 1 on two buckets with changes of the row; the adapter, the manifest, the log."""
 
-    def run(folder: str, **changes: object) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[dict[str, float]]]:
+    def run(folder: str, **changes: object) -> tuple[dict[str, torch.Tensor], AdapterManifest, list]:
         logged: list[dict[str, float]] = []
         row = Stage1Params(**(ROW.model_dump() | changes))
         cache = make_cache(count=13, buckets=2)
-        manifest = relay.train_stage1("d1", cache, wan21.model(threads=1), row, tmp_path / folder, logged.extend)
-        return load_file(manifest["path"]), manifest, logged
+        job = stages.stage1_job("d1", cache, wan21.model(threads=1), row, tmp_path / folder)
+        manifest = stages.train(job, logged.extend)
+        return load_file(manifest.path), manifest, logged
 
     return run
 
@@ -89,8 +94,8 @@ def test_dividing_a_batch_changes_nothing_but_the_order_of_sums(train, divided: 
     for key, value in one.items():
         torch.testing.assert_close(other[key], value, rtol=1e-5, atol=1e-5)
     assert max(float(v.abs().max()) for k, v in one.items() if "lora_B" in k) > 1e-3
-    assert manifest["key"] == divided_manifest["key"]
-    assert divided_manifest["held_out_loss"] == pytest.approx(manifest["held_out_loss"], rel=1e-5)
+    assert manifest.key == divided_manifest.key
+    assert divided_manifest.held_out_loss == pytest.approx(manifest.held_out_loss, rel=1e-5)
     assert [r["step"] for r in divided_log] == [r["step"] for r in log] == [2, 3, 4]
     assert ["validation_loss" in r for r in log] == [False, True, True]
     names = ("step", "loss", "validation_loss")
@@ -130,18 +135,69 @@ def test_processes_that_torchrun_started_join_one_group(train, wan21, make_cache
 
 
 @pytest.mark.parametrize(
-    ("how", "message"), [("raises", "ArithmeticError: this one is the cause"), ("killed", "SIGKILL")]
+    ("how", "message"), [("raises", "ArithmeticError: this one is the cause"), ("killed", "it was ended by SIGKILL")]
 )
-def test_a_process_that_fails_ends_all_with_its_error(tmp_path, monkeypatch, how: str, message: str) -> None:
+def test_a_process_that_fails_ends_all_and_is_named_in_one_line(tmp_path, monkeypatch, how: str, message: str) -> None:
+    """Not the other one, which reports a broken connection."""
     (tmp_path / "workers_that_fail.py").write_text(WORK)
     monkeypatch.syspath_prepend(tmp_path)
     import workers_that_fail
 
     logged: list[dict[str, float]] = []
-    with pytest.raises(RuntimeError, match=message) as caught:
+    with pytest.raises(RuntimeError, match=f"^training process 1 failed: {message}") as caught:
         run_processes(workers_that_fail.work, (how,), 2, CPU, logged.extend)
-    assert "process 1" in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert {r["rank"] for r in logged} <= {0, 1}
+    assert not multiprocessing.active_children()
+
+
+def test_an_error_of_the_log_ends_all(tmp_path, monkeypatch) -> None:
+    """As MLflow's, or a full disk's; Ctrl-C comes the same way."""
+    (tmp_path / "workers_that_wait.py").write_text(WORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    import workers_that_wait
+
+    def fail(records: list[dict[str, float]]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_processes(workers_that_wait.work, ("wait",), 2, CPU, fail)
+    assert not multiprocessing.active_children()
+
+
+PARENT = """
+import sys
+import torch
+sys.path.insert(0, sys.argv[1])
+import workers_of_a_parent
+from vibe_pipeline.training.distributed import run_processes
+
+if __name__ == "__main__":
+    say = lambda records: print(records[0]["pid"], flush=True)
+    run_processes(workers_of_a_parent.work, ("wait",), 2, torch.device("cpu"), say)
+"""
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux which processes live")
+def test_a_killed_parent_leaves_no_process_behind(tmp_path: Path) -> None:
+    (tmp_path / "workers_of_a_parent.py").write_text(WORK)
+    (tmp_path / "parent.py").write_text(PARENT)
+    command = [sys.executable, str(tmp_path / "parent.py"), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+        pids = [int(parent.stdout.readline()) for _ in range(2)]
+        assert all(map(lives, pids))
+        parent.kill()
+    end = time.monotonic() + 60
+    while any(map(lives, pids)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(map(lives, pids))
 
 
 def test_a_process_out_of_time_stops_all_as_a_run_that_goes_on(tmp_path, monkeypatch) -> None:

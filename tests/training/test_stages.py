@@ -1,6 +1,7 @@
 """The two stages: what each trains on, what its result is keyed by."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,64 +16,71 @@ from vibe_pipeline.diffusion.models import find_model, load_transformer
 from vibe_pipeline.diffusion.objectives import degrade
 from vibe_pipeline.experiment.adapters import AdapterParams, DegradationParams
 from vibe_pipeline.experiment.training import Stage1Params
-from vibe_pipeline.training import stages as relay
-from vibe_pipeline.training.job import Job
+from vibe_pipeline.io.manifests import AdapterManifest
+from vibe_pipeline.training import stages
+from vibe_pipeline.training.distributed import Group, no_log
+from vibe_pipeline.training.job import StageLoss, TrainingJob
+from vibe_pipeline.training.stages import alone, stage1_job, stage2_job, train
 
 SHAPE = {"lora": {"rank": 2, "alpha": 4}, "steps": 2, "batch_size": 2, "optimiser": {"learning_rate": 1e-2}}
 STAGE1 = Stage1Params(**SHAPE)
 STAGE2 = AdapterParams(label="full", **SHAPE)
 
 
-def quiet(records: list[dict[str, float]]) -> None:
-    """No tracking."""
+@pytest.fixture
+def stage1(wan21, make_cache, tmp_path: Path) -> AdapterManifest:
+    return train(stage1_job("stage1", make_cache(), wan21.model(), STAGE1, tmp_path / "adapters"), no_log)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a training would have begun with."""
+
+    job: TrainingJob
+    frozen: dict[str, torch.Tensor]
+    adapters: list[str]
+    gclf: bool
 
 
 @pytest.fixture
-def stage1(wan21, make_cache, tmp_path: Path) -> dict[str, Any]:
-    return relay.train_stage1("stage1", make_cache(), wan21.model(), STAGE1, tmp_path / "adapters", quiet)
-
-
-@pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
     """Keep every job with a copy of its frozen weights and attention, as training finds them; train nothing."""
-    seen: list[Job] = []
+    seen: list[Seen] = []
 
-    def spy(job: Job) -> pd.DataFrame:
+    def spy(job: TrainingJob, transformer: torch.nn.Module, *_: Any) -> pd.DataFrame:
         frozen = {
-            k.replace(".base_layer", ""): v.clone() for k, v in job.transformer.state_dict().items() if "lora_" not in k
+            k.replace(".base_layer", ""): v.clone() for k, v in transformer.state_dict().items() if "lora_" not in k
         }
-        job.transformer.seen = frozen
-        job.transformer.adapters = job.transformer.active_adapters()
-        job.transformer.gclf = isinstance(job.transformer.blocks[0].attn1.processor, GclfAttnProcessor)
-        seen.append(job)
+        gclf = isinstance(transformer.blocks[0].attn1.processor, GclfAttnProcessor)
+        seen.append(Seen(job, frozen, transformer.active_adapters(), gclf))
         return pd.DataFrame([{"step": 2, "loss": 1.0, "seconds": 1.0}])
 
-    monkeypatch.setattr(relay, "train_adapter", spy)
+    monkeypatch.setattr(stages, "train_adapter", spy)
     return seen
 
 
 def test_naive_tuning_starts_from_the_base_and_relay_from_the_fused(
-    wan21, make_cache, tmp_path, stage1, jobs, monkeypatch
+    wan21, make_cache, tmp_path, stage1, trainings, monkeypatch
 ) -> None:
     cache, root = make_cache(), tmp_path / "adapters"
-    relay.train_stage2("naive", cache, None, wan21.model(), STAGE2.model_copy(update={"start": "base"}), root, quiet)
-    relay.train_stage2("full", cache, stage1, wan21.model(), STAGE2, root, quiet)
+    train(stage2_job("naive", cache, None, wan21.model(), STAGE2.model_copy(update={"start": "base"}), root), no_log)
+    train(stage2_job("full", cache, stage1, wan21.model(), STAGE2, root), no_log)
     base, fused = wan21.transformer().state_dict(), wan21.transformer()
-    lora.fuse_adapter(fused, Path(stage1["path"]))
-    naive, full = (j.transformer.seen for j in jobs)
+    lora.fuse_adapter(fused, stage1.path)
+    naive, full = (j.frozen for j in trainings)
     assert all(torch.equal(naive[k], base[k]) for k in base)
     assert all(torch.equal(full[k], v) for k, v in fused.state_dict().items())
     assert sum(not torch.equal(full[k], base[k]) for k in base) == 20
-    assert [j.part for j in jobs] == ["high", "high"]
-    assert all(j.transformer.gclf for j in jobs)
+    assert [j.job.loss.part for j in trainings] == ["high", "high"]
+    assert all(j.gclf for j in trainings)
 
 
-def test_in_16_bit_stage_1_stands_beside_the_bases_own_weights(wan21, make_cache, tmp_path, stage1, jobs) -> None:
+def test_in_16_bit_stage_1_stands_beside_the_bases_own_weights(wan21, make_cache, tmp_path, stage1, trainings) -> None:
     model = wan21.model(dtype="bfloat16")
-    relay.train_stage2("full", make_cache(), stage1, model, STAGE2, tmp_path, quiet)
+    train(stage2_job("full", make_cache(), stage1, model, STAGE2, tmp_path), no_log)
     base = load_transformer(find_model(model.path), torch.device("cpu"), torch.bfloat16).state_dict()
-    assert all(torch.equal(jobs[0].transformer.seen[k], v) for k, v in base.items())
-    assert jobs[0].transformer.adapters == [lora.FUSED, "full"]
+    assert all(torch.equal(trainings[0].frozen[k], v) for k, v in base.items())
+    assert trainings[0].adapters == [lora.FUSED, "full"]
 
 
 class Killed(Exception):
@@ -89,37 +97,37 @@ def test_a_stage_2_in_16_bit_that_was_killed_ends_as_a_straight_one(wan21, make_
     def kill(records: list[dict[str, float]]) -> None:
         raise Killed
 
-    straight = relay.train_stage2("full", cache, stage1, model, row, tmp_path / "straight", quiet)
+    straight = train(stage2_job("full", cache, stage1, model, row, tmp_path / "straight"), no_log)
     with pytest.raises(Killed):
-        relay.train_stage2("full", cache, stage1, model, row, tmp_path / "killed", kill)
+        train(stage2_job("full", cache, stage1, model, row, tmp_path / "killed"), kill)
     assert list((tmp_path / "killed").rglob("checkpoint.pt"))
-    resumed = relay.train_stage2("full", cache, stage1, model, row, tmp_path / "killed", quiet)
-    assert Path(resumed["path"]).read_bytes() == Path(straight["path"]).read_bytes()
-    state, config = lora.read_adapter(Path(straight["path"]))
+    resumed = train(stage2_job("full", cache, stage1, model, row, tmp_path / "killed"), no_log)
+    assert resumed.path.read_bytes() == straight.path.read_bytes()
+    state, config = lora.read_adapter(straight.path)
     assert config["r"] == 2 and len(state) == 40
-    alone = relay.train_stage2("full", cache, None, model, row, tmp_path / "naive", quiet)
-    assert Path(alone["path"]).read_bytes() != Path(straight["path"]).read_bytes()
+    naive = train(stage2_job("full", cache, None, model, row, tmp_path / "naive"), no_log)
+    assert naive.path.read_bytes() != straight.path.read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["full", "window", "gclf"])
 def test_attention_is_the_rows_while_training_and_while_measuring(
-    wan21, make_cache, tmp_path, jobs, monkeypatch, kind
+    wan21, make_cache, tmp_path, trainings, monkeypatch, kind
 ) -> None:
     measured = []
 
-    def measure(job: Job) -> float:
-        measured.append(isinstance(job.transformer.blocks[0].attn1.processor, GclfAttnProcessor))
+    def measure(job: TrainingJob, transformer: torch.nn.Module, group: Group) -> float:
+        measured.append(isinstance(transformer.blocks[0].attn1.processor, GclfAttnProcessor))
         return 0.0
 
-    monkeypatch.setattr(relay, "held_out_loss", measure)
+    monkeypatch.setattr(stages, "held_out_loss", measure)
     row = STAGE2.model_copy(update={"attention": STAGE2.attention.model_copy(update={"kind": kind})})
-    relay.train_stage2("a", make_cache(), None, wan21.model(), row, tmp_path, quiet)
-    assert [jobs[0].transformer.gclf] == measured == [kind != "full"]
+    train(stage2_job("a", make_cache(), None, wan21.model(), row, tmp_path), no_log)
+    assert [trainings[0].gclf] == measured == [kind != "full"]
 
 
-def test_stage_1_uses_low_images_with_full_attention(wan21, make_cache, tmp_path, jobs) -> None:
-    relay.train_stage1("stage1", make_cache(), wan21.model(), STAGE1, tmp_path, quiet)
-    assert (jobs[0].part, jobs[0].transformer.gclf, jobs[0].loss) == ("low", False, relay.STAGE1_LOSS)
+def test_stage_1_uses_low_images_with_full_attention(wan21, make_cache, tmp_path, trainings) -> None:
+    train(stage1_job("stage1", make_cache(), wan21.model(), STAGE1, tmp_path), no_log)
+    assert (trainings[0].gclf, trainings[0].job.loss) == (False, stages.STAGE1_LOSS)
 
 
 @pytest.mark.parametrize("style", ["wan21", "wan22"])
@@ -127,18 +135,18 @@ def test_both_stages_train_on_either_kind_of_model(request, make_cache, tmp_path
     tiny = request.getfixturevalue(style)
     cache = make_cache(16 if style == "wan21" else 48)
     logged: list[dict] = []
-    first = relay.train_stage1("stage1", cache, tiny.model(), STAGE1, tmp_path, logged.extend)
+    first = train(stage1_job("stage1", cache, tiny.model(), STAGE1, tmp_path), logged.extend)
     row = STAGE2.model_copy(update={"degradation": STAGE2.degradation.model_copy(update={"kind": "pixel"})})
-    second = relay.train_stage2("full", cache, first, tiny.model(), row, tmp_path, logged.extend)
+    second = train(stage2_job("full", cache, first, tiny.model(), row, tmp_path), logged.extend)
     assert len(logged) == 2
     for manifest in (first, second):
-        folder = Path(manifest["path"]).parent
-        assert not manifest["reused"]
+        folder = manifest.path.parent
+        assert not manifest.reused
         assert not (folder / "checkpoint.pt").exists()
-        assert pd.read_csv(manifest["losses"])["loss"].iloc[-1] == pytest.approx(manifest["final_loss"])
-        assert 0 < manifest["held_out_loss"] < 100
-        assert any(v.abs().max() > 0 for k, v in load_file(manifest["path"]).items() if "lora_B" in k)
-        assert manifest["seconds"] > 0
+        assert pd.read_csv(manifest.losses)["loss"].iloc[-1] == pytest.approx(manifest.final_loss)
+        assert 0 < manifest.held_out_loss < 100
+        assert any(v.abs().max() > 0 for k, v in load_file(manifest.path).items() if "lora_B" in k)
+        assert manifest.seconds > 0
 
 
 @pytest.mark.parametrize("kind", ["latent", "pixel"])
@@ -146,7 +154,7 @@ def test_the_degraded_latent_is_made_as_the_row_says(kind: str) -> None:
     generator = torch.Generator().manual_seed(0)
     high, pixel, noise = (torch.randn(2, 4, 1, 8, 8, generator=generator) for _ in range(3))
     degradation = DegradationParams(kind=kind, factor=0.25, mode="nearest")
-    loss = relay.StageLoss("high", {"hfato": 1.0}, degradation)
+    loss = StageLoss("high", {"hfato": 1.0}, degradation)
     seen: list[torch.Tensor] = []
 
     def predict(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -157,24 +165,24 @@ def test_the_degraded_latent_is_made_as_the_row_says(kind: str) -> None:
     expected = pixel if kind == "pixel" else degrade(high, 0.25, "nearest")
     torch.testing.assert_close(seen[0], 0.5 * expected + 0.5 * noise)
     torch.testing.assert_close(value, (seen[0] - high).square().mean())
-    assert loss.extra_parts == (("pixel",) if kind == "pixel" else ())
+    assert loss.parts == (("high", "pixel") if kind == "pixel" else ("high",))
 
 
 def test_what_changes_the_weights_changes_the_key_and_nothing_else_does(
-    wan21, wan22, make_cache, tmp_path, stage1, jobs
+    wan21, wan22, make_cache, tmp_path, stage1, trainings
 ) -> None:
     cache, model = make_cache(), wan21.model()
-    rows: dict[str, tuple[dict, dict | None, AdapterParams]] = {
+    rows: dict[str, tuple[dict, AdapterManifest | None, AdapterParams]] = {
         "same": (cache, stage1, STAGE2),
         "label": (cache, stage1, STAGE2.model_copy(update={"label": "other"})),
         "log": (cache, stage1, STAGE2.model_copy(update={"log_every": 1, "checkpoint_every": 1})),
         "seed": (cache, stage1, STAGE2.model_copy(update={"seed": 1})),
         "steps": (cache, stage1, STAGE2.model_copy(update={"steps": 3})),
         "images": (cache | {"key": "other"}, stage1, STAGE2),
-        "stage1": (cache, stage1 | {"key": "other"}, STAGE2),
+        "stage1": (cache, stage1.model_copy(update={"key": "other"}), STAGE2),
         "naive": (cache, None, STAGE2),
     }
-    keys = {n: relay.train_stage2("full", c, s, model, r, tmp_path / n, quiet)["key"] for n, (c, s, r) in rows.items()}
+    keys = {n: train(stage2_job("full", c, s, model, r, tmp_path / n), no_log).key for n, (c, s, r) in rows.items()}
     assert keys["same"] == keys["label"] == keys["log"]
     assert len(set(keys.values())) == len(rows) - 2
 
@@ -183,42 +191,43 @@ def test_a_finished_adapter_is_not_trained_again_unless_its_file_is_gone(
     wan21, make_cache, tmp_path, stage1, monkeypatch
 ) -> None:
     calls: list[str] = []
-    train = relay.train_adapter
-    monkeypatch.setattr(relay, "train_adapter", lambda job: calls.append(job.name) or train(job))
-    arguments = ("stage1", make_cache(), wan21.model(), STAGE1, tmp_path / "adapters", quiet)
-    again = relay.train_stage1(*arguments)
-    assert again == stage1 | {"reused": True}
+    train_adapter = stages.train_adapter
+    monkeypatch.setattr(stages, "train_adapter", lambda job, *rest: calls.append(job.name) or train_adapter(job, *rest))
+    job = stage1_job("stage1", make_cache(), wan21.model(), STAGE1, tmp_path / "adapters")
+    assert train(job, no_log) == stage1.model_copy(update={"reused": True})
     assert not calls
-    Path(stage1["path"]).unlink()
-    assert not relay.train_stage1(*arguments)["reused"]
+    stage1.path.unlink()
+    assert not train(job, no_log).reused
     assert calls == ["stage1"]
 
 
 def test_a_renamed_row_trains_nothing_again(wan21, make_cache, tmp_path: Path) -> None:
     """And its manifest carries the new name, which the graph and MLflow go by."""
     cache, model = make_cache(), wan21.model()
-    first = relay.train_stage1("one", cache, model, STAGE1, tmp_path, quiet)
-    second = relay.train_stage1("two", cache, model, STAGE1, tmp_path, quiet)
-    assert (first["name"], first["reused"]) == ("one", False)
-    assert (second["name"], second["reused"]) == ("two", True)
-    assert {k: first[k] for k in ("key", "path", "losses")} == {k: second[k] for k in ("key", "path", "losses")}
+    first = train(stage1_job("one", cache, model, STAGE1, tmp_path), no_log)
+    second = train(stage1_job("two", cache, model, STAGE1, tmp_path), no_log)
+    assert (first.name, first.reused) == ("one", False)
+    assert (second.name, second.reused) == ("two", True)
+    assert (first.key, first.path, first.losses) == (second.key, second.path, second.losses)
 
 
 def test_rows_of_equal_content_train_once_though_they_start_together(wan21, make_cache, tmp_path: Path) -> None:
     cache, model = make_cache(), wan21.model()
-    folder = relay.stage1_folder(cache, model, STAGE1, tmp_path)
 
-    def train(name: str) -> bool:
-        with relay.alone(name, folder):
-            return relay.train_stage1(name, cache, model, STAGE1, tmp_path, quiet)["reused"]
+    def in_turn(name: str) -> AdapterManifest:
+        job = stage1_job(name, cache, model, STAGE1, tmp_path)
+        with alone(job):
+            return train(job, no_log)
 
     with ThreadPoolExecutor(2) as pool:
-        assert sorted(pool.map(train, ("one", "two"))) == [False, True]
-    assert [(tmp_path / "by_name" / name).resolve() for name in ("one", "two")] == [folder.resolve()] * 2
+        made = list(pool.map(in_turn, ("one", "two")))
+    assert sorted(manifest.reused for manifest in made) == [False, True]
+    folder = made[0].path.parent.resolve()
+    assert [(tmp_path / "by_name" / name).resolve() for name in ("one", "two")] == [folder] * 2
 
 
 def test_an_adapters_file_says_nothing_of_its_row(wan21, make_cache, tmp_path: Path) -> None:
     """So that rows of equal content give equal files, whichever was first."""
     cache, model = make_cache(), wan21.model()
-    files = [relay.train_stage1(n, cache, model, STAGE1, tmp_path / n, quiet)["path"] for n in ("one", "two")]
+    files = [train(stage1_job(n, cache, model, STAGE1, tmp_path / n), no_log).path for n in ("one", "two")]
     assert Path(files[0]).read_bytes() == Path(files[1]).read_bytes()

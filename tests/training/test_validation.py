@@ -9,7 +9,8 @@ import torch
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.experiment.training import Stage1Params
 from vibe_pipeline.images.cache import LatentCache
-from vibe_pipeline.training.job import Job
+from vibe_pipeline.training.distributed import Group
+from vibe_pipeline.training.job import TrainingJob
 from vibe_pipeline.training.stages import STAGE1_LOSS
 from vibe_pipeline.training.validation import SIGMAS, held_out_loss
 
@@ -21,8 +22,17 @@ def test_it_is_the_mean_over_images_and_sigmas_whatever_the_chunks(request, make
     transformer = tiny.transformer()
     lora.add_adapter(transformer, "d1", 2, 2, ("to_q",), 0)
     cache, row = LatentCache(make_cache(16 if style == "wan21" else 48, count=11, buckets=2)), Stage1Params()
-    cpu = torch.device("cpu")
-    job = Job("d1", transformer, cache, "low", STAGE1_LOSS, row, per_token, cpu, torch.float32, Path())
+    job = TrainingJob(
+        name="d1",
+        key="k",
+        folder=Path(),
+        model=tiny.model(),
+        expand_timesteps=per_token,
+        row=row,
+        images=cache,
+        held_out=cache,
+        loss=STAGE1_LOSS,
+    )
     errors = []
     for indices in cache.buckets.values():
         x0, text = cache.batch("low", indices), cache.batch("text", indices)
@@ -34,5 +44,5 @@ def test_it_is_the_mean_over_images_and_sigmas_whatever_the_chunks(request, make
             errors += (velocity - (noise - x0)).square().mean(dim=(1, 2, 3, 4)).tolist()
     assert len(errors) == 9 * len(SIGMAS)
     for micro_batch in (1, 2, 9):
-        chunked = replace(job, params=row.model_copy(update={"micro_batch": micro_batch}))
-        assert held_out_loss(chunked) == pytest.approx(sum(errors) / len(errors), rel=1e-5)
+        chunked = replace(job, row=row.model_copy(update={"micro_batch": micro_batch}))
+        assert held_out_loss(chunked, transformer, Group()) == pytest.approx(sum(errors) / len(errors), rel=1e-5)

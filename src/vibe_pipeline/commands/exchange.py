@@ -28,7 +28,7 @@ def export_adapter(adapter: str, chosen: Chosen, layout: Any, output: Path, fold
 
     with said_plainly():
         adapters = Path(parameters_of(chosen)["folders"]["adapters"])
-        source = Path(given_adapter(adapter, adapters)["path"])
+        source = given_adapter(adapter, adapters).path
         written = layouts.export_adapter(source, layout, output, fold)
     click.echo(f"{written} ({layout}), from {source}")
     if layout == "diffsynth" and not fold:

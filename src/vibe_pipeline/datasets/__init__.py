@@ -1,6 +1,6 @@
 """Kedro datasets of our own, where kedro-datasets has none."""
 
-from vibe_pipeline.datasets.manifests import CurveManifest, PictureManifest
+from vibe_pipeline.datasets.manifests import AdapterDataset, PictureManifest
 from vibe_pipeline.datasets.tables import CsvTable, ExactTable, TablesDataset
 
-__all__ = ["CsvTable", "CurveManifest", "ExactTable", "PictureManifest", "TablesDataset"]
+__all__ = ["AdapterDataset", "CsvTable", "ExactTable", "PictureManifest", "TablesDataset"]

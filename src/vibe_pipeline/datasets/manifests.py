@@ -1,4 +1,4 @@
-"""Manifests that Kedro-Viz shows by what they name: a picture, a curve. Paths in them are relative to the project."""
+"""Manifests, shown in Kedro-Viz by what they name: a picture, a curve. Paths in them are relative to the project."""
 
 import base64
 from pathlib import Path
@@ -8,6 +8,7 @@ from kedro_datasets._typing import ImagePreview, PlotlyPreview
 from kedro_datasets.json import JSONDataset
 
 from vibe_pipeline.io.files import read_json
+from vibe_pipeline.io.manifests import AdapterManifest, of_file
 
 
 class PictureManifest(JSONDataset):
@@ -26,19 +27,32 @@ class PictureManifest(JSONDataset):
         return ImagePreview(base64.b64encode(path.read_bytes()).decode())
 
 
-class CurveManifest(JSONDataset):
-    """JSON that names a CSV table, previewed as a plot of one of its columns over another."""
+class AdapterDataset(JSONDataset):
+    """:class:`AdapterManifest` as JSON, checked again when loaded, and previewed as a plot of its training."""
 
-    def preview(self, table: str, x: str, y: str) -> PlotlyPreview:
+    def load(self) -> AdapterManifest:
+        """The manifest.
+
+        Raises:
+            ValueError: The file is not an adapter's manifest.
+        """
+        content = super().load()
+        with of_file(Path(self._filepath)):
+            return AdapterManifest.model_validate(content)
+
+    def save(self, data: AdapterManifest) -> None:
+        """Write it."""
+        super().save(data.model_dump(mode="json"))
+
+    def preview(self, x: str, y: str) -> PlotlyPreview:
         """The curve, as Plotly's JSON.
 
         Args:
-            table: The key of the table's path.
-            x: The column along the horizontal axis.
+            x: The column of the training's log along the horizontal axis.
             y: The column along the vertical axis.
         """
-        manifest = read_json(Path(self._filepath))
-        rows = pd.read_csv(manifest[table])[[x, y]].dropna()
+        manifest = self.load()
+        rows = pd.read_csv(manifest.losses)[[x, y]].dropna()
         line = {"type": "scatter", "mode": "lines", "x": rows[x].tolist(), "y": rows[y].tolist()}
         axes = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
-        return PlotlyPreview({"data": [line], "layout": {"title": {"text": manifest.get("name", "")}} | axes})
+        return PlotlyPreview({"data": [line], "layout": {"title": {"text": manifest.name}} | axes})

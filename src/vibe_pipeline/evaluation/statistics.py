@@ -9,8 +9,9 @@ Where an arm was trained with several seeds, these are a level of their own: see
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -119,26 +120,31 @@ def summarise(
     arms = list(dict.fromkeys([*scores.get("arm", ()), *declared]))
     references = {arm: reference_arm if isinstance(reference_arm, str) else reference_arm.get(arm) for arm in arms}
     _check(scores, references, confidence, samples)
-    bootstrap = Bootstrap(samples, confidence, seed)
-    groups = dict(list(scores.groupby(["arm", "metric"], sort=False)))
-    rows = []
-    for metric, of_metric in scores.groupby("metric", sort=False):
-        described = {"direction": of_metric["direction"].iloc[0], "family": of_metric["family"].iloc[0]}
-        values = {arm: _values(groups.get((arm, metric), scores.head(0))) for arm in arms}
-        for arm in arms:
-            group = groups.get((arm, metric), scores.head(0))
-            row = {"arm": arm, "metric": metric} | described | _level(group, values[arm], bootstrap)
-            found = _difference(values[arm], values[references[arm]], bootstrap)
-            row |= {"diff": found.mean, "diff_low": found.low, "diff_high": found.high, "n_pairs": found.clips}
-            row["effect_size"] = found.effect_size
-            if len(values[arm]) and not found.prompts:
-                row["reason"] = "; ".join(filter(None, [row["reason"], f"no clip in common with {references[arm]!r}"]))
-            rows.append(row)
+    rows = _summary_rows(scores, references, Bootstrap(samples, confidence, seed))
     table = pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
     table["arm"] = pd.Categorical(table["arm"], arms)
     table = table.sort_values("arm", kind="stable", ignore_index=True)
     counts = dict.fromkeys(("n", "n_pairs", "training_seeds"), "int64")
     return table.astype({"arm": scores["arm"].dtype} | counts)
+
+
+def _summary_rows(
+    scores: pd.DataFrame, references: Mapping[str, str], bootstrap: Bootstrap
+) -> Iterator[dict[str, Any]]:
+    """Every metric, and in it every arm of `references` against its own."""
+    groups = dict(list(scores.groupby(["arm", "metric"], sort=False)))
+    for metric, of_metric in scores.groupby("metric", sort=False):
+        described = {"direction": of_metric["direction"].iloc[0], "family": of_metric["family"].iloc[0]}
+        values = {arm: _values(groups.get((arm, metric), scores.head(0))) for arm in references}
+        for arm, reference in references.items():
+            group = groups.get((arm, metric), scores.head(0))
+            row = {"arm": arm, "metric": metric} | described | _level(group, values[arm], bootstrap)
+            found = _difference(values[arm], values[reference], bootstrap)
+            row |= {"diff": found.mean, "diff_low": found.low, "diff_high": found.high, "n_pairs": found.clips}
+            row["effect_size"] = found.effect_size
+            if len(values[arm]) and not found.prompts:
+                row["reason"] = "; ".join(filter(None, [row["reason"], f"no clip in common with {reference!r}"]))
+            yield row
 
 
 def with_not_run(summary: pd.DataFrame, reasons: Mapping[str, str]) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.denoiser import Sampling
 from vibe_pipeline.io.keys import file_sha256, folder_fingerprint, weights_fingerprint
+from vibe_pipeline.io.manifests import AdapterManifest
 
 
 def base_settings(model: ModelParams, generation: GenerationParams) -> dict[str, Any]:
@@ -27,8 +28,8 @@ def arm_settings(
     arm: ArmParams,
     model: ModelParams,
     generation: GenerationParams,
-    adapter: dict[str, Any] | None,
-    stage1: dict[str, Any] | None,
+    adapter: AdapterManifest | None,
+    stage1: AdapterManifest | None,
 ) -> dict[str, Any]:
     """Everything that determines an arm's clips; no name of a row, its own or its adapter's, and no label.
 
@@ -54,9 +55,9 @@ def arm_settings(
         | own
         | {
             "arm": arm.model_dump(mode="json", exclude=left_out),
-            "adapter": adapter["key"] if adapter else None,
+            "adapter": adapter.key if adapter else None,
             "extra_adapters": [sha for extra in arm.extra_adapters for sha in _contents(extra)],
-            "stage1": fused_key(stage1["key"], getattr(torch, model.dtype)) if stage1 else None,
+            "stage1": fused_key(stage1.key, getattr(torch, model.dtype)) if stage1 else None,
             "target": model.target.model_dump(),
             "flow_shift": model.flow_shift,
         }

@@ -39,6 +39,7 @@ from vibe_pipeline.generation.clip_cache import Rows, Scale
 from vibe_pipeline.generation.first_frames import first_frame_pixels
 from vibe_pipeline.generation.text_cache import TextCache
 from vibe_pipeline.images.resize import enlarge
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.video import read_clip
 
 
@@ -74,8 +75,8 @@ class Denoiser:
         prompts: set[str],
         sampling: Sampling,
         arm: ArmParams | None = None,
-        adapter: dict[str, Any] | None = None,
-        stage1: dict[str, Any] | None = None,
+        adapter: AdapterManifest | None = None,
+        stage1: AdapterManifest | None = None,
         attach: "Attach | None" = None,
     ) -> None:
         limit_threads(model.threads)
@@ -95,9 +96,9 @@ class Denoiser:
         self._fused = ExitStack()
         try:
             if stage1 is not None:
-                lora.fuse_adapter(self.transformer, Path(stage1["path"]))
+                lora.fuse_adapter(self.transformer, stage1.path)
             if adapter is not None:
-                lora.load_adapter(self.transformer, Path(adapter["path"]), adapter["name"])
+                lora.load_adapter(self.transformer, adapter.path, adapter.name)
             if arm is not None:
                 for i, extra in enumerate(arm.extra_adapters):
                     lora.load_adapter(self.transformer, extra.path, f"extra_{i}", extra.weight)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -17,6 +16,7 @@ from vibe_pipeline.generation.denoiser import Denoiser, Sampling
 from vibe_pipeline.generation.methods import ArmJob, method_of
 from vibe_pipeline.generation.text_cache import text_cache
 from vibe_pipeline.generation.true_renders import true_renders
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.miniature.world import CAMERA_SIGMA
 
 
@@ -32,23 +32,27 @@ def native_clips(prompts: pd.DataFrame, model: ModelParams, params: GenerationPa
     Returns:
         `prompts` with key, path, preview_path and seconds of each native clip.
     """
+    job = _true_job(model, params, root) if params.native_source == "truth" else _base_job(prompts, model, params, root)
+    return make_clips(prompts, job)
+
+
+def _true_job(model: ModelParams, params: GenerationParams, root: Path) -> ClipJob:
+    """What the native clips would be if the base were perfect."""
     size = Scale.of(model.native)
-    settings = {"native": model.native.model_dump(), "source": params.native_source}
-    if params.native_source == "truth":
-        settings["camera"] = CAMERA_SIGMA
-        folder = root / "native" / "truth"
-        return make_clips(
-            prompts,
-            ClipJob(
-                name="native",
-                settings=settings,
-                folder=folder,
-                size=size,
-                prepare=lambda: _rendering(size),
-                batch_size=params.batch_size,
-            ),
-        )
-    settings |= base_settings(model, params)
+    return ClipJob(
+        name="native",
+        settings={"native": model.native.model_dump(), "source": params.native_source, "camera": CAMERA_SIGMA},
+        folder=root / "native" / "truth",
+        size=size,
+        prepare=lambda: _rendering(size),
+        batch_size=params.batch_size,
+    )
+
+
+def _base_job(prompts: pd.DataFrame, model: ModelParams, params: GenerationParams, root: Path) -> ClipJob:
+    """From noise, by the base alone."""
+    size = Scale.of(model.native)
+    settings = {"native": model.native.model_dump(), "source": params.native_source} | base_settings(model, params)
     settings["sampling"] = [
         params.native_steps,
         params.native_guidance_scale,
@@ -63,17 +67,15 @@ def native_clips(prompts: pd.DataFrame, model: ModelParams, params: GenerationPa
         with Denoiser(model, params, text_cache(model, root), set(prompts["prompt"]), sampling) as denoiser:
             yield lambda rows: denoiser.from_noise(rows, size)
 
-    folder = root / "native" / "base"
-    job = ClipJob(
+    return ClipJob(
         name="native",
         settings=settings,
-        folder=folder,
+        folder=root / "native" / "base",
         size=size,
         prepare=prepare,
         batch_size=params.batch_size,
         notes=notes(model, sampling),
     )
-    return make_clips(prompts, job)
 
 
 def reference_clips(prompts: pd.DataFrame, model: ModelParams, params: GenerationParams, root: Path) -> pd.DataFrame:
@@ -97,8 +99,8 @@ def arm_clips(
     name: str,
     arm: ArmParams,
     native: pd.DataFrame,
-    adapter: dict[str, Any] | None,
-    stage1: dict[str, Any] | None,
+    adapter: AdapterManifest | None,
+    stage1: AdapterManifest | None,
     model: ModelParams,
     params: GenerationParams,
     root: Path,

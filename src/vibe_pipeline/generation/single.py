@@ -31,6 +31,7 @@ from vibe_pipeline.io.decoding import ClipInfo, probe
 from vibe_pipeline.io.errors import refusal
 from vibe_pipeline.io.files import read_json, write_json
 from vibe_pipeline.io.keys import content_key, file_sha256
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.named import require_file
 from vibe_pipeline.io.video import read_frames, write_lossless, write_playable
 
@@ -61,7 +62,7 @@ def chosen_arm(experiment: Experiment, name: str | None, changes: Mapping[str, A
         raise ValueError(refusal(error, f"arms.{name}", ArmParams)) from None
 
 
-def given_adapter(adapter: str, folder: Path) -> dict[str, Any]:
+def given_adapter(adapter: str, folder: Path) -> AdapterManifest:
     """The manifest of an adapter: a file in our (diffusers') layout, or a trained row by its name.
 
     Args:
@@ -74,15 +75,12 @@ def given_adapter(adapter: str, folder: Path) -> dict[str, Any]:
     """
     if Path(adapter).suffix:
         path = require_file(Path(adapter), "--adapter", "give a .safetensors file or the name of a trained row")
-        return {"name": "given", "path": str(path), "key": file_sha256(path)}
+        return AdapterManifest(name="given", path=path, key=file_sha256(path))
     manifest = folder / f"{adapter}.json"
     if not manifest.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.json"))) or "none yet"
         raise FileNotFoundError(f"{adapter!r} is neither a file nor a trained adapter; trained: {known}")
-    content = read_json(manifest)
-    if not isinstance(content, dict) or not isinstance(content.get("path"), str):
-        raise ValueError(f"{manifest} names no adapter file; run the row again")
-    return content
+    return AdapterManifest.read(manifest)
 
 
 def _takes_clips(arm: ArmParams) -> bool:

@@ -15,6 +15,7 @@ from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.generation.render import arm_clips, native_clips
 from vibe_pipeline.io.keys import file_sha256
+from vibe_pipeline.io.manifests import AdapterManifest
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class ValidationClips:
         """
         name = f"{self.adapter}-step-{step:06d}"
         path = lora.save_adapter(transformer, self.adapter, self.root / "validation" / name)
-        manifest = {"name": self.adapter, "key": file_sha256(path), "path": str(path)}
+        manifest = AdapterManifest(name=self.adapter, key=file_sha256(path), path=path)
         device = transformer.device
         transformer.to("cpu")
         try:

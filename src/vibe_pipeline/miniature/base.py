@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from vibe_pipeline.miniature.networks import TEXT_LENGTH, build_text_encoder, build_tokenizer, build_transformer
 from vibe_pipeline.miniature.scene import sample_scenes
-from vibe_pipeline.miniature.trainer import Task
 from vibe_pipeline.miniature.world import render
 
 log = logging.getLogger(__name__)
@@ -129,7 +128,7 @@ class ClipBatches:
         )
 
 
-def base_optimizers(module: BaseObjective, muon_rate: float, rate: float) -> list[torch.optim.Optimizer]:
+def base_optimisers(module: BaseObjective, muon_rate: float, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the transformer's blocks, AdamW for everything else."""
     matrices = [p for p in module.transformer.blocks.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
@@ -138,12 +137,3 @@ def base_optimizers(module: BaseObjective, muon_rate: float, rate: float) -> lis
         torch.optim.Muon(matrices, lr=muon_rate, momentum=0.95, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
-
-
-def base_task(clips: Path, batch_size: int, muon_rate: float = 4e-3, rate: float = 1.2e-3) -> Task:
-    """The task for :func:`vibe_pipeline.miniature.trainer.train`; batch size is per process."""
-    return Task(
-        build=BaseObjective,
-        optimizers=partial(base_optimizers, muon_rate=muon_rate, rate=rate),
-        batch=ClipBatches(clips, batch_size),
-    )

@@ -12,8 +12,6 @@ With both, averaging a latent is three times as far from the truth as really enl
 (see the degradation check), so the paper's latent form still learns a harsher task here.
 """
 
-from functools import partial
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -23,7 +21,6 @@ from torch import Tensor, nn
 
 from vibe_pipeline.miniature.networks import build_vae
 from vibe_pipeline.miniature.scene import sample_scene
-from vibe_pipeline.miniature.trainer import Task
 from vibe_pipeline.miniature.world import STILL_STYLE, VIDEO_STYLE, render
 
 
@@ -97,15 +94,6 @@ def draw_batch(rng: np.random.Generator, native: int, frames: int, clips: int) -
     return torch.from_numpy(batch).permute(0, 4, 1, 2, 3) * 2 - 1
 
 
-def vae_optimizers(module: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
+def vae_optimisers(module: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
     """AdamW over everything."""
     return [torch.optim.AdamW(module.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=1e-4)]
-
-
-def vae_task(native: int, frames: int, clips: int, rate: float) -> Task:
-    """The task for :func:`vibe_pipeline.miniature.trainer.train`."""
-    return Task(
-        build=VaeObjective,
-        optimizers=partial(vae_optimizers, rate=rate),
-        batch=partial(draw_batch, native=native, frames=frames, clips=clips),
-    )

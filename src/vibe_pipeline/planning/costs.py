@@ -1,15 +1,22 @@
 """Time and memory of the single jobs of a run: a training step, a forward, a VAE call, a prompt."""
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
-
 from vibe_pipeline.diffusion.attention import kind_of
+from vibe_pipeline.diffusion.flops import (
+    AdapterLayers,
+    Flops,
+    VaeFlops,
+    adapter_layers,
+    count_flops,
+    keys_by_layer,
+    layers_of_file,
+    text_flops,
+)
 from vibe_pipeline.diffusion.precision import fuses_exactly
 from vibe_pipeline.diffusion.rope import rope_of
 from vibe_pipeline.experiment.adapters import AdapterParams
@@ -19,11 +26,10 @@ from vibe_pipeline.experiment.model import ClipSize, ModelParams
 from vibe_pipeline.experiment.rope import RopeParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
-from vibe_pipeline.planning import flops
 from vibe_pipeline.planning.architecture import Architecture, Grid
 from vibe_pipeline.planning.devices import Device
 from vibe_pipeline.planning.figures import Figures
-from vibe_pipeline.planning.measure_costs import extra_memory, extra_seconds, network_teraflops
+from vibe_pipeline.planning.measure_costs import network_teraflops
 
 if TYPE_CHECKING:
     import torch
@@ -34,14 +40,6 @@ CONTEXT_BYTES = 1.0e9
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 STATE_BYTES = {"adamw": 8.0, "adamw_8bit": 2.0}
 """AdamW's two moments of each trained number; 8 bit as bitsandbytes keeps them."""
-
-MEASURE_SECONDS = 0.16
-"""Processor seconds of our own measures a megapixel of every frame, over half of it decoding: benchmarks/measures.py on
-noisy lossless clips of 1408x2560 and 2176x3840, two cores of a shared machine."""
-MEASURE_CORES = 2  # a decoder beside the measures
-MEASURE_FRAMES = 4
-"""Pictures in 32-bit floats that measuring holds beside the interpreter, however long the clip: 2.1 to 2.5 as measured,
-and a true render."""
 
 
 @dataclass(frozen=True)
@@ -62,23 +60,6 @@ Adapter = LoraParams | Path
 """One that the run trains, or the file of another."""
 
 
-def _layers_of_file(path: Path) -> dict[str, tuple[int, int, int]]:
-    """Rank, d_in and d_out by module, from an adapter file's header; nothing of a file that is not there (yet).
-
-    Raises:
-        ValueError: It is not a safetensors file.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        with safe_open(path, framework="np") as file:  # "pt" would import torch
-            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
-    downs = {k.split(".lora_A.")[0]: shape for k, shape in shapes.items() if ".lora_A." in k and len(shape) == 2}
-    return {n: (*down, shapes[f"{n}.lora_B.weight"][0]) for n, down in downs.items() if f"{n}.lora_B.weight" in shapes}
-
-
 def _memory() -> ModuleType:
     """What counts bytes; it runs the modules, and with torch and peft takes longer to import than a plan to make."""
     from vibe_pipeline.planning import memory
@@ -95,18 +76,6 @@ def _torch_dtype(name: str) -> "torch.dtype":
 def stage1_of(row: AdapterParams, tables: Experiment) -> LoraParams | None:
     """The adapter that is fused before this one is trained."""
     return None if row.start == "base" else tables.stage1[row.start].lora
-
-
-def measuring(size: ClipSize, cores: int, extra: Collection[str] = ()) -> Work:
-    """Our own measures of a clip, on the machine's processors, with those of `evaluation.extra_measures`."""
-    megapixels = size.height * size.width * size.frames / 1e6
-    seconds = MEASURE_SECONDS * megapixels + extra_seconds(size, extra)
-    return Work(0.0, seconds / min(cores, MEASURE_CORES))
-
-
-def measuring_memory(size: ClipSize, extra: Collection[str] = ()) -> float:
-    """Bytes of main memory that measuring takes, with the measures of `evaluation.extra_measures`."""
-    return MEASURE_FRAMES * 12.0 * size.height * size.width + extra_memory(size, extra)
 
 
 @dataclass(frozen=True)
@@ -154,8 +123,8 @@ class Costs:
 
     def keys(self, size: ClipSize, attention: AttentionParams) -> float:
         """Keys that a query of self-attention is compared with, on the average over the layers."""
-        layers = self.architecture.transformer["num_layers"]
-        return flops.keys_per_query(self.architecture.grid(size), attention, self.native_grid, layers)
+        keys = self._keys_by_layer(size, attention)
+        return keys[0] if len(set(keys)) == 1 else sum(keys) / len(keys)
 
     @property
     def native_grid(self) -> Grid:
@@ -176,18 +145,16 @@ class Costs:
 
     def forward(self, size: ClipSize, attention: AttentionParams, adapters: Sequence[Adapter] = ()) -> Work:
         """One sample through the transformer, with adapters beside it if there are any."""
-        forward = self._forward_flops(size, attention, self.first_frames)
-        own = sum(self._adapter_flops(size, lora) for lora in adapters)
-        return self._work(forward.total + own, self.model.dtype)
+        flops = self._flops(size, attention, [self._layers(adapter) for adapter in adapters], self.first_frames)
+        return self._work(flops.forward, self.model.dtype)
 
     def step(
         self, size: ClipSize, attention: AttentionParams, row: TrainParams, stage1: LoraParams | None = None
     ) -> Work:
         """One optimiser step of a LoRA training, over all its images and processes; on a fused `stage1`, if any."""
-        forward = self._forward_flops(size, attention)
-        frozen = forward.linear + sum(self._adapter_flops(size, lora) for lora in self.beside(stage1))
-        forward = replace(forward, linear=frozen, adapter=self._adapter_flops(size, row.lora))
-        one = flops.training_flops(forward, row.gradient_checkpointing)
+        frozen = [self._layers(adapter) for adapter in self.beside(stage1)]
+        flops = self._flops(size, attention, [*frozen, replace(self._layers(row.lora), trained=True)])
+        one = flops.total + (flops.forward if row.gradient_checkpointing else 0.0)
         work = self._work(one * row.batch_size, "bfloat16" if row.autocast else self.model.dtype)
         return Work(work.teraflops, work.seconds / row.processes)
 
@@ -257,7 +224,9 @@ class Costs:
     def text(self) -> Work:
         """One prompt."""
         length = self.model.text_length
-        return self._work(self._kept(("text",), lambda: flops.text_flops(self.architecture, length)), self.model.dtype)
+        return self._work(
+            self._kept(("text",), lambda: text_flops(self.architecture.text_encoder, length)), self.model.dtype
+        )
 
     def text_memory(self) -> float:
         """Peak bytes of encoding prompts: the encoder is alone on the device."""
@@ -270,31 +239,37 @@ class Costs:
 
     def adapter_parameters(self, adapter: Adapter) -> int:
         """Numbers of an adapter."""
-        return sum(rank * (d_in + d_out) for rank, d_in, d_out in self._layers(adapter).values())
+        return self._layers(adapter).parameters
 
     def adapter_bytes(self, adapter: Adapter) -> float:
         """Of an adapter that is loaded and not trained: it takes the transformer's type."""
         return float(self.adapter_parameters(adapter) * self.number_bytes)
 
-    def _adapter_flops(self, size: ClipSize, adapter: Adapter) -> float:
-        tokens, text = math.prod(self.architecture.grid(size)), self.model.text_length
-        layers = self._layers(adapter).items()
-        return sum(flops.adapter_flops({name: shape}, rank, tokens, text) for name, (rank, *shape) in layers)
-
-    def _layers(self, adapter: Adapter) -> dict[str, tuple[int, int, int]]:
-        """Rank, d_in and d_out by module."""
+    def _layers(self, adapter: Adapter) -> AdapterLayers:
         if isinstance(adapter, Path):
-            return self._once(("file", adapter), lambda: _layers_of_file(adapter))
-        found = self._kept(("layers", adapter.targets), lambda: flops.adapter_layers(self.architecture, adapter))
-        return {name: (adapter.rank, *shape) for name, shape in found.items()}
+            return self._once(("file", adapter), lambda: layers_of_file(adapter))
+        return adapter_layers(self.architecture.transformer, adapter.targets, adapter.rank)
 
-    def _forward_flops(self, size: ClipSize, attention: AttentionParams, per_token: bool = False) -> flops.Flops:
-        grid, keys = self.architecture.grid(size), self.keys(size, attention)
-        return flops.forward_flops(self.architecture.transformer, grid, self.model.text_length, keys, per_token)
+    def _keys_by_layer(self, size: ClipSize, attention: AttentionParams) -> list[float]:
+        grid, layers = self.architecture.grid(size), self.architecture.transformer["num_layers"]
+        return keys_by_layer(attention, grid, self.native_grid[1:], layers)
+
+    def _flops(
+        self, size: ClipSize, attention: AttentionParams, adapters: Sequence[AdapterLayers], per_token: bool = False
+    ) -> Flops:
+        """Of one sample through the transformer."""
+        return count_flops(
+            config=self.architecture.transformer,
+            grid=self.architecture.grid(size),
+            text_length=self.model.text_length,
+            keys=self._keys_by_layer(size, attention),
+            adapters=adapters,
+            per_token=per_token,
+        )
 
     def _vae(self, size: ClipSize, decode: bool) -> Work:
         latent = self.architecture.latent(size)
-        calls = self._once(("vae calls",), lambda: flops.VaeFlops(self.architecture, self.model.tile))
+        calls = self._once(("vae calls",), lambda: VaeFlops(self.architecture.vae, self.model.tile))
         call = calls.decode if decode else calls.encode
         return self._work(self._kept(("vae", latent, decode), lambda: call(latent)), self.model.vae_dtype, True)
 

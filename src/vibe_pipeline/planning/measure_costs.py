@@ -1,4 +1,4 @@
-"""What measures cost that are made only where `evaluation.extra_measures` names them, by what their entries state."""
+"""What our measures cost: those of every clip, as measured; those that `evaluation.extra_measures` names, as stated."""
 
 from collections.abc import Collection
 
@@ -8,6 +8,25 @@ from vibe_pipeline.evaluation.metrics.networks import Network, spaced
 from vibe_pipeline.evaluation.metrics.resolution import Measure
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.io.metric import Metric
+
+MEASURE_SECONDS = 0.16
+"""Processor seconds of our own measures a megapixel of every frame, over half of it decoding: benchmarks/measures.py on
+noisy lossless clips of 1408x2560 and 2176x3840, two cores of a shared machine."""
+MEASURE_CORES = 2  # a decoder beside the measures
+MEASURE_FRAMES = 4
+"""Pictures in 32-bit floats that measuring holds beside the interpreter, however long the clip: 2.1 to 2.5 as measured,
+and a true render."""
+
+
+def measuring_seconds(size: ClipSize, cores: int, extra: Collection[str] = ()) -> float:
+    """All measures of a clip on so many processors, `extra` among them."""
+    megapixels = size.height * size.width * size.frames / 1e6
+    return (MEASURE_SECONDS * megapixels + extra_seconds(size, extra)) / min(cores, MEASURE_CORES)
+
+
+def measuring_memory(size: ClipSize, extra: Collection[str] = ()) -> float:
+    """Bytes of main memory that measuring takes, with the measures of `extra`."""
+    return MEASURE_FRAMES * 12.0 * size.height * size.width + extra_memory(size, extra)
 
 
 def _chosen(names: Collection[str]) -> list[Metric]:

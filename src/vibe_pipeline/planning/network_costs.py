@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vibe_pipeline.diffusion.flops import counted
 from vibe_pipeline.diffusion.rrdb import RrdbShape
 from vibe_pipeline.diffusion.tiles import tile_starts
 from vibe_pipeline.experiment.model import ClipSize
@@ -17,7 +18,6 @@ from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.generation.peer_weights import peer_of
 from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.keys import file_sha256
-from vibe_pipeline.planning import flops
 from vibe_pipeline.planning.costs import NUMBER_BYTES, Costs, Work
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _flops(network: "nn.Module", shape: RrdbShape | None, height: int, width: in
 
     if shape is not None:
         return shape.flops(height, width)
-    return flops.count(network, torch.empty(1, 3, height, width, device="meta"))
+    return counted(network, torch.empty(1, 3, height, width, device="meta"))
 
 
 def _network(path: Path, shape: RrdbShape | None) -> tuple["nn.Module", int, RrdbShape | None]:

@@ -108,29 +108,53 @@ def make_plan(
     costs = Costs(
         architecture=architecture, model=model, device=found, share=share, first_frames=first_frames, figures=figures
     )
-    rows = [data_row(costs, data, image_count), *training_rows(costs, data, tables)]
-    rows += [native_row(costs, generation, clips), *arm_rows(costs, tables, generation, clips)]
-    rows += validation_rows(costs, tables, generation)
     measures, measure_note = measures_row(model.target, clips * len(tables.arms), evaluation.extra_measures)
-    rows += [measures, *network_measures_row(costs, clips * len(tables.arms), evaluation.extra_measures)]
+    rows = (
+        data_row(costs, data, image_count),
+        *training_rows(costs, data, tables),
+        native_row(costs, generation, clips),
+        *arm_rows(costs, tables, generation, clips),
+        *validation_rows(costs, tables, generation),
+        measures,
+        *network_measures_row(costs, clips * len(tables.arms), evaluation.extra_measures),
+    )
+    own_bytes, own_notes = _own_transformers(tables, 2 * costs.parameters["transformer"])
+    notes = (image_note, *clip_notes, measure_note, *own_notes, *_arm_notes(costs, tables))
+    return _described(costs, device.lower(), own_bytes, notes, rows)
+
+
+def _described(costs: Costs, device: str, own: float, notes: tuple[str, ...], rows: tuple[PlanRow, ...]) -> Plan:
+    """The rows, with what they were computed for.
+
+    Args:
+        costs: What they were computed by.
+        device: Its name in `planning.devices`.
+        own: Bytes of transformers of arms' own.
+        notes: What the rows rest on.
+        rows: The jobs.
+    """
     numbers = costs.parameters
     # Weights as published: 16 bit but for the VAE.
-    weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"]
-    own = {arm.transformer.path for arm in tables.arms.values() if arm.transformer is not None}
-    weights += (own_bytes := sum(_own_bytes(path, 2 * numbers["transformer"]) for path in own))
-    own_note = f"transformers of arms' own: {len(own)}, {own_bytes / 1e9:.1f} GB, each read after the base's"
-    notes = (image_note, *clip_notes, measure_note, *([own_note] if own else []), *_arm_notes(costs, tables))
+    weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"] + own
     return Plan(
-        model=architecture.name,
-        architecture=architecture.source,
+        model=costs.architecture.name,
+        architecture=costs.architecture.source,
         parameters=numbers,
         weights_gb=weights / 1e9,
-        device=device.lower(),
-        device_memory_gb=found.memory_gb,
-        share_of_peak=share,
+        device=device,
+        device_memory_gb=costs.device.memory_gb,
+        share_of_peak=costs.share,
         notes=notes,
-        rows=tuple(rows),
+        rows=rows,
     )
+
+
+def _own_transformers(tables: Experiment, otherwise: float) -> tuple[float, tuple[str, ...]]:
+    """Bytes of the transformers that arms name, and what the plan says of them; `otherwise` as in `_own_bytes`."""
+    own = {arm.transformer.path for arm in tables.arms.values() if arm.transformer is not None}
+    size = sum(_own_bytes(path, otherwise) for path in own)
+    said = f"transformers of arms' own: {len(own)}, {size / 1e9:.1f} GB, each read after the base's"
+    return size, (said,) if own else ()
 
 
 def _arm_notes(costs: Costs, tables: Experiment) -> Iterator[str]:

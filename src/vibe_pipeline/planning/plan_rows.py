@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from vibe_pipeline.diffusion.flow import schedule_steps
 from vibe_pipeline.experiment.arms import ArmParams
@@ -13,14 +14,15 @@ from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.methods import method_of
-from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, measuring, measuring_memory, stage1_of
+from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, stage1_of
+from vibe_pipeline.planning.measure_costs import measuring_memory, measuring_seconds
 from vibe_pipeline.planning.network_costs import network_cost
 
 FULL = AttentionParams()
 STAGE1 = "Velocity loss on low-resolution images"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlanRow:
     """One job of a run.
 
@@ -40,8 +42,8 @@ class PlanRow:
     label: str
     unit: str
     count: int
-    tokens: int | None
-    keys_per_query: float | None
+    tokens: int | None = None
+    keys_per_query: float | None = None
     teraflops: float
     seconds: float
     memory_gb: float
@@ -52,6 +54,11 @@ class PlanRow:
         """Hours for all pieces together."""
         return self.count * self.seconds / 3600
 
+    @classmethod
+    def of(cls, work: Work, peak: float = 0.0, disk: float = 0.0, **named: Any) -> Self:
+        """From the work of one piece, and bytes; `named` are the other fields."""
+        return cls(teraflops=work.teraflops, seconds=work.seconds, memory_gb=peak / 1e9, disk_gb=disk / 1e9, **named)
+
 
 def data_row(costs: Costs, data: DataParams, count: int) -> PlanRow:
     """Captions and three latents of every image: low, high, and high after the pixel degradation."""
@@ -61,14 +68,12 @@ def data_row(costs: Costs, data: DataParams, count: int) -> PlanRow:
     text = costs.model.text_length * costs.architecture.transformer["text_dim"]
     size = 2 * numbers + costs.number_bytes * text
     peak = max(costs.text_memory(), CONTEXT_BYTES + encoding)
-    return _row(
+    return PlanRow.of(
         group="data",
         name="cache",
         label="Latents and text embeddings",
         unit="image",
         count=count,
-        tokens=None,
-        keys=None,
         work=work,
         peak=peak,
         disk=count * size,
@@ -94,14 +99,14 @@ def training_row(
     tokens, keys = costs.keys(size, FULL), costs.keys(size, attention)
     work, peak = costs.step(size, attention, row, stage1), costs.step_memory(size, attention, row, stage1)
     disk = 4.0 * costs.adapter_parameters(row.lora)
-    return _row(
+    return PlanRow.of(
         group=group,
         name=name,
         label=label,
         unit="step",
         count=row.steps,
         tokens=tokens,
-        keys=keys,
+        keys_per_query=keys,
         work=work,
         peak=peak,
         disk=disk,
@@ -130,30 +135,27 @@ def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRo
     size = costs.model.native
     disk = clips * _clip_bytes(size)
     if generation.native_source == "truth":
-        return _row(
+        return PlanRow.of(
             group="native",
             name="native",
             label="True renders",
             unit="clip",
             count=clips,
-            tokens=None,
-            keys=None,
             work=Work(),
-            peak=0.0,
             disk=disk,
         )
     passes = generation.native_steps * _passes(generation.native_guidance_scale)
     work = costs.text() + costs.forward(size, FULL) * passes + costs.decode(size)
     peak = _rendering_memory(costs, size, costs.forward_memory(size, generation.batch_size, FULL), 0.0, False)
     tokens = costs.keys(size, FULL)
-    return _row(
+    return PlanRow.of(
         group="native",
         name="native",
         label="Native clips, shared by all arms",
         unit="clip",
         count=clips,
         tokens=tokens,
-        keys=tokens,
+        keys_per_query=tokens,
         work=work,
         peak=peak,
         disk=disk,
@@ -173,14 +175,12 @@ def arm_row(
         peak = _vae_peak(costs, size) + CONTEXT_BYTES if load.encodes or load.decodes else 0.0
         if load.network is not None and (found := network_cost(costs, load.network)):
             work, peak = work + found.work, CONTEXT_BYTES + found.memory
-        return _row(
+        return PlanRow.of(
             group="arm",
             name=name,
             label=arm.label,
             unit="clip",
             count=clips,
-            tokens=None,
-            keys=None,
             work=work,
             peak=peak,
             disk=disk,
@@ -200,14 +200,14 @@ def arm_row(
     batch = generation.batch_size * load.copies
     forward = max(costs.forward_memory(size, batch, attention, arm.rope) for attention, _ in load.forwards)
     peak = _rendering_memory(costs, size, forward, extra, load.encodes > 0)
-    return _row(
+    return PlanRow.of(
         group="arm",
         name=name,
         label=arm.label,
         unit="clip",
         count=clips,
         tokens=tokens,
-        keys=keys,
+        keys_per_query=keys,
         work=work,
         peak=peak,
         disk=disk,
@@ -242,37 +242,24 @@ def validation_rows(costs: Costs, tables: Experiment, generation: GenerationPara
 def measures_row(size: ClipSize, clips: int, extra: Collection[str] = ()) -> tuple[PlanRow, str]:
     """Our own measures of every arm's clips, on processors while the device idles, and what that rests on."""
     cores = os.cpu_count() or 1
-    work = measuring(size, cores, extra)
+    work = Work(0.0, measuring_seconds(size, cores, extra))
     memory = measuring_memory(size, extra) / 1e9
     note = f"our measures: on the {cores} cores of this machine, an arm at a time; {memory:.1f} GB of main memory"
-    return _row(
+    return PlanRow.of(
         group="measures",
         name="all",
         label="Our measures, on processors",
         unit="clip",
         count=clips,
-        tokens=None,
-        keys=None,
         work=work,
-        peak=0.0,
-        disk=0.0,
     ), note
 
 
 def network_measures_row(costs: Costs, clips: int, extra: Collection[str]) -> Iterator[PlanRow]:
     """Networks of the measures that are asked for by name, on the device; nothing where none is."""
     if (work := costs.networks(costs.model.target, extra)).teraflops:
-        yield _row(
-            group="measures",
-            name="networks",
-            label="Measures by networks",
-            unit="clip",
-            count=clips,
-            tokens=None,
-            keys=None,
-            work=work,
-            peak=0.0,
-            disk=0.0,
+        yield PlanRow.of(
+            work, group="measures", name="networks", label="Measures by networks", unit="clip", count=clips
         )
 
 
@@ -300,30 +287,3 @@ def _vae_peak(costs: Costs, size: ClipSize) -> float:
 def _clip_bytes(size: ClipSize) -> float:
     """8-bit RGB as it is; lossless H.264 is smaller, by how much depends on the content."""
     return 3.0 * size.frames * size.height * size.width
-
-
-def _row(
-    group: str,
-    name: str,
-    label: str,
-    unit: str,
-    count: int,
-    tokens: int | None,
-    keys: float | None,
-    work: Work,
-    peak: float,
-    disk: float,
-) -> PlanRow:
-    return PlanRow(
-        group=group,
-        name=name,
-        label=label,
-        unit=unit,
-        count=count,
-        tokens=tokens,
-        keys_per_query=keys,
-        teraflops=work.teraflops,
-        seconds=work.seconds,
-        memory_gb=peak / 1e9,
-        disk_gb=disk / 1e9,
-    )

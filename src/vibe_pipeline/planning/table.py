@@ -1,5 +1,6 @@
 """A plan as text that a person reads."""
 
+from vibe_pipeline.io.text_table import aligned
 from vibe_pipeline.planning.plan import Plan
 from vibe_pipeline.planning.plan_rows import PlanRow
 
@@ -8,14 +9,7 @@ COLUMNS = ("", "what", "each", "tokens", "keys/query", "TFLOP each", "time each"
 
 def format_plan(plan: Plan) -> str:
     """The rows as a table, and what they rest on."""
-    table = [COLUMNS, *(_cells(row) for row in plan.rows)]
-    widths = [max(len(cells[i]) for cells in table) for i in range(len(COLUMNS))]
-    lines = [
-        "  ".join(
-            c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
-        ).rstrip()
-        for cells in table
-    ]
+    lines = aligned([COLUMNS, *map(_cells, plan.rows)], left=3)
     lines.insert(1, "-" * len(lines[0]))
     return "\n".join([*_header(plan), "", *lines, "", *_footer(plan)])
 

@@ -30,6 +30,7 @@ from vibe_pipeline.experiment.load import GROUPS
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.keys import file_sha256
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.pipelines import (
     ablation_report,
     data_processing,
@@ -208,7 +209,7 @@ class _Stage:
         except Exception as raised:  # what stopped the training may stop this too
             log.debug("no untrained adapter for %s: %s", name, one_line(raised))
             return set()
-        self.catalog.save(output, {"name": name, "key": file_sha256(path), "path": str(path)})
+        self.catalog.save(output, AdapterManifest(name=name, key=file_sha256(path), path=path))
         return {output}
 
 
@@ -229,7 +230,7 @@ def _memory(device: torch.device, outputs: Mapping[str, Any]) -> float | None:
     """Peak GB on the GPU, of a training's own processes too."""
     if device.type != "cuda":
         return None
-    curves = [pd.read_csv(o["losses"]) for o in outputs.values() if isinstance(o, Mapping) and "losses" in o]
+    curves = [pd.read_csv(o.losses) for o in outputs.values() if isinstance(o, AdapterManifest) and o.losses]
     return max([torch.cuda.max_memory_allocated(device) / 1e9, *(float(c["peak_memory_gb"].max()) for c in curves)])
 
 

@@ -13,6 +13,7 @@ from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.statistics import NEEDED, TRAINING, paired_difference, summarise
 from vibe_pipeline.experiment.run import TrackingParams
 from vibe_pipeline.io.errors import one_line
+from vibe_pipeline.io.text_table import aligned
 from vibe_pipeline.reporting.glossary import ARROWS, number, words
 from vibe_pipeline.reporting.narrative import count
 from vibe_pipeline.tracking.store import opened
@@ -239,10 +240,7 @@ def as_text(comparison: Comparison) -> str:
     lines.append(f"{count(c.pairs, 'pair')} of clips in common{left_out if c.only_first or c.only_second else ''}")
     lines += [f"difference: first − second, {100 * c.confidence:g} % interval; effect size: per prompt", ""]
     heads = ("metric", "first", "second", "difference", "interval", "effect", "prompts", "first is")
-    cells = [heads, *map(_cells, c.metrics)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
-    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join(lines)
+    return "\n".join([*lines, *aligned([heads, *map(_cells, c.metrics)])])
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:

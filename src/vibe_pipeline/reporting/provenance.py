@@ -13,19 +13,21 @@ from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.images.degradation import FIGURES, check_of
 from vibe_pipeline.io.keys import content_key, folder_fingerprint, installed_version
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.tracking import git_commit
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "kedro", "mlflow", "vbench")
-Manifests = Mapping[str, Sequence[Mapping[str, Any]]]
+Manifests = Mapping[str, Sequence[AdapterManifest]]
 """Manifests of adapters, by the stage that trained them."""
 
 
 def losses(manifests: Manifests) -> pd.DataFrame:
     """The loss of every training step: adapter, stage, step, loss."""
     tables = [
-        pd.read_csv(m["losses"]).assign(adapter=m["name"], stage=stage)
+        pd.read_csv(m.losses).assign(adapter=m.name, stage=stage)
         for stage, group in manifests.items()
         for m in group
+        if m.losses is not None
     ]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
@@ -76,11 +78,15 @@ class Origin:
             "intervals": f"{self.evaluation.confidence:.0%}, {self.evaluation.bootstrap_samples} bootstrap samples "
             "over prompts",
             "quarantined images": self.quarantined,
-            "training seconds": {m["name"]: round(m["seconds"], 1) for g in self.manifests.values() for m in g},
+            "training seconds": self._training_seconds(),
             "seconds per clip": {name: round(s, 2) for name, s in clips.groupby("arm")["seconds"].mean().items()},
             "overall dimensions": ", ".join(self.evaluation.overall_dimensions),
             "vbench": self.vbench,
         }
+
+    def _training_seconds(self) -> dict[str, float]:
+        manifests = (manifest for group in self.manifests.values() for manifest in group)
+        return {m.name: round(m.seconds, 1) for m in manifests if m.seconds is not None}
 
 
 def _model(model: ModelParams) -> dict[str, Any]:

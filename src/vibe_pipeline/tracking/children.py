@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.training import Stage1Params
 from vibe_pipeline.io.files import write_atomic
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.redact import redact
 from vibe_pipeline.runtime.deadline import OutOfTimeError
 from vibe_pipeline.runtime.torchrun import is_follower
@@ -73,27 +74,31 @@ class TrackedAdapter(Tracked):
         if self.client is not None:
             self._curve.send()
 
-    def finish(self, manifest: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, manifest: AdapterManifest) -> AdapterManifest:
         """Record the outcome; the adapter is uploaded once to a store, by the run that trained it.
 
         Returns:
             The manifest, with the id of the run that holds the artifact.
         """
-        folder = Path(manifest["path"]).parent
+        folder = manifest.path.parent
         home = folder / HOLDER
         if is_follower():
             _await(home)
-        if manifest["reused"]:
-            self.log(pd.read_csv(manifest["losses"]).to_dict("records"))
+        if manifest.reused:
+            self.log(pd.read_csv(manifest.losses).to_dict("records"))
         held = self.client is None or (home.exists() and _active(self.client, home.read_text()))
-        if not held and self.artifact(Path(manifest["path"]), "adapter") and self.artifact(Path(manifest["losses"])):
+        if not held and self.artifact(manifest.path, "adapter") and self.artifact(manifest.losses):
             write_atomic(home, lambda p: p.write_text(self.run_id))
         (folder / OPEN).unlink(missing_ok=True)
         holder = home.read_text() if home.exists() else ""
-        self.tags({"adapter_key": manifest["key"], "adapter_run_id": holder, "reused": manifest["reused"]})
-        outcome = {k: manifest[k] for k in ("final_loss", "held_out_loss") if k in manifest}
-        super().log([outcome | ({"training_seconds": manifest["seconds"]} if "seconds" in manifest else {})])
-        return manifest | {"run_id": holder}
+        self.tags({"adapter_key": manifest.key, "adapter_run_id": holder, "reused": manifest.reused})
+        outcome = {
+            "final_loss": manifest.final_loss,
+            "held_out_loss": manifest.held_out_loss,
+            "training_seconds": manifest.seconds,
+        }
+        super().log([{name: value for name, value in outcome.items() if value is not None}])
+        return manifest.model_copy(update={"run_id": holder})
 
 
 def _say_untracked(name: str, error: Exception) -> None:

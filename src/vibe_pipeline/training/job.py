@@ -1,64 +1,130 @@
-"""What one adapter's training needs, and the batch of one step."""
+"""One adapter's training: what is to be done, what changes meanwhile, and the batch of one step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from diffusers import WanTransformer3DModel
+from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from vibe_pipeline.diffusion.flow import draw_sigma
-from vibe_pipeline.diffusion.objectives import Predict
+from vibe_pipeline.diffusion.objectives import Predict, Sample, degrade, degrades, mixed_loss
+from vibe_pipeline.experiment.adapters import DegradationParams
+from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.training import TrainParams
 from vibe_pipeline.images.cache import LatentCache
-from vibe_pipeline.training.distributed import Group
+from vibe_pipeline.training.distributed import Group, OnLog
+from vibe_pipeline.training.throughput import Window
 
-Loss = Callable[[Predict, dict[str, Tensor], Tensor, Tensor, Tensor], dict[str, Tensor]]
-"""(predict, batch of cached parts, noise, sigma, weight) to named losses, `loss` among them; means over the batch."""
-OnLog = Callable[[list[dict[str, float]]], None]
 OnValidate = Callable[[WanTransformer3DModel, int], None]
 """(transformer in evaluation mode, steps done); must leave the transformer as it found it."""
 
 
-def no_log(records: list[dict[str, float]]) -> None:
-    """Nobody listens."""
-
-
 @dataclass(frozen=True)
-class Job:
-    """What to train, where.
+class StageLoss:
+    """The loss of a stage, on one of the cached latents.
 
     Attributes:
-        name: Of the adapter, which is on the transformer already.
-        part: The cached latents to train on, `low` or `high`.
-        on_log: Gets new log lines; of process 0 only.
-        held_out: Images for the loss every `validate_every` steps.
-        on_validate: Called on process 0 at the same steps, with the averaged adapter where there is one.
-        group: The processes that train together.
-        extra_parts: Cached latents that the loss needs beside `part`.
+        part: Which latents are learned: `low` or `high`.
+        objective: Weights of `diffusion.objectives.OBJECTIVES`.
+        degradation: How the degraded latent is made, where an objective reads it.
+    """
+
+    part: str
+    objective: Mapping[str, float]
+    degradation: DegradationParams = field(default_factory=DegradationParams)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Cached latents that are needed; `part` is the first."""
+        return (self.part, "pixel") if degrades(self.objective) and self.degradation.kind == "pixel" else (self.part,)
+
+    def __call__(
+        self, predict: Predict, batch: dict[str, Tensor], noise: Tensor, sigma: Tensor, weight: Tensor
+    ) -> dict[str, Tensor]:
+        """Named losses, `loss` among them; means over the batch of cached parts."""
+        sample = Sample(x0=batch[self.part], noise=noise, sigma=sigma, weight=weight, degraded=self._degraded(batch))
+        return mixed_loss(self.objective, predict, sample)
+
+    def _degraded(self, batch: dict[str, Tensor]) -> Tensor | None:
+        if not degrades(self.objective):
+            return None
+        if self.degradation.kind == "pixel":
+            return batch["pixel"]
+        return degrade(batch[self.part], self.degradation.factor, self.degradation.mode)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """What is to be trained: paths and parameters alone, so that it can be sent to other processes.
+
+    Attributes:
+        name: The row's, and the adapter's on the transformer.
+        key: Hash of what determines the adapter.
+        folder: Gets checkpoints, the adapter and its manifest.
+        model: The base.
+        expand_timesteps: Whether the base takes a timestep for every token.
+        row: How to train.
+        images: Cached latents to train on.
+        held_out: Those of the held-out loss, every `validate_every` steps and at the end.
+        loss: Which of the latents, and how they are learned.
+        fused: A stage-1 adapter to merge into the base first.
+        on_validate: Called on process 0 every `validate_every` steps, with the averaged adapter where there is one;
+            must be picklable where there are several processes.
     """
 
     name: str
-    transformer: WanTransformer3DModel
-    cache: LatentCache
-    part: str
-    loss: Loss
-    params: TrainParams
-    expand_timesteps: bool
-    device: torch.device
-    dtype: torch.dtype
+    key: str
     folder: Path
-    on_log: OnLog = no_log
-    held_out: LatentCache | None = None
+    model: ModelParams
+    expand_timesteps: bool
+    row: TrainParams
+    images: LatentCache
+    held_out: LatentCache | None
+    loss: StageLoss
+    fused: Path | None = None
     on_validate: OnValidate | None = None
-    group: Group = field(default_factory=Group)
-    extra_parts: tuple[str, ...] = ()
 
     @property
-    def chunk(self) -> int:
+    def dtype(self) -> torch.dtype:
+        """What the transformer computes in, where nothing is autocast."""
+        return getattr(torch, self.model.dtype)
+
+    def chunk(self, processes: int) -> int:
         """Images per forward of one process."""
-        return self.params.micro_batch or -(-self.params.batch_size // self.group.size)
+        return self.row.micro_batch or -(-self.row.batch_size // processes)
+
+
+@dataclass(kw_only=True)
+class TrainingState:
+    """A training under way in this process: all that changes, and where it is computed.
+
+    Attributes:
+        transformer: With the adapter `job.name` on it.
+        group: The processes that train together.
+        on_log: Gets new log lines; of process 0 only.
+        parameters: The adapter's.
+        peak: TFLOP/s of all devices together, where known.
+        step: The next one, counted from 0.
+        records: The log.
+        window: What came since its last line.
+        flops: Of one image, forward and backward, by token grid and text length.
+    """
+
+    job: TrainingJob
+    transformer: WanTransformer3DModel
+    group: Group
+    on_log: OnLog
+    parameters: list[torch.nn.Parameter]
+    optimiser: torch.optim.Optimizer
+    ema: EMAModel | None
+    peak: float | None
+    step: int = 0
+    records: list[dict[str, float]] = field(default_factory=list)
+    window: Window = field(default_factory=Window)
+    flops: dict[tuple[int, ...], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,19 +144,19 @@ class Batch:
     sigma: Tensor
 
 
-def draw_batch(job: Job, step: int, indices: list[int]) -> Batch:
+def draw_batch(job: TrainingJob, group: Group, step: int, indices: list[int]) -> Batch:
     """Noise and sigma are drawn for the whole batch from (seed, step), then cut: shares do not change them."""
-    params, generator = job.params, torch.Generator().manual_seed(job.params.seed * 1_000_003 + step)
-    shape = job.cache.shape(job.part, indices[0])
+    row, generator = job.row, torch.Generator().manual_seed(job.row.seed * 1_000_003 + step)
+    shape = job.images.shape(job.loss.part, indices[0])
     noise = torch.randn((len(indices), *shape), generator=generator)
     sigma = draw_sigma(
-        kind=params.sigma_sampling,
+        kind=row.sigma_sampling,
         count=len(indices),
-        shift=params.sigma_shift,
+        shift=row.sigma_shift,
         generator=generator,
-        mean=params.logit_mean,
-        std=params.logit_std,
+        mean=row.logit_mean,
+        std=row.logit_std,
     )
-    first, end = job.group.bounds(len(indices))
-    parts = {name: job.cache.batch(name, indices[first:end]) for name in (job.part, *job.extra_parts, "text")}
+    first, end = group.bounds(len(indices))
+    parts = {name: job.images.batch(name, indices[first:end]) for name in (*job.loss.parts, "text")}
     return Batch(indices, parts, noise[first:end], sigma[first:end])

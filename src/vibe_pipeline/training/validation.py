@@ -1,38 +1,44 @@
 """The held-out loss: at fixed noise levels and fixed noise, so that it can be compared between steps and runs."""
 
 import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor
 
 from vibe_pipeline.diffusion.models import velocity_predictor
-from vibe_pipeline.training.job import Job
+from vibe_pipeline.training.distributed import Group
+from vibe_pipeline.training.job import TrainingJob
 
 SIGMAS = (0.2, 0.4, 0.6, 0.8)
 
 
 @torch.no_grad()
-def held_out_loss(job: Job, sigmas: tuple[float, ...] = SIGMAS) -> float:
-    """The job's loss on its cache, unweighted, the mean over images and sigmas.
+def held_out_loss(job: TrainingJob, transformer: WanTransformer3DModel, group: Group) -> float:
+    """The job's loss on its held-out images, unweighted, the mean over images and `SIGMAS`.
 
     Chunks of a micro-batch are shared out among the processes, all of which must call this and get the same number.
     Each bucket's noise is drawn at once: chunks and processes do not change it.
     """
+    images, size = job.held_out, job.chunk(group.size)
     total, chunk = torch.zeros((), dtype=torch.float64), 0
-    for indices in job.cache.buckets.values():
-        shape = (len(indices), *job.cache.shape(job.part, indices[0]))
+    for indices in images.buckets.values():
+        shape = (len(indices), *images.shape(job.loss.part, indices[0]))
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        for start in range(0, len(indices), job.chunk):
-            if chunk % job.group.size == job.group.rank:
-                rows = slice(start, start + job.chunk)
-                total += _chunk_loss(job, indices[rows], noise[rows], sigmas)
+        for start in range(0, len(indices), size):
+            if chunk % group.size == group.rank:
+                rows = slice(start, start + size)
+                total += _chunk_loss(job, transformer, group.device, indices[rows], noise[rows])
             chunk += 1
-    total = total.to(job.device)
-    job.group.sum_([total])
-    return float(total) / len(job.cache)
+    total = total.to(group.device)
+    group.sum_([total])
+    return float(total) / len(images)
 
 
-def _chunk_loss(job: Job, indices: list[int], noise: torch.Tensor, sigmas: tuple[float, ...]) -> float:
+def _chunk_loss(
+    job: TrainingJob, transformer: WanTransformer3DModel, device: torch.device, indices: list[int], noise: Tensor
+) -> float:
     """The sum over the chunk's images of their mean loss over sigmas."""
-    batch = {name: job.cache.batch(name, indices).to(job.device) for name in (job.part, *job.extra_parts)}
-    predict = velocity_predictor(job.transformer, job.cache.batch("text", indices), job.expand_timesteps, job.dtype)
-    noise, ones = noise.to(job.device), torch.ones(len(indices), device=job.device)
-    values = [float(job.loss(predict, batch, noise, ones * s, ones)["loss"]) for s in sigmas]
+    batch = {name: job.held_out.batch(name, indices).to(device) for name in job.loss.parts}
+    predict = velocity_predictor(transformer, job.held_out.batch("text", indices), job.expand_timesteps, job.dtype)
+    noise, ones = noise.to(device), torch.ones(len(indices), device=device)
+    values = [float(job.loss(predict, batch, noise, ones * s, ones)["loss"]) for s in SIGMAS]
     return len(indices) * sum(values) / len(values)

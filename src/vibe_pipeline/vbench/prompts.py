@@ -108,6 +108,13 @@ def protocol_prompts(
         raise ValueError("seeds is empty: give at least one")
     if protocol == "vbench_custom":
         return _custom(count, seeds, subset_seed, dimensions)
+    return _labelled(protocol, count, seeds, subset_seed, dimensions)
+
+
+def _labelled(
+    protocol: Protocol, count: int | None, seeds: Sequence[int], subset_seed: int, dimensions: Sequence[str]
+) -> pd.DataFrame:
+    """The clips of a protocol that scores a prompt on the dimensions which VBench lists for it."""
     wanted = [canonical_name(name) for name in dimensions] or list(DIMENSIONS)
     prompts = official_prompts()
     names = prompts["dimensions"].str.split(SEPARATOR)

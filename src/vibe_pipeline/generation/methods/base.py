@@ -7,7 +7,7 @@ where clips are made.
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pandas as pd
 
@@ -21,6 +21,7 @@ from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.generation.clip_cache import ClipJob, Make, Scale, make_clips
 from vibe_pipeline.io.files import link_by_name
 from vibe_pipeline.io.keys import content_key
+from vibe_pipeline.io.manifests import AdapterManifest
 
 if TYPE_CHECKING:
     from vibe_pipeline.generation.denoiser import Denoiser
@@ -49,8 +50,8 @@ class ArmJob:
     model: ModelParams
     generation: GenerationParams
     root: Path
-    adapter: dict[str, Any] | None = None
-    stage1: dict[str, Any] | None = None
+    adapter: AdapterManifest | None = None
+    stage1: AdapterManifest | None = None
 
     @property
     def size(self) -> Scale:

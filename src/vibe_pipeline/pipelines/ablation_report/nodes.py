@@ -17,6 +17,7 @@ from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import ReportParams, TrackingParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.io.files import write_atomic
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.pipelines.rows import of_kind
 from vibe_pipeline.reporting.narrative import differences
 from vibe_pipeline.reporting.page import ReportInputs, write_report
@@ -86,14 +87,14 @@ def _log_arm(
             run.artifact(Path(path), "clips")
 
 
-def _tags(name: str, arm: ArmParams, clips: pd.DataFrame, adapters: Mapping[str, Any]) -> dict[str, str]:
+def _tags(name: str, arm: ArmParams, clips: pd.DataFrame, adapters: Mapping[str, AdapterManifest]) -> dict[str, str]:
     """What an arm's run can be found by."""
     tags = {"arm": name, "adapter": arm.adapter or "none"} | _origin_tags(arm)
     if said := differences(clips).get(name):
         tags["differs"] = said
     if arm.adapter is not None:
         manifest = adapters[arm.adapter]
-        tags |= {"adapter_run_id": manifest.get("run_id", ""), "adapter_key": manifest["key"]}
+        tags |= {"adapter_run_id": manifest.run_id, "adapter_key": manifest.key}
     return tags
 
 

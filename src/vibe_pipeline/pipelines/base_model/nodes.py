@@ -7,7 +7,7 @@ from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.miniature import MiniatureParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.io.keys import folder_fingerprint
-from vibe_pipeline.miniature.recipe import train_base
+from vibe_pipeline.training.base_model import train_base
 
 
 def train_base_model(miniature: MiniatureParams, model: ModelParams, folders: Folders) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import TrackingParams
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.generation.render import arm_clips, native_clips, reference_clips
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.reporting.preview import write_preview
 from vibe_pipeline.tracking import parent_run
 
@@ -53,8 +54,8 @@ def render_arm(
     generation: GenerationParams,
     folders: Folders,
     arm: ArmParams,
-    adapter: dict[str, Any] | None = None,
-    stage1: dict[str, Any] | None = None,
+    adapter: AdapterManifest | None = None,
+    stage1: AdapterManifest | None = None,
 ) -> pd.DataFrame:
     """Every clip of one arm, with the true render beside it where there is one.
 

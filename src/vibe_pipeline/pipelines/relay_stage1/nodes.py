@@ -5,16 +5,15 @@ from typing import Any
 from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.training import Stage1Params
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.tracking import tracked_adapter
-from vibe_pipeline.training.stages import alone, stage1_folder, train_stage1
+from vibe_pipeline.training.stages import alone, stage1_job, train
 
 
 def train_modality(
     name: str, latent_cache: dict[str, Any], model: ModelParams, folders: Folders, row: Stage1Params
-) -> dict[str, Any]:
+) -> AdapterManifest:
     """Train D1: the image modality, on low-resolution images."""
-    folder = stage1_folder(latent_cache, model, row, folders.adapters)
-    with alone(name, folder), tracked_adapter(name, "stage1", row, folder=folder) as run:
-        return run.finish(
-            train_stage1(name=name, cache=latent_cache, model=model, row=row, root=folders.adapters, on_log=run.log)
-        )
+    job = stage1_job(name, latent_cache, model, row, folders.adapters)
+    with alone(job), tracked_adapter(name, "stage1", row, folder=job.folder) as run:
+        return run.finish(train(job, run.log))

@@ -1,5 +1,6 @@
 """Nodes of relay_stage2: one per row of `adapters`."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,8 +13,9 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.validation_clips import ValidationClips
 from vibe_pipeline.images.degradation import check_of
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.tracking import log_artifact, tracked_adapter
-from vibe_pipeline.training.stages import alone, stage2_folder, train_stage2
+from vibe_pipeline.training.stages import alone, stage2_job, train
 
 
 def train_resolution(
@@ -23,38 +25,26 @@ def train_resolution(
     model: ModelParams,
     folders: Folders,
     row: AdapterParams,
-    stage1: dict[str, Any] | None = None,
+    stage1: AdapterManifest | None = None,
     generation: GenerationParams | None = None,
     arm: ArmParams | None = None,
-) -> dict[str, Any]:
+) -> AdapterManifest:
     """Train D2 on high-resolution images; with `stage1` fused and frozen, or on the original base.
 
     With `generation` and `arm`, a few clips are made as that arm makes them, every `validate_every` steps.
     """
-    folder = stage2_folder(latent_cache, stage1, model, row, folders.adapters)
+    job = stage2_job(name, latent_cache, stage1, model, row, folders.adapters)
     check = check_of(degradation_checks, row)
-    with alone(name, folder), tracked_adapter(name, "stage2", row, check, folder) as run:
-        validate = None
+    with alone(job), tracked_adapter(name, "stage2", row, check, job.folder) as run:
         if generation is not None and arm is not None:
-            publish = partial(log_artifact, run.run_id)
-            validate = ValidationClips(
+            clips = ValidationClips(
                 adapter=name,
                 arm=arm,
                 model=model,
                 generation=generation,
                 count=row.validation_clips,
                 root=folders.clips,
-                publish=publish,
+                publish=partial(log_artifact, run.run_id),
             )
-        return run.finish(
-            train_stage2(
-                name=name,
-                cache=latent_cache,
-                stage1=stage1,
-                model=model,
-                row=row,
-                root=folders.adapters,
-                on_log=run.log,
-                on_validate=validate,
-            )
-        )
+            job = replace(job, on_validate=clips)
+        return run.finish(train(job, run.log))

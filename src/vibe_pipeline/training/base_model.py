@@ -1,0 +1,95 @@
+"""The whole recipe of the miniature's base: VAE, encoded clips, transformer with text encoder, diffusers folder."""
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+
+from vibe_pipeline.experiment.miniature import MiniatureParams
+from vibe_pipeline.miniature.base import (
+    BaseObjective,
+    ClipBatches,
+    base_optimisers,
+    encode_clips,
+    latent_statistics,
+    load_clips,
+)
+from vibe_pipeline.miniature.networks import save_pipeline
+from vibe_pipeline.miniature.vae import VaeObjective, draw_batch, vae_optimisers
+from vibe_pipeline.training.modules import ModuleJob, train_module
+
+log = logging.getLogger(__name__)
+
+
+def vae_job(params: MiniatureParams, folder: Path) -> ModuleJob:
+    """The VAE: two clips, or more stills, a step and process."""
+    return ModuleJob(
+        name="vae",
+        folder=folder,
+        build=VaeObjective,
+        optimisers=partial(vae_optimisers, rate=1e-3),
+        batch=partial(draw_batch, native=params.size, frames=params.frames, clips=2),
+        steps=params.vae_steps,
+        processes=params.processes,
+        warmup=40,
+        decay=0.5,
+        ema=0.995,
+        save_every=100,
+        seed=params.seed,
+    )
+
+
+def transformer_job(params: MiniatureParams, clips: Path, folder: Path) -> ModuleJob:
+    """Transformer and text encoder, on the clips encoded in `clips`; twelve a step and process."""
+    return ModuleJob(
+        name="transformer",
+        folder=folder,
+        build=BaseObjective,
+        optimisers=partial(base_optimisers, muon_rate=4e-3, rate=1.2e-3),
+        batch=ClipBatches(clips, size=12),
+        steps=params.base_steps,
+        processes=params.processes,
+        warmup=100,
+        save_every=250,
+        seed=params.seed,
+    )
+
+
+def train_vae(params: MiniatureParams, work: Path) -> Path:
+    """Train the VAE, or return the one that an earlier run finished; a 16-bit diffusers folder."""
+    folder = work / "vae_model"
+    if (folder / "config.json").exists():
+        return folder
+    objective = train_module(vae_job(params, work / "vae"))
+    objective.vae.to(torch.float16).save_pretrained(folder)
+    return folder
+
+
+def train_base(params: MiniatureParams, work: Path, output: Path) -> Path:
+    """Train the miniature's base from nothing and write it as a diffusers folder; every part resumes.
+
+    Args:
+        params: Sizes and lengths.
+        work: Checkpoints, logs and encoded clips.
+        output: The diffusers folder, 16-bit safetensors.
+    """
+    vae_folder = train_vae(params, work)
+    clips = work / "clips"
+    encode_clips(
+        vae_folder=vae_folder,
+        folder=clips,
+        clips=params.clips,
+        size=params.size,
+        frames=params.frames,
+        seed=params.seed,
+        processes=params.processes,
+    )
+    objective = train_module(transformer_job(params, clips, work / "transformer"))
+    vae = AutoencoderKLWan.from_pretrained(vae_folder)
+    mean, std = latent_statistics(load_clips(clips)[0])
+    vae.register_to_config(latents_mean=mean, latents_std=std)
+    save_pipeline(vae, objective.transformer, objective.text_encoder, output)
+    log.info("the miniature's base is in %s", output)
+    return output

@@ -1,0 +1,111 @@
+"""Training a whole module: resumed equals straight, errors are named, rates follow the schedule."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vibe_pipeline.runtime.deadline import DEADLINE, OutOfTimeError
+from vibe_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
+from vibe_pipeline.training.modules import ModuleJob, rate_at, train_module
+
+
+class Line(nn.Module):
+    """Fits y = 2 x, with noise from torch's generator, which a resumed run must draw alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        target = 2 * batch.sum(1, keepdim=True) + 0.1 * torch.randn(len(batch), 1)
+        return {"loss": (self.layer(batch).float() - target).square().mean()}
+
+
+def optimisers(module: nn.Module) -> list[torch.optim.Optimizer]:
+    return [torch.optim.AdamW([module.layer.weight], lr=0.05), torch.optim.SGD([module.layer.bias], lr=0.01)]
+
+
+def batch(rng: np.random.Generator) -> Tensor:
+    return torch.from_numpy(rng.normal(size=(8, 3)).astype(np.float32))
+
+
+class Poisoned:
+    """Draws batches; every one after the first `good` is NaN."""
+
+    def __init__(self, good: int) -> None:
+        self.left = good
+
+    def __call__(self, rng: np.random.Generator) -> Tensor:
+        self.left -= 1
+        return batch(rng) * (1.0 if self.left >= 0 else float("nan"))
+
+
+def job(folder: Path, **changes: Any) -> ModuleJob:
+    settings = {"batch": batch, "steps": 8, "processes": 1, "warmup": 2, "save_every": 3, "log_every": 2, "seed": 3}
+    return ModuleJob(name="line", folder=folder, build=Line, optimisers=optimisers, **settings | changes)
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def test_a_resumed_training_equals_a_straight_one(tmp_path: Path) -> None:
+    straight = weights_of(train_module(job(tmp_path / "straight")))
+    with pytest.raises(FloatingPointError, match="line: loss is nan at step 5, process 0"):
+        train_module(job(tmp_path / "killed", batch=Poisoned(5)))
+    assert load_checkpoint(tmp_path / "killed")["step"] == 3
+    resumed = weights_of(train_module(job(tmp_path / "killed")))
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(resumed[k], straight[k]) for k in straight)
+    whole = [load_checkpoint(tmp_path / f)["module"] for f in ("straight", "killed")]
+    assert all(torch.equal(whole[0][k], whole[1][k]) for k in whole[0])
+    assert not torch.equal(whole[0]["layer.weight"], straight["layer.weight"])  # the average lags behind
+    lines = [json.loads(line) for line in (tmp_path / "straight" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    torch.manual_seed(3)
+    weights = [Line().layer.weight.detach(), whole[0]["layer.weight"]]  # at the start, at the end; the truth is 2
+    assert float((weights[1] - 2).abs().mean()) < float((weights[0] - 2).abs().mean())
+
+
+def test_two_processes_take_the_mean_of_their_gradients(tmp_path: Path) -> None:
+    """One step of SGD on the bias, by hand from both processes' batches; each draws its own."""
+    trained = load_checkpoint(_trained(job(tmp_path, steps=1, warmup=0, processes=2, bf16=False, clip_norm=math.inf)))
+    torch.manual_seed(3)
+    gradients, first = [], Line().layer.bias.detach()
+    for rank in range(2):
+        torch.manual_seed(3)
+        line, rng = Line(), np.random.default_rng([3, 0, rank])
+        torch.manual_seed(int(rng.integers(2**62)))
+        line(batch(rng))["loss"].backward()
+        gradients.append(line.layer.bias.grad)
+    assert not torch.equal(*gradients)
+    torch.testing.assert_close(trained["module"]["layer.bias"], first - 0.01 * sum(gradients) / 2)
+
+
+def _trained(one: ModuleJob) -> Path:
+    train_module(one)
+    return one.folder
+
+
+def test_a_checkpoint_of_another_training_is_named_with_the_way_out(tmp_path: Path) -> None:
+    save_checkpoint({"step": 3, "module": {}, "ema": {}}, tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is of another training .*delete it and run again"):
+        train_module(job(tmp_path))
+
+
+def test_spent_hours_keep_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DEADLINE, "0")
+    with pytest.raises(OutOfTimeError, match="line up to step 1 of 8"):
+        train_module(job(tmp_path))
+    assert load_checkpoint(tmp_path)["step"] == 1
+
+
+@pytest.mark.parametrize(("step", "rate"), [(0, 0.1), (9, 1.0), (54, 1.0), (60, 40 / 45), (99, 1 / 45)])
+def test_rates_warm_up_and_fall_to_zero(step: int, rate: float) -> None:
+    assert rate_at(step, job(Path(), steps=100, warmup=10, decay=0.45)) == pytest.approx(rate)
