@@ -20,6 +20,7 @@ from tests.diffusion.rrdb_files import real_esrgan_file
 from vibe_pipeline.cli import cli
 from vibe_pipeline.diffusion import objectives
 from vibe_pipeline.diffusion.models import find_model
+from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.load import experiment_of, settled_parameters
 from vibe_pipeline.experiment.loader import LayeredLoader
@@ -126,6 +127,10 @@ def test_rows_keep_their_sizes_and_take_two_steps_so_that_the_optimisers_state_i
         assert small.adapters[name] == row.model_copy(update=few)
     assert small.arms["direct"] == whole.arms["direct"].model_copy(update={"steps": 1})
     assert small.arms["swim"].steps == 2  # the second takes the stored outputs
+    stage = {"height": 64, "width": 64, "rope": {"kind": "ntk"}}
+    cascade = ArmParams(label="c", method="cascade", stages=[stage], strength_mode="truncated")
+    (short,) = shortened(whole.model_copy(update={"arms": {"c": cascade}})).arms["c"].stages
+    assert short == cascade.stages[0].model_copy(update={"steps": 1, "strength_mode": "all_steps"})
     assert set(judged_alone(small).arms) == {"full"} and set(judged_alone(small).adapters) == {"full"}
 
 
