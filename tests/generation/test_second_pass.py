@@ -5,6 +5,7 @@ adapter loaded by diffusers and GCLF as a dense mask; noise, schedule and enlarg
 """
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,14 @@ def pixels(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """Every clip as it goes to its file, before it is rounded to bytes: [T, H, W, 3]."""
     seen: list[np.ndarray] = []
     write = clip_cache.write_lossless
-    monkeypatch.setattr(
-        clip_cache, "write_lossless", lambda path, clip, fps: seen.append(clip.copy()) or write(path, clip, fps)
-    )
+
+    def seeing(path: Path, clip: Iterable[np.ndarray], fps: float) -> Path:
+        own: list[np.ndarray] = []
+        written = write(path, (own.append(frame.copy()) or frame for frame in clip), fps)
+        seen.append(np.stack(own))
+        return written
+
+    monkeypatch.setattr(clip_cache, "write_lossless", seeing)
     return seen
 
 

@@ -16,8 +16,8 @@ from vibe_pipeline.planning.doctor import examine
 from vibe_pipeline.planning.measure_costs import (
     MEASURE_SECONDS,
     extra_seconds,
-    measuring,
     measuring_memory,
+    measuring_seconds,
     network_teraflops,
 )
 from vibe_pipeline.planning.plan import make_plan
@@ -36,7 +36,7 @@ def test_seconds_are_those_of_the_entries_once_for_what_they_share() -> None:
     assert one["hd_mse"] == pytest.approx(ENTRIES["hd_mse"].seconds * MEGAPIXELS)
     assert extra_seconds(FOUR_K, ("glcm_entropy", "glcm_score")) == one["glcm_entropy"] == one["glcm_score"] > 0
     assert one["patch_niqe"] == pytest.approx(ENTRIES["patch_niqe"].seconds * MEGAPIXELS * 16 / 81)
-    assert measuring(FOUR_K, 8, ("hd_mse",)).seconds == pytest.approx(
+    assert measuring_seconds(FOUR_K, 8, ("hd_mse",)) == pytest.approx(
         (MEASURE_SECONDS + ENTRIES["hd_mse"].seconds) * MEGAPIXELS / 2
     )
     cheap = one["hd_mse"] + one["jpeg_ratio"] + one["glcm_entropy"]

@@ -36,7 +36,7 @@ def test_who_follows(second: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_follower_neither_locks_nor_tracks(second: None, tmp_path: Path) -> None:
     run, tracking = RunHooks(), TrackingHooks()
-    run._params = tracking._params = {"generation": {}, "run": {"wait": False}}
+    run._params = tracking._params = {"generation": {}, "run": {"wait": False}, "folders": {"data": "data"}}
     tracking._project, tracking._env = tmp_path, "base"
     run.before_pipeline_run({"project_path": str(tmp_path)})
     tracking.before_pipeline_run({}, None)
