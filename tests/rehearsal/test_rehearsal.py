@@ -32,7 +32,7 @@ from vibe_pipeline.io.files import read_json, write_json
 from vibe_pipeline.rehearsal import Line, RehearsalError, format_line, rehearse, require_rehearsed
 from vibe_pipeline.rehearsal.small import judged_alone, moved, shortened
 from vibe_pipeline.rehearsal.stage import failed_scores
-from vibe_pipeline.training import stages as relay
+from vibe_pipeline.training import job as training_job
 
 ROOT = Path(__file__).parents[2]
 ENV = "wan22_ti2v_5b"
@@ -148,7 +148,7 @@ def test_a_training_that_would_crash_is_found_before_a_clip_is_made(project: Pat
         high = sample.x0.shape[-1] == latent_width(256)
         return fails() if "velocity" in weights and high else objectives.mixed_loss(weights, predict, sample)
 
-    monkeypatch.setattr(relay, "mixed_loss", fails_at_high_resolution)
+    monkeypatch.setattr(training_job, "mixed_loss", fails_at_high_resolution)
     lines = rehearsed()
     assert lines["adapters.no_hfato.train"].error == "RuntimeError: CUDA error: out of everything"
     assert not lines["adapters.full.train"].error and not lines["arms.full.generate"].error
@@ -159,7 +159,7 @@ def test_a_training_that_would_crash_is_found_before_a_clip_is_made(project: Pat
     ):
         require_rehearsed(list(lines.values()))
 
-    monkeypatch.setattr(relay, "mixed_loss", fails)
+    monkeypatch.setattr(training_job, "mixed_loss", fails)
     hooks = RehearsalHooks()
     hooks._loader = loader()
     hooks._params = settled_parameters(loader())
