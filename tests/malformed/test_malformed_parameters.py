@@ -177,7 +177,7 @@ def put(params: dict[str, Any], field: str, value: Any) -> None:
     table, _, rest = field.partition(".")
     parts = [table, rest] if rest.startswith(".") else field.split(".")
     for part in parts[:-1]:
-        params = params[part]
+        params = params.setdefault(part, {})  # what the file leaves to defaults
     if value is DELETE:
         del params[parts[-1]]
     else:

@@ -64,7 +64,7 @@ def test_a_new_version_or_changed_code_makes_figures_again(tmp_path: Path, monke
 
 def test_what_counts_is_named_by_versions_and_by_the_hash_of_our_code() -> None:
     named = figures.counted_by()
-    assert set(named) == {"torch", "diffusers", "transformers", "peft", "vibe_pipeline"}
+    assert set(named) == {"torch", "diffusers", "transformers", "peft", "spandrel", "vibe_pipeline"}
     assert "not installed" not in named.values()
 
 

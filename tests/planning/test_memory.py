@@ -1,12 +1,15 @@
 """Bytes alive on fake tensors, against the same on real ones."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
 from torch import nn
 
-from vibe_pipeline.diffusion.attention import install_gclf, kind_of
+from vibe_pipeline.diffusion.attention import GclfSettings, install_gclf, kind_of
 from vibe_pipeline.diffusion.lora import FUSED, add_adapter
+from vibe_pipeline.diffusion.rope import Ar
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.planning import memory
@@ -95,6 +98,27 @@ def test_a_forward_is_foretold_for_any_number_of_blocks(tiny, per_token: bool) -
         transformer(*inputs, return_dict=False)
     foretold = memory.inference_activations(model, GRID, 2, TEXT, torch.float32, per_token)
     assert foretold == pytest.approx(live.peak, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["full", "window", "gclf"])
+def test_what_positions_by_tiles_hold_besides_is_foretold(tiny, kind: str) -> None:
+    """A tile's keys stand once more beside q, k and v, whichever of them its queries see; widths as the 5B's."""
+    tiny_model = load_architecture(str(tiny.path))
+    width = 12 * tiny_model.transformer["attention_head_dim"]
+    wide = replace(
+        tiny_model, transformer=dict(tiny_model.transformer) | {"num_attention_heads": 12, "ffn_dim": 14 * width // 3}
+    )
+    model, transformer = with_layers(wide, 2)
+    rope = Ar(tile=(8, 6), reach=(12, 9), near=(2, 2))
+    install_gclf(transformer, GclfSettings(kind, (4, 3)), (8, 6), rope=rope)
+    inputs = tuple(x.bfloat16() for x in real_inputs(model))
+    transformer.to(torch.bfloat16).rope.float()  # which `from_pretrained` keeps so
+    with torch.no_grad(), memory.LiveBytes([*transformer.parameters(), *transformer.buffers(), *inputs]) as live:
+        transformer(*inputs, return_dict=False)
+    without, foretold = (
+        memory.inference_activations(model, GRID, 2, TEXT, torch.bfloat16, copies=copies) for copies in (0, rope.copies)
+    )
+    assert without < live.peak <= foretold <= 1.1 * live.peak
 
 
 @pytest.mark.parametrize(("grid", "saved"), [((31, 44, 80), 12.7), ((31, 68, 120), 29.5)])

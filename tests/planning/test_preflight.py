@@ -61,6 +61,46 @@ def test_a_pooling_that_does_not_divide_names_its_arm(wan21) -> None:
     check_generation(wan21.model(), GENERATION, tables(**row, method="upsample"))
 
 
+def cascade(**stage: object) -> dict[str, object]:
+    return {"method": "cascade", "stages": [{"height": 32, "width": 48} | stage]}
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        (cascade(height=36), r"arms\.a\.stages\.0 36x48 must be a multiple of 16x16; nearest that are: 32x48 or 48x48"),
+        (cascade(width=112), r"arms\.a\.stages\.0 32x112 is not smaller than model\.target 64x96"),
+        (cascade(height=64, width=96), r"arms\.a\.stages\.0 64x96 is not smaller than model\.target 64x96"),
+        (
+            cascade(attention={"kind": "gclf", "pool": 4}),
+            r"arms\.a with gclf \(4×\) attention: stages\.0 32x48 must be a multiple of 64x64",
+        ),
+        (
+            {"rope": {"kind": "ar", "tile": (3, 6), "reach": (1, 5)}},
+            r"arms\.a: model\.target 64x96: a tile of 3 tokens is longer than its keys may reach, 1: set rope\.tile",
+        ),
+        (
+            {"rope": {"kind": "ar", "tile": (2, 6), "reach": "native"}},
+            r"arms\.a: model\.target 64x96: a tile of 6 tokens is longer than its keys may reach, 2",
+        ),
+        (
+            cascade(rope={"kind": "ar", "tile": (2, 3), "reach": (1, 1)}),
+            r"arms\.a: stages\.0 32x48: a tile of 3 tokens is longer than its keys may reach, 1",
+        ),
+    ],
+)
+def test_sizes_of_stages_and_tiles_of_positions_are_refused_before_the_run(wan21, arm: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_generation(wan21.model(), GENERATION, tables(**arm))
+
+
+def test_tiles_larger_than_the_grid_are_cut_to_it(wan21) -> None:
+    """The published 18x32 on a grid of 4x6: one tile."""
+    check_generation(wan21.model(), GENERATION, tables(rope={"kind": "ar"}))
+    check_generation(wan21.model(), GENERATION, tables(rope={"kind": "ar", "tile": (2, 3), "reach": "native"}))
+    check_generation(wan21.model(), GENERATION, tables(**cascade(rope={"kind": "ntk"})))
+
+
 @pytest.mark.parametrize(
     ("arm", "message"),
     [

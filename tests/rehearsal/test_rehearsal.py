@@ -20,6 +20,7 @@ from tests.diffusion.rrdb_files import real_esrgan_file
 from vibe_pipeline.cli import cli
 from vibe_pipeline.diffusion import objectives
 from vibe_pipeline.diffusion.models import find_model
+from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.load import experiment_of, settled_parameters
 from vibe_pipeline.experiment.loader import LayeredLoader
@@ -31,7 +32,7 @@ from vibe_pipeline.io.files import read_json, write_json
 from vibe_pipeline.rehearsal import Line, RehearsalError, format_line, rehearse, require_rehearsed
 from vibe_pipeline.rehearsal.small import judged_alone, moved, shortened
 from vibe_pipeline.rehearsal.stage import failed_scores
-from vibe_pipeline.training import stages as relay
+from vibe_pipeline.training import job as training_job
 
 ROOT = Path(__file__).parents[2]
 ENV = "wan22_ti2v_5b"
@@ -126,6 +127,10 @@ def test_rows_keep_their_sizes_and_take_two_steps_so_that_the_optimisers_state_i
         assert small.adapters[name] == row.model_copy(update=few)
     assert small.arms["direct"] == whole.arms["direct"].model_copy(update={"steps": 1})
     assert small.arms["swim"].steps == 2  # the second takes the stored outputs
+    stage = {"height": 64, "width": 64, "rope": {"kind": "ntk"}}
+    cascade = ArmParams(label="c", method="cascade", stages=[stage], strength_mode="truncated")
+    (short,) = shortened(whole.model_copy(update={"arms": {"c": cascade}})).arms["c"].stages
+    assert short == cascade.stages[0].model_copy(update={"steps": 1, "strength_mode": "all_steps"})
     assert set(judged_alone(small).arms) == {"full"} and set(judged_alone(small).adapters) == {"full"}
 
 
@@ -143,7 +148,7 @@ def test_a_training_that_would_crash_is_found_before_a_clip_is_made(project: Pat
         high = sample.x0.shape[-1] == latent_width(256)
         return fails() if "velocity" in weights and high else objectives.mixed_loss(weights, predict, sample)
 
-    monkeypatch.setattr(relay, "mixed_loss", fails_at_high_resolution)
+    monkeypatch.setattr(training_job, "mixed_loss", fails_at_high_resolution)
     lines = rehearsed()
     assert lines["adapters.no_hfato.train"].error == "RuntimeError: CUDA error: out of everything"
     assert not lines["adapters.full.train"].error and not lines["arms.full.generate"].error
@@ -154,7 +159,7 @@ def test_a_training_that_would_crash_is_found_before_a_clip_is_made(project: Pat
     ):
         require_rehearsed(list(lines.values()))
 
-    monkeypatch.setattr(relay, "mixed_loss", fails)
+    monkeypatch.setattr(training_job, "mixed_loss", fails)
     hooks = RehearsalHooks()
     hooks._loader = loader()
     hooks._params = settled_parameters(loader())

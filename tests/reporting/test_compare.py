@@ -1,6 +1,7 @@
 """Two arms of two runs: matched by prompt and seed, found in MLflow or in a file."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def test_replicates_count_as_training_seeds(write: Write) -> None:
         (
             scores({"full": 0.0}).drop(columns="prompt"),
             "",
-            r"columns prompt; it has arm, .*report/scores\.parquet",
+            r"columns prompt; it has arm, .*the file to give is scores\.parquet",
         ),
     ],
 )
@@ -146,6 +147,7 @@ def test_the_command_prints_a_table_and_json(
     for folder in ("conf/base", "conf/local", "src"):
         (tmp_path / folder).mkdir(parents=True)
     write_conf(tmp_path / "conf/base", params)
+    shutil.copy(ROOT / "conf/base/globals.yml", tmp_path / "conf/base")
     monkeypatch.chdir(tmp_path)
     configure_project("vibe_pipeline")
     run = CliRunner()

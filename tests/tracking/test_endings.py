@@ -193,7 +193,7 @@ def test_system_metrics_reach_the_parent_and_stop_with_it(parent) -> None:
 
 def hooks(tmp_path: Path, **settings: object) -> TrackingHooks:
     found = TrackingHooks()
-    params = {"model": {"path": "p"}, "tracking": settings}
+    params = {"model": {"path": "p"}, "tracking": settings, "not_run": {}}
     found.after_context_created(SimpleNamespace(project_path=tmp_path, env=None, config_loader={"parameters": params}))
     return found
 

@@ -77,11 +77,7 @@ def relative_positions(length: int, start: int, stop: int, reach: int, near: int
     if not 0 <= start < stop <= length:
         raise ValueError(f"the tile [{start}, {stop}) is not a part of an axis of {length} tokens")
     first, last, end = start, stop - 1, length - 1
-    if last - first > reach:
-        raise ValueError(
-            f"a tile of {stop - start} tokens is longer than its keys may reach, {reach}: set rope.tile to at most "
-            f"{reach + 1} there, or rope.reach higher"
-        )
+    _require_reach(stop - start, reach)
     budget = reach - (last - first)
     left, right = first - min(near, first, budget), last + min(near, end - last, budget)
     lowest, highest = max(0, last - reach), min(end, first + reach)
@@ -94,6 +90,14 @@ def relative_positions(length: int, start: int, stop: int, reach: int, near: int
     return warped.round().clamp(0, end).long()
 
 
+def _require_reach(tokens: int, reach: int) -> None:
+    if tokens - 1 > reach:
+        raise ValueError(
+            f"a tile of {tokens} tokens is longer than its keys may reach, {reach}: set rope.tile to at most "
+            f"{reach + 1} there, or rope.reach higher"
+        )
+
+
 @dataclass(frozen=True)
 class RopeKind:
     """One way of giving tokens their places; subclasses fill in what differs, and their fields are a row's.
@@ -102,15 +106,24 @@ class RopeKind:
         name: As `rope.kind` says it.
         stock: It is what diffusers computes.
         relative: Keys stand elsewhere for every tile of queries: attention applies it (attention/relative.py).
+        copies: Of a relative kind: as those of an attention kind, in whose place they count.
     """
 
     name: ClassVar[str]
     stock: ClassVar[bool] = False
     relative: ClassVar[bool] = False
+    copies: ClassVar[float] = 0
 
     def angles(self, axis: int, positions: Tensor, dim: int) -> Tensor:
         """Angles [L, dim/2] of an axis (0 t, 1 h, 2 w), float64."""
         return ntk_angles(positions, dim)
+
+    def check(self, grid: tuple[int, int, int], native: tuple[int, int]) -> None:
+        """Refuse a token grid (T, H, W) that it cannot place; `native` is (H, W) of the native one.
+
+        Raises:
+            ValueError: Names the field and the way out.
+        """
 
     def words(self) -> tuple[str, ...]:
         """What the report says of it; nothing of the stock kind."""
@@ -165,6 +178,7 @@ class Ar(RopeKind):
 
     name: ClassVar[str] = "ar"
     relative: ClassVar[bool] = True
+    copies: ClassVar[float] = 3  # queries, output and a tile's keys once more, with what turns them
 
     tile: Annotated[Pair, Field(description="(h, w) of a tile of queries in tokens, for ar")] = (18, 32)
     reach: Annotated[
@@ -175,6 +189,11 @@ class Ar(RopeKind):
         9,
         16,
     )
+
+    def check(self, grid: tuple[int, int, int], native: tuple[int, int]) -> None:
+        """No tile is longer than its keys may reach."""
+        for length, side, reach in zip(grid[1:], self.tile, self.reaches(native), strict=True):
+            _require_reach(min(length, side), reach)
 
     def words(self) -> tuple[str, ...]:
         """Where it differs from the published figures."""

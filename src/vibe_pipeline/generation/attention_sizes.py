@@ -3,8 +3,46 @@
 import math
 
 from vibe_pipeline.diffusion.attention import AttentionSettings, attention_words, kind_of
-from vibe_pipeline.diffusion.checkpoint import WanCheckpoint, clip_grid, require_fitting_size
-from vibe_pipeline.experiment.model import ClipSize
+from vibe_pipeline.diffusion.checkpoint import WanCheckpoint, clip_grid, require_fitting_size, token_grid
+from vibe_pipeline.diffusion.rope import rope_of
+from vibe_pipeline.experiment.arms import ArmParams, StageParams
+from vibe_pipeline.experiment.model import ClipSize, ModelParams
+
+
+def require_fitting_arm(model: WanCheckpoint, params: ModelParams, arm: ArmParams, row: str) -> None:
+    """Refuse sizes of a row's passes, its own at the target and those of its stages, that do not fit.
+
+    Args:
+        model: Its VAE and patches say how many tokens a size has.
+        params: The native and the target size.
+        arm: The row.
+        row: Its name: `arms.full`.
+
+    Raises:
+        ValueError: Names the row, the size and the way out.
+    """
+    passes: list[tuple[str, ClipSize, ArmParams | StageParams]] = [("model.target", params.target, arm)]
+    for index, stage in enumerate(arm.stages or ()):
+        size = params.target.model_copy(update={"height": stage.height, "width": stage.width})
+        _require_smaller(size, params.target, f"{row}.stages.{index}")
+        require_fitting_size(model, size.height, size.width, f"{row}.stages.{index}")
+        passes.append((f"stages.{index}", size, stage))
+    native = token_grid(model, params.native.height, params.native.width)
+    for field, size, one in passes:
+        require_fitting_attention(model, size, one.attention, f"{row}: {field}")
+        try:
+            rope_of(one.rope).check(clip_grid(model, size.height, size.width, size.frames), native)
+        except ValueError as error:
+            raise ValueError(f"{row}: {field} {size.height}x{size.width}: {error}") from None
+
+
+def _require_smaller(size: ClipSize, target: ClipSize, what: str) -> None:
+    """Its noise would be the target's where sizes are equal."""
+    if size.height > target.height or size.width > target.width or size == target:
+        raise ValueError(
+            f"{what} {size.height}x{size.width} is not smaller than model.target {target.height}x{target.width}: a "
+            "cascade only ever enlarges"
+        )
 
 
 def require_fitting_attention(model: WanCheckpoint, size: ClipSize, attention: AttentionSettings, what: str) -> None:

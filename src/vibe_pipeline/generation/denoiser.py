@@ -148,12 +148,12 @@ class Denoiser:
     def cascade(self, rows: Rows, size: Scale, stages: "Sequence[Stage]") -> Tensor:
         """From noise at the first stage's size to the target, each pass from the enlarged latent of the one before.
 
-        Nothing is decoded in between (CineScale, arXiv 2508.15774). Every pass has fresh noise; the row's own pass has
-        that of every other arm.
+        Nothing is decoded in between (CineScale, arXiv 2508.15774). Every pass has fresh noise: the row's own that of
+        every other arm, and the first that of any clip from noise of its size, such as the native one.
         """
         latent: Tensor | None = None
         for index, stage in enumerate(stages):
-            marked = [row | {"prompt": f"stage {index}\n{row['prompt']}"} for row in rows]
+            marked = [row | {"prompt": f"stage {index}\n{row['prompt']}"} for row in rows] if index else rows
             noise = self._noise(marked, stage.size)
             start = noise if latent is None else self._noised(latent, noise, stage.sampling)
             with stage.entered(self):

@@ -18,10 +18,12 @@ from vibe_pipeline.diffusion.flops import (
     text_flops,
 )
 from vibe_pipeline.diffusion.precision import fuses_exactly
+from vibe_pipeline.diffusion.rope import rope_of
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.model import ClipSize, ModelParams
+from vibe_pipeline.experiment.rope import RopeParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.planning.architecture import Architecture, Grid
@@ -32,6 +34,7 @@ from vibe_pipeline.planning.measure_costs import network_teraflops
 if TYPE_CHECKING:
     import torch
 
+NO_ROPE = RopeParams()
 CONTEXT_BYTES = 1.0e9
 """What CUDA itself takes of the device."""
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -183,9 +186,12 @@ class Costs:
         frozen = self.weights("transformer") + sum(map(self.adapter_bytes, self.beside(stage1)))
         return CONTEXT_BYTES + frozen + trained + activations
 
-    def forward_memory(self, size: ClipSize, batch: int, attention: AttentionParams) -> float:
+    def forward_memory(
+        self, size: ClipSize, batch: int, attention: AttentionParams, rope: RopeParams = NO_ROPE
+    ) -> float:
         """Bytes of a forward beside weights."""
-        grid, text, copies = self.architecture.grid(size), self.model.text_length, kind_of(attention).copies
+        grid, text = self.architecture.grid(size), self.model.text_length
+        copies = rope_of(rope).copies or kind_of(attention).copies
         return self._kept(
             ("forward", grid, batch, copies),
             lambda: _memory().inference_activations(

@@ -198,7 +198,7 @@ def arm_row(
         width = config["num_attention_heads"] * config["attention_head_dim"]
         extra += generation.batch_size * config["num_layers"] * tokens * width * costs.number_bytes
     batch = generation.batch_size * load.copies
-    forward = max(costs.forward_memory(size, batch, attention) for attention, _ in load.forwards)
+    forward = max(costs.forward_memory(size, batch, attention, arm.rope) for attention, _ in load.forwards)
     peak = _rendering_memory(costs, size, forward, extra, load.encodes > 0)
     return PlanRow.of(
         group="arm",

@@ -27,7 +27,11 @@ from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
-from vibe_pipeline.generation.attention_sizes import require_fitting_attention, require_fitting_buckets
+from vibe_pipeline.generation.attention_sizes import (
+    require_fitting_arm,
+    require_fitting_attention,
+    require_fitting_buckets,
+)
 from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.first_frames import require_first_frames
 from vibe_pipeline.generation.methods import method_of
@@ -137,7 +141,7 @@ def check_generation(model: ModelParams, generation: GenerationParams, tables: E
     require_fitting_size(checkpoint, model.target.height, model.target.width, "model.target")
     for name, arm in tables.arms.items():
         if method_of(arm).runs_transformer:
-            require_fitting_attention(checkpoint, model.target, arm.attention, f"arms.{name}: model.target")
+            require_fitting_arm(checkpoint, model, arm, f"arms.{name}")
     arms = {} if generation.stop_after_preview else tables.arms  # their clips may be made from the preview
     for check in generation_checks(model, generation, arms):
         check.look()

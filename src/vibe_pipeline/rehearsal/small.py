@@ -60,7 +60,9 @@ def _short_training(row: TrainParams) -> TrainParams:
 def _short_arm(arm: ArmParams) -> ArmParams:
     """One step from the arm's own start; two where the second differs from the first."""
     steps = 2 if arm.scheduler == "unipc" or (arm.refresh_every or 1) > 1 else 1
-    return arm.model_copy(update={"steps": steps, "strength_mode": "all_steps"})
+    few = {"steps": steps, "strength_mode": "all_steps"}
+    stages = arm.stages and tuple(stage.model_copy(update=few) for stage in arm.stages)
+    return arm.model_copy(update=few | {"stages": stages})
 
 
 # What an entry of the catalog says of the place it was written for: the new one is this machine's own.

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from vibe_pipeline.diffusion.attention import install_gclf
 from vibe_pipeline.diffusion.flow import add_noise, seeded_noise, sigma_schedule
@@ -18,13 +19,14 @@ from vibe_pipeline.diffusion.models import (
     load_vae,
     velocity_predictor,
 )
-from vibe_pipeline.diffusion.rope import Ar, Ntk, install_rope
+from vibe_pipeline.diffusion.rope import Ar, Ntk, install_rope, rope_of
 from vibe_pipeline.diffusion.sampling import denoise, resize_latents
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.load import ParameterError
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.methods import checked_tables, method_of
+from vibe_pipeline.generation.peer_weights import peer_of
 from vibe_pipeline.generation.render import arm_clips
 from vibe_pipeline.generation.text_cache import text_cache
 from vibe_pipeline.io.video import read_clip, write_lossless
@@ -101,7 +103,7 @@ def test_a_cascade_is_its_passes_by_hand(wan21, native: pd.DataFrame, tmp_path: 
     found = made(arm | {"strength_mode": "truncated"}, native, model, tmp_path)
     hand = ByHand(model, tmp_path)
     install_rope(hand.transformer, Ntk((1.0, 20.0, 20.0)))
-    noise = seeded_noise((16, 2, 4, 6), f"stage 0\n{PROMPT}", 3)[None]
+    noise = seeded_noise((16, 2, 4, 6), PROMPT, 3)[None]
     latent = hand.run(noise, sigma_schedule(2, 7.0))
     larger = torch.nn.functional.interpolate(latent, (2, 8, 12), mode="trilinear")
     assert torch.equal(resize_latents(latent, 8, 12), larger)
@@ -176,8 +178,10 @@ def test_rows_say_what_they_run() -> None:
     stage = {"height": 1088, "width": 1920, "flow_shift": 7.0, "rope": NTK}
     pro = ArmParams(label="p", method="cascade", stages=[stage], rope=WIDER, attention={"scale": "cinescale"})
     said = method_of(pro).describe(pro)
-    assert "from noise at 1088x1920, latent enlarged, strength 0.7" in said and "NTK RoPE 1 25 25" in said
-    assert "scale cinescale" in said
+    assert said == (
+        "no adapter · from noise at 1088x1920, latent enlarged · full (scale cinescale) attention · NTK RoPE 1 25 25 · "
+        "strength 0.7 · 50 steps · guidance 5"
+    )
     ar = ArmParams(label="a", enlarge="latent", rope={"kind": "ar", "tile": (12, 21)})
     assert "latent enlarged" in method_of(ar).describe(ar)
     assert "AR-RoPE (reach 44x79, tile 12x21)" in method_of(ar).describe(ar)
@@ -209,3 +213,22 @@ def test_the_plan_counts_a_cascade_by_its_sizes() -> None:
     by_hand = 100 * first.teraflops + 70 * second.teraflops + costs.decode(model.target).teraflops
     assert row.teraflops == pytest.approx(by_hand)
     assert second.teraflops / 700 == pytest.approx(40.5, rel=0.03)
+
+
+def test_the_rows_of_the_page_are_rows() -> None:
+    """Those of docs/baselines.md, read as an environment's; their weights are where fetched ones are imported to."""
+    page = (Path(__file__).parents[3] / "docs/baselines.md").read_text().partition("## CineScale")[2]
+    rows = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])["arms"]
+    params = {"stage1": {}, "adapters": {}, "arms": rows, "evaluation": {"reference_arm": "cinescale_ar"}}
+    arms = checked_tables(params | {"generation": {}}).arms
+    assert set(arms) == {"cinescale_lora", "cinescale_pro", "cinescale_ar"}
+    for name in ("cinescale_lora", "cinescale_pro"):
+        (extra,) = arms[name].extra_adapters
+        entry = peer_of(extra.path)
+        assert entry.name == "cinescale_1_3b" and entry.place(Path("peers")).parts[1:] == extra.path.parts[-2:]
+        assert arms[name].optional
+    pro = arms["cinescale_pro"]
+    for arm, shift, first, steps in ((pro, 9.0, 0.9545, 35), (arms["cinescale_ar"], 5.0, 0.882, 30)):
+        sigmas = sigma_schedule(arm.steps, arm.flow_shift or shift, method_of(arm).strength(arm), arm.strength_mode)
+        assert float(sigmas[0]) == pytest.approx(first, abs=5e-4) and len(sigmas) == steps + 1
+    assert rope_of(pro.stages[0].rope) == Ntk((1.0, 20.0, 20.0)) and rope_of(pro.rope) == Ntk((1.0, 25.0, 25.0))

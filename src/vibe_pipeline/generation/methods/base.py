@@ -188,7 +188,7 @@ class DenoisingMethod(Method):
             f"full path every {arm.refresh_every} steps": arm.refresh_every is not None,
             f"{attention_words(arm.attention)} attention": True,
             " · ".join(rope_of(arm.rope).words()): arm.rope.kind != "none",
-            f"strength {arm.strength:g}" if self.second_pass else "from noise": True,
+            f"strength {arm.strength:g}" if self.second_pass or arm.stages else "from noise": True,
             f"{int(self.strength(arm) * arm.steps)} of {arm.steps} steps" if truncated else f"{arm.steps} steps": True,
             "UniPC": arm.scheduler == "unipc",
             f"flow shift {arm.flow_shift or 0:g}": arm.flow_shift is not None,

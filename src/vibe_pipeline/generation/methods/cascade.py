@@ -21,7 +21,6 @@ class Cascade(DenoisingMethod):
     """Passes of growing size, all by the row's weights; `stages` are those before the row's own."""
 
     name = "cascade"
-    from_native = False
     own_fields = frozenset({"stages"})
 
     def check(self, arm: ArmParams) -> None:
@@ -46,7 +45,7 @@ class Cascade(DenoisingMethod):
 
     def said(self, arm: ArmParams) -> dict[str, bool]:
         """The stages before."""
-        return {f"from noise at {_sizes(arm)}, latent enlarged, strength {arm.strength:g}": True}
+        return {f"from noise at {_sizes(arm)}, latent enlarged": True}
 
     @contextmanager
     def prepare(self, job: ArmJob) -> Iterator[Make]:

@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
+from vibe_pipeline.evaluation.not_run import with_not_run
 from vibe_pipeline.evaluation.pooling import Pools, pools_of
-from vibe_pipeline.evaluation.statistics import summarise, with_not_run
+from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.evaluation import EvaluationParams
