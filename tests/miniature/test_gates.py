@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from vibe_pipeline.diffusion.linear_filter import fit_linear_filter
 from vibe_pipeline.evaluation.metrics.detail import band_error
 from vibe_pipeline.miniature import gates as gates_module
 from vibe_pipeline.miniature.gates import (
@@ -20,7 +21,6 @@ from vibe_pipeline.miniature.gates import (
     invisible,
     read_vae,
 )
-from vibe_pipeline.miniature.linear_filter import fit_linear_filter
 from vibe_pipeline.miniature.networks import build_vae
 from vibe_pipeline.miniature.pixel_network import CompactNetwork, PixelTraining, enlarge, train_pixel_network
 from vibe_pipeline.miniature.scene import is_held_out, sample_scene

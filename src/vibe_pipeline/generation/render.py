@@ -16,7 +16,7 @@ from vibe_pipeline.generation.denoiser import Denoiser, Sampling
 from vibe_pipeline.generation.methods import ArmJob, method_of
 from vibe_pipeline.generation.text_cache import text_cache
 from vibe_pipeline.generation.true_renders import true_renders
-from vibe_pipeline.io.manifests import AdapterManifest
+from vibe_pipeline.io.manifests import AdapterManifest, FilterManifest
 from vibe_pipeline.miniature.world import world_settings
 
 
@@ -104,6 +104,7 @@ def arm_clips(
     model: ModelParams,
     params: GenerationParams,
     root: Path,
+    linear_filter: FilterManifest | None = None,
 ) -> pd.DataFrame:
     """Every clip of one arm, by its method; see `methods.base.Method.clips`."""
     job = ArmJob(
@@ -115,6 +116,7 @@ def arm_clips(
         root=root,
         adapter=adapter,
         stage1=stage1 if arm.keep_stage1 else None,
+        linear_filter=linear_filter,
     )
     return method_of(arm).clips(job)
 

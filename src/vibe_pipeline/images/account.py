@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pandas as pd
 
 from vibe_pipeline.experiment.data import DataParams
@@ -39,6 +40,16 @@ def held_out_count(images: int, data: DataParams) -> int:
             f"is {one_line(data.path)}, data.count {data.count})"
         )
     return max(1, min(data.held_out, int(data.held_out_share * images)))
+
+
+def held_out_rows(images: int, data: DataParams) -> set[int]:
+    """Which of the images, by their place, are kept from training.
+
+    Raises:
+        ValueError: None would be left to train on.
+    """
+    count = held_out_count(images, data)
+    return set(np.random.default_rng(data.seed).permutation(images)[:count].tolist())
 
 
 def take(usable: pd.DataFrame, quarantine: pd.DataFrame, data: DataParams) -> pd.DataFrame:

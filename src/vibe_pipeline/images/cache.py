@@ -22,7 +22,7 @@ from torch import Tensor
 from vibe_pipeline.diffusion.models import WanCheckpoint
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.model import ModelParams
-from vibe_pipeline.images.account import held_out_count
+from vibe_pipeline.images.account import held_out_rows
 from vibe_pipeline.images.buckets import Bucket, make_buckets
 from vibe_pipeline.images.crop import nearest_bucket
 from vibe_pipeline.images.encode import Row, Shard, encode_shards
@@ -68,7 +68,7 @@ def build_cache(
         OSError: The shards would not fit on the disk.
         ValueError: A size or a caption that does not fit the model, or too few images to hold one out.
     """
-    buckets, held_out = make_buckets(model, params.native, data), held_out_count(len(usable), data)
+    buckets, held_out = make_buckets(model, params.native, data), held_out_rows(len(usable), data)
     rows, settings = usable.to_dict("records"), _settings(model, params, data)
     numbers = _bucket_numbers(rows, buckets)
     texts = [_text_shard(rows[i : i + SHARD], settings["text"], folder) for i in range(0, len(rows), SHARD)]
@@ -79,7 +79,7 @@ def build_cache(
         images += [_image_shard(group, buckets[number], settings["latents"], folder) for group in groups]
     encode_shards(texts, images, model, params, data)
     records = _records(rows, numbers, texts, images)
-    for i in np.random.default_rng(data.seed).permutation(len(records))[:held_out]:
+    for i in held_out:
         records[i]["held_out"] = True
     contents = [
         (r["sha256"], r["caption"], r["held_out"], asdict(buckets[n])) for r, n in zip(records, numbers, strict=True)

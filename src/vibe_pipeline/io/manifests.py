@@ -58,6 +58,22 @@ class AdapterManifest(BaseModel):
             return cls.model_validate(content)
 
 
+class FilterManifest(BaseModel):
+    """A linear filter that is there.
+
+    Attributes:
+        key: Hash of what determines it.
+        path: Its gains, safetensors.
+        stills: How many it was fitted on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    key: str
+    path: Path
+    stills: int
+
+
 @contextmanager
 def of_file(file: Path) -> Iterator[None]:
     """Say in one line which file holds what is not an adapter's manifest."""

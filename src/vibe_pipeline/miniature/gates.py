@@ -17,9 +17,9 @@ import torch
 from diffusers import AutoencoderKLWan
 from numpy.typing import NDArray
 
+from vibe_pipeline.diffusion.linear_filter import LinearFilter, fit_linear_filter
 from vibe_pipeline.diffusion.models import decode_video, encode_video
 from vibe_pipeline.evaluation.metrics.detail import band_error, psnr
-from vibe_pipeline.miniature.linear_filter import LinearFilter, fit_linear_filter
 from vibe_pipeline.miniature.pixel_network import CompactNetwork, PixelTraining, enlarge, train_pixel_network
 from vibe_pipeline.miniature.scene import Scene, sample_scenes
 from vibe_pipeline.miniature.world import STILL_STYLE, VIDEO_STYLE, render

@@ -29,12 +29,14 @@ from vibe_pipeline.planning.plan_rows import (
     PlanRow,
     arm_rows,
     data_row,
+    filter_row,
     measures_row,
     native_row,
     network_measures_row,
     training_rows,
     validation_rows,
 )
+from vibe_pipeline.planning.stills_filter import fitted_stills
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 
 
@@ -111,6 +113,7 @@ def make_plan(
     measures, measure_note = measures_row(model.target, clips * len(tables.arms), evaluation.extra_measures)
     rows = (
         data_row(costs, data, image_count),
+        *([filter_row(data, stills)] if (stills := fitted_stills(tables, image_count)) else []),
         *training_rows(costs, data, tables),
         native_row(costs, generation, clips),
         *arm_rows(costs, tables, generation, clips),

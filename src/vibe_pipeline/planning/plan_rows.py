@@ -17,6 +17,7 @@ from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, stage1_of
 from vibe_pipeline.planning.measure_costs import measuring_memory, measuring_seconds
 from vibe_pipeline.planning.network_costs import network_cost
+from vibe_pipeline.planning.stills_filter import filtering_seconds, fitting_seconds
 
 FULL = AttentionParams()
 STAGE1 = "Velocity loss on low-resolution images"
@@ -78,6 +79,13 @@ def data_row(costs: Costs, data: DataParams, count: int) -> PlanRow:
         peak=peak,
         disk=count * size,
     )
+
+
+def filter_row(data: DataParams, stills: int) -> PlanRow:
+    """The linear filter of stage 2's stills, fitted once, on a processor."""
+    work = Work(seconds=fitting_seconds(data))
+    label = "Linear filter of the stills, on a processor"
+    return PlanRow.of(work, group="data", name="linear_filter", label=label, unit="image", count=stills)
 
 
 def _numbers(costs: Costs, size: ClipSize) -> int:
@@ -171,6 +179,8 @@ def arm_row(
     load = method.workload(arm, steps)
     work = costs.encode(size) * load.encodes + costs.decode(size) * load.decodes
     work += costs.encode(costs.model.native) * load.native_encodes
+    if load.filtered:
+        work += Work(seconds=filtering_seconds(size))
     if not load.forwards:
         peak = _vae_peak(costs, size) + CONTEXT_BYTES if load.encodes or load.decodes else 0.0
         if load.network is not None and (found := network_cost(costs, load.network)):

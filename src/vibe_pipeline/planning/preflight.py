@@ -43,6 +43,7 @@ from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder, require_no_file
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.claims import check_claims
+from vibe_pipeline.planning.stills_filter import check_filter
 from vibe_pipeline.planning.weight_files import extra_adapter, network, own_transformer
 from vibe_pipeline.vbench.prompts import INSTALL, clips_per_dimension
 
@@ -253,6 +254,8 @@ def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[st
     if "generation" in tags:
         model, making = ModelParams(**params["model"]), GenerationParams(**params["generation"])
         check_generation(model, making, tables)
+        if not tables.stop_after_preview:
+            check_filter(model, DataParams(**params["data"]), tables)
         arms = 0 if tables.stop_after_preview else len(tables.arms)
         check_space(model, len(load_prompts(making)), arms, Folders(**params["folders"]).clips)
     elif tags & TRAINING:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from vibe_pipeline.diffusion.models import find_model
@@ -17,6 +18,7 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import TrainParams
 from vibe_pipeline.images.cache import is_current
 from vibe_pipeline.io.files import read_json
+from vibe_pipeline.io.keys import file_sha256
 
 STEPS = 2
 CAPTION = "a photograph of a street at noon"
@@ -100,3 +102,9 @@ def noise_images(data: DataParams, batch: int, folder: Path) -> DataParams:
         (folder / f"{i}.txt").write_text(CAPTION)
     changes = {"source": "folder", "path": folder, "count": None, "held_out": 1, "min_usable_share": 1.0}
     return data.model_copy(update=changes)
+
+
+def usable_of(data: DataParams) -> pd.DataFrame:
+    """The random images as the check lists usable ones, for what reads pixels where latents are there already."""
+    rows = [{"path": str(path), "caption": CAPTION, "sha256": file_sha256(path)} for path in data.path.glob("*.png")]
+    return pd.DataFrame(rows).assign(height=data.high.height, width=data.high.width)

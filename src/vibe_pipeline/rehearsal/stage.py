@@ -46,6 +46,7 @@ from vibe_pipeline.rehearsal.small import (
     moved,
     noise_images,
     shortened,
+    usable_of,
 )
 from vibe_pipeline.tracking.runs import PARENT
 from vibe_pipeline.vbench.score import NOT_FINITE
@@ -249,10 +250,12 @@ def _set_up(params: Mapping[str, Any], tables: Experiment, catalog: Mapping[str,
     values["params:generation"] = few_native_steps(making)
     own = DataCatalog.from_config(moved(catalog, folder))
     kept = current_latents(model, values["params:data"], catalog)
+    batch = max([row.batch_size for row in (*tables.stage1.values(), *tables.adapters.values())], default=1)
+    noise = noise_images(values["params:data"], batch, folder / "images")
     if kept is None:
-        batch = max([row.batch_size for row in (*tables.stage1.values(), *tables.adapters.values())], default=1)
-        values["params:data"] = noise_images(values["params:data"], batch, folder / "images")
+        values["params:data"] = noise
     else:
+        own.save("usable_images", usable_of(noise))
         own.save("latent_cache", kept)
         own.save("image_quarantine", pd.DataFrame(columns=["file_name"]))
     return _Stage(own, values, pick_device(model.device), making.batch_size, kept is not None)

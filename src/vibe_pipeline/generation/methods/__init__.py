@@ -15,13 +15,25 @@ from vibe_pipeline.generation.methods.cascade import Cascade
 from vibe_pipeline.generation.methods.direct import Direct
 from vibe_pipeline.generation.methods.external import External
 from vibe_pipeline.generation.methods.freeswim import FreeSwim
+from vibe_pipeline.generation.methods.linear import Linear
 from vibe_pipeline.generation.methods.refine import Refine
 from vibe_pipeline.generation.methods.sr import SuperResolution
 from vibe_pipeline.generation.methods.truth import Truth
 from vibe_pipeline.generation.methods.upsample import Upsample
 
 METHODS: dict[str, Method] = {
-    m.name: m for m in (Refine(), FreeSwim(), Direct(), Cascade(), Upsample(), SuperResolution(), Truth(), External())
+    m.name: m
+    for m in (
+        Refine(),
+        FreeSwim(),
+        Direct(),
+        Cascade(),
+        Upsample(),
+        Linear(),
+        SuperResolution(),
+        Truth(),
+        External(),
+    )
 }
 
 __all__ = ["METHODS", "ArmJob", "Bound", "DenoisingMethod", "Method", "Workload", "checked_tables", "method_of"]

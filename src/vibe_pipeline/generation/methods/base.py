@@ -7,7 +7,7 @@ where clips are made.
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pandas as pd
 
@@ -21,7 +21,7 @@ from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.generation.clip_cache import ClipJob, Make, Scale, make_clips
 from vibe_pipeline.io.files import link_by_name
 from vibe_pipeline.io.keys import content_key
-from vibe_pipeline.io.manifests import AdapterManifest
+from vibe_pipeline.io.manifests import AdapterManifest, FilterManifest
 
 if TYPE_CHECKING:
     from vibe_pipeline.generation.denoiser import Denoiser
@@ -42,6 +42,7 @@ class ArmJob:
         root: Folder of all clips and of the prompts' embeddings.
         adapter: Manifest of the arm's adapter, if it has one.
         stage1: Manifest of the stage-1 adapter to keep at inference (an ablation), if any.
+        linear_filter: The filter of stage 2's stills, for a method that `uses_stills`.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ArmJob:
     root: Path
     adapter: AdapterManifest | None = None
     stage1: AdapterManifest | None = None
+    linear_filter: FilterManifest | None = None
 
     @property
     def size(self) -> Scale:
@@ -72,6 +74,7 @@ class Workload:
         native_encodes: Clips of the native size through the encoder.
         earlier: Passes at other sizes before: height and width in pixels, attention, how many.
         network: A single-image network that every frame of the native clip goes through.
+        filtered: Every frame goes through a linear filter, on a processor.
     """
 
     encodes: int = 0
@@ -82,6 +85,7 @@ class Workload:
     copies: int = 1
     keeps_cross_attention: bool = False
     network: SuperResolutionParams | None = None
+    filtered: bool = False
 
 
 class Method:
@@ -94,6 +98,7 @@ class Method:
         uses_device: Worth a GPU.
         bound: The clips bound what a model can do, from below (`floor`) or above (`ceiling`); None: a contestant.
         from_native: They show the native clip's scene, and can be held against it.
+        uses_stills: They are made with the linear filter that is fitted on stage 2's stills; the graph then has it.
         takes_clips: They are made of the native clip, so that any clip of one's own can stand in its place.
         own_fields: Fields of the row that only this method reads.
     """
@@ -104,6 +109,7 @@ class Method:
     uses_device: ClassVar[bool] = True
     bound: ClassVar[Bound | None] = None
     from_native: ClassVar[bool] = True
+    uses_stills: ClassVar[bool] = False
     takes_clips: ClassVar[bool] = False
     own_fields: ClassVar[frozenset[str]] = frozenset()
 
@@ -121,6 +127,10 @@ class Method:
     def strength(self, arm: ArmParams) -> float:
         """The strength that counts: only a second pass starts from a clip."""
         return arm.strength if self.second_pass else 1.0
+
+    def settings(self, job: ArmJob) -> dict[str, Any]:
+        """What else determines the clips, beside the row, the base and the adapters; hashed into their keys."""
+        return {}
 
     def prepare(self, job: ArmJob) -> AbstractContextManager[Make]:
         """Load what is needed and give the function from rows of prompts to their clips; see `clip_cache.Make`.
@@ -145,6 +155,7 @@ class Method:
         rows = job.native.rename(columns={"path": "native_path", "key": "native_key"})
         sampling = arm_sampling(job.arm, job.model, self.strength(job.arm))
         settings = arm_settings(job.arm, job.model, job.generation, job.adapter, job.stage1)
+        settings |= self.settings(job)
         folder = job.root / "arms" / content_key(settings)
         clip_job = ClipJob(
             name=job.name,

@@ -4,14 +4,18 @@ from typing import Any
 
 import pandas as pd
 
+from vibe_pipeline.diffusion.models import find_model, limit_threads
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import TrackingParams
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.generation.render import arm_clips, native_clips, reference_clips
-from vibe_pipeline.io.manifests import AdapterManifest
+from vibe_pipeline.images.buckets import make_buckets
+from vibe_pipeline.images.stills_filter import filter_of_stills
+from vibe_pipeline.io.manifests import AdapterManifest, FilterManifest
 from vibe_pipeline.reporting.preview import write_preview
 from vibe_pipeline.tracking import parent_run
 
@@ -45,6 +49,17 @@ def render_references(
     return reference_clips(prompts, model, generation, folders.clips)
 
 
+def fit_linear_filter(
+    usable_images: pd.DataFrame, model: ModelParams, data: DataParams, folders: Folders
+) -> dict[str, Any]:
+    """The best linear filter from native to target that stage 2's stills give, once for a data set."""
+    limit_threads(model.threads)
+    buckets = make_buckets(find_model(model.path), model.native, data)
+    sizes = (model.native.height, model.native.width), (model.target.height, model.target.width)
+    fitted = filter_of_stills(usable_images, buckets, sizes, data, folders.models / "linear_filters")
+    return fitted.model_dump(mode="json")
+
+
 def render_arm(
     name: str,
     native: pd.DataFrame,
@@ -56,6 +71,7 @@ def render_arm(
     arm: ArmParams,
     adapter: AdapterManifest | None = None,
     stage1: AdapterManifest | None = None,
+    linear_filter: FilterManifest | None = None,
 ) -> pd.DataFrame:
     """Every clip of one arm, with the true render beside it where there is one.
 
@@ -70,7 +86,33 @@ def render_arm(
         model=model,
         params=generation,
         root=folders.clips,
+        linear_filter=linear_filter,
     )
     truth = references.set_index(["prompt_index", "seed"])["path"]
     keys = zip(made["prompt_index"], made["seed"], strict=True)
     return made.assign(reference_path=[truth.get(key, "") for key in keys])
+
+
+def render_filtered_arm(
+    name: str,
+    native: pd.DataFrame,
+    preview: dict[str, Any],
+    references: pd.DataFrame,
+    model: ModelParams,
+    generation: GenerationParams,
+    folders: Folders,
+    arm: ArmParams,
+    linear_filter: dict[str, Any],
+) -> pd.DataFrame:
+    """:func:`render_arm` for a method that is made with the filter of stage 2's stills."""
+    return render_arm(
+        name=name,
+        native=native,
+        preview=preview,
+        references=references,
+        model=model,
+        generation=generation,
+        folders=folders,
+        arm=arm,
+        linear_filter=FilterManifest.model_validate(linear_filter),
+    )

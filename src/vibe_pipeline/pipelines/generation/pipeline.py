@@ -31,6 +31,15 @@ def create_pipeline(tables: Experiment) -> Pipeline:
     if tables.stop_after_preview:
         return Pipeline(first, tags="generation")
     references = Node(nodes.render_references, ["prompts", *PARAMS], "reference_clips", name="render_references")
+    if any(method_of(arm).uses_stills for arm in tables.arms.values()):
+        first.append(
+            Node(
+                nodes.fit_linear_filter,
+                ["usable_images", "params:model", "params:data", "params:folders"],
+                "linear_filter",
+                name="fit_linear_filter",
+            )
+        )
     return Pipeline([*first, references, *[_arm(name, tables) for name in tables.arms]], tags="generation")
 
 
@@ -41,7 +50,9 @@ def _arm(name: str, tables: Experiment) -> Node:
         inputs.append(f"adapter-{arm.adapter}")
         if arm.keep_stage1:
             inputs.append(f"stage1-{tables.adapters[arm.adapter].start}")
-    tags = GPU if method_of(arm).uses_device else []
-    return Node(
-        for_row(nodes.render_arm, name), inputs, f"clips-{name}", name="generate", namespace=f"arms.{name}", tags=tags
-    )
+    method, function = method_of(arm), nodes.render_arm
+    if method.uses_stills:
+        function = nodes.render_filtered_arm
+        inputs.append("linear_filter")
+    tags = GPU if method.uses_device else []
+    return Node(for_row(function, name), inputs, f"clips-{name}", name="generate", namespace=f"arms.{name}", tags=tags)
