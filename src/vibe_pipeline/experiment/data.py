@@ -45,6 +45,10 @@ class DataParams(Params):
         description="Gaussian sigma, native pixels: how much softer the base's clips are than a shrunk image; "
         "the paper shrinks its images and no more [C]",
     )
+    still_style: NonNegative = Field(
+        1.0,
+        description="miniature: how far its stills' colour grade is from its videos', times the world's own; 0: none",
+    )
     min_usable_share: Fraction = Field(
         0.5, description="fewer usable images than this share of all that was found, refused ones too, stop the run"
     )

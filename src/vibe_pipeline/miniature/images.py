@@ -1,4 +1,4 @@
-"""The miniature's training images: stills of other scenes, with a style of their own."""
+"""The miniature's training images: stills of other scenes, with a style of their own (the gap of modality)."""
 
 import csv
 from pathlib import Path
@@ -20,14 +20,15 @@ def render_images(data: DataParams) -> Path:
     The folder follows the imagefolder convention: PNG files and a `metadata.csv` with file_name and text.
     """
     count = data.count or 640
-    key = content_key(data.seed, count, data.high.height, data.high.width, world.world_settings())
+    style = world.STILL_STYLE.times(data.still_style)
+    key = content_key(data.seed, count, data.high.height, data.high.width, world.world_settings(), vars(style))
     folder = data.path / key
     if (folder / "metadata.csv").exists():  # written last
         return folder
     scenes = scene_module.sample_scenes(np.random.default_rng([data.seed, 77]), count, held_out=False)
     folder.mkdir(parents=True, exist_ok=True)
     for i, scene in enumerate(tqdm(scenes, desc="rendering images", unit="image", mininterval=2)):
-        still = world.render(scene, data.high.height, data.high.width, 1, world.STILL_STYLE)[0]
+        still = world.render(scene, data.high.height, data.high.width, 1, style)[0]
         image = Image.fromarray(np.rint(still * 255).astype(np.uint8))
         write_atomic(folder / f"{i:05d}.png", lambda p, image=image: image.save(p, format="PNG"))
     write_atomic(folder / "metadata.csv", lambda p: _write_captions(p, scenes))

@@ -7,13 +7,18 @@ wherever that network's do.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from vibe_pipeline.io.files import write_atomic
 
 
 class CompactNetwork(nn.Module):
@@ -105,6 +110,13 @@ def _batches(
             pairs.append([p.flip(-1) for p in pair] if mirrored else pair)
         x, y = (torch.stack(side).float() / 255 for side in zip(*pairs, strict=True))
         yield x.contiguous(memory_format=torch.channels_last), y
+
+
+def save_network(network: CompactNetwork, path: Path) -> None:
+    """Write its weights as safetensors, 32 bit, under Real-ESRGAN's names: spandrel knows the network by them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    write_atomic(path, partial(save_file, weights))
 
 
 @torch.inference_mode()

@@ -46,6 +46,10 @@ class Style:
     warmth: float = 0.0
     vignette: float = 0.0
 
+    def times(self, strength: float) -> "Style":
+        """The same hand, lighter or heavier."""
+        return Style(**{name: strength * value for name, value in vars(self).items()})
+
 
 VIDEO_STYLE = Style()
 STILL_STYLE = Style(contrast=0.10, saturation=0.22, warmth=0.05, vignette=0.35)

@@ -1,13 +1,21 @@
-"""The whole recipe of the miniature's base: VAE, encoded clips, transformer with text encoder, diffusers folder."""
+"""The whole recipe of what the miniature ships, from nothing.
+
+The base: VAE, encoded clips, transformer with text encoder, as a diffusers folder. And the pixel network, which makes
+large frames of native ones.
+"""
 
 import logging
+import shutil
+import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
 
 from vibe_pipeline.experiment.miniature import MiniatureParams
+from vibe_pipeline.io.files import read_json, write_atomic, write_json
 from vibe_pipeline.miniature.base import (
     BaseObjective,
     ClipBatches,
@@ -16,7 +24,9 @@ from vibe_pipeline.miniature.base import (
     latent_statistics,
     load_clips,
 )
+from vibe_pipeline.miniature.gates import Sizes, draw_pairs
 from vibe_pipeline.miniature.networks import save_pipeline
+from vibe_pipeline.miniature.pixel_network import PixelTraining, save_network, train_pixel_network
 from vibe_pipeline.miniature.vae import VaeObjective, VaeWeights, draw_batch, vae_optimisers
 from vibe_pipeline.training.modules import ModuleJob, train_module
 
@@ -91,3 +101,36 @@ def train_base(params: MiniatureParams, work: Path, output: Path) -> Path:
     save_pipeline(vae, objective.transformer, objective.text_encoder, output)
     log.info("the miniature's base is in %s", output)
     return output
+
+
+def train_restorer(params: MiniatureParams, target: int, work: Path, output: Path) -> dict[str, Any]:
+    """Train the pixel network on true pairs of frames, or take the one that an earlier run finished.
+
+    Args:
+        params: The native side and frames, how many scenes and steps, the seed.
+        target: Side of the large frames in pixels, a whole multiple of the native one.
+        work: Gets the weights when they are trained, and beside them what training took.
+        output: Where the weights are shipped, safetensors.
+
+    Returns:
+        path, scenes, steps, seconds: of one processor core.
+    """
+    trained, log_file = work / output.name, work / f"{output.stem}.json"
+    if not (trained.exists() and log_file.exists()):
+        sizes = Sizes(
+            native=params.size,
+            target=target,
+            frames=params.frames,
+            training_scenes=params.pixel_scenes,
+            seed=params.seed,
+        )
+        pairs = draw_pairs(sizes, held_out=False)
+        begun = time.process_time()
+        how = PixelTraining(steps=params.pixel_steps, seed=params.seed)
+        save_network(train_pixel_network(pairs.native, pairs.target, how), trained)
+        seconds = round(time.process_time() - begun, 1)
+        write_json(log_file, {"scenes": params.pixel_scenes, "steps": params.pixel_steps, "seconds": seconds})
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(output, partial(shutil.copyfile, trained))
+    log.info("the miniature's pixel network is in %s", output)
+    return {"path": str(output)} | read_json(log_file)

@@ -6,7 +6,7 @@ from vibe_pipeline.pipelines.base_model import nodes
 
 
 def create_pipeline() -> Pipeline:
-    """Train the miniature's own base."""
+    """Train the miniature's own base, and its single-image network."""
     return Pipeline(
         [
             Node(
@@ -14,7 +14,13 @@ def create_pipeline() -> Pipeline:
                 ["params:miniature", "params:model", "params:folders"],
                 "base_model",
                 name="train_base_model",
-            )
+            ),
+            Node(
+                nodes.train_pixel_network,
+                ["params:miniature", "params:model", "params:folders"],
+                "pixel_network",
+                name="train_pixel_network",
+            ),
         ],
         tags="base_model",
     )
