@@ -21,7 +21,7 @@ export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := PASSIVE
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup run test viz mlflow lint lock clean
+.PHONY: setup run test gates viz mlflow lint lock clean
 
 setup: $(STAMP)
 
@@ -47,6 +47,10 @@ test: setup
 	$(BIN)/python -m pytest
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Whether the miniature's world hides its detail from linear filters, shows it to a network, and fits through its VAE.
+gates: setup
+	$(BIN)/python benchmarks/gates.py
 
 lint: setup
 	$(BIN)/ruff check --fix .

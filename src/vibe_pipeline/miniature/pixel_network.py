@@ -5,7 +5,7 @@ wherever that network's do.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vibe_pipeline.io.files import write_atomic
+
+Network = Callable[[Tensor], Tensor]
 
 
 class CompactNetwork(nn.Module):
@@ -120,8 +122,8 @@ def save_network(network: CompactNetwork, path: Path) -> None:
 
 
 @torch.inference_mode()
-def enlarge(network: CompactNetwork, frames: NDArray[np.float32], batch: int = 16) -> NDArray[np.float32]:
-    """Frames [N, h, w, 3] in [0, 1] through the network, clipped, [N, H, W, 3]."""
+def enlarge(network: Network, frames: NDArray[np.float32], batch: int = 16) -> NDArray[np.float32]:
+    """Frames [N, h, w, 3] in [0, 1] through a network from [B, 3, h, w] to [B, 3, H, W], clipped, [N, H, W, 3]."""
     x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
     done = [network(part.contiguous(memory_format=torch.channels_last)) for part in x.split(batch)]
     return torch.cat(done).permute(0, 2, 3, 1).clamp(0, 1).numpy()
