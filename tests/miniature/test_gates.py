@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from vibe_pipeline.diffusion.linear_filter import fit_linear_filter
 from vibe_pipeline.diffusion.super_resolution import load_network
 from vibe_pipeline.evaluation.metrics.detail import band_error
 from vibe_pipeline.miniature import gates as gates_module
@@ -45,23 +44,6 @@ def test_pairs_repeat_and_training_never_sees_what_is_held_out(monkeypatch: pyte
     seen.clear()
     assert draw_pairs(SMALL, held_out=True).native.shape == (6, 24, 24, 3)
     assert all(map(is_held_out, seen))
-
-
-def test_the_filter_finds_a_linear_camera_again() -> None:
-    """Where the target is a linear function of the native frame, nothing is left: the filter is not short of gains."""
-    rng = np.random.default_rng(0)
-    small = rng.random((40, 12, 12, 3)).astype(np.float32)
-    kernel = np.outer([0.25, 0.5, 0.25], [0.25, 0.5, 0.25])
-    large = []
-    for frame in small:
-        padded = np.pad(np.kron(frame, np.ones((3, 3, 1))), ((1, 1), (1, 1), (0, 0)), mode="symmetric")
-        large.append(sum(kernel[i, j] * padded[i : i + 36, j : j + 36] for i in range(3) for j in range(3)))
-    fitted = fit_linear_filter(zip(small[:30], large[:30], strict=True))
-    np.testing.assert_allclose(fitted(small[30:]), np.stack(large[30:]), atol=1e-5)
-    with pytest.raises(ValueError, match=r"frames of \(12, 12\)"):
-        fitted(large[0])
-    with pytest.raises(ValueError, match="there are none"):
-        fit_linear_filter([])
 
 
 def test_no_gain_nearby_is_better_than_the_fitted_one() -> None:

@@ -65,6 +65,7 @@ def project(tmp_path: Path, wan22, monkeypatch: pytest.MonkeyPatch) -> Path:
         "label": "FreeSwim", "method": "freeswim", "attention": {"kind": "window"}, "refresh_every": 2, "steps": 50,
     }  # fmt: skip
     weights = real_esrgan_file(tmp_path / "network").relative_to(tmp_path)
+    params["arms"]["linear"] = {"label": "Linear filter", "method": "linear"}
     params["arms"]["sr"] = {"label": "A network", "method": "sr", "sr": {"weights": str(weights)}}
     for row in (*params["stage1"].values(), *params["adapters"].values()):
         row["lora"] = {"rank": 4, "alpha": 4}
@@ -109,7 +110,7 @@ def test_every_row_is_tried_and_nothing_is_left_or_touched(project: Path) -> Non
     lines = rehearsed()
     assert {line.node: line.error for line in lines.values() if line.error} == {}
     expected = {"stage1.modality.train", "render_native", "arms.full.measure", "run_vbench", "write_page"}
-    arms = (*ARMS, "swim", "sr")
+    arms = (*ARMS, "swim", "sr", "linear")
     expected |= {f"adapters.{name}.train" for name in ADAPTERS} | {f"arms.{name}.generate" for name in arms}
     assert expected <= set(lines) and all(line.seconds > 0 for line in lines.values())
     order = list(lines)

@@ -83,6 +83,10 @@ def test_from_noise_a_low_strength_does_not_count() -> None:
             {"method": "upsample", "sharpen": {"amount": 0.5}},
             "no model: the native clip, enlarged · unsharp mask of 0.5 at 1 native pixels",
         ),
+        (
+            {"method": "linear"},
+            "no model: the native clip through the best linear filter (Wiener), fitted on the training stills",
+        ),
         ({"method": "truth"}, "true render through the VAE: the ceiling"),
         ({"method": "external", "path": "theirs"}, "another system's clips, from theirs"),
         (

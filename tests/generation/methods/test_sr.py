@@ -22,6 +22,7 @@ from vibe_pipeline.generation.methods.sr import enlarged
 from vibe_pipeline.generation.render import arm_clips
 from vibe_pipeline.io.files import read_json
 from vibe_pipeline.io.video import read_clip, read_frames, write_lossless
+from vibe_pipeline.miniature.pixel_network import CompactNetwork, save_network
 
 GENERATION = GenerationParams(prompts="miniature", batch_size=2)
 # A tenth of 704x1280 to 2176x3840: 3.09 times as high, 3 times as wide.
@@ -126,3 +127,20 @@ def test_a_native_clip_of_another_length_is_refused_and_leaves_nothing(wan21, na
 def test_a_file_that_is_gone_by_then_is_named(wan21, native, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"x4\.pth"):
         make(native, wan21.model(native=NATIVE, target=TARGET), tmp_path, weights=tmp_path / "x4.pth")
+
+
+def test_the_miniatures_own_network_is_one_that_the_loader_knows(tmp_path: Path) -> None:
+    """What the recipe writes, read by spandrel: Real-ESRGAN's compact network, and its own output to the bit."""
+    torch.manual_seed(0)
+    network = CompactNetwork(factor=3, features=12, convolutions=4).to(memory_format=torch.channels_last).eval()
+    save_network(network, tmp_path / "own.safetensors")
+    found = load_network(tmp_path / "own.safetensors")
+    assert (found.architecture.id, found.scale, found.purpose) == ("Compact", 3, "SR")
+    frame = torch.rand(1, 3, 10, 14)
+    with torch.no_grad():
+        torch.testing.assert_close(found(frame), network(frame).clamp(0, 1), rtol=0, atol=1e-6)
+
+
+def test_the_shipped_network_enlarges_by_the_factor_in_its_name() -> None:
+    path = Path(__file__).parents[3] / "data/06_models/pixel_network_x3.safetensors"
+    assert load_network(path).scale == 3 and path.stat().st_size < 1e6
