@@ -1,8 +1,11 @@
 """The procedural world: captions, rendering at any size, held-out captions."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.images.resize import shrink
@@ -112,6 +115,25 @@ def test_stills_have_a_style_of_their_own() -> None:
     assert np.abs(still - plain).mean() > 0.02
     assert 0 <= still.min() <= still.max() <= 1
     assert still.dtype == plain.dtype == np.float32
+
+
+def test_the_gap_of_style_is_as_wide_as_asked_for_and_its_images_are_others(tmp_path: Path) -> None:
+    """None is the videos' look; twice is further from it than once; each has a folder of its own."""
+    scene = scenes(1)[0]
+    looks = [render(scene, 48, 48, 1, world.STILL_STYLE.times(strength)) for strength in (0.0, 1.0, 2.0)]
+    np.testing.assert_array_equal(looks[0], render(scene, 48, 48, 1))
+    np.testing.assert_array_equal(looks[1], render(scene, 48, 48, 1, world.STILL_STYLE))
+    assert 1.5 * np.abs(looks[1] - looks[0]).mean() < np.abs(looks[2] - looks[0]).mean()
+    size = {"height": 48, "width": 48}
+    folders = []
+    for strength in (0.0, 1.0, 2.0):
+        folders.append(render_images(DataParams(path=tmp_path, count=2, low=size, high=size, still_style=strength)))
+        picture = np.asarray(Image.open(folders[-1] / "00000.png")) / 255
+        drawn = sample_scenes(np.random.default_rng([0, 77]), 2, held_out=False)[0]
+        np.testing.assert_allclose(
+            picture, render(drawn, 48, 48, 1, world.STILL_STYLE.times(strength))[0], atol=0.51 / 255
+        )
+    assert len(set(folders)) == 3
 
 
 def test_held_out_captions_are_never_trained_on(tmp_path) -> None:
