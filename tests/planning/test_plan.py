@@ -38,6 +38,9 @@ FOLDERS = folders_below(ROOT)
 def params(tiny) -> dict[str, Any]:
     """The miniature's parameters with a tiny checkpoint."""
     content = read_conf(ROOT / "conf/base") | {"folders": FOLDERS.model_dump(mode="json")}
+    # Native clips of the base, in 32 bit: what plans are about, where the miniature's own take the truth.
+    content["generation"] |= {"native_source": "base", "count": 16}
+    content["model"] |= {"dtype": "float32", "vae_dtype": "float32"}
     content["model"] |= tiny.model().model_dump(mode="json", include={"path", "native", "target", "text_length"})
     sizes = content["model"]
     content["data"] |= {"low": {k: sizes["native"][k] for k in ("height", "width")}}
@@ -56,6 +59,13 @@ def test_every_stage_adapter_and_arm_has_a_row_and_the_totals_add_up(params) -> 
     by_name = {(r.group, r.name): r for r in plan.rows}
     assert by_name["stage2", "full"].count == params["adapters"]["full"]["steps"]
     assert by_name["data", "cache"].count == params["data"]["count"]
+    high = params["data"]["high"]
+    fit = by_name["data", "linear_filter"]
+    assert (fit.count, fit.unit) == (params["data"]["count"], "image")
+    assert fit.seconds == pytest.approx(2 * 0.09 * high["height"] * high["width"] / 1e6)
+    filtered = by_name["arm", "linear"]
+    assert filtered.seconds == pytest.approx(0.04 * 5 * high["height"] * high["width"] / 1e6)
+    assert (filtered.tokens, filtered.memory_gb, filtered.teraflops) == (None, 0, 0)
     assert by_name["arm", "upsample"].seconds == 0 and by_name["arm", "upsample"].tokens is None
     assert by_name["native", "native"].tokens == 2 * 2 * 3 and by_name["arm", "full"].tokens == 2 * 4 * 6
     assert by_name["arm", "full"].disk_gb * 1e9 == pytest.approx(
