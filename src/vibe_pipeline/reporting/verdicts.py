@@ -66,13 +66,13 @@ def prompts_that_tell(found: Evidence, confidence: float, gain: float = math.nan
     Args:
         found: What was seen.
         confidence: Of its interval.
-        gain: The published difference of the same two, in percentage points, the better side positive; NaN: none.
+        gain: The published difference of the same two, in percentage points; NaN: none.
         at_least: What the difference has to exceed, on the metric's own scale.
     """
     if found.verdict != OPEN or found.found is None or not found.found.clips:
         return ""
     ways = {"as large as the one seen": found.needed}
-    published = gain / points_of(found.metric) - at_least
+    published = (gain if found.better == "higher" else -gain) / points_of(found.metric) - at_least
     if published > 0:
         ways["as large as the published one"] = prompts_needed(found.found, published, confidence)
     told = [f"{count:,} prompts would tell a difference {size}" for size, count in ways.items() if count]
