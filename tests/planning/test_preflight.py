@@ -423,3 +423,20 @@ def test_too_little_space_for_all_clips_is_said_before_the_first(wan21, tmp_path
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         check_space(wan21.model(), 10, 4, tmp_path / "not made yet")
         assert ("the clips take up to 0.0 GB" in caplog.text) == warned
+
+
+def test_stills_too_small_for_the_linear_filter_are_refused_before_the_run(wan21, tmp_path: Path) -> None:
+    """Where a row is made with it: 176 to 272 pixels are 17 for 11, and a still of 16 has no 17."""
+    native, target = ({"height": height, "width": 48, "frames": 5} for height in (176, 272))
+    data = {"path": str(tmp_path), "low": {"height": 16, "width": 48}, "buckets": "single"}
+    params = {"generation": GENERATION.model_dump(), "folders": FOLDERS}
+    params["model"] = wan21.model(native=native, target=target).model_dump()
+    for height, fits in ((16, False), (32, True)):
+        params["data"] = data | {"high": {"height": height, "width": 48}}
+        check_parameters(params, tables(), {"generation"})
+        if fits:
+            check_parameters(params, tables(method="linear"), {"generation"})
+            continue
+        said = r"arms\.a: method linear .* at least 17 pixels high, .* of 17/11 takes; data\.high makes them 16"
+        with pytest.raises(ValueError, match=said):
+            check_parameters(params, tables(method="linear"), {"generation"})
