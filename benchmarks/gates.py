@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 import vibe_pipeline  # noqa: F401  before diffusers: it makes torchvision importable
 from vibe_pipeline.diffusion.super_resolution import load_network
-from vibe_pipeline.miniature.gates import Gate, Pairs, Sizes, draw_pairs, holdable, inferable, invisible, read_vae
+from vibe_pipeline.evaluation.gates import Gate, holdable, inferable, invisible, read_vae
+from vibe_pipeline.miniature.pairs import Pairs, Sizes, draw_pairs
 from vibe_pipeline.miniature.pixel_network import Network, PixelTraining, train_pixel_network
 
 MOST_CPU_SECONDS = 900

@@ -102,10 +102,10 @@ def of_vibe(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 # KEDRO_ENV, whether conf/local has parameters, options; dotted fields and what they must be.
 CASES: dict[str, tuple[str | None, bool, list[str], dict[str, Any]]] = {
-    "base": (None, False, [], {"generation.count": 16, "tracking.experiment": "ours"}),
+    "base": (None, False, [], {"generation.count": 32, "tracking.experiment": "ours"}),
     "local": (None, True, [], {"generation.count": 7, "generation.batch_size": 4, "model.native.frames": 5}),
     "local keeps the address": (None, True, [], {"tracking.uri": "http://team:5000", "tracking.experiment": "mine"}),
-    "local keeps nested": (None, True, [], {"model.native.height": 64, "model.path": "data/06_models/base"}),
+    "local keeps nested": (None, True, [], {"model.native.height": 48, "model.path": "data/06_models/base"}),
     "local and params": (
         None,
         True,
@@ -135,11 +135,11 @@ CASES: dict[str, tuple[str | None, bool, list[str], dict[str, Any]]] = {
         None,
         False,
         ["--env=other", "--params=model.native.frames=5,model.target.frames=5"],
-        {"model.native.frames": 5, "model.native.height": 64, "model.device": "cpu"},
+        {"model.native.frames": 5, "model.native.height": 48, "model.device": "cpu"},
     ),
     "KEDRO_ENV": ("other", True, [], {"generation.count": 5, "tracking.experiment": "ours"}),
     "KEDRO_ENV and params": ("other", True, ["--params=generation.count=2"], {"generation.count": 2}),
-    "env before KEDRO_ENV": ("other", True, ["--env=base"], {"generation.count": 16}),
+    "env before KEDRO_ENV": ("other", True, ["--env=base"], {"generation.count": 32}),
     "base by name": (None, True, ["-e", "base", "--params=generation.count=2"], {"generation.count": 2}),
     "row of a table": (
         None,
@@ -162,7 +162,7 @@ CASES: dict[str, tuple[str | None, bool, list[str], dict[str, Any]]] = {
     "file": (None, True, ["--config=run.yml"], {"generation.count": 4, "generation.seeds": [1, 2], "run.hours": None}),
     "file of an environment": (None, True, ["--config=env.yml"], {"generation.count": 4, "generation.native_steps": 3}),
     "options before file": (None, False, ["--config=env.yml", "--env=base"], {"generation.native_steps": 20}),
-    "params before file": (None, False, ["--params=generation.skip=1", "-c", "run.yml"], {"generation.count": 16}),
+    "params before file": (None, False, ["--params=generation.skip=1", "-c", "run.yml"], {"generation.count": 32}),
     "folder of configuration": (None, False, ["--conf-source=conf2"], {"generation.count": 11}),
 }
 FILES = {

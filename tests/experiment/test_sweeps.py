@@ -250,7 +250,11 @@ def project(tmp_path_factory: pytest.TempPathFactory, wan21) -> Path:
     params["model"] |= {"native": side | {"frames": 5, "fps": 8}, "target": double | {"frames": 5, "fps": 8}}
     params["data"] |= {"count": 8, "low": side, "high": double, "held_out": 2}
     params["generation"] |= {"count": 1, "native_steps": 1}
-    params["evaluation"] |= {"bootstrap_samples": 50, "vbench_dimensions": ["temporal_flickering"]}
+    params["evaluation"] |= {
+        "fine_band": [8.0, 15.0],
+        "bootstrap_samples": 50,
+        "vbench_dimensions": ["temporal_flickering"],
+    }
     train = {"steps": 1, "batch_size": 1, "log_every": 1, "lora": {"rank": 2, "alpha": 2}}
     params["stage1"] = {"modality": train}
     params["adapters"] = {"full": train | {"label": "Relay", "seed": [0, 1], "attention": {"kind": "full"}}}

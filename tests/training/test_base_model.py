@@ -10,7 +10,7 @@ from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.miniature import MiniatureParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.io.files import read_json
-from vibe_pipeline.miniature.gates import Sizes, draw_pairs
+from vibe_pipeline.miniature.pairs import Sizes, draw_pairs
 from vibe_pipeline.miniature.pixel_network import enlarge
 from vibe_pipeline.pipelines.base_model import create_pipeline, nodes
 from vibe_pipeline.training import base_model

@@ -24,8 +24,8 @@ from vibe_pipeline.miniature.base import (
     latent_statistics,
     load_clips,
 )
-from vibe_pipeline.miniature.gates import Sizes, draw_pairs
 from vibe_pipeline.miniature.networks import save_pipeline
+from vibe_pipeline.miniature.pairs import Sizes, draw_pairs
 from vibe_pipeline.miniature.pixel_network import PixelTraining, save_network, train_pixel_network
 from vibe_pipeline.miniature.vae import VaeObjective, VaeWeights, draw_batch, vae_optimisers
 from vibe_pipeline.training.modules import ModuleJob, train_module

@@ -8,20 +8,12 @@ import pytest
 import torch
 
 from vibe_pipeline.diffusion.super_resolution import load_network
+from vibe_pipeline.evaluation import gates as gates_module
+from vibe_pipeline.evaluation.gates import Gate, fitted_filter, holdable, inferable, invisible, read_vae
 from vibe_pipeline.evaluation.metrics.detail import band_error
-from vibe_pipeline.miniature import gates as gates_module
-from vibe_pipeline.miniature.gates import (
-    Gate,
-    Pairs,
-    Sizes,
-    draw_pairs,
-    fitted_filter,
-    holdable,
-    inferable,
-    invisible,
-    read_vae,
-)
+from vibe_pipeline.miniature import pairs as pairs_module
 from vibe_pipeline.miniature.networks import build_vae
+from vibe_pipeline.miniature.pairs import Pairs, Sizes, draw_pairs
 from vibe_pipeline.miniature.pixel_network import CompactNetwork, PixelTraining, enlarge, train_pixel_network
 from vibe_pipeline.miniature.scene import is_held_out, sample_scene
 
@@ -36,8 +28,8 @@ def pairs() -> tuple[Pairs, Pairs]:
 
 def test_pairs_repeat_and_training_never_sees_what_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    real = gates_module.render
-    monkeypatch.setattr(gates_module, "render", lambda s, *a: (seen.append(s.caption), real(s, *a))[1])
+    real = pairs_module.render
+    monkeypatch.setattr(pairs_module, "render", lambda s, *a: (seen.append(s.caption), real(s, *a))[1])
     first, again = draw_pairs(SMALL, held_out=False), draw_pairs(SMALL, held_out=False)
     np.testing.assert_array_equal(first.target, again.target)
     assert not any(map(is_held_out, seen))
@@ -140,5 +132,5 @@ def test_a_figure_that_is_not_a_number_does_not_pass() -> None:
 
 def test_the_gates_measure_the_band_as_the_study_does() -> None:
     scene = sample_scene(np.random.default_rng(0))
-    clip = gates_module.render(scene, 144, 144, 2)
-    assert band_error(np.full_like(clip, 0.5), clip, *gates_module.FINE_BAND) == pytest.approx(1.0, abs=1e-6)
+    clip = pairs_module.render(scene, 144, 144, 2)
+    assert band_error(np.full_like(clip, 0.5), clip, *pairs_module.FINE_BAND) == pytest.approx(1.0, abs=1e-6)
