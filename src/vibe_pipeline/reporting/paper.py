@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
-from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, Evidence, compare_on_metric
+from vibe_pipeline.evaluation.readings import ABSENT, FAILS, HOLDS, NOT_RUN, Evidence, Question, compare_on_metric
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.reporting.copies import Grid
 from vibe_pipeline.reporting.published import PaperColumn, columns_of
@@ -157,10 +157,10 @@ def _judged(row: PaperRow, arm: str, metric: str, gain: float, own: pd.DataFrame
     if not metric:
         return _with(row, said, ABSENT, "no measure of ours is defined alike", numbers=(gain, *row.numbers[1:]))
     reference = ours.references.get(arm, ours.reference)
-    found = compare_on_metric(ours.scores, reference, arm, metric, "higher", ours.bootstrap)
+    found = compare_on_metric(ours.scores, reference, arm, Question(metric, "higher"), ours.bootstrap)
     scale = points_of(metric)
     figures = (gain, scale * found.difference, scale * found.low, scale * found.high)
-    reason = "; ".join(filter(None, [found.reason, prompts_that_tell(found, ours.bootstrap.confidence, gain)]))
+    reason = "; ".join(filter(None, [found.reason, prompts_that_tell(found, ours.bootstrap, gain)]))
     return _with(row, said, _verdict(found, gain), reason, found, figures)
 
 

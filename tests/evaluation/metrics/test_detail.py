@@ -141,7 +141,9 @@ def test_what_no_gain_mends_is_the_least_band_error_over_all_gains():
     found = band_unmendable(clip, truth, 10, 20)
     assert 0.1 < found < 0.9 and min(errors) == pytest.approx(found, abs=1e-4)
     assert found < band_error(clip, truth, 10, 20)
-    assert found != pytest.approx(1 - band_correlation(clip, truth, 10, 20) ** 2, abs=0.01), "not of the mean over frames"
+    assert found != pytest.approx(1 - band_correlation(clip, truth, 10, 20) ** 2, abs=0.01), (
+        "not of the mean over frames"
+    )
 
 
 def test_nothing_in_the_truths_band_has_nothing_to_mend():
