@@ -68,19 +68,31 @@ class ClaimVerdict:
 def judge_claims(
     claims: Sequence[Claim], scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
 ) -> tuple[ClaimVerdict, ...]:
-    """Judge the claims of one report, each by itself and corrected for how many were tested.
+    """Judge the claims of one report, each by itself and corrected for how many were tested."""
+    evidence = [_evidence(claim, scores, bootstrap) for claim in claims]
+    run = [(claim, found) for claim, found in zip(claims, evidence, strict=True) if found]
+    judged = iter(judge_evidence([claim for claim, _ in run], [found for _, found in run], bootstrap))
+    return tuple(
+        next(judged)
+        if found
+        else ClaimVerdict(claim, NOT_RUN, NOT_RUN, f"not in this run: {', '.join(_lacking(claim, scores))}", ())
+        for claim, found in zip(claims, evidence, strict=True)
+    )
+
+
+def judge_evidence(
+    claims: Sequence[Claim], evidence: Sequence[Sequence[Evidence]], bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
+) -> tuple[ClaimVerdict, ...]:
+    """Judge claims by what each of their measures says by itself, the primary one first.
 
     Holm's correction is made over the claims' primary measures, of the tests for a difference and of those for
     equivalence, and over a claim's secondary measures likewise. No claim can be wrongly told by both kinds of test: two
     arms cannot be without a difference and differ by more than the margin at once.
     """
-    evidence = [_evidence(claim, scores, bootstrap) for claim in claims]
-    primary = iter(_corrected([found[0] for found in evidence if found], bootstrap))
+    primary = _corrected([found[0] for found in evidence], bootstrap)
     return tuple(
-        _composed(claim, (next(primary), *_corrected(found[1:], bootstrap)))
-        if found
-        else ClaimVerdict(claim, NOT_RUN, NOT_RUN, f"not in this run: {', '.join(_lacking(claim, scores))}", ())
-        for claim, found in zip(claims, evidence, strict=True)
+        _composed(claim, (first, *_corrected(found[1:], bootstrap)))
+        for claim, first, found in zip(claims, primary, evidence, strict=True)
     )
 
 

@@ -1,7 +1,7 @@
 """Paired differences of two arms, out of a long table of scores: the mean, its intervals and its tests."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -111,27 +111,41 @@ def difference_of(values: pd.Series, reference: pd.Series, bootstrap: Bootstrap)
     if len(mine) > 1 and len(theirs) > 1 and mine != theirs:
         common = values.index.droplevel(TRAINING).intersection(reference.index.droplevel(TRAINING)).unique()
         pairs = values[values.index.droplevel(TRAINING).isin(common)]
-        matrix, less = prompt_matrix(pairs), prompt_matrix(reference[reference.index.droplevel(TRAINING).isin(common)])
-        by_prompt = prompt_means(matrix) - prompt_means(less)
+        less = prompt_matrix(reference[reference.index.droplevel(TRAINING).isin(common)])
     else:
         pairs = _paired(values, reference, same=mine == theirs)
-        matrix = prompt_matrix(pairs)
-        by_prompt = prompt_means(matrix)
+    clips, seeds = clip_count(pairs), max(len(mine), len(theirs), 1)
+    either_or = bool(clips) and _is_yes_no(values) and _is_yes_no(reference)
+    found = difference_between(prompt_matrix(pairs), less, bootstrap, either_or)
+    return replace(found, clips=clips, training_seeds=seeds)
+
+
+def difference_between(
+    matrix: Matrix, less: Matrix | None = None, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP, either_or: bool = False
+) -> Difference:
+    """The mean of paired differences, with its intervals and tests.
+
+    Args:
+        matrix: Of one difference a prompt and training seed, NaN where there is none.
+        less: To subtract, of training seeds of its own; `matrix` then holds scores.
+        bootstrap: How its interval is drawn.
+        either_or: Whether every clip is either right or wrong, 1 or 0.
+    """
+    by_prompt = prompt_means(matrix) - (0.0 if less is None else prompt_means(less))
     low, high = bootstrap.interval(matrix, less)
-    clips, either_or = clip_count(pairs), _is_yes_no(values) and _is_yes_no(reference)
     return Difference(
         mean=float(by_prompt.mean()) if len(by_prompt) else math.nan,
         low=low,
         high=high,
-        clips=clips,
+        clips=int(np.isfinite(matrix).sum()),
         prompts=len(by_prompt),
         effect_size=_effect_size(by_prompt),
-        training_seeds=max(len(mine), len(theirs), 1),
+        training_seeds=max(side.shape[1] for side in (matrix, less) if side is not None),
         spread=float(by_prompt.std(ddof=1)) if len(by_prompt) > 1 else math.nan,
         of_seeds=of_seeds(matrix) + (0.0 if less is None else of_seeds(less)),
         crossed=crossed(matrix, less),
         seeds=over_training_seeds(matrix, less),
-        exact=yes_no(by_prompt) if clips and either_or else None,
+        exact=yes_no(by_prompt) if either_or else None,
     )
 
 

@@ -107,6 +107,11 @@ def compare_on_metric(
     found = None if scores.empty else paired_difference(scores, arm, other, question.metric, bootstrap)
     if found is None or not found.prompts:
         return Evidence(question, ABSENT, ABSENT, why_missing(scores, (arm, other), question.metric))
+    return read(question, found, bootstrap)
+
+
+def read(question: Question, found: Difference, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> Evidence:
+    """What a difference of at least one prompt says by itself."""
     seen = Evidence(
         question, OPEN, OPEN, difference=found.mean, low=found.low, high=found.high, pairs=found.prompts, found=found
     )

@@ -127,8 +127,8 @@ def band_error(a: Clip, b: Clip, low_cycles: float, high_cycles: float) -> float
 def band_unmendable(a: Clip, b: Clip, low_cycles: float, high_cycles: float) -> float:
     """The part of `band_error` that no gain can mend: 1 − ρ², ρ being the correlation in the band over all frames.
 
-    Times g the clip would have a band error of 1 + g² s² − 2 g s ρ, with s its strength over the truth's; at the best g,
-    ρ / s, that is 1 − ρ². A clip that is the truth but too weak or too strong gives 0, so this tells detail that is
+    Times g the clip would have a band error of 1 + g² s² − 2 g s ρ, s being its strength over the truth's; at the best
+    g, ρ / s, that is 1 − ρ². A clip that is the truth but too weak or too strong gives 0, so this tells detail that is
     missing or wrong from detail that a sharpening filter would bring out. Direction: lower is better. The sign of ρ is
     lost: an inverted clip gives 0 too.
 
