@@ -113,7 +113,7 @@ def test_claims_and_clips_are_on_the_page(page: Page) -> None:
     assert "holds Relay beats naive tuning" in page.text
     assert "Published difference, in percentage points and measured elsewhere: Overall +8.4" in page.text
     assert "not in this run: no_such_arm" in page.text
-    assert "Residual noise, primary" in page.text and "margin 0.00050; different: p" in page.text
+    assert "Residual noise, primary" in page.text and "margin 0.0005; different: p" in page.text
     assert "what a claim says by itself stands beside" in page.text
     for verdict, meaning in MEANINGS.items():
         assert f"{verdict[:1].upper()}{verdict[1:]} {meaning[:1].upper()}{meaning[1:]}." in page.text
