@@ -1,6 +1,7 @@
 """`kedro vibe refine` and `generate`: other programs' clips in, larger clips and what they were made with out."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from kedro.framework.project import configure_project
 
 from tests.conf_files import read_conf, write_conf
 from vibe_pipeline.cli import cli
+from vibe_pipeline.commands.use import prompt_names
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.io.decoding import probe
@@ -32,6 +34,8 @@ def project(tmp_path: Path, wan21, monkeypatch: pytest.MonkeyPatch) -> Path:
     params = read_conf(base)
     params["model"] = wan21.model().model_dump(mode="json")
     params["generation"]["native_steps"] = 1
+    params["arms"]["absent_lora"] = {"label": "x", "extra_adapters": [{"path": "none.safetensors"}]}
+    params["arms"]["far"] = {"label": "y", "rope": {"kind": "ar", "tile": [2, 4], "reach": [1, 1]}}
     write_conf(base, params)
     transformer = wan21.transformer()
     lora.add_adapter(transformer, "full", 4, 6.0, LoraParams().targets, 0)
@@ -94,6 +98,53 @@ def test_a_folder_is_worked_through_and_a_bad_clip_stops_only_itself(project: Pa
     assert content["prompt"] == "a bar that moves"
 
 
+def test_clips_that_differ_in_their_suffix_alone_both_come_out(project: Path) -> None:
+    folder = project.parent / "clips"
+    folder.mkdir()
+    for name, frames in (("a.mp4", 5), ("a.mov", 4), ("b.mp4", 5)):
+        a_video(folder / name, frames)
+    arguments = ["refine", str(folder), "--prompt", "x", "--arm", "upsample", "--output", str(folder)]
+    assert call(*arguments).exit_code == 0
+    made = {path.stem: probe(path).frames for path in folder.glob("*-64x96.mp4")}
+    assert made == {"a_mp4-upsample-64x96": 5, "a_mov-upsample-64x96": 4, "b-upsample-64x96": 5}
+    again = call(*arguments)  # what was made lies among them, and is not made larger still
+    assert again.exit_code == 0 and len(again.output.splitlines()) == 3
+    assert len(list(folder.glob("*.m*"))) == 6
+
+
+def test_the_runs_own_clips_keep_their_names(project: Path) -> None:
+    """Links by name in the folder of clips show what the run made last, not what was tried on a clip of one's own."""
+    links = project / "data/07_model_output/clips/by_name"
+    links.mkdir(parents=True)
+    (links / "upsample").symlink_to(project)
+    done = call("refine", str(a_video(project.parent / "a.mp4", 5)), "--prompt", "x", "--arm", "upsample")
+    assert done.exit_code == 0 and (links / "upsample").resolve() == project
+    assert (project / "data/07_model_output/clips/own/by_name/upsample").is_symlink()
+
+
+def test_a_folder_may_have_a_dot_in_its_name(project: Path) -> None:
+    out = project / "results.v2"
+    done = call(
+        "refine", str(a_video(project / "a.mp4", 5)), "--prompt", "x", "--arm", "upsample", "--output", str(out)
+    )
+    assert done.exit_code == 0 and (out / "a-upsample-64x96.mp4").is_file()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "names"),
+    [
+        (["A cat!", "a dog"], ["a-cat", "a-dog"]),
+        (["A cat!", "a cat"], ["a-cat-X", "a-cat-X"]),
+        (["one two three four five six seven eight nine"], ["one-two-three-four-five-six-seven-eight-X"]),
+        (["猫" * 200, "!"], ["猫" * 48 + "-X", "X"]),
+    ],
+)
+def test_clips_are_named_by_their_prompts_and_no_two_alike(prompts: list[str], names: list[str]) -> None:
+    found = list(prompt_names(prompts).values())
+    assert [re.sub(r"\b[0-9a-f]{8}$", "X", name) for name in found] == names
+    assert len(set(found)) == len(prompts)
+
+
 def test_prompts_are_rendered_and_made_larger(project: Path) -> None:
     out = ["--output", str(project / "out"), *SHORT]
     done = call("generate", "A plain blue cross, moving up", "over woven gray", "--seed", "3", *out)
@@ -119,6 +170,10 @@ def test_prompts_are_rendered_and_made_larger(project: Path) -> None:
         (["--adapter", "x.safetensors"], "--adapter: x.safetensors does not exist"),
         (["--strength", "0"], "Invalid value for '--strength'"),
         (["--output", "OWN"], "is the clip itself; choose another --output"),
+        (["--output", "a.webm"], "--output a.webm: clips are written as .mp4, .mov, .mkv"),
+        (["--output", "pyproject.toml"], "--output pyproject.toml is a file and not a clip: give a folder or a new"),
+        (["--arm", "absent_lora"], "arms.absent_lora.extra_adapters: none.safetensors does not exist"),
+        (["--arm", "far"], "arms.far: the clip 64x96: "),
     ],
 )
 def test_what_cannot_be_done_is_one_line(project: Path, arguments: list[str], message: str) -> None:
@@ -129,6 +184,14 @@ def test_what_cannot_be_done_is_one_line(project: Path, arguments: list[str], me
     done = call("refine", str(source), *rest, *given)
     assert done.exit_code != 0 and message in done.output and "Traceback" not in done.output
     assert source.read_bytes() == before
+
+
+def test_generating_asks_for_what_a_row_needs_before_anything_is_rendered(project: Path, monkeypatch) -> None:
+    monkeypatch.setattr("vibe_pipeline.generation.render.native_clips", lambda *_: pytest.fail("rendered"))
+    done = call("generate", "a", "--arm", "far")
+    assert done.exit_code == 1 and "arms.far: model.target 64x96: " in done.output
+    done = call("generate", "a", "--arm", "absent_lora")
+    assert done.exit_code == 1 and "none.safetensors does not exist" in done.output
 
 
 def test_one_file_cannot_hold_several_clips(project: Path) -> None:

@@ -89,7 +89,7 @@ class Bomb:
     [
         (lambda place: {"blocks.0.self_attn.q.lora_A.weight": torch.ones(2, 2), "x": Bomb(place)}, "more than tensors"),
         (lambda place: pickle.dumps(Bomb(place)), "pickle"),
-        (lambda place: {"blocks.0.self_attn.q.lora_A.weight": "text"}, "are no tensors"),
+        (lambda place: {"blocks.0.self_attn.q.lora_A.weight": "text"}, "are not tensors"),
         (lambda place: [torch.ones(2)], "holds list, not tensors by name"),
         (lambda place: b"<html>", "web page"),
         (lambda place: b"PK\x03\x04 cut", "cannot be read as weights"),

@@ -215,6 +215,7 @@ def test_of_extra_adapters(arm_key, wan21, tmp_path: Path) -> None:
         return arm_key(arm={"extra_adapters": [{"path": path, "weight": weight, "differences": differences}]})
 
     assert len({arm_key(), key(paths[0]), key(paths[0], 0.5), key(paths[2])}) == 4
+    assert key(paths[0]) == key(paths[1]), "the same adapter elsewhere"
     beside, fused = ExtraAdapter(path=paths[2]).differences_path, []
     for value in (0.0, 1.0):
         save_file({"proj_out.bias": torch.full((64,), value)}, beside)

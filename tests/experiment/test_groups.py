@@ -71,6 +71,12 @@ WRONG: list[tuple[type[BaseModel], dict[str, Any], str]] = [
     (EvaluationParams, EVALUATION | {"fine_band": [20, 13]}, "fine_band.*\n.*must rise"),
     (EvaluationParams, EVALUATION | {"confidence": 95}, "confidence"),
     (TrackingParams, {"clips_per_arm": -1}, "clips_per_arm"),
+    (
+        ArmParams,
+        ARM | {"steps": True},
+        r"steps.*\n.*expected a number, got the boolean True \(YAML reads yes/no/on/off",
+    ),
+    (ArmParams, ARM | {"scheduler": False}, r"scheduler.*\n.*expected something else, got the boolean False"),
 ]
 
 

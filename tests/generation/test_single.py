@@ -120,6 +120,7 @@ def test_sizes_that_cannot_be_made_are_refused(wan21, tmp_path: Path) -> None:
 def test_folders_are_listed_by_name_and_only_their_clips(tmp_path: Path) -> None:
     for name in ("b.MOV", "a.webm", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
+    (tmp_path / "a.json").write_text("[1")  # another program's
     assert [p.name for p in clips_in(tmp_path)] == ["a.webm", "b.MOV"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no clip; known suffixes"):

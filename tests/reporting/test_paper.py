@@ -110,6 +110,24 @@ def test_differences_are_the_papers_method_less_the_row_paired(main: PaperTable,
     assert row_of(main, "full_pixel").verdict == "the paper's method is worse" and row_of(main, "full").is_reference
 
 
+def test_where_less_is_better_the_verdict_turns_round(ours: Ours) -> None:
+    """UltraGen's HD-FVD, say: a paper that prints the lower figure is the better one."""
+    metric, columns = "hd_fvd_i3d", {"fvd": {"label": "HD-FVD", "metric": "hd_fvd_i3d"}}
+    rows = [
+        {"method": "ViBe", "arms": ["full"], "values": {"fvd": 300.0}},
+        {"method": "direct", "arms": ["direct"], "values": {"fvd": 400.0}},
+        {"method": "up", "arms": ["upsample"], "values": {"fvd": 200.0}},
+    ]
+    scores = ours.scores.assign(metric=metric, direction="lower")[ours.scores["metric"] == "overall6"]
+    run = replace(ours, scores=scores, table=summarise(scores, "full"))
+    (table,) = paper_tables({"columns": columns, "tables": [{"title": "t", "rows": rows}]}, run)
+    assert row_of(table, "direct").verdict == "the paper's method is worse, unlike published"
+    assert row_of(table, "upsample").verdict == "the paper's method is better, unlike published"
+    rows[1]["values"]["fvd"] = 200.0
+    (table,) = paper_tables({"columns": columns, "tables": [{"title": "t", "rows": rows}]}, run)
+    assert row_of(table, "direct").verdict == "the paper's method is worse, as published"
+
+
 def test_what_was_not_run_keeps_its_row_and_its_reason(main: PaperTable) -> None:
     row = row_of(main, "left_out")
     assert (row.verdict, row.reason, row.published_difference) == ("not run", WHY, "+0.8")

@@ -3,7 +3,8 @@
 import functools
 import re
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,15 @@ from vibe_pipeline.commands.options import (
     parameters_of,
     said_plainly,
 )
+from vibe_pipeline.io.clip_files import SUFFIXES
 
 if TYPE_CHECKING:
     from vibe_pipeline.generation.methods import ArmJob
+
+
+WRITABLE = (".mp4", ".mov", ".mkv")
+"""Containers of H.264."""
+WORDS, LETTERS = 8, 48  # of a prompt in the name of its clip; file systems take 255 bytes, a letter may be 4
 
 
 class SizeType(click.ParamType):
@@ -52,14 +59,33 @@ class Asked:
     output: Path | None
     lossless: bool
 
-    def require_one_place(self, clips: int) -> None:
-        """Refuse one file for several clips."""
-        if self.output is not None and self.output.suffix and clips > 1:
+    @property
+    def is_file(self) -> bool:
+        """Whether the output is one clip; a folder's name may hold a dot too."""
+        return self.output is not None and self.output.suffix.lower() in SUFFIXES and not self.output.is_dir()
+
+    def require_place(self, clips: int, sources: Sequence[Path] = ()) -> None:
+        """Refuse an output that cannot take so many clips, or that is one of those they are made of.
+
+        Raises:
+            ValueError: Says what to give.
+        """
+        if self.output is None:
+            return
+        if not self.is_file:
+            if self.output.is_file():
+                raise ValueError(f"--output {self.output} is a file and not a clip: give a folder or a new .mp4")
+            return
+        if clips > 1:
             raise ValueError(f"--output {self.output} is one file, and there are {clips} clips: give a folder")
+        if self.output.suffix.lower() not in WRITABLE:
+            raise ValueError(f"--output {self.output}: clips are written as {', '.join(WRITABLE)}")
+        if self.output.resolve() in [source.resolve() for source in sources]:
+            raise ValueError(f"{self.output} is the clip itself; choose another --output")
 
     def place(self, name: str, size: tuple[int, int]) -> Path:
         """Where a clip goes: the file that was asked for, or a name of its own in the folder."""
-        if self.output is not None and self.output.suffix:
+        if self.output is not None and self.is_file:
             return self.output
         begun = click.get_current_context().find_object(Path) or Path.cwd()
         return (self.output or begun) / f"{name}-{size[0]}x{size[1]}.mp4"
@@ -82,7 +108,9 @@ def row_options(command: Callable[..., Any]) -> Callable[..., Any]:
     taken: Callable[..., Any] = with_asked
     for option in reversed(
         (
-            click.option("--arm", help="A row of arms; without it evaluation.reference_arm."),
+            click.option(
+                "--arm", help="A row of arms; without it evaluation.reference_arm, or the first with an adapter."
+            ),
             click.option("--adapter", type=AdapterChoice(), help="Instead of the row's own."),
             click.option("--no-adapter", is_flag=True, help="The base as it is."),
             click.option("--strength", type=click.FloatRange(0, 1, min_open=True), help="Share of the noise schedule."),
@@ -113,12 +141,12 @@ def refine(clip: Path, asked: Asked, to: tuple[int, int] | None, prompt: str | N
     failed = False
     with said_plainly():
         clips = clips_in(clip)
-        asked.require_one_place(len(clips))
-        job = _job(chosen, asked)
+        asked.require_place(len(clips), clips)
+        names, job = clip_names(clips), _job(chosen, asked)
         for source in clips:
             try:
                 made = refine_clip(source, _caption(source) if prompt is None else prompt, job, asked.seed, to)
-                click.echo(made.save(asked.place(f"{source.stem}-{job.name}", made.size), asked.lossless))
+                click.echo(made.save(asked.place(f"{names[source]}-{job.name}", made.size), asked.lossless))
             except (ValueError, OSError) as error:
                 if len(clips) == 1:
                     raise
@@ -140,13 +168,31 @@ def generate(prompts: tuple[str, ...], asked: Asked, first_frame: Path | None, c
     from vibe_pipeline.generation.single import generate_clips
 
     with said_plainly():
-        asked.require_one_place(2 * len(prompts))
+        asked.require_place(2 * len(prompts))
         made = generate_clips(prompts, _job(chosen, asked), asked.seed, first_frame)
+        names = prompt_names([clip.origin["prompt"] for clip in made])
         for clip in made:
-            origin = clip.origin
-            name = "-".join(re.findall(r"[^\W_]+", origin["prompt"].lower())[:8])
-            place = asked.place(f"{name}-{asked.seed}-{origin['arm']}", clip.size)
+            place = asked.place(f"{names[clip.origin['prompt']]}-{asked.seed}-{clip.origin['arm']}", clip.size)
             click.echo(clip.save(place, asked.lossless))
+
+
+def clip_names(clips: Sequence[Path]) -> dict[Path, str]:
+    """What new clips are named by: the old one's name, with its suffix where two differ in nothing else."""
+    stems = Counter(clip.stem for clip in clips)
+    return {clip: clip.stem if stems[clip.stem] == 1 else clip.name.replace(".", "_") for clip in clips}
+
+
+def prompt_names(prompts: Iterable[str]) -> dict[str, str]:
+    """What clips are named by: the prompt's first words, with a hash where other prompts may begin alike."""
+    from vibe_pipeline.io.keys import content_key
+
+    whole = {prompt: "-".join(re.findall(r"[^\W_]+", prompt.lower())) for prompt in prompts}
+    alike, names = Counter(whole.values()), {}
+    for prompt, words in whole.items():
+        begun = "-".join(words.split("-")[:WORDS])[:LETTERS]
+        certain = begun and words == begun and alike[words] == 1
+        names[prompt] = begun if certain else "-".join(filter(None, [begun, content_key(prompt)[:8]]))
+    return names
 
 
 def _job(chosen: Chosen, asked: Asked) -> "ArmJob":
@@ -158,20 +204,24 @@ def _job(chosen: Chosen, asked: Asked) -> "ArmJob":
     from vibe_pipeline.experiment.model import ModelParams
     from vibe_pipeline.generation.methods import ArmJob, checked_tables
     from vibe_pipeline.generation.single import chosen_arm, given_adapter
+    from vibe_pipeline.planning.preflight import weight_checks
 
     params = parameters_of(chosen)
     folders = Folders(**params["folders"])
     experiment = checked_tables(params)
     name, arm = chosen_arm(experiment, asked.arm, asked.changes)
+    model = ModelParams(**params["model"])
+    for check in weight_checks(model, {name: arm}):
+        check.look()
     wanted = None if asked.no_adapter else asked.adapter or arm.adapter
     start = experiment.adapters[arm.adapter].start if arm.keep_stage1 and arm.adapter else None
     return ArmJob(
         name=name,
         arm=arm,
         native=pd.DataFrame(),
-        model=ModelParams(**params["model"]),
+        model=model,
         generation=GenerationParams(**params["generation"]),
-        root=folders.clips,
+        root=folders.clips / "own",  # beside the run's clips: links by name there show the last run's
         adapter=given_adapter(wanted, folders.adapters) if wanted else None,
         stage1=given_adapter(start, folders.adapters) if start else None,
     )

@@ -1,4 +1,4 @@
-"""Experiment as files, so that they can cross to another process or machine and come back as they were."""
+"""Tables as files, so that they can cross to another process or machine and come back as they were."""
 
 import csv
 from typing import Any

@@ -124,7 +124,8 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state = load_file(path)
     if broken := [k for k, v in state.items() if not (v.is_floating_point() and bool(v.float().isfinite().all()))]:
         raise ValueError(
-            f"{path}: {len(broken)} of its {len(state)} tensors hold NaN, infinity or whole numbers, so {broken[:3]}"
+            f"{path}: {len(broken)} of its {len(state)} tensors hold NaN, infinity or whole numbers, for example "
+            f"{broken[:3]}"
         )
     return {k.removeprefix(PREFIX): v for k, v in state.items()}, config
 
@@ -220,7 +221,9 @@ def _require_fit(
             f"among them {strangers[:3]}"
         )
     if halves := sorted(m for m in wanted if not {f"{m}.lora_A.weight", f"{m}.lora_B.weight"} <= shapes.keys()):
-        raise ValueError(f"{path} is incomplete: {len(halves)} of its modules lack lora_A or lora_B, so {halves[:3]}")
+        raise ValueError(
+            f"{path} is incomplete: {len(halves)} of its modules lack lora_A or lora_B, for example {halves[:3]}"
+        )
     patterns = config.get("rank_pattern") or {}
     for module in wanted:
         a, b = shapes[f"{module}.lora_A.weight"], shapes[f"{module}.lora_B.weight"]

@@ -1,9 +1,9 @@
 """Changes of whole tensors that a LoRA file carries beside its low-rank updates: norms, biases, modulations.
 
-Few-step LoRAs are published so (CausVid, lightx2v, FastWan). An adapter cannot hold them, since they change what is no
-linear layer. On request they are kept in a file beside the adapter, by diffusers' names of the parameters, and added to
-the weights of an arm: in 32 bit, rounded once to the weights' own format. Afterwards the weights are put back bit for
-bit, so that arms may share a model.
+Few-step LoRAs are published so (CausVid, lightx2v, FastWan). An adapter cannot hold them, since they change more than
+linear layers. On request they are kept in a file beside the adapter, by diffusers' names of the parameters, and added
+to the weights of an arm: in 32 bit, rounded once to the weights' own format. Afterwards the weights are put back bit
+for bit, so that arms may share a model.
 
 Sources: ComfyUI comfy/lora.py (`.diff`, `.diff_b`, `w_norm`, `b_norm`), lightx2v's extractor (`.diff_m` is the
 modulation's), peft (`lora_B.bias`, which is scaled as the update is).

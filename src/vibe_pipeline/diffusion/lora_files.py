@@ -63,7 +63,9 @@ def read_adapter_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     inner = [state[name] for name in WRAPPERS if isinstance(state.get(name), Mapping)]
     state = inner[0] if inner else state
     if others := [k for k, v in state.items() if not isinstance(v, Tensor)]:
-        raise ValueError(f"{path} is not an adapter: {len(others)} of its entries are no tensors, so {others[:3]}")
+        raise ValueError(
+            f"{path} is not an adapter: {len(others)} of its entries are not tensors, for example {others[:3]}"
+        )
     return {str(k): v for k, v in state.items()}, metadata
 
 
@@ -109,7 +111,7 @@ def _require_one_convention(tensors: Mapping[str, Tensor], path: Path) -> None:
         kind = kind_of(tensors)
         raise ValueError(
             f"{path} is not an adapter of a Wan transformer; its keys begin in {len(layouts)} ways"
-            f"{kind and f' ({kind})'}, so {sorted(names[0] for names in by_prefix.values())[:3]}"
+            f"{kind and f' ({kind})'}, for example {sorted(names[0] for names in by_prefix.values())[:3]}"
         )
 
 
@@ -149,7 +151,7 @@ def pairs_of(state: Mapping[str, Tensor], path: Path) -> dict[str, LowRank]:
     modules = list(dict.fromkeys(k.removesuffix(".alpha").split(".lora_")[0] for k in state))
     halves = [m for m in modules if not {f"{m}.lora_A.weight", f"{m}.lora_B.weight"} <= state.keys()]
     if halves:
-        raise ValueError(f"{path} is incomplete: {len(halves)} of its modules lack A or B, so {halves[:3]}")
+        raise ValueError(f"{path} is incomplete: {len(halves)} of its modules lack A or B, for example {halves[:3]}")
     pairs = {}
     for module in modules:
         a, b = state[f"{module}.lora_A.weight"], state[f"{module}.lora_B.weight"]

@@ -26,7 +26,7 @@ _OUTSIDE = MappingProxyType(
     }
 )
 
-# What is no linear layer, and may carry a difference: norms, modulations, the patch embedding. Wan's norm3 is the one
+# Not linear layers, but they may carry a difference: norms, modulations, the patch embedding. Wan's norm3 is the one
 # with weights; in diffusers, which counts in the order of use, it is norm2.
 _OTHERS_IN_BLOCKS = MappingProxyType(
     {"self_attn.norm_q": "attn1.norm_q", "self_attn.norm_k": "attn1.norm_k", "cross_attn.norm_q": "attn2.norm_q",

@@ -9,11 +9,13 @@ follow. torch is imported where tables are made: parameters and plans read the e
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
+
+from vibe_pipeline.diffusion.entries import Chosen, chosen_entry, known_entry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -185,10 +187,7 @@ class Ar(RopeKind):
         Pair | Literal["native"],
         Field(description="(h, w), largest distance of key and query in tokens, for ar; or native"),
     ] = (44, 79)
-    near: Annotated[Pair, Field(description="(h, w), how far beside a tile distances stay true, in tokens, for ar")] = (
-        9,
-        16,
-    )
+    near: Annotated[Pair, Field(description="(h, w) of tokens beside a tile at true distances, for ar")] = (9, 16)
 
     def check(self, grid: tuple[int, int, int], native: tuple[int, int]) -> None:
         """No tile is longer than its keys may reach."""
@@ -217,33 +216,22 @@ class Ar(RopeKind):
 ROPES: MappingProxyType[str, type[RopeKind]] = MappingProxyType({kind.name: kind for kind in (Plain, Ntk, Ar)})
 
 
-class RopeSettings(Protocol):
-    """What a row says of its rotary positions; the fields of its kind stand beside this one."""
-
-    @property
-    def kind(self) -> str:
-        """A name in `ROPES`."""
-
-
 def known_rope(name: str) -> str:
     """The name of a kind, as it is.
 
     Raises:
         ValueError: There is none of that name; lists those there are.
     """
-    if name not in ROPES:
-        raise ValueError(f"unknown kind of RoPE {name!r}; known: {', '.join(ROPES)}")
-    return name
+    return known_entry(name, ROPES, "kind of RoPE")
 
 
-def rope_of(settings: RopeSettings) -> RopeKind:
+def rope_of(settings: Chosen) -> RopeKind:
     """The entry that settings name, with its own fields filled in.
 
     Raises:
         ValueError: There is no kind of that name.
     """
-    kind = ROPES[known_rope(settings.kind)]
-    return kind(**{f.name: getattr(settings, f.name) for f in fields(kind) if hasattr(settings, f.name)})
+    return chosen_entry(settings, ROPES, "kind of RoPE")
 
 
 class RopeTables:

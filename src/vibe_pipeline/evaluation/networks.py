@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vibe_pipeline.evaluation.metrics.asked import asked_for, lack_of, real_files
+from vibe_pipeline.evaluation.metrics.asked import asked_for, lack_of
 from vibe_pipeline.evaluation.metrics.distributions import Distribution
 from vibe_pipeline.evaluation.metrics.networks import Frame, FrameNetwork, Network, Watcher, spaced
 from vibe_pipeline.evaluation.metrics.patches import PATCH_QUALITY
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.folders import Folders
+from vibe_pipeline.io.clip_files import clip_files
 from vibe_pipeline.io.files import write_atomic
 from vibe_pipeline.io.keys import content_key
 from vibe_pipeline.io.score_table import Place, score_row, score_table
@@ -204,7 +205,7 @@ class Networks:
     def _real(self, entry: Distribution) -> list[NDArray[np.floating]]:
         """Features of the real clips, made once and kept."""
         found = []
-        for file in real_files(self._evaluation.real_clips or Path()):
+        for file in clip_files(self._evaluation.real_clips) if self._evaluation.real_clips else ():
             key = weights_fingerprint([file])
             kept = self._kept.read(entry, key)
             if kept is None:

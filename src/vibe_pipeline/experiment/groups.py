@@ -36,8 +36,10 @@ class Params(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads yes and no as truth values, which pydantic would take for 1 and 0."""
+        """YAML reads yes and no as booleans, which pydantic would take for 1 and 0."""
         kind = cls.model_fields[info.field_name].annotation if info.field_name else bool
-        if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
-            raise ValueError(f"takes no truth value, not {value}")
+        kinds = {kind, *get_args(kind)}
+        if isinstance(value, bool) and bool not in kinds:
+            wanted = "a number" if kinds & {int, float} else "something else"
+            raise ValueError(f"expected {wanted}, got the boolean {value} (YAML reads yes/no/on/off as booleans)")
         return value

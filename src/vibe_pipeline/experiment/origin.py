@@ -9,7 +9,7 @@ from vibe_pipeline.experiment.groups import Name, Params
 
 
 class Replicate(Params):
-    """What an arm is one of several trainings of: variants that differ in nothing but training seeds."""
+    """Marks an arm as one training seed of several: variants that differ in nothing but training seeds."""
 
     of: Name = Field(description="the arm they are pooled into")
     label: str = Field(description="of that arm, without the seed")

@@ -1,26 +1,39 @@
 """Sizes that an attention kind can cut into its parts: what is asked of a row's kind before anything runs."""
 
 import math
+from collections.abc import Mapping
 
 from vibe_pipeline.diffusion.attention import AttentionSettings, attention_words, kind_of
 from vibe_pipeline.diffusion.checkpoint import WanCheckpoint, clip_grid, require_fitting_size, token_grid
 from vibe_pipeline.diffusion.rope import rope_of
 from vibe_pipeline.experiment.arms import ArmParams, StageParams
 from vibe_pipeline.experiment.model import ClipSize, ModelParams
+from vibe_pipeline.generation.methods import method_of
 
 
-def require_fitting_arm(model: WanCheckpoint, params: ModelParams, arm: ArmParams, row: str) -> None:
-    """Refuse sizes of a row's passes, its own at the target and those of its stages, that do not fit.
+def require_fitting_sizes(model: WanCheckpoint, params: ModelParams, arms: Mapping[str, ArmParams]) -> None:
+    """Refuse a native or a target size that the VAE, the patches or a pass of a row cannot take.
 
     Args:
         model: Its VAE and patches say how many tokens a size has.
         params: The native and the target size.
-        arm: The row.
-        row: Its name: `arms.full`.
+        arms: Rows by name; those that run no transformer take every size that the VAE takes.
 
     Raises:
-        ValueError: Names the row, the size and the way out.
+        ValueError: Names the field or the row, the size and the nearest that fit.
     """
+    time = model.config_of("vae")["scale_factor_temporal"]
+    if (params.native.frames - 1) % time:
+        raise ValueError(f"model.native.frames {params.native.frames}: this VAE takes {time} k + 1 frames")
+    require_fitting_size(model, params.native.height, params.native.width, "model.native")
+    require_fitting_size(model, params.target.height, params.target.width, "model.target")
+    for name, arm in arms.items():
+        if method_of(arm).runs_transformer:
+            _require_fitting_arm(model, params, arm, f"arms.{name}")
+
+
+def _require_fitting_arm(model: WanCheckpoint, params: ModelParams, arm: ArmParams, row: str) -> None:
+    """Refuse sizes of a row's passes, its own at the target and those of its stages, that do not fit."""
     passes: list[tuple[str, ClipSize, ArmParams | StageParams]] = [("model.target", params.target, arm)]
     for index, stage in enumerate(arm.stages or ()):
         size = params.target.model_copy(update={"height": stage.height, "width": stage.width})
@@ -29,11 +42,29 @@ def require_fitting_arm(model: WanCheckpoint, params: ModelParams, arm: ArmParam
         passes.append((f"stages.{index}", size, stage))
     native = token_grid(model, params.native.height, params.native.width)
     for field, size, one in passes:
-        require_fitting_attention(model, size, one.attention, f"{row}: {field}")
-        try:
-            rope_of(one.rope).check(clip_grid(model, size.height, size.width, size.frames), native)
-        except ValueError as error:
-            raise ValueError(f"{row}: {field} {size.height}x{size.width}: {error}") from None
+        require_fitting_pass(model, size, one, native, f"{row}: {field}")
+
+
+def require_fitting_pass(
+    model: WanCheckpoint, size: ClipSize, one: ArmParams | StageParams, native: tuple[int, int], what: str
+) -> None:
+    """Refuse a size that the attention or the positions of one pass cannot take.
+
+    Args:
+        model: Its VAE and patches say how many tokens a size has.
+        size: Of the clip.
+        one: The row, or one of its stages.
+        native: (H, W) of the native token grid.
+        what: As for `require_fitting_attention`.
+
+    Raises:
+        ValueError: Names the row, the size and the way out.
+    """
+    require_fitting_attention(model, size, one.attention, what)
+    try:
+        rope_of(one.rope).check(clip_grid(model, size.height, size.width, size.frames), native)
+    except ValueError as error:
+        raise ValueError(f"{what} {size.height}x{size.width}: {error}") from None
 
 
 def _require_smaller(size: ClipSize, target: ClipSize, what: str) -> None:

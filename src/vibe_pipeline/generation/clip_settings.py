@@ -48,8 +48,10 @@ def arm_settings(
     left_out: dict[str, Any] = dict.fromkeys({"label", "adapter", "optional", "transformer"} | off, True)
     if arm.sr is not None:
         left_out["sr"] = {"weights"}  # by content, wherever it lies
-    plain = {i: {"differences"} for i, extra in enumerate(arm.extra_adapters) if not extra.differences}
-    left_out |= {"extra_adapters": plain} if plain else {}
+    if arm.extra_adapters:  # by content too
+        left_out["extra_adapters"] = {
+            i: {"path"} if extra.differences else {"path", "differences"} for i, extra in enumerate(arm.extra_adapters)
+        }
     return (
         base_settings(model, generation)
         | own

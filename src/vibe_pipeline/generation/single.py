@@ -17,16 +17,17 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from vibe_pipeline.diffusion.attention import kind_of
-from vibe_pipeline.diffusion.checkpoint import clip_grid, find_model, require_fitting_size, size_step
+from vibe_pipeline.diffusion.checkpoint import clip_grid, find_model, require_fitting_size, size_step, token_grid
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
-from vibe_pipeline.generation.attention_sizes import require_fitting_attention
+from vibe_pipeline.generation.attention_sizes import require_fitting_pass, require_fitting_sizes
 from vibe_pipeline.generation.clip_cache import manifest_path
 from vibe_pipeline.generation.first_frames import require_first_frames
 from vibe_pipeline.generation.methods import ArmJob, method_of
 from vibe_pipeline.generation.pieces import Piece, cut, joined
 from vibe_pipeline.generation.prompts import prompt_rows
+from vibe_pipeline.io.clip_files import SUFFIXES, clip_files
 from vibe_pipeline.io.decoding import ClipInfo, probe
 from vibe_pipeline.io.errors import refusal
 from vibe_pipeline.io.files import read_json, write_json
@@ -38,7 +39,6 @@ from vibe_pipeline.io.video import read_frames, write_lossless, write_playable
 log = logging.getLogger(__name__)
 
 Size = tuple[int, int]
-VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 
 
 def chosen_arm(experiment: Experiment, name: str | None, changes: Mapping[str, Any]) -> tuple[str, ArmParams]:
@@ -47,7 +47,7 @@ def chosen_arm(experiment: Experiment, name: str | None, changes: Mapping[str, A
     Raises:
         ValueError: There is no such row, its method does not start from a native clip, or a value cannot be used.
     """
-    fitting = {n: arm for n, arm in experiment.arms.items() if _takes_clips(arm)}
+    fitting = {n: arm for n, arm in experiment.arms.items() if method_of(arm).takes_clips}
     if name is None:
         with_adapter = (n for n, arm in fitting.items() if arm.adapter and not arm.keep_stage1)
         name = experiment.reference_arm if experiment.reference_arm in fitting else next(with_adapter, None)
@@ -83,25 +83,30 @@ def given_adapter(adapter: str, folder: Path) -> AdapterManifest:
     return AdapterManifest.read(manifest)
 
 
-def _takes_clips(arm: ArmParams) -> bool:
-    method = method_of(arm)
-    return method.takes_clips
-
-
 def clips_in(path: Path) -> list[Path]:
-    """A clip, or every clip that lies in a folder, by name.
+    """A clip, or every clip that lies in a folder, by name; those that `refine` itself put there are left out.
 
     Raises:
         FileNotFoundError: Neither is there, or the folder holds no clip.
     """
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
+        found = [clip for clip in clip_files(path) if not _was_refined(clip)]
         if not found:
-            raise FileNotFoundError(f"{path} holds no clip; known suffixes: {', '.join(sorted(VIDEO_SUFFIXES))}")
+            raise FileNotFoundError(f"{path} holds no clip; known suffixes: {', '.join(SUFFIXES)}")
         return found
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a clip or a folder of clips")
     return [path]
+
+
+def _was_refined(clip: Path) -> bool:
+    """Whether the JSON beside a clip is the one that :meth:`Made.save` writes of another clip."""
+    beside = clip.with_suffix(".json")
+    try:
+        content = read_json(beside) if beside.is_file() else None
+    except ValueError:  # somebody else's file, as ours is written whole
+        return False
+    return isinstance(content, dict) and {"source", "pieces"} <= content.keys()
 
 
 @dataclass(frozen=True)
@@ -132,12 +137,7 @@ class Made:
         Args:
             path: The new video.
             lossless: RGB without loss, for measuring; else H.264 that every player shows.
-
-        Raises:
-            ValueError: It would replace the clip that it was made from.
         """
-        if path.exists() and path.resolve() == Path(self.origin.get("source", "")).resolve():
-            raise ValueError(f"{path} is the clip itself; choose another --output")
         (write_lossless if lossless else write_playable)(path, self.frames(), self.fps)
         made_with = [read_json(manifest_path({"path": piece})) for piece in self.paths]
         write_json(path.with_suffix(".json"), self.origin | {"pieces": made_with})
@@ -151,7 +151,7 @@ def refine_clip(source: Path, prompt: str, job: ArmJob, seed: int = 0, to: Size 
     one another. A clip of other proportions than the new size is cut around its middle.
 
     Args:
-        source: Any video that ffmpeg reads; turned and measured as it is shown.
+        source: A clip of a container that `io.decoding` reads; turned and measured as it is shown.
         prompt: What it shows; the base was trained with captions.
         job: The row, its adapter, the base; its target over its native size gives the default enlargement.
         seed: Of the noise.
@@ -165,9 +165,12 @@ def refine_clip(source: Path, prompt: str, job: ArmJob, seed: int = 0, to: Size 
         log.warning("%s: %s", source, note)
     height, width = new_size(info, job, to)
     pieces = cut(info.frames, job.model.native.frames)
-    native = _native_rows(source, pieces, (height, width), info, job)
     size = ClipSize(height=height, width=width, frames=pieces[0].frames, fps=info.fps or job.model.native.fps)
-    require_fitting_attention(find_model(job.model.path), size, job.arm.attention, f"{job.name}: the clip")
+    if method_of(job.arm).runs_transformer:
+        checkpoint, trained = find_model(job.model.path), job.model.native
+        grid = token_grid(checkpoint, trained.height, trained.width)
+        require_fitting_pass(checkpoint, size, job.arm, grid, f"arms.{job.name}: the clip")
+    native = _native_rows(source, pieces, (height, width), info, job)
     # Only the target changes: the native size, on which windows are measured, stays what the base was trained at.
     model = job.model.model_copy(update={"target": size})
     made = method_of(job.arm).clips(replace(job, native=native.assign(prompt=prompt, seed=seed), model=model))
@@ -188,13 +191,15 @@ def generate_clips(prompts: Sequence[str], job: ArmJob, seed: int = 0, first_fra
         For each prompt its native clip and its large one.
 
     Raises:
-        ValueError: The base takes no first frame, or this one is smaller than its native size.
+        ValueError: The base takes no first frame, or this one is smaller than its native size; the target does not
+            fit the row.
     """
     from vibe_pipeline.generation.render import native_clips
 
     rows = prompt_rows(prompts, seed, first_frame)
     checkpoint = find_model(job.model.path)
     require_first_frames(rows, job.model.native, checkpoint.name, checkpoint.expand_timesteps)
+    require_fitting_sizes(checkpoint, job.model, {job.name: job.arm})
     native = native_clips(rows, job.model, job.generation, job.root)
     made = method_of(job.arm).clips(replace(job, native=native))
     clips = []
@@ -232,9 +237,9 @@ def new_size(info: ClipInfo, job: ArmJob, to: Size | None) -> Size:
 def _native_rows(source: Path, pieces: list[Piece], size: Size, info: ClipInfo, job: ArmJob) -> pd.DataFrame:
     """Lossless native clips of the pieces, as methods take them: prompt_index, path and key of each."""
     top, bottom, left, right = _middle(info, size)
-    rows = []
+    content, rows = file_sha256(source), []
     for piece in pieces:
-        key = content_key(file_sha256(source), [piece.start, piece.stop, piece.frames], [top, bottom, left, right])
+        key = content_key(content, [piece.start, piece.stop, piece.frames], [top, bottom, left, right])
         path = job.root / "given" / f"{key}.mp4"
         if not path.exists():
             taken = [f[top:bottom, left:right] for f in islice(read_frames(source), piece.start, piece.stop)]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vibe_pipeline.diffusion.checkpoint import find_model, require_fitting_size, require_whole, tile_stride
+from vibe_pipeline.diffusion.checkpoint import find_model, require_whole, tile_stride
 from vibe_pipeline.diffusion.foreign import HUB_ID
 from vibe_pipeline.diffusion.weights import Once, made
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
@@ -28,13 +28,12 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.attention_sizes import (
-    require_fitting_arm,
     require_fitting_attention,
     require_fitting_buckets,
+    require_fitting_sizes,
 )
 from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.first_frames import require_first_frames
-from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.generation.methods.external import measured_clips
 from vibe_pipeline.generation.peer_weights import how_to_get
 from vibe_pipeline.generation.prompts import load_prompts
@@ -84,9 +83,18 @@ def generation_checks(
 ) -> Iterator[Check]:
     """The prompts and every file that these arms name."""
     prompts = cache(lambda: load_prompts(generation))
-    transformer = cache(lambda: load_architecture(model.path).build_transformer())
     ours = "set generation.prompts to vbench_subset or a file of prompts"
     yield Check("prompts", lambda: _prompts(prompts(), model), INSTALL if _needs_vbench(generation) else ours)
+    yield from weight_checks(model, arms)
+    for name, arm in arms.items():
+        if arm.path is not None:
+            fix = "put the other system's clips there, one for each prompt and seed"
+            yield Check(f"arms.{name}.path", lambda n=name, arm=arm: _external(n, arm, prompts, model), fix)
+
+
+def weight_checks(model: ModelParams, arms: Mapping[str, ArmParams]) -> Iterator[Check]:
+    """Every file of weights that these arms name."""
+    transformer = cache(lambda: load_architecture(model.path).build_transformer())
     for name, arm in arms.items():
         if arm.transformer is not None:
             field, path = f"arms.{name}.transformer", arm.transformer.path
@@ -101,9 +109,6 @@ def generation_checks(
         if arm.sr is not None:
             fix = how_to_get(arm.sr.weights) or "name a .pth or .safetensors file of a network that spandrel knows"
             yield Check(f"arms.{name}.sr.weights", lambda n=name, sr=arm.sr: network(n, sr, model), fix)
-        if arm.path is not None:
-            fix = "put the other system's clips there, one for each prompt and seed"
-            yield Check(f"arms.{name}.path", lambda n=name, arm=arm: _external(n, arm, prompts, model), fix)
 
 
 def scoring_checks(evaluation: EvaluationParams, folders: Folders) -> Iterator[Check]:
@@ -133,15 +138,7 @@ def check_generation(model: ModelParams, generation: GenerationParams, tables: E
         FileNotFoundError: The model, the prompts, an extra adapter or an external folder is not there.
     """
     weights_check(model.path).look()
-    checkpoint = find_model(model.path)
-    time = checkpoint.config_of("vae")["scale_factor_temporal"]
-    if (model.native.frames - 1) % time:
-        raise ValueError(f"model.native.frames {model.native.frames}: this VAE takes {time} k + 1 frames")
-    require_fitting_size(checkpoint, model.native.height, model.native.width, "model.native")
-    require_fitting_size(checkpoint, model.target.height, model.target.width, "model.target")
-    for name, arm in tables.arms.items():
-        if method_of(arm).runs_transformer:
-            require_fitting_arm(checkpoint, model, arm, f"arms.{name}")
+    require_fitting_sizes(find_model(model.path), model, tables.arms)
     arms = {} if generation.stop_after_preview else tables.arms  # their clips may be made from the preview
     for check in generation_checks(model, generation, arms):
         check.look()

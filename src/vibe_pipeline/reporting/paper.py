@@ -3,11 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
+from vibe_pipeline.evaluation.metrics.registry import METRICS
 from vibe_pipeline.evaluation.readings import ABSENT, FAILS, HOLDS, NOT_RUN, Evidence, Question, compare_on_metric
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.reporting.copies import Grid
@@ -157,7 +158,9 @@ def _judged(row: PaperRow, arm: str, metric: str, gain: float, own: pd.DataFrame
     if not metric:
         return _with(row, said, ABSENT, "no measure of ours is defined alike", numbers=(gain, *row.numbers[1:]))
     reference = ours.references.get(arm, ours.reference)
-    found = compare_on_metric(ours.scores, reference, arm, Question(metric, "higher"), ours.bootstrap)
+    falls = metric in METRICS and METRICS[metric].direction == "lower"
+    better: Literal["higher", "lower"] = "lower" if falls else "higher"
+    found = compare_on_metric(ours.scores, reference, arm, Question(metric, better), ours.bootstrap)
     scale = points_of(metric)
     figures = (gain, scale * found.difference, scale * found.low, scale * found.high)
     reason = "; ".join(filter(None, [found.reason, prompts_that_tell(found, ours.bootstrap, gain)]))
@@ -189,7 +192,8 @@ def _verdict(found: Evidence, gain: float) -> str:
     words = "the paper's method is better" if side > 0 else "the paper's method is worse"
     if math.isnan(gain) or gain == 0:
         return words
-    return f"{words}, {'as' if (gain > 0) == (side > 0) else 'unlike'} published"
+    published = gain if found.question.better == "higher" else -gain
+    return f"{words}, {'as' if (published > 0) == (side > 0) else 'unlike'} published"
 
 
 def _cell(published: float | None, rows: pd.DataFrame) -> PaperCell:

@@ -107,13 +107,14 @@ def prompts_that_tell(found: Evidence, bootstrap: Bootstrap, gain: float = math.
     Args:
         found: What was seen.
         bootstrap: Of its interval.
-        gain: The published difference of the same two, in percentage points, the better side positive; NaN: none.
+        gain: The published difference of the same two, in percentage points; NaN: none.
     """
     if found.corrected != OPEN or found.found is None or not found.found.clips:
         return ""
     size = "as small as the one seen to be equivalent" if found.negligible else "as large as the one seen"
     ways = {size: found.needed}
-    published = gain / points_of(found.metric) - found.question.at_least
+    gained = gain if found.question.better == "higher" else -gain
+    published = gained / points_of(found.metric) - found.question.at_least
     if published > 0:
         ways["as large as the published one"] = prompts_needed(found.found, published, level(found, bootstrap))
     told = [f"{count:,} prompts would tell a difference {size}" for size, count in ways.items() if count]

@@ -75,7 +75,7 @@ def _read(path: Path) -> dict[str, Any]:
     state = torch.load(path, weights_only=True, map_location="cpu")
     step = state.get("step") if isinstance(state, dict) else None
     if type(step) is not int or step < 0:  # True is an int too
-        raise ValueError(f"no checkpoint: its step is {one_line(repr(step), 60)}")
+        raise ValueError(f"not a checkpoint: its step is {one_line(repr(step), 60)}")
     return state
 
 

@@ -25,6 +25,7 @@ import torch.multiprocessing as mp
 from accelerate import PartialState
 from accelerate.utils import patch_environment
 from torch import Tensor
+from torch.multiprocessing import _prctl_pr_set_pdeathsig
 
 from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.runtime.deadline import OutOfTimeError
@@ -203,6 +204,8 @@ def _process(
     work: Work,
     arguments: tuple[Any, ...],
 ) -> None:
+    # torch asks for SIGINT when the parent dies, which an exchange under way, or its clean-up, can outlast
+    _prctl_pr_set_pdeathsig(signal.SIGKILL)
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format=f"[process {rank}] %(message)s")
     place = {"rank": rank, "local_rank": rank, "world_size": processes, "local_world_size": processes}
     address = {"master_addr": "127.0.0.1", "master_port": port}

@@ -1,7 +1,6 @@
 """Every measure that is made only where `evaluation.extra_measures` names it; light, as planning reads it too."""
 
 from collections.abc import Collection
-from pathlib import Path
 
 from vibe_pipeline.evaluation.metrics.distributions import DISTRIBUTIONS, Distribution
 from vibe_pipeline.evaluation.metrics.high_resolution import HIGH_RESOLUTION
@@ -10,9 +9,9 @@ from vibe_pipeline.evaluation.metrics.networks import Lack, Network
 from vibe_pipeline.evaluation.metrics.patches import PATCH_NETWORKS
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.folders import Folders
+from vibe_pipeline.io.clip_files import SUFFIXES, clip_files
 from vibe_pipeline.io.metric import Metric
 
-CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 ASKED: tuple[Metric, ...] = (*HIGH_RESOLUTION, HD_LPIPS, *PATCH_NETWORKS, *DISTRIBUTIONS)
 
 
@@ -39,12 +38,7 @@ def lack_of(entry: Metric, evaluation: EvaluationParams, folders: Folders) -> La
     if folder is None:
         fix = "set evaluation.real_clips to a folder of them"
         return Lack(f"skipped, because it needs real clips to compare with: {fix}", fix)
-    if real_files(folder):
+    if clip_files(folder):
         return None
     said = f"skipped, because evaluation.real_clips, {folder}, holds no clips"
-    return Lack(said, f"put clips ({', '.join(CLIPS)}) into {folder}")
-
-
-def real_files(folder: Path) -> list[Path]:
-    """Clips of a folder, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in CLIPS) if folder.is_dir() else []
+    return Lack(said, f"put clips ({', '.join(SUFFIXES)}) into {folder}")

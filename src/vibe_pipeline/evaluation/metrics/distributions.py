@@ -126,10 +126,8 @@ def hd_fvd(clips: Sequence[Features], real: Sequence[Features], confidence: floa
 
 
 def _note(clips: Sequence[Features], real: Sequence[Features], found: Spread) -> str:
-    counted = [
-        f"{len(group)} {name} clips ({sum(map(len, group))} patches)" for group, name in ((clips, ""), (real, "real"))
-    ]
-    said = f"from {counted[0].replace('  ', ' ')} against {counted[1]}"
+    counted = [f"clips ({sum(map(len, group))} patches)" for group in (clips, real)]
+    said = f"from {len(clips)} {counted[0]} against {len(real)} real {counted[1]}"
     features = clips[0].shape[1]
     few = min(sum(map(len, clips)), sum(map(len, real))) <= features
     rank = f"; fewer patches than the network's {features} features, so it means little" if few else ""

@@ -4,7 +4,6 @@ To add one, write its file (a frozen dataclass under `AttentionKind`: its name, 
 below. The fields of `attention` in a row, installing, FLOPs, memory, checks of sizes and the report read the entry.
 """
 
-from dataclasses import fields
 from typing import Protocol
 
 from vibe_pipeline.diffusion.attention.kinds.base import AttentionKind, AttentionPlan, FunctionPlan, Place
@@ -13,6 +12,7 @@ from vibe_pipeline.diffusion.attention.kinds.gclf import Gclf
 from vibe_pipeline.diffusion.attention.kinds.t3 import T3
 from vibe_pipeline.diffusion.attention.kinds.window import Window
 from vibe_pipeline.diffusion.attention.scales import Scale
+from vibe_pipeline.diffusion.entries import chosen_entry, known_entry
 
 KINDS: dict[str, type[AttentionKind]] = {kind.name: kind for kind in (Full, Window, Gclf, T3)}
 
@@ -48,9 +48,7 @@ def known_kind(name: str) -> str:
     Raises:
         ValueError: There is none of that name; lists those there are.
     """
-    if name not in KINDS:
-        raise ValueError(f"unknown attention kind {name!r}; known: {', '.join(KINDS)}")
-    return name
+    return known_entry(name, KINDS, "attention kind")
 
 
 def kind_of(settings: AttentionSettings) -> AttentionKind:
@@ -59,9 +57,7 @@ def kind_of(settings: AttentionSettings) -> AttentionKind:
     Raises:
         ValueError: There is no kind of that name.
     """
-    kind = KINDS[known_kind(settings.kind)]
-    given = {f.name: getattr(settings, f.name) for f in fields(kind) if hasattr(settings, f.name)}
-    return kind(**given)
+    return chosen_entry(settings, KINDS, "attention kind")
 
 
 def require_windowed(kind: AttentionKind) -> None:

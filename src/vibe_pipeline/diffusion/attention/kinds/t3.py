@@ -164,11 +164,7 @@ def _grouped(x: Tensor, grid: Grid, groups: Groups, dilated: bool) -> Tensor:
     x = x.unflatten(2, grid)
     for axis, n in zip((4, 3, 2), groups[::-1], strict=True):  # from behind, so that places in front stay
         x = x.unflatten(axis, (-1, n) if dilated else (n, -1))
-    firsts = (
-        2,
-        4,
-        6,
-    )  # each axis is two now; the group is counted by the first of them, in dilated boxes by the second
+    firsts = 2, 4, 6  # each axis is two now; the group is counted by the first of them, in dilated boxes by the second
     group, within = ([place + second for place in firsts] for second in (dilated, not dilated))
     return x.permute(0, *group, 1, *within, 8).flatten(5, 7).flatten(0, 3)
 
