@@ -46,8 +46,9 @@ def decoder_job(params: MiniatureParams, vae: Path, folder: Path) -> ModuleJob:
         vae_job(params, folder),
         name="decoder",
         build=partial(DecoderObjective, vae, VaeWeights(equivariance=params.vae_equivariance)),
+        optimisers=partial(vae_optimisers, rate=4e-4, muon_rate=6e-4),  # gentler: it goes on from where a decay ended
         steps=params.decoder_steps,
-        decay=0.6,
+        decay=0.8,
         seed=params.seed + 1,
     )
 
