@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 from torch import nn
 
 from vibe_pipeline.experiment.miniature import MiniatureParams
@@ -14,7 +15,7 @@ from vibe_pipeline.miniature.optimisers import ConvMuon
 from vibe_pipeline.miniature.scene import Scene
 from vibe_pipeline.miniature.vae import VaeObjective, VaeWeights, decode_chunks, draw_batch, vae_optimisers
 from vibe_pipeline.miniature.world import object_mask
-from vibe_pipeline.training.base_model import vae_job
+from vibe_pipeline.training.base_model import decoder_job, train_vae, vae_job
 from vibe_pipeline.training.modules import train_module
 
 SETTINGS = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.0}
@@ -114,6 +115,24 @@ def test_the_vae_learns_and_goes_on_where_it_was_cut_off(tmp_path: Path) -> None
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records] == [4, 8, 12, 16]
     assert records[-1]["reconstruction"] < 0.8 * records[0]["reconstruction"]
+
+
+def test_the_decoder_goes_on_alone_and_the_latents_stay(tmp_path: Path) -> None:
+    params = MiniatureParams(size=16, frames=5, vae_steps=4, decoder_steps=4, processes=1)
+    first, last = (
+        AutoencoderKLWan.from_pretrained(f).float()
+        for f in (train_vae(params, tmp_path), tmp_path / "vae_before_decoder")
+    )
+    x = draw_batch(np.random.default_rng(1), 16, 5, 1)
+    with torch.inference_mode():
+        z = first.encode(x).latent_dist.mode()
+        torch.testing.assert_close(z, last.encode(x).latent_dist.mode(), rtol=0, atol=0)
+        assert not torch.allclose(first.decode(z).sample, last.decode(z).sample)
+    module = decoder_job(params, tmp_path / "vae_model", tmp_path / "decoder").build()
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
+    assert trained == {
+        n for n, _ in module.named_parameters() if n.startswith(("vae.decoder.", "vae.post_quant_conv."))
+    }
 
 
 def test_the_recipe_trains_with_the_equivariance_that_is_asked_for(tmp_path: Path) -> None:

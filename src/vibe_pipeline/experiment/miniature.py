@@ -10,7 +10,8 @@ class MiniatureParams(Params):
 
     size: PositiveInt = Field(48, description="native side, pixels")
     frames: PositiveInt = Field(9, description="of a native clip, 4k + 1")
-    vae_steps: PositiveInt = Field(12000, description="optimiser steps of the VAE")
+    vae_steps: PositiveInt = Field(4500, description="optimiser steps of the whole VAE")
+    decoder_steps: PositiveInt = Field(1500, description="optimiser steps of its decoder alone, afterwards")
     vae_equivariance: NonNegativeFloat = Field(
         0.0, description="weight of the VAE's equivariance terms; 0: trained plainly"
     )

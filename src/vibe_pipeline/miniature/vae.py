@@ -9,6 +9,9 @@ enlarging a small picture does depends on the VAE, so it is the variable of an e
 
 and is 0 for the plain VAE. All else is the same in both.
 
+The decoder is trained on alone afterwards: it is what smears a moving edge, and latents that no longer change can be
+learned by a base meanwhile.
+
 Noise in proportion to the latent's own standard deviation is added before decoding: what is to be decoded must be
 encoded with an amplitude above it, so that detail counts in a squared error of latents.
 
@@ -16,6 +19,7 @@ Source of the second term: EQ-VAE (Kouzelis et al., ICML 2025, arXiv 2502.09509)
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -101,6 +105,16 @@ class VaeObjective(nn.Module):
         }
 
 
+class DecoderObjective(VaeObjective):
+    """The decoder alone, behind the encoder of a trained VAE, whose latents stay what they are."""
+
+    def __init__(self, folder: Path, weights: VaeWeights | None = None) -> None:
+        super().__init__(weights)
+        self.vae = AutoencoderKLWan.from_pretrained(folder).float()
+        for part in (self.vae.encoder, self.vae.quant_conv):
+            part.requires_grad_(False)
+
+
 def draw_batch(rng: np.random.Generator, native: int, frames: int, clips: int, factor: int = 3) -> Tensor:
     """Stills or clips, [B, 3, T, native, native], at native size or as native-size crops of `factor` times the size.
 
@@ -133,11 +147,12 @@ def _corner(rng: np.random.Generator, centre: NDArray[np.float32], size: int, cr
 
 
 def vae_optimisers(module: nn.Module, rate: float, muon_rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the kernels inside the network, AdamW for its ends, norms and biases."""
+    """Muon for the kernels inside the network, AdamW for its ends, norms and biases; what is frozen is left out."""
     ends = ("conv_in", "decoder.conv_out", "quant_conv")
-    kernels = [p for name, p in module.named_parameters() if p.ndim >= 4 and not any(e in name for e in ends)]
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    kernels = [p for name, p in trained.items() if p.ndim >= 4 and not any(e in name for e in ends)]
     chosen = {id(p) for p in kernels}
-    others = [p for p in module.parameters() if id(p) not in chosen]
+    others = [p for p in trained.values() if id(p) not in chosen]
     return [
         ConvMuon(kernels, lr=muon_rate, momentum=0.95, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=1e-4),

@@ -7,6 +7,7 @@ large frames of native ones.
 import logging
 import shutil
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,14 @@ from vibe_pipeline.miniature.base import (
 from vibe_pipeline.miniature.networks import save_pipeline
 from vibe_pipeline.miniature.pairs import Sizes, draw_pairs
 from vibe_pipeline.miniature.pixel_network import PixelTraining, save_network, train_pixel_network
-from vibe_pipeline.miniature.vae import VaeObjective, VaeWeights, draw_batch, vae_optimisers
+from vibe_pipeline.miniature.vae import DecoderObjective, VaeObjective, VaeWeights, draw_batch, vae_optimisers
 from vibe_pipeline.training.modules import ModuleJob, train_module
 
 log = logging.getLogger(__name__)
 
 
 def vae_job(params: MiniatureParams, folder: Path) -> ModuleJob:
-    """The VAE: two clips, or more stills, a step and process."""
+    """The whole VAE: two clips, or more stills, a step and process."""
     return ModuleJob(
         name="vae",
         folder=folder,
@@ -46,6 +47,19 @@ def vae_job(params: MiniatureParams, folder: Path) -> ModuleJob:
         decay=0.4,
         save_every=100,
         seed=params.seed,
+    )
+
+
+def decoder_job(params: MiniatureParams, vae: Path, folder: Path) -> ModuleJob:
+    """The decoder alone, behind the encoder of the VAE in folder `vae`; other scenes than before."""
+    return replace(
+        vae_job(params, folder),
+        name="decoder",
+        build=partial(DecoderObjective, vae, VaeWeights(equivariance=params.vae_equivariance)),
+        optimisers=partial(vae_optimisers, rate=4e-4, muon_rate=6e-4),  # gentler: it goes on from where a decay ended
+        steps=params.decoder_steps,
+        decay=0.8,
+        seed=params.seed + 1,
     )
 
 
@@ -66,12 +80,13 @@ def transformer_job(params: MiniatureParams, clips: Path, folder: Path) -> Modul
 
 
 def train_vae(params: MiniatureParams, work: Path) -> Path:
-    """Train the VAE, or return the one that an earlier run finished; a 16-bit diffusers folder."""
-    folder = work / "vae_model"
+    """Train the VAE and then its decoder alone, or return what an earlier run finished; a 16-bit diffusers folder."""
+    whole, folder = work / "vae_before_decoder", work / "vae_model"
     if (folder / "config.json").exists():
         return folder
-    objective = train_module(vae_job(params, work / "vae"))
-    objective.vae.to(torch.float16).save_pretrained(folder)
+    if not (whole / "config.json").exists():
+        train_module(vae_job(params, work / "vae")).vae.to(torch.float16).save_pretrained(whole)
+    train_module(decoder_job(params, whole, work / "decoder")).vae.to(torch.float16).save_pretrained(folder)
     return folder
 
 
