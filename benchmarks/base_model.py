@@ -26,14 +26,15 @@ from vibe_pipeline.miniature.scene import parse_caption, scene_of_prompt
 from vibe_pipeline.miniature.world import STILL_STYLE, VIDEO_STYLE, render
 
 GATES = {
-    "colours_right": 0.95,
-    "motion_right": 0.95,
-    "shape_right": 0.85,
-    "one_object": 0.95,
-    "vae_psnr_clip_64": 30.0,
-    "vae_psnr_clip_128": 30.0,
-    "vae_psnr_still_64": 30.0,
-    "vae_psnr_still_128": 30.0,
+    "colours_right": 0.97,
+    "motion_right": 0.97,
+    "shape_right": 0.97,
+    "one_object": 0.97,
+    "texture_right": 0.90,
+    "vae_psnr_clip_48": 36.0,
+    "vae_psnr_clip_144": 36.0,
+    "vae_psnr_still_48": 36.0,
+    "vae_psnr_still_144": 36.0,
 }
 
 
