@@ -108,24 +108,25 @@ class TrackingHooks:
             return
         from vibe_pipeline.experiment.run import TrackingParams
         from vibe_pipeline.io.keys import content_key
-        from vibe_pipeline.tracking import git_commit, start_monitor, start_parent
+        from vibe_pipeline.tracking import CHANGED, changes, git_commit, run_name, start_monitor, start_parent
 
         names = ", ".join(run_params.get("pipeline_names") or ["__default__"])
+        changed = changes(run_params.get("runtime_params") or {})
+        # Anchors of YAML repeat what the rows that name them say.
+        written = {k: v for k, v in self._params.items() if not k.startswith("_")}
         tags = {
             "git_commit": git_commit(self._project),
             # Neither where a run lies or is tracked nor how long it may take changes what it makes.
-            "config_hash": content_key(
-                {k: v for k, v in self._params.items() if k not in ("tracking", "run", "folders")}
-            ),
+            "config_hash": content_key({k: v for k, v in written.items() if k not in ("tracking", "run", "folders")}),
             "env": self._env,
             "pipelines": names,
-        }
+        } | ({CHANGED: changed} if changed else {})
         apart = ("adapters", "arms", "stage1", "tracking", "claims", "published", "folders", "not_run")
-        shown = {k: v for k, v in self._params.items() if k not in apart}
+        shown = {k: v for k, v in written.items() if k not in apart}
         tags |= {f"not_run.{name}": row["reason"] for name, row in self._params["not_run"].items()}
         tracking = TrackingParams(**self._params.get("tracking", {}))
         self._stages = {node.name: stage for node in pipeline.nodes for stage in node.tags & set(pipelines)}
-        start_parent(tracking, self._project, f"{self._env}: {names}", tags, shown)
+        start_parent(tracking, self._project, run_name(self._env, names, changed), tags, shown)
         # Kedro reports an error but not an interruption (Ctrl-C), which would leave the run open for ever.
         atexit.register(self._end, "KILLED")
         self._monitor = start_monitor() if tracking.system_metrics else None

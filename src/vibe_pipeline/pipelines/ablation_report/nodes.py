@@ -14,16 +14,18 @@ from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.folders import Folders
+from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import ReportParams, TrackingParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.io.files import write_atomic
-from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.pipelines.rows import of_kind
-from vibe_pipeline.reporting.narrative import differences
+from vibe_pipeline.reporting.arm_runs import ArmRecord, log_arm_runs, note_on_arms
 from vibe_pipeline.reporting.page import ReportInputs, write_report
 from vibe_pipeline.reporting.provenance import Origin, degradation_rows, losses
-from vibe_pipeline.tracking import parent_run, tracked_arm
+from vibe_pipeline.reporting.result import to_read_first
+from vibe_pipeline.reporting.tables import is_scored
+from vibe_pipeline.tracking import parent_run
 
 
 def list_not_run(not_run: dict[str, Any]) -> dict[str, Any]:
@@ -59,58 +61,28 @@ def log_arms(
     tables: Experiment,
     tracking: TrackingParams,
     evaluation: EvaluationParams,
+    generation: GenerationParams,
+    claims: Claims,
     scores: pd.DataFrame,
     ablation_table: pd.DataFrame,
     **by_row: Any,
 ) -> dict[str, Any]:
-    """One MLflow run per arm, every replicate too: its settings, every score with its interval, a few clips.
+    """One MLflow run per arm, every replicate too, and the result on their parent; see `reporting.arm_runs`.
 
     `by_row` holds every arm's clips ("clips-<arm>") and every adapter's manifest ("adapter-<name>").
     """
     clips, adapters = of_kind("clips", by_row), of_kind("adapter", by_row)
+    table = ablation_table
     if any(arm.replicate for arm in tables.arms.values()):
-        ablation_table = _summary(scores, {name: name for name in tables.arms}, evaluation)
-    for name, arm in tables.arms.items():
-        tags = _tags(name, arm, clips[name], adapters)
-        _log_arm(name, arm, tags, ablation_table[ablation_table["arm"] == name], clips[name], tracking)
-    return {name: {"clips": len(table)} for name, table in clips.items()}
-
-
-def _log_arm(
-    name: str, arm: ArmParams, tags: dict[str, str], rows: pd.DataFrame, clips: pd.DataFrame, tracking: TrackingParams
-) -> None:
-    """The run of one arm; `rows` are its own of the ablation table."""
-    with tracked_arm(name, arm, tags) as run:
-        run.params({"swept": arm.swept})
-        run.log([_metrics(rows) | {"seconds_per_clip": float(clips["seconds"].mean())}])
-        run.tags({f"missing.{r.metric}": r.reason for r in rows.itertuples() if r.status != "scored"})
-        for path in clips["preview_path"].head(tracking.clips_per_arm):
-            run.artifact(Path(path), "clips")
-
-
-def _tags(name: str, arm: ArmParams, clips: pd.DataFrame, adapters: Mapping[str, AdapterManifest]) -> dict[str, str]:
-    """What an arm's run can be found by."""
-    tags = {"arm": name, "adapter": arm.adapter or "none"} | _origin_tags(arm)
-    if said := differences(clips).get(name):
-        tags["differs"] = said
-    if arm.adapter is not None:
-        manifest = adapters[arm.adapter]
-        tags |= {"adapter_run_id": manifest.run_id, "adapter_key": manifest.key}
-    return tags
-
-
-def _origin_tags(arm: ArmParams) -> dict[str, str]:
-    """Of a sweep's variant, which row it comes from; of a replicate, which arm it is pooled into."""
-    tags = {"family": arm.family} if arm.family else {}
-    if arm.replicate:
-        tags |= {"replicate_of": arm.replicate.of, "training_seed": arm.replicate.seed}
-    return tags
-
-
-def _metrics(rows: pd.DataFrame) -> dict[str, float]:
-    scored = rows[rows["status"] == "scored"]
-    named = (("", "mean"), (".ci_low", "ci_low"), (".ci_high", "ci_high"))
-    return {f"{r.metric}{suffix}": float(getattr(r, column)) for r in scored.itertuples() for suffix, column in named}
+        table = _summary(scores, {name: name for name in tables.arms}, evaluation)
+    records = [
+        ArmRecord(name, arm, table[table["arm"] == name], clips[name], adapters.get(arm.adapter or ""))
+        for name, arm in tables.arms.items()
+    ]
+    runs, earlier = log_arm_runs(records, tracking.clips_per_arm, str(generation.prompts))
+    first = to_read_first(ablation_table[is_scored(ablation_table)], claims.root)
+    note_on_arms(ablation_table, first, runs, earlier)
+    return {name: {"clips": len(clips[name]), "run_id": runs[name]} for name in tables.arms}
 
 
 def write_page(

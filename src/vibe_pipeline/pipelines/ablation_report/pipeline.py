@@ -27,7 +27,10 @@ def create_pipeline(tables: Experiment) -> Pipeline:
             ),
             Node(
                 nodes.log_arms,
-                _parameters("tracking", "evaluation") | _same("tables", "scores", "ablation_table") | clips | adapters,
+                _parameters("tracking", "evaluation", "generation", "claims")
+                | _same("tables", "scores", "ablation_table")
+                | clips
+                | adapters,
                 "tracked_arms",
                 name="log_arms",
             ),
