@@ -18,9 +18,11 @@ from kedro.framework.project import pipelines
 from vibe_pipeline.runtime.deadline import OutOfTimeError, set_deadline
 from vibe_pipeline.runtime.project_lock import Locks, lock_project, unlock
 from vibe_pipeline.runtime.torchrun import is_follower, launched_outside
+from vibe_pipeline.runtime.workflow import begin_workflow, end_workflow, note_node
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
+    from kedro.io import CatalogProtocol
     from kedro.pipeline import Node, Pipeline
 
 log = logging.getLogger(__name__)
@@ -160,6 +162,47 @@ class TrackingHooks:
             self._monitor.finish()
             self._monitor = None
         end_parent(status, self._stages)
+
+
+class WorkflowHooks:
+    """Statuses and times of nodes, for Kedro-Viz; listed first, so called last, when it has written its own."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, float] = {}
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: "Pipeline", catalog: "CatalogProtocol") -> None:
+        """Start noting."""
+        if not is_follower():
+            self._nodes, self._catalog = pipeline.nodes, catalog
+            begin_workflow(Path(run_params["project_path"]))
+
+    @hook_impl
+    def before_node_run(self, node: "Node") -> None:
+        """Start its clock."""
+        self._begun[node.name] = time.monotonic()
+
+    @hook_impl
+    def after_node_run(self, node: "Node") -> None:
+        """Note it, from the process that ran it."""
+        note_node(node.name, time.monotonic() - self._begun[node.name])
+
+    @hook_impl
+    def on_node_error(self, error: Exception, node: "Node") -> None:
+        """Note that it failed."""
+        note_node(node.name, time.monotonic() - self._begun.get(node.name, time.monotonic()), error)
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """Write the events of a run that ended well."""
+        if not is_follower():
+            end_workflow(self._nodes, self._catalog)
+
+    @hook_impl
+    def on_pipeline_error(self, error: Exception) -> None:
+        """Write the events of one that did not."""
+        if not is_follower():
+            end_workflow(self._nodes, self._catalog, error)
 
 
 class RehearsalHooks:

@@ -19,6 +19,7 @@ from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import ReportParams, TrackingParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.io.files import write_atomic
+from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.pipelines.rows import of_kind
 from vibe_pipeline.reporting.arm_runs import ArmRecord, log_arm_runs, note_on_arms
 from vibe_pipeline.reporting.page import ReportInputs, write_report
@@ -64,25 +65,26 @@ def log_arms(
     generation: GenerationParams,
     claims: Claims,
     scores: pd.DataFrame,
+    clips: pd.DataFrame,
     ablation_table: pd.DataFrame,
-    **by_row: Any,
+    **by_row: AdapterManifest,
 ) -> dict[str, Any]:
     """One MLflow run per arm, every replicate too, and the result on their parent; see `reporting.arm_runs`.
 
-    `by_row` holds every arm's clips ("clips-<arm>") and every adapter's manifest ("adapter-<name>").
+    `by_row` holds every adapter's manifest ("adapter-<name>").
     """
-    clips, adapters = of_kind("clips", by_row), of_kind("adapter", by_row)
+    adapters, made = of_kind("adapter", by_row), dict(list(clips.groupby("arm")))
     table = ablation_table
     if any(arm.replicate for arm in tables.arms.values()):
         table = _summary(scores, {name: name for name in tables.arms}, evaluation)
     records = [
-        ArmRecord(name, arm, table[table["arm"] == name], clips[name], adapters.get(arm.adapter or ""))
+        ArmRecord(name, arm, table[table["arm"] == name], made[name], adapters.get(arm.adapter or ""))
         for name, arm in tables.arms.items()
     ]
     runs, earlier = log_arm_runs(records, tracking.clips_per_arm, str(generation.prompts))
     first = to_read_first(ablation_table[is_scored(ablation_table)], claims.root)
     note_on_arms(ablation_table, first, runs, earlier)
-    return {name: {"clips": len(clips[name]), "run_id": runs[name]} for name in tables.arms}
+    return {name: {"clips": len(made[name]), "run_id": runs[name]} for name in tables.arms}
 
 
 def write_page(
@@ -95,19 +97,18 @@ def write_page(
     folders: Folders,
     ablation_table: pd.DataFrame,
     scores: pd.DataFrame,
+    clips: pd.DataFrame,
+    spectra: pd.DataFrame,
     degradation_checks: pd.DataFrame,
     image_quarantine: pd.DataFrame,
     vbench_manifest: dict[str, Any],
     not_run_arms: dict[str, Any],
-    **by_row: Any,
+    **by_row: AdapterManifest,
 ) -> dict[str, Any]:
     """The self-contained page.
 
-    `by_row` holds every arm's clips and spectrum ("clips-<arm>", "spectrum-<arm>") and every manifest of either stage
-    ("adapter-<name>", "stage1-<name>").
+    `by_row` holds every manifest of either stage ("adapter-<name>", "stage1-<name>").
     """
-    clips = pd.concat(of_kind("clips", by_row).values(), ignore_index=True)
-    spectra = pd.concat(of_kind("spectrum", by_row).values(), ignore_index=True)
     manifests = {"stage2": [*of_kind("adapter", by_row).values()], "stage1": [*of_kind("stage1", by_row).values()]}
     pools, quarantined = pools_of(tables), len(image_quarantine)
     origin = Origin(

@@ -6,14 +6,21 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.pipelines.ablation_report import nodes
 from vibe_pipeline.pipelines.rows import named
 
-PAGE_TABLES = ("scores", "degradation_checks", "image_quarantine", "vbench_manifest", "not_run_arms")
+PAGE_TABLES = (
+    "scores",
+    "clips",
+    "spectra",
+    "degradation_checks",
+    "image_quarantine",
+    "vbench_manifest",
+    "not_run_arms",
+)
 
 
 def create_pipeline(tables: Experiment) -> Pipeline:
     """The table, the arms' MLflow runs, the page."""
     stage1 = sorted({row.start for row in tables.adapters.values()} & set(tables.stage1))
-    clips, adapters = named("clips", tables.arms), named("adapter", tables.adapters)
-    made = clips | named("spectrum", tables.arms) | adapters | named("stage1", stage1)
+    adapters = named("adapter", tables.adapters)
     groups = ["params:stage1", "params:adapters", "params:arms", "params:evaluation"]
     return Pipeline(
         [
@@ -28,8 +35,7 @@ def create_pipeline(tables: Experiment) -> Pipeline:
             Node(
                 nodes.log_arms,
                 _parameters("tracking", "evaluation", "generation", "claims")
-                | _same("tables", "scores", "ablation_table")
-                | clips
+                | _same("tables", "scores", "clips", "ablation_table")
                 | adapters,
                 "tracked_arms",
                 name="log_arms",
@@ -38,7 +44,8 @@ def create_pipeline(tables: Experiment) -> Pipeline:
                 nodes.write_page,
                 _parameters("evaluation", "report", "claims", "published", "model", "folders")
                 | _same("tables", "ablation_table", *PAGE_TABLES)
-                | made,
+                | adapters
+                | named("stage1", stage1),
                 "report",
                 name="write_page",
             ),
