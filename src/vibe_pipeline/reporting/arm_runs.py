@@ -141,13 +141,13 @@ def note_on_arms(table: pd.DataFrame, metrics: Sequence[str], runs: Mapping[str,
         earlier: They are another run's: in this one nothing changed.
     """
     parent, ids = parent_run(), [run for run in runs.values() if run]
-    experiment = parent.experiment()
-    if not experiment:
+    info = parent.info()
+    if info is None:
         return
     blocks = [result_table(table, metrics)]
     if ids:
-        links = {"Compare these arms": compare_address(ids, experiment)}
-        links |= {"see their pictures and charts side by side": charts_address(ids, experiment)}
+        links = {"Compare these arms": compare_address(ids, info.experiment_id)}
+        links |= {"see their pictures and charts side by side": charts_address(ids, info.experiment_id)}
         blocks.append(" or ".join(f"[{said}]({address})" for said, address in links.items()) + ".")
     if earlier:
         blocks.append("Nothing changed: an earlier run recorded these arms, and this one has none of its own.")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import DatasetInput, LoggedModelInput, Metric, Param, RunTag
+from mlflow.entities import DatasetInput, LoggedModelInput, Metric, Param, RunInfo, RunTag
 from mlflow.exceptions import MlflowException
 from PIL import Image
 from pydantic import BaseModel
@@ -94,13 +94,13 @@ class Tracked:
         for start in range(0, len(metrics), 1000):
             self.client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
 
-    def experiment(self) -> str:
-        """The id of its experiment; '' if it is not tracked."""
+    def info(self) -> RunInfo | None:
+        """What the store says of it: name, experiment, start; None if it is not tracked."""
         if self.client is None:
-            return ""
+            return None
         with self._tolerant("what is asked of it") as found:
-            found.append(self.client.get_run(self.run_id).info.experiment_id)
-        return found[0] if found else ""
+            found.append(self.client.get_run(self.run_id).info)
+        return found[0] if found else None
 
     def artifact(self, path: Path, folder: str | None = None, name: str = "") -> bool:
         """Upload a file, under another name if one is given.
@@ -142,7 +142,7 @@ class Tracked:
                 self.client.log_inputs(self.run_id, datasets=[data], models=models)
 
     @contextmanager
-    def _tolerant(self, what: str) -> Iterator[list[str]]:
+    def _tolerant(self, what: str) -> Iterator[list[Any]]:
         try:
             yield []
         except (MlflowException, OSError) as error:  # requests' errors are OSErrors

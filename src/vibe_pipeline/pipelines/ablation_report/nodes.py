@@ -22,6 +22,7 @@ from vibe_pipeline.io.files import write_atomic
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.pipelines.rows import of_kind
 from vibe_pipeline.reporting.arm_runs import ArmRecord, log_arm_runs, note_on_arms
+from vibe_pipeline.reporting.kept import keep_report
 from vibe_pipeline.reporting.page import ReportInputs, write_report
 from vibe_pipeline.reporting.provenance import Origin, degradation_rows, losses
 from vibe_pipeline.reporting.result import to_read_first
@@ -134,19 +135,22 @@ def write_page(
         clips_shown=report.clips_shown,
         bootstrap=_bootstrap(evaluation),
     )
-    return _published(write_report(inputs, folders.report), _export(pools, scores, clips, folders.report))
+    page, exported = write_report(inputs, folders.report), _export(pools, scores, clips, folders.report)
+    return _published(page, exported, folders.reports)
 
 
 def _bootstrap(evaluation: EvaluationParams) -> Bootstrap:
     return Bootstrap(confidence=evaluation.confidence, samples=evaluation.bootstrap_samples, seed=evaluation.seed)
 
 
-def _published(page: Path, exported: Path) -> dict[str, Any]:
-    """Attach page and scores to the parent run; the page's manifest."""
+def _published(page: Path, exported: Path, reports: Path) -> dict[str, Any]:
+    """Attach page and scores to the parent run, keep both beside those of earlier runs; the page's manifest."""
     run = parent_run()
     run.artifact(page, "report")
     run.artifact(exported)
-    return {"path": str(page), "bytes": page.stat().st_size}
+    info = run.info()
+    kept = keep_report(page.parent, reports, {"run_id": run.run_id, "name": str(info.run_name) if info else ""})
+    return {"path": str(page), "bytes": page.stat().st_size, "kept": str(kept)}
 
 
 def _export(pools: Pools, scores: pd.DataFrame, clips: pd.DataFrame, folder: Path) -> Path:
