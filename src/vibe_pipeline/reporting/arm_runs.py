@@ -11,6 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.generation.methods import counting_settings
 from vibe_pipeline.io.keys import content_key
 from vibe_pipeline.io.manifests import AdapterManifest
@@ -32,6 +33,9 @@ from vibe_pipeline.tracking import (
 
 PICTURE = 1920
 """Longest side of a picture in MLflow, in pixels: a larger frame is shrunk."""
+
+ASKED = ("prompts", "count", "seeds", "native_source")
+"""Fields of `generation` that an arm's run repeats."""
 
 SHARES = (0.0, 0.5, 1.0)
 """Where in a clip its pictures are taken, as shares of its length."""
@@ -68,13 +72,15 @@ class ArmRecord:
             tags |= {"adapter_run_id": self.adapter.run_id, "adapter_key": self.adapter.key}
         return tags
 
-    def settings(self) -> dict[str, Any]:
-        """What its method has read, and what a sweep set."""
-        return counting_settings(self.arm) | ({"swept": self.arm.swept} if self.arm.swept else {})
+    def settings(self, generation: GenerationParams) -> dict[str, Any]:
+        """What its method has read, what a sweep set, and what it answers, so that arms of other runs differ by it."""
+        asked = {"generation": generation.model_dump(mode="json", include=set(ASKED))}
+        return counting_settings(self.arm) | asked | ({"swept": self.arm.swept} if self.arm.swept else {})
 
-    def content(self, kept: int) -> str:
+    def content(self, generation: GenerationParams, kept: int) -> str:
         """A hash of all that its run would hold, with `kept` clips."""
-        return content_key(self.settings(), sorted(self.clips["key"]), self.rows.to_csv(index=False), kept)
+        table = self.rows.to_csv(index=False)
+        return content_key(self.settings(generation), sorted(self.clips["key"]), table, kept)
 
     def metrics(self) -> dict[str, float]:
         """Means of what was scored, in groups by family, and the cost of a clip."""
@@ -83,27 +89,28 @@ class ArmRecord:
         return means | {CLIP: float(self.clips["seconds"].mean())}
 
 
-def log_arm_runs(records: Sequence[ArmRecord], kept: int, prompts: str) -> tuple[dict[str, str], bool]:
+def log_arm_runs(records: Sequence[ArmRecord], generation: GenerationParams, kept: int) -> tuple[dict[str, str], bool]:
     """One run an arm; none where every arm is as an earlier run recorded it.
 
     Args:
         records: Every arm.
+        generation: What they answer.
         kept: Clips that each run keeps.
-        prompts: Which prompts, as `generation.prompts` says.
 
     Returns:
         Ids of the arms' runs, and whether they are an earlier run's.
     """
-    contents = {record.name: record.content(kept) for record in records}
+    contents = {record.name: record.content(generation, kept) for record in records}
     if earlier := same_arms(contents):
         return earlier, True
-    return {record.name: _log_arm(record, contents[record.name], kept, prompts) for record in records}, False
+    return {record.name: _log_arm(record, generation, kept) for record in records}, False
 
 
-def _log_arm(record: ArmRecord, content: str, kept: int, prompts: str) -> str:
-    tags, seconds = record.tags() | {CONTENT: content}, float(record.clips["seconds"].sum())
-    with tracked_arm(record.name, record.settings(), tags, seconds) as run:
-        run.reads(prompts_input(record.clips, prompts), model_of(tags.get("adapter_run_id", "")))
+def _log_arm(record: ArmRecord, generation: GenerationParams, kept: int) -> str:
+    tags = record.tags() | {CONTENT: record.content(generation, kept)}
+    seconds = float(record.clips["seconds"].sum())
+    with tracked_arm(record.name, record.settings(generation), tags, seconds) as run:
+        run.reads(prompts_input(record.clips, str(generation.prompts)), model_of(tags.get("adapter_run_id", "")))
         run.log([record.metrics()])
         run.tags({f"missing.{r.metric}": r.reason for r in record.rows.itertuples() if r.status != "scored"})
         run.text(record.rows.to_csv(index=False), "scores.csv")
@@ -152,6 +159,12 @@ def note_on_arms(table: pd.DataFrame, metrics: Sequence[str], runs: Mapping[str,
     if earlier:
         blocks.append("Nothing changed: an earlier run recorded these arms, and this one has none of its own.")
     parent.tags({NOTE: "\n\n".join(blocks)})
+
+
+def several_have(table: pd.DataFrame) -> pd.DataFrame:
+    """What was scored, of measures that more than one arm has: others compare nothing."""
+    scored = table[is_scored(table)] if len(table) else table
+    return scored[scored.groupby("metric")["arm"].transform("nunique") > 1] if len(scored) else scored
 
 
 def result_table(table: pd.DataFrame, metrics: Sequence[str]) -> str:

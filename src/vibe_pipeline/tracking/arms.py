@@ -14,10 +14,6 @@ from vibe_pipeline.tracking.parent import CHANGED
 from vibe_pipeline.tracking.runs import PARENT, ROW, Tracked, connected
 
 SHARED = (
-    "generation.seeds",
-    "generation.prompts",
-    "generation.count",
-    "generation.native_source",
     "model.path",
     "model.target.height",
     "model.target.width",

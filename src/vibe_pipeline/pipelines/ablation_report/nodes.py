@@ -21,12 +21,11 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.io.files import write_atomic
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.pipelines.rows import of_kind
-from vibe_pipeline.reporting.arm_runs import ArmRecord, log_arm_runs, note_on_arms
+from vibe_pipeline.reporting.arm_runs import ArmRecord, log_arm_runs, note_on_arms, several_have
 from vibe_pipeline.reporting.kept import keep_report
 from vibe_pipeline.reporting.page import ReportInputs, write_report
 from vibe_pipeline.reporting.provenance import Origin, degradation_rows, losses
 from vibe_pipeline.reporting.result import to_read_first
-from vibe_pipeline.reporting.tables import is_scored
 from vibe_pipeline.tracking import parent_run
 
 
@@ -82,8 +81,8 @@ def log_arms(
         ArmRecord(name, arm, table[table["arm"] == name], made[name], adapters.get(arm.adapter or ""))
         for name, arm in tables.arms.items()
     ]
-    runs, earlier = log_arm_runs(records, tracking.clips_per_arm, str(generation.prompts))
-    first = to_read_first(ablation_table[is_scored(ablation_table)], claims.root)
+    runs, earlier = log_arm_runs(records, generation, tracking.clips_per_arm)
+    first = to_read_first(several_have(ablation_table), claims.root)
     note_on_arms(ablation_table, first, runs, earlier)
     return {name: {"clips": len(made[name]), "run_id": runs[name]} for name in tables.arms}
 
