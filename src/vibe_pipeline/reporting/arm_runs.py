@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pandas as pd
 from PIL import Image
@@ -36,6 +36,9 @@ PICTURE = 1920
 
 ASKED = ("prompts", "count", "seeds", "native_source")
 """Fields of `generation` that an arm's run repeats."""
+
+TRAINING = "workflowType=machine_learning"
+"""What makes MLflow show what belongs to trained models, and not to language models."""
 
 SHARES = (0.0, 0.5, 1.0)
 """Where in a clip its pictures are taken, as shares of its length."""
@@ -154,7 +157,7 @@ def note_on_arms(table: pd.DataFrame, metrics: Sequence[str], runs: Mapping[str,
     blocks = [result_table(table, metrics)]
     if ids:
         links = {"Compare these arms": compare_address(ids, info.experiment_id)}
-        links |= {"see their pictures and charts side by side": charts_address(ids, info.experiment_id)}
+        links |= {"see their pictures and charts side by side": charts_address(ids, info.experiment_id, CLIP)}
         blocks.append(" or ".join(f"[{said}]({address})" for said, address in links.items()) + ".")
     if earlier:
         blocks.append("Nothing changed: an earlier run recorded these arms, and this one has none of its own.")
@@ -182,11 +185,15 @@ def result_table(table: pd.DataFrame, metrics: Sequence[str]) -> str:
 
 def compare_address(runs: Iterable[str], experiment: str) -> str:
     """MLflow's page of several runs, relative to its server."""
-    return f"#/compare-runs?runs={quote(json.dumps(list(runs)))}&experiments={quote(json.dumps([experiment]))}"
+    chosen = {"runs": json.dumps(list(runs)), "experiments": json.dumps([experiment])}
+    return f"#/compare-runs?{urlencode(chosen, quote_via=quote)}&{TRAINING}"
 
 
-def charts_address(runs: Iterable[str], experiment: str) -> str:
-    """MLflow's charts and image grid of these runs, relative to its server."""
+def charts_address(runs: Iterable[str], experiment: str, metric: str) -> str:
+    """MLflow's charts and image grid of these runs, relative to its server.
+
+    Sorted by a metric: by their time, it would show them folded below their parent.
+    """
     query = f"attributes.run_id IN ({', '.join(map(repr, runs))})"
-    options = f"workflowType=machine_learning&compareRunsMode=CHART&searchFilter={quote(query)}"
-    return f"#/experiments/{experiment}/runs?{options}"
+    chosen = {"compareRunsMode": "CHART", "searchFilter": query, "orderByKey": f"metrics.`{metric}`"}
+    return f"#/experiments/{experiment}/runs?{TRAINING}&{urlencode(chosen, quote_via=quote)}"

@@ -162,6 +162,7 @@ def _settings(row: BaseModel) -> dict[str, Any]:
     """What of the row counts, and its objective in words: a column to compare by."""
     settings = row.model_dump(mode="json", exclude_none=True)
     if isinstance(row, AdapterParams):
+        settings["attention"] = row.attention.counting()
         words = " + ".join(k if v == 1 else f"{v:g} {k}" for k, v in row.objective.items())
         if not row.degrades:
             del settings["degradation"]

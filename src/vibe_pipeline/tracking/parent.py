@@ -61,7 +61,10 @@ def _origin(tags: Mapping[str, str]) -> dict[str, str]:
     """Tags that MLflow's list shows in columns of their own: who ran what, from which commit."""
     commit = tags.get("git_commit", "unknown").removesuffix("+changes")
     command = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    found = {"mlflow.source.name": redact(shlex.join(command)), "mlflow.source.type": "LOCAL", "mlflow.user": _user()}
+    # Of a source MLflow shows what stands behind the last slash, which may be one of an option's.
+    source = " ".join(command[:2]).rpartition("/")[2]
+    found = {"mlflow.source.name": source, "mlflow.source.type": "LOCAL", "mlflow.user": _user()}
+    found["command"] = shlex.join(command)
     return found | ({} if commit == "unknown" else {"mlflow.source.git.commit": commit})
 
 

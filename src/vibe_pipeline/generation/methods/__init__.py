@@ -84,4 +84,5 @@ def counting_settings(arm: ArmParams) -> dict[str, Any]:
         foreign |= {"strength", "strength_mode"}
     read = set(ArmParams.model_fields) - foreign if method.runs_transformer else method.own_fields
     found = arm.model_dump(mode="json", include={"label", "method", *read} - {"optional"}, exclude_none=True)
+    found |= {name: getattr(arm, name).counting() for name in ("attention", "rope") if name in found}
     return {name: value for name, value in found.items() if value not in ([], {}, False)}

@@ -34,6 +34,12 @@ def list_not_run(not_run: dict[str, Any]) -> dict[str, Any]:
     return not_run
 
 
+def gather_trainings(**by_row: AdapterManifest) -> dict[str, list[AdapterManifest]]:
+    """Every manifest of either stage ("adapter-<name>", "stage1-<name>"), in one file."""
+    kinds = {"stage2": "adapter", "stage1": "stage1"}
+    return {stage: [*of_kind(kind, by_row).values()] for stage, kind in kinds.items()}
+
+
 def make_table(
     tables: Experiment, scores: pd.DataFrame, evaluation: EvaluationParams, not_run_arms: dict[str, Any]
 ) -> pd.DataFrame:
@@ -66,14 +72,12 @@ def log_arms(
     claims: Claims,
     scores: pd.DataFrame,
     clips: pd.DataFrame,
+    trainings: dict[str, list[AdapterManifest]],
     ablation_table: pd.DataFrame,
-    **by_row: AdapterManifest,
 ) -> dict[str, Any]:
-    """One MLflow run per arm, every replicate too, and the result on their parent; see `reporting.arm_runs`.
-
-    `by_row` holds every adapter's manifest ("adapter-<name>").
-    """
-    adapters, made = of_kind("adapter", by_row), dict(list(clips.groupby("arm")))
+    """One MLflow run per arm, every replicate too, and the result on their parent; see `reporting.arm_runs`."""
+    made = dict(list(clips.groupby("arm")))
+    adapters = {manifest.name: manifest for manifest in trainings["stage2"]}
     table = ablation_table
     if any(arm.replicate for arm in tables.arms.values()):
         table = _summary(scores, {name: name for name in tables.arms}, evaluation)
@@ -99,20 +103,16 @@ def write_page(
     scores: pd.DataFrame,
     clips: pd.DataFrame,
     spectra: pd.DataFrame,
+    trainings: dict[str, list[AdapterManifest]],
     degradation_checks: pd.DataFrame,
     image_quarantine: pd.DataFrame,
     vbench_manifest: dict[str, Any],
     not_run_arms: dict[str, Any],
-    **by_row: AdapterManifest,
 ) -> dict[str, Any]:
-    """The self-contained page.
-
-    `by_row` holds every manifest of either stage ("adapter-<name>", "stage1-<name>").
-    """
-    manifests = {"stage2": [*of_kind("adapter", by_row).values()], "stage1": [*of_kind("stage1", by_row).values()]}
+    """The self-contained page."""
     pools, quarantined = pools_of(tables), len(image_quarantine)
     origin = Origin(
-        tables=tables, model=model, evaluation=evaluation, clips=clips, manifests=manifests,
+        tables=tables, model=model, evaluation=evaluation, clips=clips, manifests=trainings,
         quarantined=quarantined, vbench=vbench_manifest,
     )  # fmt: skip
     inputs = ReportInputs(
@@ -124,7 +124,7 @@ def write_page(
         table=ablation_table,
         scores=pools.pool(scores),
         clips=pools.pool(clips),
-        losses=losses(manifests),
+        losses=losses(trainings),
         checks=degradation_rows(degradation_checks, tables),
         spectra=pools.mean_spectra(spectra),
         provenance=origin.described(),

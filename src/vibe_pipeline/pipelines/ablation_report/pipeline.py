@@ -20,12 +20,19 @@ PAGE_TABLES = (
 def create_pipeline(tables: Experiment) -> Pipeline:
     """The table, the arms' MLflow runs, the page."""
     stage1 = sorted({row.start for row in tables.adapters.values()} & set(tables.stage1))
-    adapters = named("adapter", tables.adapters)
+    trained = named("adapter", tables.adapters) | named("stage1", stage1)
     groups = ["params:stage1", "params:adapters", "params:arms", "params:evaluation"]
     return Pipeline(
         [
             Node(nodes.check_tables, groups, "tables", name="check_tables"),
             Node(nodes.list_not_run, "params:not_run", "not_run_arms", name="list_not_run"),
+            Node(
+                nodes.gather_trainings,
+                trained,
+                "trainings",
+                name="gather_trainings",
+                namespace="adapters",
+            ),
             Node(
                 nodes.make_table,
                 ["tables", "scores", "params:evaluation", "not_run_arms"],
@@ -35,17 +42,14 @@ def create_pipeline(tables: Experiment) -> Pipeline:
             Node(
                 nodes.log_arms,
                 _parameters("tracking", "evaluation", "generation", "claims")
-                | _same("tables", "scores", "clips", "ablation_table")
-                | adapters,
+                | _same("tables", "scores", "clips", "trainings", "ablation_table"),
                 "tracked_arms",
                 name="log_arms",
             ),
             Node(
                 nodes.write_page,
                 _parameters("evaluation", "report", "claims", "published", "model", "folders")
-                | _same("tables", "ablation_table", *PAGE_TABLES)
-                | adapters
-                | named("stage1", stage1),
+                | _same("tables", "ablation_table", *PAGE_TABLES),
                 "report",
                 name="write_page",
             ),
