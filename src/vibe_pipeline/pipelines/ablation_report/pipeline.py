@@ -6,15 +6,8 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.pipelines.ablation_report import nodes
 from vibe_pipeline.pipelines.rows import named
 
-PAGE_TABLES = (
-    "scores",
-    "clips",
-    "spectra",
-    "degradation_checks",
-    "image_quarantine",
-    "vbench_manifest",
-    "not_run_arms",
-)
+CHECKS = ("degradation_checks", "image_quarantine", "vbench_manifest", "not_run_arms")
+PAGE_TABLES = ("scores", "clips", "spectra", "trainings", *CHECKS)
 
 
 def create_pipeline(tables: Experiment) -> Pipeline:
