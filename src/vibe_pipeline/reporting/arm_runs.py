@@ -22,7 +22,6 @@ from vibe_pipeline.reporting.tables import is_scored
 from vibe_pipeline.tracking import (
     CLIP,
     CONTENT,
-    NOTE,
     Tracked,
     model_of,
     parent_run,
@@ -161,7 +160,7 @@ def note_on_arms(table: pd.DataFrame, metrics: Sequence[str], runs: Mapping[str,
         blocks.append(" or ".join(f"[{said}]({address})" for said, address in links.items()) + ".")
     if earlier:
         blocks.append("Nothing changed: an earlier run recorded these arms, and this one has none of its own.")
-    parent.tags({NOTE: "\n\n".join(blocks)})
+    parent.describe("\n\n".join(blocks))
 
 
 def several_have(table: pd.DataFrame) -> pd.DataFrame:

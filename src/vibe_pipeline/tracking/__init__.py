@@ -14,7 +14,6 @@ from vibe_pipeline.tracking.parent import CHANGED, changes, end_parent, git_comm
 from vibe_pipeline.tracking.runs import (
     CLIP,
     LONGEST_PARAM,
-    NOTE,
     PARENT,
     URI,
     Tracked,
@@ -29,7 +28,6 @@ __all__ = [
     "CLIP",
     "CONTENT",
     "LONGEST_PARAM",
-    "NOTE",
     "PARENT",
     "URI",
     "Tracked",

@@ -71,6 +71,16 @@ class Tracked:
             with self._tolerant("tags"):
                 self.client.log_batch(self.run_id, tags=[RunTag(k, redact(str(v))) for k, v in tags.items()])
 
+    def describe(self, note: str) -> None:
+        """Set what MLflow shows as the run's description; as it is, since masking would break addresses in it.
+
+        Args:
+            note: Markdown of ours, which holds no address that was given.
+        """
+        if self.client is not None:
+            with self._tolerant("its description"):
+                self.client.set_tag(self.run_id, NOTE, note)
+
     def log(self, records: list[dict[str, float]]) -> None:
         """Record metrics in one batch; `step` names the step. Values that are not finite are left out."""
         with self._tolerant("metrics"):
