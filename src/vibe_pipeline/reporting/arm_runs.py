@@ -137,7 +137,7 @@ def _keep_clip(run: Tracked, clip: Any) -> None:
     for step, frame in zip(chosen, frames, strict=True):
         picture = Image.fromarray(frame)
         picture.thumbnail((PICTURE, PICTURE))
-        run.picture(f"{name} {clip.prompt}", picture, step)
+        run.picture(f"clips/{name} {clip.prompt}", picture, step)
 
 
 def note_on_arms(table: pd.DataFrame, metrics: Sequence[str], runs: Mapping[str, str], earlier: bool) -> None:
@@ -154,10 +154,10 @@ def note_on_arms(table: pd.DataFrame, metrics: Sequence[str], runs: Mapping[str,
     if info is None:
         return
     blocks = [result_table(table, metrics)]
-    if ids:
+    if ids:  # first, as MLflow folds what is long
         links = {"Compare these arms": compare_address(ids, info.experiment_id)}
         links |= {"see their pictures and charts side by side": charts_address(ids, info.experiment_id, CLIP)}
-        blocks.append(" or ".join(f"[{said}]({address})" for said, address in links.items()) + ".")
+        blocks.insert(0, " or ".join(f"[{said}]({address})" for said, address in links.items()) + ".")
     if earlier:
         blocks.append("Nothing changed: an earlier run recorded these arms, and this one has none of its own.")
     parent.describe("\n\n".join(blocks))

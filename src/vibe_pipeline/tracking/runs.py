@@ -135,12 +135,13 @@ class Tracked:
         """A picture of MLflow's image grid: those of equal key stand in one row, a column a run.
 
         Args:
-            key: Any text; what MLflow takes no key of is left out, and it is cut to 100 characters.
+            key: Any text; what MLflow takes in no key is left out, and it is cut to 100 characters. What stands before
+                a slash is the section of the page that it stands in.
             image: RGB.
             step: What the grid's slider goes over.
         """
         if self.client is not None:
-            said = re.sub(r"[^\w\-. ]+", " ", key, flags=re.ASCII).strip()[:LONGEST_KEY].strip() or "picture"
+            said = re.sub(r"[^\w\-./ ]+", " ", key, flags=re.ASCII).strip()[:LONGEST_KEY].strip() or "picture"
             with self._tolerant(f"the picture {said}"):
                 self.client.log_image(self.run_id, image, key=said, step=step, synchronous=True)
 
