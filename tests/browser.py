@@ -29,9 +29,9 @@ def opened_page(width: int = 1440, height: int = 1000) -> Iterator["Page"]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, "--disable-sync"])
-        page = browser.new_page(viewport={"width": width, "height": height})
-        page.set_default_timeout(1000 * SECONDS)
-        yield page
+        context = browser.new_context(viewport={"width": width, "height": height})
+        context.set_default_timeout(1000 * SECONDS)  # for pages that a page opens, too
+        yield context.new_page()
         browser.close()
 
 

@@ -45,9 +45,9 @@ def test_nodes_of_other_processes_have_status_time_and_the_size_of_what_they_wro
     end_workflow(nodes, catalog)
     found = status(tmp_path)
     assert [found["nodes"][hash_node(n)]["duration"] for n in nodes] == [1.5, 2.5]
-    assert {n["status"] for n in found["nodes"].values()} == {"Successful"}
+    assert {n["status"] for n in found["nodes"].values()} == {"success"}
     assert {d["name"]: d["size"] for d in found["datasets"].values()}["c"] == 5
-    assert found["pipeline"]["status"] == "Successful" and found["pipeline"]["end_time"]
+    assert found["pipeline"]["status"] == "success" and found["pipeline"]["end_time"]
     assert [p.name for p in (tmp_path / ".viz").iterdir()] == ["kedro_pipeline_events.json"]
 
 
@@ -59,7 +59,7 @@ def test_a_run_that_failed_says_where_and_why(tmp_path: Path, nodes) -> None:
     end_workflow(nodes, DataCatalog(), error)
     found = status(tmp_path)
     first, second = (found["nodes"][hash_node(n)] for n in nodes)
-    assert (first["status"], second["status"], found["pipeline"]["status"]) == ("Successful", "Failed", "Failed")
+    assert (first["status"], second["status"], found["pipeline"]["status"]) == ("success", "failed", "failed")
     assert "no such file" in second["error"]["message"] and "secret" not in json.dumps(found)
 
 

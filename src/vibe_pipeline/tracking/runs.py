@@ -141,7 +141,8 @@ class Tracked:
             step: What the grid's slider goes over.
         """
         if self.client is not None:
-            said = re.sub(r"[^\w\-./ ]+", " ", key, flags=re.ASCII).strip()[:LONGEST_KEY].strip() or "picture"
+            words = re.sub(r"[^\w\-./ ]+", " ", key, flags=re.ASCII).split()
+            said = " ".join(words)[:LONGEST_KEY].strip() or "picture"
             with self._tolerant(f"the picture {said}"):
                 self.client.log_image(self.run_id, image, key=said, step=step, synchronous=True)
 
