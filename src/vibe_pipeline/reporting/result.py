@@ -12,9 +12,10 @@ MEASURES = 3
 
 
 def to_read_first(scored: pd.DataFrame, claims: Sequence[Claim]) -> list[str]:
-    """The measures that most claims rest on, of those that were scored; then in the table's order."""
+    """The measures that most claims are decided by, of those that were scored; then in the table's order."""
     if scored.empty:
         return []
     there = list(metric_order(scored))
-    rest_on = Counter(metric for claim in claims for metric in claim.metrics)
-    return sorted(there, key=lambda metric: (-rest_on[metric], there.index(metric)))[:MEASURES]
+    decides = Counter(claim.primary.metric for claim in claims)
+    named = Counter(asked.metric for claim in claims for asked in claim.secondary)
+    return sorted(there, key=lambda metric: (-decides[metric], -named[metric], there.index(metric)))[:MEASURES]

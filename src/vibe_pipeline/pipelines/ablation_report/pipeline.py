@@ -33,6 +33,12 @@ def create_pipeline(tables: Experiment) -> Pipeline:
                 name="make_table",
             ),
             Node(
+                nodes.tabulate_claims,
+                ["tables", "scores", "params:claims", "params:evaluation"],
+                "claims_table",
+                name="tabulate_claims",
+            ),
+            Node(
                 nodes.log_arms,
                 _parameters("tracking", "evaluation", "generation", "claims")
                 | _same("tables", "scores", "clips", "trainings", "ablation_table"),
