@@ -10,8 +10,8 @@ import pytest
 from kedro.io import DataCatalog
 
 from tests.browser import free_port, needs_chromium, opened_page, served
+from tests.conf_files import loader_of_conf
 from vibe_pipeline.experiment.load import settled_parameters
-from vibe_pipeline.experiment.loader import loader_of
 from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.pipeline_registry import register_pipelines, use_tables
 from vibe_pipeline.runtime.workflow import NOTES, begin_workflow, end_workflow, note_node
@@ -33,7 +33,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         patch.delenv(NOTES, raising=False)
-        use_tables(checked_tables(settled_parameters(loader_of())))
+        use_tables(checked_tables(settled_parameters(loader_of_conf(ROOT / "conf"))))
         nodes = register_pipelines()["__default__"].nodes
         begin_workflow(folder)
         for node in nodes:
