@@ -1,5 +1,6 @@
 """The system's Chromium, driven by Playwright, for tests of pages that programs of others serve."""
 
+import random
 import shutil
 import socket
 import subprocess
@@ -36,10 +37,12 @@ def opened_page(width: int = 1440, height: int = 1000) -> Iterator["Page"]:
 
 
 def free_port() -> int:
-    """A port that nothing listens at."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    """A port that nothing listens at; below those that the system hands out, which Kedro-Viz refuses."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as tried:
+            if tried.connect_ex(("127.0.0.1", port)) != 0:
+                return port
 
 
 @contextmanager
