@@ -1,10 +1,10 @@
 """Project settings; see the Kedro documentation."""
 
 from vibe_pipeline.experiment.loader import LayeredLoader
-from vibe_pipeline.hooks import GraphHooks, RehearsalHooks, RunHooks, TrackingHooks
+from vibe_pipeline.hooks import GraphHooks, RehearsalHooks, RunHooks, TrackingHooks, WorkflowHooks
 
 # Of one kind the last is called first: nothing is tracked of a rehearsal.
-HOOKS = (GraphHooks(), RunHooks(), TrackingHooks(), RehearsalHooks())
+HOOKS = (GraphHooks(), WorkflowHooks(), RunHooks(), TrackingHooks(), RehearsalHooks())
 CONFIG_LOADER_CLASS = LayeredLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

@@ -24,7 +24,17 @@ METHODS: dict[str, Method] = {
     m.name: m for m in (Refine(), FreeSwim(), Direct(), Cascade(), Upsample(), SuperResolution(), Truth(), External())
 }
 
-__all__ = ["METHODS", "ArmJob", "Bound", "DenoisingMethod", "Method", "Workload", "checked_tables", "method_of"]
+__all__ = [
+    "METHODS",
+    "ArmJob",
+    "Bound",
+    "DenoisingMethod",
+    "Method",
+    "Workload",
+    "checked_tables",
+    "counting_settings",
+    "method_of",
+]
 
 
 def method_of(arm: ArmParams) -> Method:
@@ -64,3 +74,15 @@ def _check(arm: ArmParams) -> None:
             owners = " and ".join(m.name for m in METHODS.values() if field in m.own_fields)
             raise ValueError(f"{field} belongs to {owners}, not to method {arm.method!r}")
     method.check(arm)
+
+
+def counting_settings(arm: ArmParams) -> dict[str, Any]:
+    """The settings of a row that its method reads and that are set: one that does nothing is not a setting of it."""
+    method = method_of(arm)
+    foreign = frozenset().union(*(m.own_fields for m in METHODS.values())) - method.own_fields
+    if not (method.second_pass or arm.stages):
+        foreign |= {"strength", "strength_mode"}
+    read = set(ArmParams.model_fields) - foreign if method.runs_transformer else method.own_fields
+    found = arm.model_dump(mode="json", include={"label", "method", *read} - {"optional"}, exclude_none=True)
+    found |= {name: getattr(arm, name).counting() for name in ("attention", "rope") if name in found}
+    return {name: value for name, value in found.items() if value not in ([], {}, False)}
