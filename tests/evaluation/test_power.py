@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
+from vibe_pipeline.evaluation.difference import Difference
 from vibe_pipeline.evaluation.power import prompts_needed
-from vibe_pipeline.evaluation.statistics import Difference, paired_difference
+from vibe_pipeline.evaluation.statistics import paired_difference
 
 QUICK = Bootstrap(samples=400)
 

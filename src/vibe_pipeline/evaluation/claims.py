@@ -12,8 +12,9 @@ from typing import Literal
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
+from vibe_pipeline.evaluation.difference import Difference
 from vibe_pipeline.evaluation.power import prompts_needed
-from vibe_pipeline.evaluation.statistics import Difference, paired_difference
+from vibe_pipeline.evaluation.statistics import paired_difference
 from vibe_pipeline.experiment.claims import Claim
 
 Verdict = Literal["holds", "does not hold", "cannot be told from this data", "not measured", "not run"]
@@ -79,6 +80,7 @@ def compare_on_metric(
     if not found.prompts:
         return Evidence(metric, better, ABSENT, why_missing(scores, (arm, other), metric))
     verdict, reason = _judged(found, better, at_least, bootstrap)
+    reason = "; ".join(filter(None, [reason, found.note]))
     seen = (found.mean if better == "higher" else -found.mean) - at_least
     needed = prompts_needed(found, seen, bootstrap.confidence) if verdict == OPEN else None
     return Evidence(
@@ -92,7 +94,7 @@ def _judged(
     """What the interval of a difference says, and why no more."""
     n = found.prompts
     low, high = (found.low, found.high) if better == "higher" else (-found.high, -found.low)
-    if not found.clips:
+    if not found.clips and not found.has_interval:
         return OPEN, "one figure an arm has no interval"
     if n < bootstrap.fewest_pairs:
         return OPEN, f"only {n} prompt{'s' * (n != 1)}; an interval needs {bootstrap.fewest_pairs}"

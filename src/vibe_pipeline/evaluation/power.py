@@ -3,7 +3,7 @@
 import math
 from statistics import NormalDist
 
-from vibe_pipeline.evaluation.statistics import Difference
+from vibe_pipeline.evaluation.difference import Difference
 
 POWER = 0.8
 """Chance that a run of that many prompts decides, if the difference is truly as large as assumed."""

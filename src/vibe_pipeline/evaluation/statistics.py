@@ -10,7 +10,6 @@ Where an arm was trained with several seeds, these are a level of their own: see
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, Matrix
+from vibe_pipeline.evaluation.difference import Difference
+from vibe_pipeline.evaluation.whole_arm import Figures, difference_of_figures, figures_of, own_interval
 from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.score_table import WHOLE_ARM
 
@@ -48,43 +49,19 @@ LEFT_OUT = "left out"
 """In the reason of a row that is scored: some of its clips have no score. Any other reason there is a note."""
 
 
-@dataclass(frozen=True)
-class Difference:
-    """The mean paired difference of two arms on one metric.
-
-    Attributes:
-        mean: Over prompts; NaN without a common clip.
-        low: Of its interval; NaN with fewer than two prompts.
-        high: Upper end of the interval.
-        clips: How many differences of clips went in; 0 where the figures are of whole arms.
-        prompts: Of how many prompts.
-        spread: Standard deviation of the difference over prompts; NaN with fewer than two.
-        of_seeds: Variance of `mean` that training seeds add, however many prompts there are; 0 with one seed.
-        effect_size: Mean over the standard deviation over prompts (Cohen's d_z); NaN where that is 0 or not defined.
-        training_seeds: The most that either arm was trained with.
-    """
-
-    mean: float
-    low: float
-    high: float
-    clips: int
-    prompts: int
-    effect_size: float
-    training_seeds: int
-    spread: float = math.nan
-    of_seeds: float = 0.0
-
-
 def paired_difference(
     scores: pd.DataFrame, arm: str, other: str, metric: str, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
 ) -> Difference:
     """The difference arm − other on one metric, over the clips of the same prompt and seed that both have.
 
     `scores` is as for :func:`summarise`. Training seeds are paired where both arms have the same ones; where one arm
-    has a single one, it stands against each of the other's; else they are drawn independently.
+    has a single one, it stands against each of the other's; else they are drawn independently. Figures of whole arms
+    are resampled over the prompts of both at once, where they keep their resamples (see :mod:`.whole_arm`).
     """
     rows = scores[scores["metric"] == metric]
-    return _difference(_values(rows[rows["arm"] == arm]), _values(rows[rows["arm"] == other]), bootstrap)
+    mine, theirs = (rows[rows["arm"] == name] for name in (arm, other))
+    whole = difference_of_figures(_figures(mine), _figures(theirs), bootstrap)
+    return whole or _difference(_values(mine), _values(theirs), bootstrap)
 
 
 def summarise(
@@ -135,15 +112,18 @@ def _summary_rows(
     groups = dict(list(scores.groupby(["arm", "metric"], sort=False)))
     for metric, of_metric in scores.groupby("metric", sort=False):
         described = {"direction": of_metric["direction"].iloc[0], "family": of_metric["family"].iloc[0]}
-        values = {arm: _values(groups.get((arm, metric), scores.head(0))) for arm in references}
+        of_arm = {arm: groups.get((arm, metric), scores.head(0)) for arm in references}
+        values, whole = ({arm: of(group) for arm, group in of_arm.items()} for of in (_values, _figures))
         for arm, reference in references.items():
-            group = groups.get((arm, metric), scores.head(0))
-            row = {"arm": arm, "metric": metric} | described | _level(group, values[arm], bootstrap)
-            found = _difference(values[arm], values[reference], bootstrap)
+            level = _level(of_arm[arm], values[arm], whole[arm], bootstrap)
+            row = {"arm": arm, "metric": metric} | described | level
+            found = difference_of_figures(whole[arm], whole[reference], bootstrap)
+            found = found or _difference(values[arm], values[reference], bootstrap)
             row |= {"diff": found.mean, "diff_low": found.low, "diff_high": found.high, "n_pairs": found.clips}
             row["effect_size"] = found.effect_size
-            if len(values[arm]) and not found.prompts:
-                row["reason"] = "; ".join(filter(None, [row["reason"], f"no clip in common with {reference!r}"]))
+            said = f"no clip in common with {reference!r}" if len(values[arm]) and not found.prompts else found.note
+            if arm != reference and said:
+                row["reason"] = "; ".join(filter(None, [row["reason"], said]))
             yield row
 
 
@@ -184,6 +164,11 @@ def _values(group: pd.DataFrame) -> pd.Series:
     return usable.set_index(_CLIP)["value"].astype(float)
 
 
+def _figures(group: pd.DataFrame) -> Figures | None:
+    """The usable figures of a whole arm, with their resamples."""
+    return figures_of(group[_scored(group)], TRAINING)
+
+
 def _matrix(values: pd.Series) -> Matrix:
     """Means over seeds, in order of prompt and training seed, so that the order of rows does not matter."""
     if values.empty:
@@ -196,7 +181,7 @@ def _prompt_means(matrix: Matrix) -> NDArray[np.float64]:
     return matrix[:, 0] if matrix.shape[1] == 1 else np.nanmean(matrix, axis=1)
 
 
-def _level(group: pd.DataFrame, values: pd.Series, bootstrap: Bootstrap) -> dict[str, object]:
+def _level(group: pd.DataFrame, values: pd.Series, whole: Figures | None, bootstrap: Bootstrap) -> dict[str, object]:
     """Mean, interval, count, status and reason of one arm on one metric."""
     left_out = group[~_scored(group)]
     if group.empty:
@@ -208,16 +193,18 @@ def _level(group: pd.DataFrame, values: pd.Series, bootstrap: Bootstrap) -> dict
         said = [f"{len(left_out)} of {len(group)} {LEFT_OUT}: {_reasons(left_out)}"] if len(left_out) else []
         reason = "; ".join(said + _notes(group))
     matrix = _matrix(values)
-    low, high = bootstrap.interval(matrix) if len(matrix) != 1 else _own_interval(group)
+    low, high = bootstrap.interval(matrix) if len(matrix) != 1 else _own_interval(group, whole, bootstrap)
     mean = float(_prompt_means(matrix).mean()) if len(matrix) else math.nan
     seeds = group[TRAINING].nunique() if TRAINING in group and len(group) else 1
     found = {"mean": mean, "ci_low": low, "ci_high": high, "n": _clips(values), "training_seeds": seeds}
     return found | {"status": status, "reason": reason}
 
 
-def _own_interval(group: pd.DataFrame) -> tuple[float, float]:
-    """What a measure of the whole arm says of itself; with several trainings or without such a measure, NaN."""
+def _own_interval(group: pd.DataFrame, whole: Figures | None, bootstrap: Bootstrap) -> tuple[float, float]:
+    """What a measure of the whole arm says of itself; without such a measure, NaN."""
     own = group[_scored(group) & (group["prompt_index"] == WHOLE_ARM)]
+    if whole is not None and len(whole.seeds) > 1:
+        return own_interval(whole, bootstrap)
     if len(own) != 1 or "low" not in own:
         return math.nan, math.nan
     return float(own["low"].iloc[0]), float(own["high"].iloc[0])

@@ -69,7 +69,7 @@ def prompts_that_tell(found: Evidence, confidence: float, gain: float = math.nan
         gain: The published difference of the same two, in percentage points; NaN: none.
         at_least: What the difference has to exceed, on the metric's own scale.
     """
-    if found.verdict != OPEN or found.found is None or not found.found.clips:
+    if found.verdict != OPEN or found.found is None or not (found.found.clips or found.found.has_interval):
         return ""
     ways = {"as large as the one seen": found.needed}
     published = (gain if found.better == "higher" else -gain) / points_of(found.metric) - at_least
