@@ -36,6 +36,13 @@ def test_cinescales_layout_equals_merged_weights(tiny, velocity, tmp_path: Path,
     assert (velocity(loaded) - plain).abs().max() > 0.01
 
 
+def test_imported_again_it_is_the_same_file(tiny, tmp_path: Path) -> None:
+    """Clips are known by the adapter's bytes, and would all be made again."""
+    torch.save(merged(tiny.transformer(), "default"), tmp_path / "ultrawan-1k.ckpt")
+    made = {import_adapter(tmp_path / "ultrawan-1k.ckpt", tmp_path / str(i)).path.read_bytes() for i in range(6)}
+    assert len(made) == 1
+
+
 def test_ultrawans_weight_is_its_lora_alpha(tiny, velocity, tmp_path: Path) -> None:
     """Its authors run the 1K form with `--lora_alpha 0.25`, a factor of the update."""
     by_hand = tiny.transformer()

@@ -49,8 +49,8 @@ def _columns(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any] | None
     if known is None or (isinstance(known, dict) and all(isinstance(said, dict) for said in known.values())):
         return known
     raise ValueError(
-        f"{path}: `columns` should describe each by its name, `overall: {{label: Overall, metric: overall6}}` for example, "
-        f"not {one_line(repr(known), 60)}"
+        f"{path}: `columns` should describe each by its name, as `overall: {{label: Overall, metric: overall6}}`, not "
+        f"{one_line(repr(known), 60)}"
     )
 
 
