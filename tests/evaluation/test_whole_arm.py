@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.claims import FAILS, HOLDS, OPEN, compare_on_metric
+from vibe_pipeline.evaluation.differences import paired_difference
 from vibe_pipeline.evaluation.metrics.distributions import DISTRIBUTIONS, hd_fvd
 from vibe_pipeline.evaluation.metrics.frechet import Moments, frechet_distance
-from vibe_pipeline.evaluation.statistics import paired_difference, summarise
+from vibe_pipeline.evaluation.readings import FAILS, HOLDS, OPEN, Question, compare_on_metric
+from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.evaluation.whole_arm import resamples_as_text
 from vibe_pipeline.io.score_table import Place, score_row, score_table
 
@@ -81,10 +82,10 @@ def test_what_few_clips_add_to_a_difference_is_said_and_covered() -> None:
 
 def test_a_claim_on_a_distribution_is_decided_and_says_what_few_clips_do() -> None:
     near, far = two(3, 0.0, 3.0), two(3, 3.0, 0.0)
-    holds, fails = (compare_on_metric(scores, "a", "b", FVD.name, "lower") for scores in (near, far))
+    holds, fails = (compare_on_metric(scores, "a", "b", Question(FVD.name, "lower")) for scores in (near, far))
     assert (holds.verdict, fails.verdict, holds.pairs) == (HOLDS, FAILS, PROMPTS)
     assert "too high for so few clips" in holds.reason
-    open_ = compare_on_metric(two(4, 1.0, 1.02), "a", "b", FVD.name, "lower")
+    open_ = compare_on_metric(two(4, 1.0, 1.02), "a", "b", Question(FVD.name, "lower"))
     assert open_.verdict == OPEN and "contains 0" in open_.reason and open_.needed > PROMPTS
 
 
@@ -111,7 +112,7 @@ def test_arms_of_other_prompts_have_no_interval(other) -> None:
     scores = score_table([row("a", clips(6, 1, 1.0), range(PROMPTS)), other()])
     found = difference(scores)
     assert np.isfinite(found.mean) and not found.has_interval
-    evidence = compare_on_metric(scores, "a", "b", FVD.name, "lower")
+    evidence = compare_on_metric(scores, "a", "b", Question(FVD.name, "lower"))
     assert (evidence.verdict, evidence.reason) == (OPEN, "one figure an arm has no interval")
 
 

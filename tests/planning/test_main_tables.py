@@ -7,9 +7,10 @@ import pytest
 
 from tests.conf_files import loader_of_conf
 from tests.planning.test_environments import OVERALL, PRINTED, PUBLISHED, can_be_decided_either_way
-from vibe_pipeline.evaluation.claims import FAILS, HOLDS, evaluate_claim
+from vibe_pipeline.evaluation.claims import evaluate_claim
 from vibe_pipeline.evaluation.metrics.registry import METRICS
 from vibe_pipeline.evaluation.pooling import pools_of
+from vibe_pipeline.evaluation.readings import FAILS, HOLDS
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.load import settled_parameters
@@ -74,7 +75,7 @@ def test_every_claim_can_be_decided_and_the_published_gain_stands_beside(table) 
     assert len(by_name) == len(claims)
     for claim in claims:
         assert {claim.arm, claim.other} <= arms, claim.name
-        assert "overall6" in claim.metrics and set(claim.metrics) <= PRINTED
+        assert claim.primary.metric == "overall6" and {asked.metric for asked in claim.measures} <= PRINTED
         can_be_decided_either_way(claim, asked)
     against = {claim.other for claim in claims if claim.arm == "full"}
     assert against == arms - {"full", "full_pixel", "full_pixel_transfer"}, "ViBe against every other method"
@@ -82,7 +83,7 @@ def test_every_claim_can_be_decided_and_the_published_gain_stands_beside(table) 
     assert {claim.arm for claim in claims if claim.other == "direct"} == peers | {"full"}, "and each peer to the base"
     for form in peers & {"cinescale_ar", "cinescale_lora"}:
         plain, least = (by_name[f"better_than_{form}{end}"] for end in ("", "_by_what_is_published"))
-        assert plain.at_least == {} and least.at_least == {"overall6": 0.008}
+        assert plain.at_least is None and least.at_least == 0.008
         assert published_gain(params["published"], "full", form, "overall6") == pytest.approx(0.8)
     assert published_gain(params["published"], "t3", "direct", "overall6") == pytest.approx(7.3)
 
@@ -143,9 +144,9 @@ def test_training_free_ways_of_others_run_alone_on_the_miniature_with_claims_tha
     for claim in claims:
         for ahead, behind, verdict in ((claim.arm, claim.other, HOLDS), (claim.other, claim.arm, FAILS)):
             rows = [
-                score_row(Place(arm, i, 0), METRICS[name], 0.5 + (i % 3) / 100 + (arm == worse) * 0.2)
-                for name, better in claim.metrics.items()
-                for worse in [behind if better == "lower" else ahead]
+                score_row(Place(arm, i, 0), METRICS[asked.metric], 0.5 + (i % 3) / 100 + (arm == high) * 0.3)
+                for asked in claim.measures
+                for high in [behind if asked.better == "lower" else ahead]
                 for arm in (ahead, behind)
                 for i in range(32)
             ]

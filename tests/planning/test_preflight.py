@@ -419,34 +419,44 @@ def test_scoring_is_checked_where_a_run_makes_and_scores_clips(wan21) -> None:
 
 def test_claims_on_what_is_not_measured_are_said_before_the_run(caplog) -> None:
     asked = evaluation("imaging_quality")
-    claim = {"name": "n", "statement": "s", "arm": "a", "other": "b"}
-    check_claims(Claims([claim | {"metrics": {"imaging_quality": "higher", "flicker": "lower"}}]), asked)
+    claim = {"name": "n", "statement": "s", "kind": "k", "arm": "a", "other": "b"}
+
+    def put_to(primary: str, secondary: str) -> Claims:
+        first, second = (
+            {"metric": name, "better": "lower" if name == "flicker" else "higher", "margin": 0.01}
+            for name in (primary, secondary)
+        )
+        return Claims([claim | {"primary": first, "secondary": [second]}])
+
+    check_claims(put_to("imaging_quality", "flicker"), asked)
+    check_claims(put_to("imaging_quality", "high_frequency_share"), asked)  # of neither side by itself
     assert not caplog.records
-    check_claims(Claims([claim | {"metrics": {"imaging_quality": "higher", "scene": "higher"}}]), asked)
+    check_claims(put_to("imaging_quality", "scene"), asked)
     assert "claims on scene, which evaluation.vbench_dimensions does not ask for" in caplog.text
+    with pytest.raises(ValueError, match=r"kinds\.k names 'flickr', which is not a metric; did you mean 'flicker'"):
+        check_claims(put_to("imaging_quality", "flickr"), asked)
+    with pytest.raises(ValueError, match=r"kinds\.k has higher band_error as the better side; it is lower"):
+        check_claims(put_to("band_error", "scene"), asked)
 
 
-def test_a_metric_that_does_not_exist_is_refused_before_the_run_with_the_nearest(caplog) -> None:
-    """A column that names it would be "not measured" at the end of days."""
+def test_a_published_column_of_a_metric_that_does_not_exist_is_refused_before_the_run() -> None:
+    """It would be "not measured" at the end of days."""
     scored = {"evaluation": evaluation("imaging_quality").model_dump(), "folders": FOLDERS}
     columns = {"overall": {"label": "Overall", "metric": "overal6"}, "other": {"label": "of no measure of ours"}}
-    claim = {"name": "n", "statement": "s", "arm": "a", "other": "b", "metrics": {"flickr": "lower"}}
     for stage in ("vbench_eval", "ablation_report"):
         with pytest.raises(
             ValueError, match=r"columns\.overall\.metric: 'overal6' is not a metric; did you mean 'overall6'\?"
         ):
             check_parameters(scored | {"published": {"columns": columns}}, tables(), {stage})
-        with pytest.raises(ValueError, match=r"claims\.0\.metrics, of 'n': 'flickr' .*did you mean 'flicker'\?"):
-            check_parameters(scored | {"claims": [claim]}, tables(), {stage})
     columns["overall"]["metric"] = "overall6"
-    check_parameters(scored | {"published": {"columns": columns}}, tables(), {"ablation_report"})
+    assert check_parameters(scored | {"published": {"columns": columns}}, tables(), {"ablation_report"}) is None
 
 
 @pytest.mark.parametrize("env", sorted({file.parent.name for file in CONF.glob("*/parameters.yml")} - {"local"}))
 def test_every_metric_that_a_shipped_environment_names_exists(env: str) -> None:
     settled = settled_parameters(loader_of_conf(CONF, env))
     columns = [column.get("metric") for column in settled["published"]["columns"].values()]
-    claimed = [metric for claim in settled["claims"] for metric in claim["metrics"]]
+    claimed = [asked.metric for claim in Claims(settled["claims"]).root for asked in claim.measures]
     assert columns and {*filter(None, columns), *claimed} <= set(METRICS)
 
 

@@ -22,7 +22,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap, Matrix
-from vibe_pipeline.evaluation.difference import Difference
 from vibe_pipeline.io.keys import content_key
 from vibe_pipeline.io.score_table import WHOLE_ARM
 
@@ -62,6 +61,31 @@ def resamples_as_text(prompts: Sequence[int], seed: int, resamples: Sequence[flo
     return json.dumps({"prompts": len(prompts), "of": key, "values": [float(f"{v:.8g}") for v in resamples]})
 
 
+@dataclass(frozen=True)
+class Joint:
+    """A difference of two arms' figures, resampled over the prompts of both at once.
+
+    Attributes:
+        mean: Over training seeds.
+        low: Of its interval.
+        high: Upper end of the interval.
+        prompts: Of how many prompts.
+        spread: Standard deviation over prompts that the resamples amount to.
+        of_seeds: Variance of `mean` that training seeds add.
+        seeds: How many training seeds differ; the fewer of two sides that are not paired.
+        note: What few clips do to it.
+    """
+
+    mean: float
+    low: float
+    high: float
+    prompts: int
+    spread: float
+    of_seeds: float
+    seeds: int
+    note: str
+
+
 def figures_of(rows: pd.DataFrame, training: str) -> Figures | None:
     """The resampled figures in an arm's usable rows of one metric; None where a row is of a clip or keeps none.
 
@@ -96,36 +120,30 @@ def own_interval(figures: Figures, bootstrap: Bootstrap) -> tuple[float, float]:
     return mean + low, mean + high
 
 
-def difference_of_figures(mine: Figures | None, theirs: Figures | None, bootstrap: Bootstrap) -> Difference | None:
+def joint_difference(mine: Figures | None, theirs: Figures | None, bootstrap: Bootstrap) -> Joint | None:
     """The difference mine − theirs, both resampled at once; None where they have not the same prompts.
 
-    Training seeds count as in :func:`~vibe_pipeline.evaluation.statistics.paired_difference`.
+    Training seeds count as in :func:`~vibe_pipeline.evaluation.differences.paired_difference`.
     """
     if mine is None or theirs is None or mine.key != theirs.key:
         return None
-    paired = mine.seeds == theirs.seeds or 1 in (len(mine.seeds), len(theirs.seeds))
-    if paired:
-        values, resamples = mine.values - theirs.values, mine.resamples - theirs.resamples
-        drawn = bootstrap.over_seeds_of_each(resamples, 1)
-        mean, of_seeds, plain = float(values.mean()), _of_seeds(values), resamples.mean(axis=1)
+    if mine.seeds == theirs.seeds or 1 in (len(mine.seeds), len(theirs.seeds)):
+        sides = [(mine.values - theirs.values, mine.resamples - theirs.resamples, 1.0)]
     else:
-        drawn = bootstrap.over_seeds_of_each(mine.resamples, 1) - bootstrap.over_seeds_of_each(theirs.resamples, 2)
-        mean = float(mine.values.mean() - theirs.values.mean())
-        of_seeds = _of_seeds(mine.values) + _of_seeds(theirs.values)
-        plain = mine.resamples.mean(axis=1) - theirs.resamples.mean(axis=1)
-    bias = float(plain.mean()) - mean
-    low, high = _ends(drawn, bootstrap)
-    spread = float(plain.std(ddof=1)) * math.sqrt(mine.prompts)
-    return Difference(
+        sides = [(mine.values, mine.resamples, 1.0), (theirs.values, theirs.resamples, -1.0)]
+    mean = sum(sign * float(values.mean()) for values, _, sign in sides)
+    plain = sum(sign * resamples.mean(axis=1) for _, resamples, sign in sides)
+    drawn = sum(sign * bootstrap.over_seeds_of_each(part, i) for i, (_, part, sign) in enumerate(sides, 1))
+    seeds = [values for values, _, _ in sides if len(values) > 1]
+    bias, (low, high) = float(plain.mean()) - mean, _ends(drawn, bootstrap)
+    return Joint(
         mean=mean,
         low=mean + low - max(bias, 0.0),
         high=mean + high - min(bias, 0.0),
-        clips=0,
         prompts=mine.prompts,
-        effect_size=mean / spread if spread > 0 else math.nan,
-        training_seeds=max(len(mine.seeds), len(theirs.seeds)),
-        spread=spread,
-        of_seeds=of_seeds,
+        spread=float(plain.std(ddof=1)) * math.sqrt(mine.prompts),
+        of_seeds=sum(float(values.var(ddof=1)) / len(values) for values in seeds),
+        seeds=min(map(len, seeds), default=1),
         note=_note(mine.prompts, bias),
     )
 
@@ -135,10 +153,6 @@ def _ends(drawn: NDArray[np.float64], bootstrap: Bootstrap) -> tuple[float, floa
     tail = (1 - bootstrap.confidence) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail]) - drawn.mean()
     return float(low), float(high)
-
-
-def _of_seeds(values: NDArray[np.float64]) -> float:
-    return float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
 
 
 def _note(prompts: int, bias: float) -> str:
