@@ -239,7 +239,7 @@ class RayRunner(AbstractRunner):
                         self._logger.error("Node %s failed: %s", node.name, error)
                     else:
                         done.add(node)
-                        self._logger.info("Completed %d of %d: %s", len(done), len(parents), node.name)
+                        self._logger.debug("Completed %d of %d: %s", len(done), len(parents), node.name)
         finally:
             _cancel(ray, list(running))
         return done, failed

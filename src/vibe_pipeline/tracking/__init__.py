@@ -18,6 +18,7 @@ from vibe_pipeline.tracking.runs import (
     log_artifact,
     log_node_seconds,
     parent_run,
+    run_address,
 )
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "log_node_seconds",
     "parent_run",
     "redact",
+    "run_address",
     "start_monitor",
     "start_parent",
     "tracked_adapter",

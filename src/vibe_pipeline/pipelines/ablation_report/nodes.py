@@ -23,6 +23,7 @@ from vibe_pipeline.pipelines.rows import of_kind
 from vibe_pipeline.reporting.narrative import differences
 from vibe_pipeline.reporting.page import ReportInputs, write_report
 from vibe_pipeline.reporting.provenance import Origin, degradation_rows, losses
+from vibe_pipeline.reporting.result import result_of
 from vibe_pipeline.tracking import parent_run, tracked_arm
 
 
@@ -161,7 +162,8 @@ def write_page(
         clips_shown=report.clips_shown,
         bootstrap=_bootstrap(evaluation),
     )
-    return _published(write_report(inputs, folders.report), _export(pools, scores, clips, folders.report))
+    made = _published(write_report(inputs, folders.report), _export(pools, scores, clips, folders.report))
+    return made | {"result": result_of(ablation_table, inputs.claims, inputs.judgements, evaluation.reference_arm)}
 
 
 def _bootstrap(evaluation: EvaluationParams) -> Bootstrap:
