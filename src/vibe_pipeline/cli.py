@@ -9,10 +9,11 @@ import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.utils import find_kedro_project
 
-from vibe_pipeline.commands import before, exchange, results, use, weights
+from vibe_pipeline.commands import before, begin, exchange, results, use, weights
 from vibe_pipeline.commands.refusals import plainly, require_runner
 
 COMMANDS = (
+    begin.init,
     use.refine,
     use.generate,
     before.plan,
@@ -22,8 +23,11 @@ COMMANDS = (
     exchange.import_adapter,
     weights.fetch_weights,
     weights.vbench_env,
+    results.report,
+    results.runs,
     results.compare,
     results.moved,
+    begin.schema,
 )
 
 
