@@ -9,15 +9,17 @@ from vibe_pipeline.evaluation.claims import evaluate_claim
 from vibe_pipeline.experiment.claims import Claim
 from vibe_pipeline.reporting.result import ARMS, ending, result_of, to_read_first
 
+
+def claim(name: str, statement: str, other: str, *metrics: str) -> Claim:
+    """Of full against another, by these measures, the first of them primary."""
+    first, *rest = [{"metric": metric, "better": "lower", "margin": 0.1} for metric in metrics]
+    row = {"name": name, "statement": statement, "kind": name, "arm": "full", "other": other}
+    return Claim.model_validate(row | {"primary": first, "secondary": rest})
+
+
 CLAIMS = [
-    Claim(name="a", statement="full beats no_relay", arm="full", other="no_relay", metrics={"flicker": "lower"}),
-    Claim(
-        name="b",
-        statement="full is closer",
-        arm="full",
-        other="upsample",
-        metrics={"psnr": "higher", "flicker": "lower", "band_error": "lower"},
-    ),
+    claim("a", "full beats no_relay", "no_relay", "flicker"),
+    claim("b", "full is closer", "upsample", "psnr", "flicker", "band_error"),
 ]
 
 
@@ -44,7 +46,7 @@ def test_measures_that_most_claims_rest_on_come_first_and_those_of_a_bound_alone
 
 
 def test_a_run_ends_with_table_verdicts_page_and_run(found: pd.DataFrame, tmp_path: Path) -> None:
-    judged = [evaluate_claim(claim, pd.DataFrame()) for claim in CLAIMS]
+    judged = [evaluate_claim(one, pd.DataFrame()) for one in CLAIMS]
     page = tmp_path / "index.html"
     manifest = {"path": str(page), "result": result_of(found, CLAIMS, judged, "full")}
     lines = ending(manifest, "http://host/#/experiments/1/runs/2")

@@ -22,6 +22,8 @@ def init(ctx: click.Context, images: Path, model: str, name: str) -> None:
     It is read back and checked, and doctor says what is missing before it can run.
     """
     from vibe_pipeline.commands.before import doctor
+    from vibe_pipeline.experiment.loader import loader_of
+    from vibe_pipeline.io.yaml_files import read_mapping
     from vibe_pipeline.planning.new_environment import write_environment
 
     conf = Path("conf")
@@ -29,7 +31,8 @@ def init(ctx: click.Context, images: Path, model: str, name: str) -> None:
         _require_name(name)
         params = parameters_of(Chosen(model))
         own = images.relative_to(Path.cwd()) if images.is_relative_to(Path.cwd()) else images
-        found = write_environment(conf, name, model, own, params, params["claims"])
+        claims = loader_of(model).file_of("claims")
+        found = write_environment(conf, name, model, own, params, read_mapping(claims) if claims else {})
         try:
             parameters_of(Chosen(name))
         except ValueError:

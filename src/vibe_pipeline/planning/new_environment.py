@@ -2,7 +2,7 @@
 
 import statistics
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def fitting_high(high: ClipSize, low: ClipSize, found: FoundSizes, multiple: int
 
 
 def write_environment(
-    conf: Path, name: str, extends: str, images: Path, params: Mapping[str, Any], claims: Sequence[Mapping[str, Any]]
+    conf: Path, name: str, extends: str, images: Path, params: Mapping[str, Any], claims: Mapping[str, Any]
 ) -> FoundSizes:
     """Write `conf/NAME`: parameters, the rows of a first run, and the claims that these can be asked.
 
@@ -111,7 +111,7 @@ def write_environment(
         extends: The environment that it is laid on.
         images: The folder of images, as it is to stand there.
         params: Of the environment that it is laid on.
-        claims: Of the same.
+        claims: What the claims.yml of the same says.
 
     Raises:
         FileExistsError: There is one of that name.
@@ -124,19 +124,22 @@ def write_environment(
     vae = load_architecture(params["model"]["path"])
     factor = int(vae.vae.get("scale_factor_spatial", 8)) * int(vae.transformer["patch_size"][1])
     high = fitting_high(data.high, data.low, found, factor * data.bucket_tokens)
-    kept = [claim for claim in claims if {claim["arm"], claim["other"]} <= set(KEPT["arms"])]
     texts = {
         "parameters.yml": _parameters(name, extends, images, found, high if high != data.high else None),
         "experiment.yml": _rows(extends),
-        "claims.yml": yaml.safe_dump({"claims": [_shown(claim) for claim in kept]}, sort_keys=False, width=110),
+        "claims.yml": yaml.safe_dump(_kept_claims(claims), sort_keys=False, width=110),
     }
     for file, text in texts.items():
         write_atomic(folder / file, lambda path, text=text: path.write_text(text, encoding="utf-8"))
     return found
 
 
-def _shown(claim: Mapping[str, Any]) -> dict[str, Any]:
-    return {field: value for field, value in claim.items() if value not in ({}, "")}
+def _kept_claims(claims: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that compare arms of the first run, with their kinds."""
+    kept = [claim for claim in claims.get("claims", ()) if {claim["arm"], claim["other"]} <= set(KEPT["arms"])]
+    used = {claim["kind"] for claim in kept}
+    kinds = {name: kind for name, kind in claims.get("kinds", {}).items() if name in used}
+    return {"kinds": kinds, "claims": kept}
 
 
 def _parameters(name: str, extends: str, images: Path, found: FoundSizes, high: ClipSize | None) -> str:

@@ -12,7 +12,7 @@ from vibe_pipeline.experiment.claims import Claim
 from vibe_pipeline.io.text_table import aligned
 from vibe_pipeline.reporting.glossary import ARROWS, number, words
 from vibe_pipeline.reporting.tables import is_scored, metric_order
-from vibe_pipeline.reporting.verdicts import KINDS, MARKS
+from vibe_pipeline.reporting.verdicts import MARKS
 
 MEASURES, ARMS = 3, 10
 
@@ -38,7 +38,7 @@ def result_of(
         "measures": [f"{words(m).label} {ARROWS.get(better[m], '')}".strip() for m in metrics],
         "arms": {arm: [number(means.get((arm, m), float("nan"))) for m in metrics] for arm in arms[:ARMS]},
         "more_arms": max(0, len(arms) - ARMS),
-        "claims": [[MARKS[KINDS[j.verdict]], j.verdict, j.claim.statement] for j in judgements],
+        "claims": [[MARKS[j.corrected], j.corrected, j.claim.statement] for j in judgements],
     }
 
 
@@ -48,7 +48,7 @@ def to_read_first(scored: pd.DataFrame, claims: Sequence[Claim]) -> list[str]:
         return []
     arms = scored.groupby("metric")["arm"].nunique()
     there = [metric for metric in metric_order(scored) if arms[metric] > arms.max() / 2]  # not of the ceiling alone
-    rest_on = Counter(metric for claim in claims for metric in claim.metrics)
+    rest_on = Counter(asked.metric for claim in claims for asked in claim.measures)
     return sorted(there, key=lambda metric: (-rest_on[metric], there.index(metric)))[:MEASURES]
 
 
