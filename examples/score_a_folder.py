@@ -1,4 +1,4 @@
-"""Score a folder of clips by the measures that need neither weights nor a truth: `python examples/score_a_folder.py DIR`."""
+"""Score a folder of clips by the measures that need neither weights nor a truth: `score_a_folder.py DIR`."""
 
 import sys
 from pathlib import Path
