@@ -1,5 +1,6 @@
 """The whole graph on a tiny random checkpoint: it runs, it is tracked, and a second run does nothing again."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -80,9 +81,28 @@ def require_kept_row(table: pd.DataFrame) -> pd.DataFrame:
     return rest
 
 
-def test_the_default_graph_runs_is_tracked_and_is_idempotent(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def require_a_readable_ending(project: Path, said: list[str]) -> None:
+    """A line for every node and one for VBench; the result last, with both addresses; the same in the run's file."""
+    nodes = [message for message in said if re.match(r" *\d+ of \d+  \S", message)]
+    total = int(nodes[0].split(" of ")[1].split()[0])
+    assert len(nodes) == total and nodes[-1].startswith(f"{total} of {total}  write_page")
+    (vbench,) = (message for message in said if "VBench" in message)
+    assert "1 of 8 dimensions scored; 7 need weights (`kedro vibe fetch-weights`): motion_smoothness, " in vbench
+    table, ending = said[-1].strip().splitlines(), (project / "data/08_reporting/report/index.html").as_uri()
+    assert table[0].startswith("arm ") and f"report   {ending}" in table
+    assert table[-1].startswith("MLflow   http://127.0.0.1:5000/#/experiments/1/runs/")
+    assert sum(line.startswith(("✓", "✗", "?", "–")) for line in table) == 9
+    assert table[-1] in (project / "data/08_reporting/run.log").read_text()
+    assert not (project / "data/.live").exists()
+
+
+def test_the_default_graph_runs_is_tracked_and_is_idempotent(
+    project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """One run makes table, page and MLflow runs; a second makes no clip and trains no adapter."""
+    caplog.set_level("INFO", "vibe_pipeline")
     run(project, monkeypatch)
+    require_a_readable_ending(project, [r.getMessage() for r in caplog.records if r.name.startswith("vibe_pipeline")])
     table = pd.read_csv(project / "data/08_reporting/ablation_table.csv")
     assert list(table.columns[:7]) == ["arm", "metric", "mean", "ci_low", "ci_high", "n", "direction"]
     params = read_conf(project / "conf/base")

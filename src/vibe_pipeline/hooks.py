@@ -16,7 +16,9 @@ from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
 
 from vibe_pipeline.runtime.deadline import OutOfTimeError, set_deadline
+from vibe_pipeline.runtime.live import Graph, LiveRun, node_begins, node_ends, node_fails
 from vibe_pipeline.runtime.project_lock import Locks, lock_project, unlock
+from vibe_pipeline.runtime.terminal import close_log, keep_error, keep_log, whole_lines
 from vibe_pipeline.runtime.torchrun import is_follower, launched_outside
 from vibe_pipeline.runtime.workflow import begin_workflow, end_workflow, note_node
 
@@ -26,6 +28,74 @@ if TYPE_CHECKING:
     from kedro.pipeline import Node, Pipeline
 
 log = logging.getLogger(__name__)
+
+
+class TerminalHooks:
+    """What the terminal shows of a run: a line a node, one redrawn line for what is being done, the result."""
+
+    def __init__(self) -> None:
+        self._live: LiveRun | None = None
+
+    @hook_impl
+    def after_context_created(self, context: "KedroContext") -> None:
+        """Whole lines from here on; keep where the run writes."""
+        whole_lines()
+        self._folders: dict[str, str] = context.config_loader["parameters"]["folders"]
+
+    # Last: what another hook refuses leaves neither a folder nor a log.
+    @hook_impl(trylast=True)
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: "Pipeline") -> None:
+        """Show the run from here to its end."""
+        if is_follower():
+            return
+        keep_log(Path(self._folders["reporting"]) / "run.log")
+        parents = {
+            node.name: frozenset(parent.name for parent in before)
+            for node, before in pipeline.node_dependencies.items()
+        }
+        alone = run_params.get("runner", "SequentialRunner") == "SequentialRunner"
+        graph = Graph(parents, 1 if alone else os.cpu_count() or 1)
+        log.info("%d nodes, %s", len(parents), "one after another" if alone else "side by side")
+        self._live = LiveRun(Path(self._folders["data"]), graph)
+
+    @hook_impl(tryfirst=True)
+    def before_node_run(self, node: "Node") -> None:
+        """Its process may be a new one, whose log is as Kedro made it."""
+        whole_lines()
+        node_begins(node.name)
+
+    @hook_impl(trylast=True)
+    def after_node_run(self, node: "Node") -> None:
+        """A line for it."""
+        node_ends(node.name)
+
+    @hook_impl
+    def on_node_error(self, node: "Node") -> None:
+        """Its name, for the error's line."""
+        node_fails(node.name)
+
+    # First: the run in MLflow is still open and can be named.
+    @hook_impl(tryfirst=True)
+    def after_pipeline_run(self, pipeline: "Pipeline", catalog: Any) -> None:
+        """The result, the page, the run in MLflow."""
+        if self._live is None:
+            return
+        self._live.close()
+        from vibe_pipeline.reporting.result import ending
+        from vibe_pipeline.tracking import run_address
+
+        page = catalog.load("report") if "report" in pipeline.outputs() else None
+        log.info("\n%s\n", "\n".join(ending(page, run_address())), extra={"bare": True})
+        close_log()
+
+    @hook_impl(tryfirst=True)
+    def on_pipeline_error(self, error: Exception) -> None:
+        """The traceback into the run's log; the error itself is one line, of whoever started the run."""
+        if self._live is None:
+            return
+        node, kept = self._live.close(), keep_error(error)
+        error.add_note(", ".join([*([f"node {node}"] if node else []), f"traceback in {kept}"]))
+        close_log()
 
 
 class GraphHooks:

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+Level = TypeVar("Level", "Tensor", float)
+"""Noise levels: a tensor of them, or one."""
 
 TRAINING_STEPS = 1000
 StrengthMode = Literal["all_steps", "truncated"]
 """Which steps a strength below 1 runs; see :func:`sigma_schedule`."""
 
 
-def shift_sigma(u: Tensor | float, shift: float) -> Tensor | float:
+def shift_sigma(u: Level, shift: float) -> Level:
     """sigma' = s u / (1 + (s - 1) u): moves evenly spaced levels towards high noise for s > 1."""
     return shift * u / (1 + (shift - 1) * u)
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.io.files import read_json, require_space, write_json
 from vibe_pipeline.io.keys import content_key, installed_version
 from vibe_pipeline.io.video import read_frames, write_lossless, write_preview
 from vibe_pipeline.runtime.deadline import require_time
+from vibe_pipeline.runtime.progress import Progress
 
 if TYPE_CHECKING:  # what reads clips and their sizes, as doctor does, needs no torch
     from torch import Tensor
@@ -103,7 +103,7 @@ def make_clips(prompts: pd.DataFrame, job: ClipJob) -> pd.DataFrame:
 
 def _make_missing(missing: Rows, total: int, job: ClipJob, make: Make) -> None:
     there = total - len(missing)
-    with tqdm(total=total, initial=there, desc=f"clips {job.name}", unit="clip", mininterval=2) as bar:
+    with Progress[None](total=total, initial=there, desc=job.name, unit="clip") as bar:
         for batch in _batches(missing, job.batch_size):
             begun = time.monotonic()
             require_time(f"{bar.n} of {total} clips of {job.name}")

@@ -9,7 +9,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.attention import install_gclf
@@ -41,6 +40,7 @@ from vibe_pipeline.generation.text_cache import TextCache
 from vibe_pipeline.images.resize import enlarge
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.video import read_clip
+from vibe_pipeline.runtime.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class Denoiser:
         steps = len(sampling.sigmas) - 1
         with (
             self._on_device(self.transformer),
-            tqdm(total=steps, desc=f"{size.height}x{size.width}", unit="step", leave=False, mininterval=2) as bar,
+            Progress[None](total=steps, desc=f"{size.height}x{size.width}") as bar,
         ):
             latent = denoise(
                 predict=self._predict(rows, first_frame is not None, sampling.guidance_scale),

@@ -24,6 +24,7 @@ from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
+from vibe_pipeline.planning.machine import THIS, Machine, this_machine
 from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.plan_rows import (
     PlanRow,
@@ -40,7 +41,7 @@ from vibe_pipeline.vbench.prompts import clips_per_dimension
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs, and what they were computed for."""
+    """The jobs, and what they were computed for; `measured` if the device's speed was."""
 
     model: str
     architecture: str
@@ -51,6 +52,7 @@ class Plan:
     share_of_peak: float
     notes: tuple[str, ...]
     rows: tuple[PlanRow, ...]
+    measured: bool = False
 
     @property
     def hours(self) -> float:
@@ -85,8 +87,8 @@ def make_plan(
 
     Args:
         params: The parameters of an environment.
-        device: A name in `planning.devices`.
-        share: Of the device's peak that is assumed.
+        device: A name in `planning.devices`, or `this`, which is measured.
+        share: Of the device's peak that is assumed; `this` is at what it reaches.
         images: How many there will be, where the folder is not here yet.
         figures: Where what the modules themselves give is kept from one plan to the next.
 
@@ -99,7 +101,10 @@ def make_plan(
         raise ValueError(f"the share of peak must be in (0, 1], got {share}")
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
     generation, tables = GenerationParams(**params["generation"]), checked_tables(params)
-    architecture, found = load_architecture(model.path), find_device(device)
+    architecture = load_architecture(model.path)
+    measured = device.lower() == THIS
+    found = this_machine(architecture, model, figures) if measured else find_device(device)
+    share = 1.0 if measured else share  # what was measured is what is reached
     if model.tile is not None:
         tile_stride(architecture.vae, model.tile)
     image_count, image_note = _count_images(data, images)
@@ -120,7 +125,7 @@ def make_plan(
     )
     own_bytes, own_notes = _own_transformers(tables, 2 * costs.parameters["transformer"])
     notes = (image_note, *clip_notes, measure_note, *own_notes, *_arm_notes(costs, tables))
-    return _described(costs, device.lower(), own_bytes, notes, rows)
+    return _described(costs, found.product if measured else device.lower(), own_bytes, notes, rows)
 
 
 def _described(costs: Costs, device: str, own: float, notes: tuple[str, ...], rows: tuple[PlanRow, ...]) -> Plan:
@@ -146,6 +151,7 @@ def _described(costs: Costs, device: str, own: float, notes: tuple[str, ...], ro
         share_of_peak=costs.share,
         notes=notes,
         rows=rows,
+        measured=isinstance(costs.device, Machine),
     )
 
 

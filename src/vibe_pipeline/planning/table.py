@@ -19,9 +19,18 @@ def _header(plan: Plan) -> list[str]:
     return [
         f"{plan.model}: {plan.architecture}",
         f"parameters, billions: {numbers}; weights as published about {plan.weights_gb:.0f} GB",
-        f"device {plan.device}, {plan.device_memory_gb:.0f} GB, at {plan.share_of_peak:.0%} of dense peak, assumed",
+        f"device {plan.device}, {plan.device_memory_gb:.0f} GB, {_rate(plan)}",
         *plan.notes,
     ]
+
+
+def _rate(plan: Plan) -> str:
+    """What the times rest on."""
+    return (
+        "at the speed measured on it, if nothing else runs"
+        if plan.measured
+        else f"at {plan.share_of_peak:.0%} of dense peak, assumed"
+    )
 
 
 def _footer(plan: Plan) -> list[str]:

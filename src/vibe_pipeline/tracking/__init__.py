@@ -21,6 +21,7 @@ from vibe_pipeline.tracking.runs import (
     log_artifact,
     log_node_seconds,
     parent_run,
+    run_address,
 )
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "parent_run",
     "prompts_input",
     "redact",
+    "run_address",
     "run_name",
     "same_arms",
     "start_monitor",

@@ -224,6 +224,23 @@ def connected() -> tuple[MlflowClient, str] | None:
     return (MlflowClient(os.environ[URI]), os.environ[PARENT]) if PARENT in os.environ else None
 
 
+def run_address() -> str:
+    """Where this `kedro run` is to be seen in MLflow; '' if nothing is tracked or the server does not answer.
+
+    Runs in a file need MLflow's own server, `make mlflow`, whose address is then meant.
+    """
+    if (found := connected()) is None:
+        return ""
+    try:
+        experiment = found[0].get_run(found[1]).info.experiment_id
+    except (MlflowException, OSError) as error:
+        log.warning("the MLflow run %s cannot be named: %s", found[1], redact(str(error)))
+        return ""
+    served = os.environ[URI].startswith("http")
+    server = redact(os.environ[URI]).rstrip("/") if served else "http://127.0.0.1:5000"
+    return f"{server}/#/experiments/{experiment}/runs/{found[1]}{'' if served else '  (after `make mlflow`)'}"
+
+
 def parent_run() -> Tracked:
     """The run of this `kedro run`, or one that does nothing."""
     return Tracked(*(connected() or (None, "")))

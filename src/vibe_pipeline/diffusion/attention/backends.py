@@ -8,6 +8,7 @@ flex    flex_attention over a block-sparse mask (flex.py): GPU; on the CPU forwa
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -87,6 +88,7 @@ class WindowPlan:
             raise NotImplementedError("flex has no backward on the CPU: use backend 'gather' or 'auto' there")
         if pooled:
             # Pooled keys start on a block of their own, so that their blocks are whole and need no mask.
+            assert self.block_mask is not None  # made with the plan, for this backend
             gap = (0, 0, 0, self.block_mask.seq_lengths[1] - self.windows.pooled - self.windows.tokens)
             k, v = (torch.cat([pad(x, gap), p], dim=2) for x, p in zip((k, v), pooled, strict=True))
         call = flex_attention if torch.compiler.is_compiling() else self.flex
@@ -161,7 +163,7 @@ def plan_windows(windows: Windows, place: Place) -> WindowPlan:
         windows: visibility on the place's grid, in any order.
         place: device, backend, and the order if one is forced.
     """
-    backend = choose_backend(windows, place.backend, place.device)
+    backend = choose_backend(windows, cast("Backend", place.backend), place.device)
     order = place.order or ("hwt" if backend == "flex" else "thw")
     order = "thw" if windows.grid[0] == 1 else order  # the same order, by its cheaper name
     return make_plan(replace(windows, order=order), backend, place.device)
@@ -201,6 +203,7 @@ def gclf_attention(
         ValueError: for shapes, windows, pooling or a backend that do not fit; the message quotes them.
         NotImplementedError: for gradients through flex on the CPU.
     """
-    windows = Windows(tuple(grid), tuple(half_window), pool, order)
+    (t, h, w), (d_h, d_w) = grid, half_window
+    windows = Windows((t, h, w), (d_h, d_w), pool, order)
     check_tokens(windows, q, k, v)
     return make_plan(windows, backend, q.device)(q, k, v, scale)

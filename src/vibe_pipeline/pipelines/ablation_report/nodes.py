@@ -27,7 +27,7 @@ from vibe_pipeline.reporting.arm_runs import ArmRecord, log_arm_runs, note_on_ar
 from vibe_pipeline.reporting.kept import keep_report
 from vibe_pipeline.reporting.page import ReportInputs, write_report
 from vibe_pipeline.reporting.provenance import Origin, degradation_rows, losses
-from vibe_pipeline.reporting.result import to_read_first
+from vibe_pipeline.reporting.result import result_of, to_read_first
 from vibe_pipeline.tracking import parent_run
 
 
@@ -145,7 +145,8 @@ def write_page(
         bootstrap=_bootstrap(evaluation),
     )
     page, exported = write_report(inputs, folders.report), _export(pools, scores, clips, folders.report)
-    return _published(page, exported, folders.reports)
+    made = _published(page, exported, folders.reports)
+    return made | {"result": result_of(ablation_table, inputs.claims, inputs.judgements, evaluation.reference_arm)}
 
 
 def _bootstrap(evaluation: EvaluationParams) -> Bootstrap:
