@@ -1,10 +1,11 @@
 """What a run will cost, from its parameters alone: work, time, memory and disk of every stage, adapter and arm.
 
-Time is operations over an assumed share of the device's dense peak; a window or pooled attention is counted at the
-keys that each query sees, which block-sparse kernels exceed a little. Not counted: reading and writing files, held-out
-losses, VBench.
+Time is operations over the rate of the kernel that computes them (`planning.rates`), or over a share of the device's
+peak if one is given. Writing a clip counts as far as it is waited for: it goes on while the next one is made. Not
+counted: shards of latents, checkpoints, the page.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,12 +30,15 @@ from vibe_pipeline.planning.plan_rows import (
     PlanRow,
     arm_rows,
     data_row,
+    held_out_rows,
     measures_row,
     native_row,
     network_measures_row,
     training_rows,
     validation_rows,
+    vbench_row,
 )
+from vibe_pipeline.planning.rates import said_of
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 
 
@@ -48,7 +52,8 @@ class Plan:
     weights_gb: float
     device: str
     device_memory_gb: float
-    share_of_peak: float
+    share_of_peak: float | None
+    speed: str
     notes: tuple[str, ...]
     rows: tuple[PlanRow, ...]
 
@@ -56,6 +61,14 @@ class Plan:
     def hours(self) -> float:
         """All jobs one after another."""
         return sum(row.hours for row in self.rows)
+
+    @property
+    def hours_by_part(self) -> dict[str, float]:
+        """The same by what spends them, the longest first."""
+        total = Counter[str]()
+        for row in self.rows:
+            total.update(row.hours_by_part)
+        return dict(total.most_common())
 
     @property
     def peak_memory_gb(self) -> float:
@@ -69,15 +82,16 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        totals = {"hours": self.hours, "peak_memory_gb": self.peak_memory_gb, "disk_gb": self.disk_gb}
-        rows = [asdict(row) | {"hours": row.hours} for row in self.rows]
+        totals: dict[str, Any] = {"hours": self.hours, "peak_memory_gb": self.peak_memory_gb, "disk_gb": self.disk_gb}
+        totals |= {"hours_by_part": self.hours_by_part}
+        rows = [asdict(row) | {"seconds": row.seconds, "hours": row.hours} for row in self.rows]
         return asdict(self) | {"rows": rows, "totals": totals}
 
 
 def make_plan(
     params: Mapping[str, Any],
     device: str = "h100",
-    share: float = 0.5,
+    share: float | None = None,
     images: int | None = None,
     figures: Figures = NOTHING_KEPT,
 ) -> Plan:
@@ -86,7 +100,7 @@ def make_plan(
     Args:
         params: The parameters of an environment.
         device: A name in `planning.devices`.
-        share: Of the device's peak that is assumed.
+        share: Of the device's peak that is assumed of every kernel; None: what is known of each kernel.
         images: How many there will be, where the folder is not here yet.
         figures: Where what the modules themselves give is kept from one plan to the next.
 
@@ -95,7 +109,7 @@ def make_plan(
             or a tile that does not fit the VAE.
         FileNotFoundError: The model's architecture is not known.
     """
-    if not 0 < share <= 1:
+    if share is not None and not 0 < share <= 1:
         raise ValueError(f"the share of peak must be in (0, 1], got {share}")
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
     generation, tables = GenerationParams(**params["generation"]), checked_tables(params)
@@ -115,6 +129,8 @@ def make_plan(
         native_row(costs, generation, clips),
         *arm_rows(costs, tables, generation, clips),
         *validation_rows(costs, tables, generation),
+        *held_out_rows(costs, data, tables, image_count),
+        *vbench_row(model.target, clips * len(tables.arms), evaluation.vbench_dimensions),
         measures,
         *network_measures_row(costs, clips * len(tables.arms), evaluation.extra_measures),
     )
@@ -144,6 +160,7 @@ def _described(costs: Costs, device: str, own: float, notes: tuple[str, ...], ro
         device=device,
         device_memory_gb=costs.device.memory_gb,
         share_of_peak=costs.share,
+        speed=said_of(costs.device, costs.share),
         notes=notes,
         rows=rows,
     )

@@ -1,8 +1,8 @@
 """The jobs of a run, one row each: how often, and the work, time, memory and disk of one."""
 
 import os
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from vibe_pipeline.diffusion.flow import schedule_steps
@@ -14,11 +14,13 @@ from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.methods import method_of
+from vibe_pipeline.images.account import held_out_count
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, stage1_of
-from vibe_pipeline.planning.measure_costs import measuring_memory, measuring_seconds
+from vibe_pipeline.planning.measure_costs import measuring_memory, measuring_seconds, vbench_seconds
 from vibe_pipeline.planning.network_costs import network_cost
 
 FULL = AttentionParams()
+LEVELS = 4  # of noise, in a held-out loss; `training.validation.SIGMAS`, which a test compares
 STAGE1 = "Velocity loss on low-resolution images"
 
 
@@ -27,12 +29,13 @@ class PlanRow:
     """One job of a run.
 
     Attributes:
-        group: `data`, `stage1`, `stage2`, `native`, `arm`, `validation` or `measures`.
+        group: `data`, `stage1`, `stage2`, `native`, `arm`, `validation`, `vbench` or `measures`.
         count: How often: images, optimiser steps or clips.
         tokens: Of one sample; None where no transformer runs.
         keys_per_query: Keys that a query of self-attention is compared with, the average over the layers.
         teraflops: Of one piece of the work.
-        seconds: Of one piece, at the device's rates.
+        parts: Seconds of one piece, by what spends them.
+        once: Seconds before the first piece, likewise.
         memory_gb: Peak on the device.
         disk_gb: What all pieces leave on disk.
     """
@@ -45,19 +48,39 @@ class PlanRow:
     tokens: int | None = None
     keys_per_query: float | None = None
     teraflops: float
-    seconds: float
+    parts: Mapping[str, float]
+    once: Mapping[str, float] = field(default_factory=dict)
     memory_gb: float
     disk_gb: float
 
     @property
+    def seconds(self) -> float:
+        """Of one piece."""
+        return sum(self.parts.values())
+
+    @property
     def hours(self) -> float:
         """Hours for all pieces together."""
-        return self.count * self.seconds / 3600
+        return sum(self.hours_by_part.values())
+
+    @property
+    def hours_by_part(self) -> dict[str, float]:
+        """The same, by what spends them."""
+        pieces = Work(parts=self.parts) * self.count + Work(parts=self.once)
+        return {name: seconds / 3600 for name, seconds in pieces.parts.items()}
 
     @classmethod
-    def of(cls, work: Work, peak: float = 0.0, disk: float = 0.0, **named: Any) -> Self:
-        """From the work of one piece, and bytes; `named` are the other fields."""
-        return cls(teraflops=work.teraflops, seconds=work.seconds, memory_gb=peak / 1e9, disk_gb=disk / 1e9, **named)
+    def of(cls, work: Work, peak: float = 0.0, disk: float = 0.0, once: Work | None = None, **named: Any) -> Self:
+        """From the work of one piece and that before the first, and bytes; `named` are the other fields."""
+        before = {} if once is None else once.parts
+        return cls(
+            teraflops=work.teraflops,
+            parts=work.parts,
+            once=before,
+            memory_gb=peak / 1e9,
+            disk_gb=disk / 1e9,
+            **named,
+        )
 
 
 def data_row(costs: Costs, data: DataParams, count: int) -> PlanRow:
@@ -77,6 +100,7 @@ def data_row(costs: Costs, data: DataParams, count: int) -> PlanRow:
         work=work,
         peak=peak,
         disk=count * size,
+        once=costs.load("text_encoder", "vae"),
     )
 
 
@@ -99,7 +123,9 @@ def training_row(
     tokens, keys = costs.keys(size, FULL), costs.keys(size, attention)
     work, peak = costs.step(size, attention, row, stage1), costs.step_memory(size, attention, row, stage1)
     disk = 4.0 * costs.adapter_parameters(row.lora)
+    once = costs.load("transformer") + costs.compiling(size, attention, row.compile, modes=2)
     return PlanRow.of(
+        once=once,
         group=group,
         name=name,
         label=label,
@@ -141,11 +167,12 @@ def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRo
             label="True renders",
             unit="clip",
             count=clips,
-            work=Work(),
+            work=costs.write(size, beside=0.0),
             disk=disk,
         )
     passes = generation.native_steps * _passes(generation.native_guidance_scale)
     work = costs.text() + costs.forward(size, FULL) * passes + costs.decode(size)
+    work += costs.write(size, beside=work.seconds)
     peak = _rendering_memory(costs, size, costs.forward_memory(size, generation.batch_size, FULL), 0.0, False)
     tokens = costs.keys(size, FULL)
     return PlanRow.of(
@@ -154,6 +181,7 @@ def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRo
         label="Native clips, shared by all arms",
         unit="clip",
         count=clips,
+        once=costs.load("text_encoder", "transformer", "vae") + costs.compiling(size, FULL, costs.model.compile),
         tokens=tokens,
         keys_per_query=tokens,
         work=work,
@@ -181,7 +209,7 @@ def arm_row(
             label=arm.label,
             unit="clip",
             count=clips,
-            work=work,
+            work=work + costs.write(size, beside=work.seconds),
             peak=peak,
             disk=disk,
         )
@@ -200,7 +228,10 @@ def arm_row(
     batch = generation.batch_size * load.copies
     forward = max(costs.forward_memory(size, batch, attention, arm.rope) for attention, _ in load.forwards)
     peak = _rendering_memory(costs, size, forward, extra, load.encodes > 0)
+    work += costs.write(size, beside=work.seconds)
+    once = costs.load("transformer", "vae") + costs.compiling(size, arm.attention, costs.model.compile)
     return PlanRow.of(
+        once=once,
         group="arm",
         name=name,
         label=arm.label,
@@ -242,7 +273,7 @@ def validation_rows(costs: Costs, tables: Experiment, generation: GenerationPara
 def measures_row(size: ClipSize, clips: int, extra: Collection[str] = ()) -> tuple[PlanRow, str]:
     """Our own measures of every arm's clips, on processors while the device idles, and what that rests on."""
     cores = os.cpu_count() or 1
-    work = Work(0.0, measuring_seconds(size, cores, extra))
+    work = Work(parts={"our measures": measuring_seconds(size, cores, extra)})
     memory = measuring_memory(size, extra) / 1e9
     note = f"our measures: on the {cores} cores of this machine, an arm at a time; {memory:.1f} GB of main memory"
     return PlanRow.of(
@@ -253,6 +284,32 @@ def measures_row(size: ClipSize, clips: int, extra: Collection[str] = ()) -> tup
         count=clips,
         work=work,
     ), note
+
+
+def vbench_row(size: ClipSize, clips: int, dimensions: Collection[str]) -> Iterator[PlanRow]:
+    """VBench on every arm's clips; nothing where no dimension is asked for."""
+    if dimensions:
+        work = Work(parts={"VBench": vbench_seconds(size, os.cpu_count() or 1)})
+        label = f"VBench, {len(dimensions)} dimensions"
+        yield PlanRow.of(work, group="vbench", name="all", label=label, unit="clip", count=clips)
+
+
+def held_out_rows(costs: Costs, data: DataParams, tables: Experiment, images: int) -> Iterator[PlanRow]:
+    """The losses of held-out images: a forward at each noise level, at every validation."""
+    held = held_out_count(images, data) if images > 1 else 0
+    trained = {name: (row, data.low, FULL) for name, row in tables.stage1.items()}
+    trained |= {name: (row, data.high, row.attention) for name, row in tables.adapters.items()}
+    for name, (row, size, attention) in trained.items():
+        if row.validate_every and held:
+            one = costs.forward(size, attention, [row.lora]) * LEVELS
+            yield PlanRow.of(
+                Work(one.teraflops, {"held-out losses": one.seconds}),
+                group="validation",
+                name=f"{name} loss",
+                label=f"Held-out loss at {LEVELS} noise levels",
+                unit="image",
+                count=held * -(-row.steps // row.validate_every),
+            )
 
 
 def network_measures_row(costs: Costs, clips: int, extra: Collection[str]) -> Iterator[PlanRow]:
