@@ -1,7 +1,6 @@
 """Time and memory of the single jobs of a run: a training step, a forward, a VAE call, a prompt."""
 
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +31,7 @@ from vibe_pipeline.planning.devices import Device
 from vibe_pipeline.planning.figures import Figures
 from vibe_pipeline.planning.measure_costs import network_teraflops, writing_seconds
 from vibe_pipeline.planning.rates import ASSUMED_SHARE, COMPILE_SECONDS, READ_BYTES, Rates, rates_of
+from vibe_pipeline.planning.work import Work
 
 if TYPE_CHECKING:
     import torch
@@ -42,25 +42,6 @@ CONTEXT_BYTES = 1.0e9
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 STATE_BYTES = {"adamw": 8.0, "adamw_8bit": 2.0}
 """AdamW's two moments of each trained number; 8 bit as bitsandbytes keeps them."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """Operations, 1e12, and the seconds that they take by the part of the run that spends them."""
-
-    teraflops: float = 0.0
-    parts: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def seconds(self) -> float:
-        """Of all parts."""
-        return sum(self.parts.values())
-
-    def __add__(self, other: "Work") -> "Work":
-        return Work(self.teraflops + other.teraflops, dict(Counter(self.parts) + Counter(other.parts)))
-
-    def __mul__(self, times: float) -> "Work":
-        return Work(self.teraflops * times, {name: seconds * times for name, seconds in self.parts.items()})
 
 
 Adapter = LoraParams | Path
@@ -150,11 +131,13 @@ class Costs:
         row = tables.adapters[arm.adapter]
         return [row.lora, *self.beside(stage1_of(row, tables) if arm.keep_stage1 else None), *extras]
 
-    def forward(self, size: ClipSize, attention: AttentionParams, adapters: Sequence[Adapter] = ()) -> Work:
-        """One sample through the transformer, with adapters beside it if there are any."""
+    def forward(
+        self, size: ClipSize, attention: AttentionParams, adapters: Sequence[Adapter] = (), compiled: bool = False
+    ) -> Work:
+        """One sample through the transformer, with adapters beside it if there are any, by `torch.compile` or not."""
         flops = self._flops(size, attention, [self._layers(adapter) for adapter in adapters], self.first_frames)
         rates = self.rates(self.model.dtype)
-        linear = rates.forward_compiled if self.model.compile else rates.forward
+        linear = rates.forward_compiled if compiled else rates.forward
         seconds = flops.linear_forward / linear + self._attention(size, attention, flops.attention_forward, rates)
         return Work(flops.forward / 1e12, {"transformer": seconds / 1e12})
 

@@ -9,12 +9,12 @@ from vibe_pipeline.evaluation.metrics.resolution import Measure
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.io.metric import Metric
 
-MEASURE_SECONDS = 0.16
-"""Processor seconds of our own measures a megapixel of every frame, over half of it decoding: benchmarks/measures.py on
-noisy lossless clips of 1408x2560 and 2176x3840, two cores of a shared machine."""
-WRITING_SECONDS = 0.145
-"""Processor seconds a megapixel of every frame: a lossless clip (0.127) and its preview (0.016), a noisy 1408x2560."""
-READING_SECONDS = 0.13
+MEASURE_SECONDS = 0.075
+"""Processor seconds of our own measures a megapixel of every frame, nearly half of it decoding: benchmarks/measures.py
+on noisy lossless clips of 2176x3840, two cores of a shared machine."""
+WRITING_SECONDS = 0.05
+"""Processor seconds a megapixel of every frame: a lossless clip (0.034) and its preview (0.016), a noisy 1408x2560."""
+READING_SECONDS = 0.034
 """Likewise, to decode a lossless clip."""
 VBENCH_DECODINGS = 2  # its two readers, each once for all dimensions
 VBENCH_SECONDS = 7.0

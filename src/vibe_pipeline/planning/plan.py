@@ -26,19 +26,15 @@ from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
 from vibe_pipeline.planning.network_costs import network_cost
-from vibe_pipeline.planning.plan_rows import (
-    PlanRow,
-    arm_rows,
-    data_row,
+from vibe_pipeline.planning.plan_rows import PlanRow, arm_rows, data_row, latents_row, native_row, training_rows
+from vibe_pipeline.planning.rates import said_of
+from vibe_pipeline.planning.score_rows import (
     held_out_rows,
     measures_row,
-    native_row,
     network_measures_row,
-    training_rows,
     validation_rows,
     vbench_row,
 )
-from vibe_pipeline.planning.rates import said_of
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 
 
@@ -127,6 +123,7 @@ def make_plan(
         data_row(costs, data, image_count),
         *training_rows(costs, data, tables),
         native_row(costs, generation, clips),
+        *latents_row(costs, tables, clips),
         *arm_rows(costs, tables, generation, clips),
         *validation_rows(costs, tables, generation),
         *held_out_rows(costs, data, tables, image_count),
