@@ -90,7 +90,20 @@ def test_by_at_least_so_much() -> None:
     assert "-0" not in compare_on_metric(scores(noise=MIXED), "a", "b", "noise", "lower").reason
 
 
-@pytest.mark.parametrize("field", ["at_least", "smallest"])
+def test_worse_by_no_more_than_a_margin() -> None:
+    """The whole interval has to lie on this side of it, however certain it is that something is lost."""
+    table = scores(noise=UP, detail=DOWN)  # worse by 1 on both, intervals about .4 wide
+    verdicts = {
+        margin: evaluate_claim(CLAIM.model_copy(update={"margin": {"noise": margin, "detail": margin}}), table)
+        for margin in (0.5, 1.05, 2.0)
+    }
+    assert {margin: j.verdict for margin, j in verdicts.items()} == {0.5: FAILS, 1.05: OPEN, 2.0: HOLDS}
+    assert verdicts[1.05].evidence[0].reason == "the interval of the difference contains 1.05"
+    with pytest.raises(ValueError, match="at_least and margin both name 'noise'"):
+        Claim(**CLAIM.model_dump() | {"margin": {"noise": 1.0}, "at_least": {"noise": 1.0}})
+
+
+@pytest.mark.parametrize("field", ["at_least", "smallest", "margin"])
 def test_limits_are_of_the_claims_own_metrics(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field} names 'nois'"):
         Claim(name="c", statement="s", arm="a", other="b", metrics={"noise": "lower"}, **{field: {"nois": 1.0}})

@@ -99,7 +99,7 @@ def _judged(
     if low > at_least:
         return HOLDS, ""
     if high < at_least:
-        return FAILS, f"the gain is below {at_least:g}" if at_least and high > 0 else ""
+        return FAILS, f"the gain is below {at_least:g}" if at_least > 0 < high else ""
     limit = at_least if better == "higher" or not at_least else -at_least
     return OPEN, f"the interval of the difference contains {limit:g}"
 
@@ -139,7 +139,7 @@ def evaluate_claim(claim: Claim, scores: pd.DataFrame, bootstrap: Bootstrap = DE
             metric=metric,
             better=better,
             bootstrap=bootstrap,
-            at_least=claim.at_least.get(metric, 0.0),
+            at_least=claim.limit(metric),
         )
         for metric, better in claim.metrics.items()
     )

@@ -12,7 +12,8 @@ from vibe_pipeline.io.yaml_files import read_yaml
 class Claim(BaseModel):
     """One claim: `arm` is better than `other` on every metric of `metrics` (name -> its better side).
 
-    With `at_least`, by at least so much; on the metric's own scale, which for VBench is 0 to 1: .008 are 0.8 points.
+    With `at_least`, by at least so much; with `margin`, worse by no more than that (non-inferiority). Both are on the
+    metric's own scale, which for VBench is 0 to 1: .008 are 0.8 points.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,9 +31,20 @@ class Claim(BaseModel):
         default_factory=dict, description="by how much `arm` is better: the whole interval must lie beyond it"
     )
 
+    margin: dict[str, Annotated[FiniteFloat, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="by how much `arm` may be worse: no part of the interval is beyond it",
+    )
+
+    def limit(self, metric: str) -> float:
+        """The gain on a metric that its whole interval has to exceed; below 0 where a loss is allowed."""
+        return self.at_least.get(metric, 0.0) - self.margin.get(metric, 0.0)
+
     @model_validator(mode="after")
     def _limits_are_of_its_metrics(self) -> Self:
-        for field in ("smallest", "at_least"):
+        if both := sorted(self.at_least.keys() & self.margin.keys()):
+            raise ValueError(f"at_least and margin both name {both[0]!r}: it is either more or not less")
+        for field in ("smallest", "at_least", "margin"):
             if strange := [name for name in getattr(self, field) if name not in self.metrics]:
                 raise ValueError(f"{field} names {strange[0]!r}, which is not one of the claim's metrics")
         return self

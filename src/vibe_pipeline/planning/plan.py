@@ -186,8 +186,8 @@ def _power_notes(prompts: int, evaluation: EvaluationParams) -> Iterator[str]:
     needed = prompts_by_spread(PUBLISHED_GAIN, SPREADS, evaluation.confidence)
     by_spread = ", ".join(f"{count} at {spread:g}" for spread, count in needed.items())
     yield (
-        f"power: {prompts} prompts tell a difference of {least:.2f} of its spread over prompts, four times in five; the "
-        f"published +{PUBLISHED_GAIN:g} points of overall6 take, by that spread in points: {by_spread} (published: none)"
+        f"power: {prompts} prompts tell a difference of {least:.2f} of its spread over prompts, 4 times in 5; the "
+        f"published +{PUBLISHED_GAIN:g} points of overall6 take, by that spread: {by_spread} points (none is published)"
     )
 
 

@@ -64,7 +64,7 @@ def held_out_rows(costs: Costs, data: DataParams, tables: Experiment, images: in
     trained |= {name: (row, data.high, row.attention) for name, row in tables.adapters.items()}
     for name, (row, size, attention) in trained.items():
         if row.validate_every and held:
-            one = costs.forward(size, attention, [row.lora]) * LEVELS
+            one = costs.forward(size, attention, [row.lora], row.compile) * LEVELS
             yield PlanRow.of(
                 Work(one.teraflops, {"held-out losses": one.seconds}),
                 group="held_out",

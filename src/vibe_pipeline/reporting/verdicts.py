@@ -47,10 +47,12 @@ def _evidence_shown(
     e: Evidence, judgement: ClaimVerdict, published: Mapping[str, Any], confidence: float
 ) -> dict[str, Any]:
     claim, kind = judgement.claim, KINDS[e.verdict]
-    at_least = claim.at_least.get(e.metric, 0.0)
+    at_least = claim.limit(e.metric)
     gain = published_gain(published, claim.arm, claim.other, e.metric)
     line = {"label": words(e.metric).label, "arrow": ARROWS[e.better], "kind": kind, "mark": MARKS[kind]}
-    if at_least:
+    if at_least < 0:
+        line["label"] += f", not worse by {number(-at_least)}"
+    elif at_least:
         line["label"] += f", by at least {number(at_least)}"
     figures = {"difference": number(e.difference), "low": number(e.low), "high": number(e.high), "pairs": e.pairs}
     reason = "; ".join(filter(None, [e.reason, prompts_that_tell(e, confidence, gain, at_least)]))
