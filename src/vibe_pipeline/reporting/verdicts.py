@@ -1,14 +1,15 @@
 """How the page says what a claim or a comparison came to."""
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, ClaimVerdict, Evidence
 from vibe_pipeline.evaluation.metrics.registry import METRICS
 from vibe_pipeline.evaluation.power import prompts_needed
 from vibe_pipeline.experiment.arms import ArmParams
-from vibe_pipeline.reporting.glossary import ARROWS, number, words
+from vibe_pipeline.reporting.glossary import ARROWS, number, together, words
 from vibe_pipeline.reporting.published import published_difference, published_gain
 from vibe_pipeline.reporting.tables import arm_label
 
@@ -26,18 +27,23 @@ def claim_shown(
     confidence: float,
     not_run: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """A claim with its evidence, for the template; `not_run` says of arms that were left out why."""
+    """A claim with its evidence, for the template; `not_run` says of arms that were left out why.
+
+    Why something is missing is said once, in the list of what was skipped, to which `absent` leads.
+    """
     claim, kind = judgement.claim, KINDS[judgement.verdict]
     reasons = [why for arm, why in (not_run or {}).items() if arm in (claim.arm, claim.other)]
     gains = published_difference(published, claim.arm, claim.other)
     return {
+        "name": claim.name.replace("_", " "),
         "statement": claim.statement,
         "source": claim.source,
         "compared": f"{arm_label(claim.arm, arms)} − {arm_label(claim.other, arms)}",
         "verdict": judgement.verdict,
         "kind": kind,
         "mark": MARKS[kind],
-        "reason": "; ".join([judgement.reason, *reasons]),
+        "reason": "" if judgement.verdict == ABSENT else judgement.reason,
+        "absent": judgement.verdict == ABSENT or bool(reasons),
         "published": ", ".join(f"{label} {signed(gain)}" for label, gain in gains.items()),
         "evidence": [_evidence_shown(e, judgement, published, confidence) for e in judgement.evidence],
     }
@@ -52,7 +58,8 @@ def _evidence_shown(
     line = {"label": words(e.metric).label, "arrow": ARROWS[e.better], "kind": kind, "mark": MARKS[kind]}
     if at_least:
         line["label"] += f", by at least {number(at_least)}"
-    figures = {"difference": number(e.difference), "low": number(e.low), "high": number(e.high), "pairs": e.pairs}
+    difference, low, high = together(e.difference, e.low, e.high)
+    figures = {"difference": difference, "low": low, "high": high, "pairs": e.pairs, "absent": e.verdict == ABSENT}
     reason = "; ".join(filter(None, [e.reason, prompts_that_tell(e, confidence, gain, at_least)]))
     beside = ""
     if not math.isnan(gain) and e.pairs:
@@ -79,6 +86,25 @@ def prompts_that_tell(found: Evidence, confidence: float, gain: float = math.nan
     if told:
         return f"about {', '.join(told)}, four times in five"
     return "no number of prompts would tell it" + (": training seeds differ by more" if found.found.of_seeds else "")
+
+
+def verdict_line(claims: Sequence[Mapping[str, Any]]) -> str:
+    """How many claims have which verdict, in one sentence; '' where none was put to the test."""
+    counts = Counter(str(claim["verdict"]) for claim in claims)
+    if not counts:
+        return ""
+    said = [f"{n} {_plural(verdict) if n > 1 else verdict}" for verdict, n in counts.items()]
+    listed = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
+    return f"Of {sum(counts.values())} claim{'s' * (len(claims) > 1)}, {listed}."
+
+
+def _plural(verdict: str) -> str:
+    return {HOLDS: "hold", FAILS: "do not hold"}.get(verdict, verdict)
+
+
+def keys(claims: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """The mark of every verdict that was given, and its words."""
+    return list(dict.fromkeys((str(claim["mark"]), str(claim["verdict"])) for claim in claims))
 
 
 def points_of(metric: str) -> float:

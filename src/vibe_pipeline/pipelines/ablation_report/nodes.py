@@ -20,6 +20,7 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.io.files import write_atomic
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.pipelines.rows import of_kind
+from vibe_pipeline.reporting.ages import ages
 from vibe_pipeline.reporting.narrative import differences
 from vibe_pipeline.reporting.page import ReportInputs, write_report
 from vibe_pipeline.reporting.provenance import Origin, degradation_rows, losses
@@ -160,6 +161,7 @@ def write_page(
         band=evaluation.fine_band,
         clips_shown=report.clips_shown,
         bootstrap=_bootstrap(evaluation),
+        ages=ages(clips, pools.arms, manifests["stage2"], vbench_manifest.get("scored"), parent_run().begun),
     )
     return _published(write_report(inputs, folders.report), _export(pools, scores, clips, folders.report))
 

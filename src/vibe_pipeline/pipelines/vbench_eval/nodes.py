@@ -1,5 +1,6 @@
 """Nodes of vbench_eval: VBench over all arms, and the measures that see resolution, per arm."""
 
+import time
 from typing import Any
 
 import pandas as pd
@@ -29,7 +30,7 @@ def run_vbench(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """VBench's own scores of every clip; a dimension that cannot run is a row with its reason.
 
-    `by_row` holds the clips of every arm ("clips-<arm>").
+    `by_row` holds the clips of every arm ("clips-<arm>"). The manifest says when, as the page tells how old scores are.
     """
     limit_threads(model.threads)
     clips = pd.concat(of_kind("clips", by_row).values(), ignore_index=True)
@@ -46,7 +47,8 @@ def run_vbench(
         threads=model.threads,
         second_env=folders.vbench_env,
     )
-    return score_vbench(clips, evaluation.vbench_dimensions, scoring, require_any=False), manifest
+    scores = score_vbench(clips, evaluation.vbench_dimensions, scoring, require_any=False)
+    return scores, manifest | {"scored": time.time()}
 
 
 def measure(
