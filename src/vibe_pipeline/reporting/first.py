@@ -34,6 +34,12 @@ class Roles:
         """Those that there are, in order."""
         return tuple(arm for arm in (self.floor, self.best, self.truth) if arm)
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What each is, in a word or two, where a label is too long."""
+        said = {self.truth: "True render", self.best: "Best arm", self.floor: "Upsampled"}
+        return tuple(said[arm] for arm in self.named())
+
 
 @dataclass(frozen=True)
 class Gain:
@@ -65,9 +71,10 @@ class Outcome:
     after: str
 
 
-def scored_metrics(table: pd.DataFrame) -> list[str]:
-    """The measures to read first, of those that some arm was scored on."""
-    scored = set(table.loc[is_scored(table), "metric"]) if len(table) else set()
+def scored_metrics(table: pd.DataFrame, roles: Roles) -> list[str]:
+    """The measures to read first, of those that the best arm was scored on, or upsampling where no other was run."""
+    of = roles.best or roles.floor
+    scored = set(table.loc[is_scored(table) & (table["arm"] == of), "metric"]) if len(table) else set()
     return [metric for metric in READ_FIRST if metric in scored]
 
 
@@ -115,7 +122,7 @@ def first_rows(
 ) -> list[FirstRow]:
     """The measures to read first: of upsampling, the best arm and the truth, and the paired gain over upsampling."""
     leading = leading_metric(table, arms)
-    metrics = sorted(scored_metrics(table), key=lambda metric: metric != leading)[:ROWS]
+    metrics = sorted(scored_metrics(table, roles), key=lambda metric: metric != leading)[:ROWS]
     rows = []
     for metric in metrics:
         found = table[(table["metric"] == metric) & is_scored(table)].set_index("arm")

@@ -15,6 +15,7 @@ from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claim
 from vibe_pipeline.io.redact import redact
+from vibe_pipeline.io.score_table import WHOLE_ARM
 from vibe_pipeline.reporting import figures, first, gallery, narrative, paper, sweep_figures, tables, verdicts
 from vibe_pipeline.reporting.ages import Age, older_parts
 from vibe_pipeline.reporting.cost import Cost, cost_of
@@ -25,8 +26,6 @@ TEMPLATES, ASSETS = Path(__file__).parent / "templates", Path(__file__).parent /
 SCRIPTS = ("view.js", "folds.js", "clock.js", "lens.js", "slide.js", "player.js", "tables.js", "copy.js")
 """In the order in which they need each other."""
 PAGE_BYTES = 14_000_000
-COST_METRICS = ("band_error", "spectrum_distance", "band_correlation", "vbench_total", "imaging_quality")
-"""Which metric is set against cost: the first of these that was scored, else the first scored at all."""
 
 
 def _nothing() -> pd.DataFrame:
@@ -173,7 +172,8 @@ def _first_screen(inputs: ReportInputs, claims: Sequence[Mapping[str, Any]]) -> 
     """Result, verdicts, the measures to read first, the slider; and the clips, which the slider draws from."""
     roles = first.roles_of(inputs.table, inputs.clips, inputs.arms)
     rows = first.first_rows(inputs.table, inputs.scores, roles, inputs.arms, inputs.bootstrap)
-    prompts = int(inputs.scores["prompt_index"].nunique()) if len(inputs.scores) else 0
+    clips = inputs.scores[inputs.scores["prompt_index"] != WHOLE_ARM] if len(inputs.scores) else inputs.scores
+    prompts = int(clips["prompt_index"].nunique()) if len(clips) else 0
     takes = gallery.takes(inputs.clips, inputs.arms, inputs.clips_shown, PAGE_BYTES // 2 - 1_500_000)
     return {
         "roles": roles,
@@ -246,26 +246,18 @@ def _overview_plots(inputs: ReportInputs) -> tuple[list[Plot], str]:
         )
         caption += " render's there is noise or false detail."
         plots.append(Plot(figures.to_svg(figure, "spectrum", "Power spectra of all arms on a log scale."), caption))
-    metric, cost = cost_metric(inputs.table), _cost(inputs)
+    metric, cost = first.leading_metric(inputs.table, inputs.arms), _cost(inputs)
     if not metric or cost is None:
         return plots, ""
     scored = set(inputs.table.loc[(inputs.table["metric"] == metric) & tables.is_scored(inputs.table), "arm"])
     costs = cost.medians[lambda found: (found > 0) & found.index.isin(scored)]
     if costs.nunique() < 2:
-        line = f"Cost is not plotted: every arm that runs the model takes {number(float(costs.iloc[0]))} {cost.title}."
-        return plots, line if len(costs) > 1 else ""
+        said = f"Cost is not plotted: every arm that runs the model takes {number(float(costs.max()))} {cost.title}."
+        return plots, said if len(costs) > 1 else ""
     figure = figures.cost_figure(inputs.table, cost, metric, inputs.arms)
     label = words(metric).label
     svg = figures.to_svg(figure, "cost", f"{label} of each arm over {cost.title}.")
     return [*plots, Plot(svg, f"{label} against cost. {cost.note}")], ""
-
-
-def cost_metric(table: pd.DataFrame) -> str:
-    """The metric to set against cost; '' if none was scored."""
-    if table.empty:
-        return ""
-    scored = tables.metric_order(table[tables.is_scored(table)])
-    return next((m for m in (*COST_METRICS, *scored) if m in scored), "")
 
 
 def _loss_plots(inputs: ReportInputs) -> list[Plot]:

@@ -93,7 +93,8 @@ def verdict_line(claims: Sequence[Mapping[str, Any]]) -> str:
     counts = Counter(str(claim["verdict"]) for claim in claims)
     if not counts:
         return ""
-    said = [f"{n} {_plural(verdict) if n > 1 else verdict}" for verdict, n in counts.items()]
+    order = sorted(counts, key=list(KINDS).index)
+    said = [f"{counts[verdict]} {_plural(verdict) if counts[verdict] > 1 else verdict}" for verdict in order]
     listed = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
     return f"Of {sum(counts.values())} claim{'s' * (len(claims) > 1)}, {listed}."
 
@@ -104,7 +105,8 @@ def _plural(verdict: str) -> str:
 
 def keys(claims: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """The mark of every verdict that was given, and its words."""
-    return list(dict.fromkeys((str(claim["mark"]), str(claim["verdict"])) for claim in claims))
+    found = {str(claim["verdict"]): str(claim["mark"]) for claim in claims}
+    return [(found[verdict], verdict) for verdict in sorted(found, key=list(KINDS).index)]
 
 
 def points_of(metric: str) -> float:
