@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.statistics import paired_difference
+from vibe_pipeline.evaluation.differences import paired_difference
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.reporting.copies import Grid
 from vibe_pipeline.reporting.glossary import ARROWS, DIRECTION_WORDS, together, words

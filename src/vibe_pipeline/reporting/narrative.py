@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from vibe_pipeline.evaluation.statistics import TRAINING
+from vibe_pipeline.evaluation.differences import TRAINING
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.generation.methods import method_of
