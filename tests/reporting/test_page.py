@@ -143,7 +143,7 @@ def test_a_claim_shows_its_verdict_as_one_of_many_and_by_itself(inputs: ReportIn
     assert "by itself holds; corrected over 10 claims cannot be told from this data" in page.text
     assert "holds by itself; corrected over 10 tests p = 0.2" in page.text
     assert re.search(r"different: p 0\.02\d*, corrected 0\.2", page.text)
-    assert "Of the 10 claims put to the test, 10 cannot be told from this data." in page.text
+    assert "Of 10 claims, 10 cannot be told from this data." in page.text
     alone = Page(render(replace(inputs, scores=pd.concat([scores, arms]), claims=claims[:1])))
     assert (
         "Of the 1 claim put to the test, 1 holds." in alone.text and "by itself" not in alone.text.split("s0")[1][:300]
