@@ -56,6 +56,14 @@ class Tracked:
     def __init__(self, client: MlflowClient | None, run_id: str = "") -> None:
         self.client, self.run_id = client, run_id
 
+    @property
+    def begun(self) -> float | None:
+        """When the run began, seconds since 1970; None where nothing is tracked or the server does not answer."""
+        if self.client is not None:
+            with self._tolerant("its start"):
+                return self.client.get_run(self.run_id).info.start_time / 1000
+        return None
+
     def params(self, params: Mapping[str, Any] | BaseModel) -> None:
         """Record parameters, flattened; passwords in addresses are masked."""
         if self.client is not None:

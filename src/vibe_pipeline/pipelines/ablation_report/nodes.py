@@ -23,6 +23,7 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.io.files import write_atomic
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.pipelines.rows import of_kind
+from vibe_pipeline.reporting.ages import ages
 from vibe_pipeline.reporting.arm_runs import ArmRecord, log_arm_runs, note_on_arms, several_have
 from vibe_pipeline.reporting.kept import keep_report
 from vibe_pipeline.reporting.page import ReportInputs, write_report
@@ -143,6 +144,7 @@ def write_page(
         band=evaluation.fine_band,
         clips_shown=report.clips_shown,
         bootstrap=_bootstrap(evaluation),
+        ages=ages(clips, pools.arms, trainings["stage2"], vbench_manifest.get("scored"), parent_run().begun),
     )
     page, exported = write_report(inputs, folders.report), _export(pools, scores, clips, folders.report)
     made = _published(page, exported, folders.reports)

@@ -1,5 +1,6 @@
 """Nodes of vbench_eval: VBench over all arms, and the measures that see resolution, per arm."""
 
+import time
 from typing import Any
 
 import pandas as pd
@@ -27,7 +28,10 @@ def run_vbench(
     folders: Folders,
     clips: pd.DataFrame,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """VBench's own scores of every clip of all arms; a dimension that cannot run is a row with its reason."""
+    """VBench's own scores of every clip of all arms; a dimension that cannot run is a row with its reason.
+
+    The manifest says when, as the page tells how old scores are.
+    """
     limit_threads(model.threads)
     protocol = generation.prompts if generation.prompts in (*VBENCH_PROTOCOLS, FOUR_K) else "custom"
     manifest = vbench_manifest(
@@ -42,7 +46,8 @@ def run_vbench(
         threads=model.threads,
         second_env=folders.vbench_env,
     )
-    return score_vbench(clips, evaluation.vbench_dimensions, scoring, require_any=False), manifest
+    scores = score_vbench(clips, evaluation.vbench_dimensions, scoring, require_any=False)
+    return scores, manifest | {"scored": time.time()}
 
 
 def measure(
