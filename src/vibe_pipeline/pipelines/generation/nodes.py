@@ -16,6 +16,7 @@ from vibe_pipeline.generation.render import arm_clips, native_clips, reference_c
 from vibe_pipeline.images.buckets import make_buckets
 from vibe_pipeline.images.stills_filter import filter_of_stills
 from vibe_pipeline.io.manifests import AdapterManifest, FilterManifest
+from vibe_pipeline.pipelines.rows import of_kind
 from vibe_pipeline.reporting.preview import write_preview
 from vibe_pipeline.tracking import parent_run
 
@@ -116,3 +117,8 @@ def render_filtered_arm(
         arm=arm,
         linear_filter=FilterManifest.model_validate(linear_filter),
     )
+
+
+def gather_clips(**by_row: pd.DataFrame) -> pd.DataFrame:
+    """The clips of every arm ("clips-<arm>") as one table, in the arms' order."""
+    return pd.concat(of_kind("clips", by_row).values(), ignore_index=True)
