@@ -71,7 +71,7 @@ def main() -> int:
     parser.add_argument("--model", default="data/06_models/base")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, default=5.0)
     parser.add_argument("--shift", type=float, default=3.0)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--json", type=Path)
