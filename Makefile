@@ -38,6 +38,7 @@ $(STAMP): $(REQUIREMENTS)
 run: setup
 	$(BIN)/kedro run --runner=ParallelRunner
 	@echo "table    data/08_reporting/ablation_table.csv"
+	@echo "reports  data/08_reporting/reports/index.html, of every run"
 	@echo "graph    make viz, then http://127.0.0.1:4141"
 
 test: setup

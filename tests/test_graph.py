@@ -127,12 +127,19 @@ def test_the_default_graph_runs_is_tracked_and_is_idempotent(
     assert {r.info.status for r in runs} == {"FINISHED"}
     parent = by_kind["run"][0].info.run_id
     assert {r.data.tags["mlflow.parentRunId"] for r in by_kind["adapter"] + by_kind["arm"]} == {parent}
-    full = next(r for r in by_kind["adapter"] if r.info.run_name == "full")
-    assert len(client.get_metric_history(full.info.run_id, "loss")) == 2
+    full = next(r for r in by_kind["adapter"] if r.data.tags["row"] == "full")
+    assert len(client.get_metric_history(full.info.run_id, "train/loss")) == 2
     assert full.data.params["objective.hfato"] == "1.0"
-    assert [a.path for a in client.list_artifacts(full.info.run_id, "adapter")] == [
-        "adapter/pytorch_lora_weights.safetensors"
-    ]
+    files = client.list_logged_model_artifacts(full.data.tags["model_id"])
+    assert {a.path for a in files} == {"MLmodel", "pytorch_lora_weights.safetensors"}
+    assert not [name for name in by_kind["run"][0].data.params if name.startswith("_")]
+    assert "compare-runs" in by_kind["run"][0].data.tags["mlflow.note.content"]
+    arm = next(r for r in by_kind["arm"] if r.data.tags["row"] == "full")
+    assert [i.model_id for i in arm.inputs.model_inputs] == [full.data.tags["model_id"]]
+    events = read_json(project / ".viz/kedro_pipeline_events.json")
+    ended = {e["node"]: e["status"] for e in events if e["event"] == "after_node_run"}
+    assert {"arms.full.generate", "adapters.full.train", "write_page"} < set(ended)
+    assert set(ended.values()) == {"success"}
 
     assert len(client.list_artifacts(full.info.run_id, "validation")) == 2
 
@@ -140,6 +147,9 @@ def test_the_default_graph_runs_is_tracked_and_is_idempotent(
     made |= {p: p.stat().st_mtime_ns for p in (project / "data").rglob("pytorch_lora_weights.safetensors")}
     run(project, monkeypatch)
     assert {p: p.stat().st_mtime_ns for p in made} == made
+    # Nothing changed: the second run adds itself alone, and the reports of both are there if they differ.
+    assert len(client.search_runs([by_kind["run"][0].info.experiment_id])) == len(runs) + 1
+    assert (project / "data/08_reporting/reports/index.html").exists()
 
 
 def test_a_copied_and_moved_project_goes_on_with_all_that_it_has(

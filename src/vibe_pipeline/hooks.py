@@ -20,9 +20,11 @@ from vibe_pipeline.runtime.live import Graph, LiveRun, node_begins, node_ends, n
 from vibe_pipeline.runtime.project_lock import Locks, lock_project, unlock
 from vibe_pipeline.runtime.terminal import close_log, keep_error, keep_log, whole_lines
 from vibe_pipeline.runtime.torchrun import is_follower, launched_outside
+from vibe_pipeline.runtime.workflow import begin_workflow, end_workflow, note_node
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
+    from kedro.io import CatalogProtocol
     from kedro.pipeline import Node, Pipeline
 
 log = logging.getLogger(__name__)
@@ -178,24 +180,25 @@ class TrackingHooks:
             return
         from vibe_pipeline.experiment.run import TrackingParams
         from vibe_pipeline.io.keys import content_key
-        from vibe_pipeline.tracking import git_commit, start_monitor, start_parent
+        from vibe_pipeline.tracking import CHANGED, changes, git_commit, run_name, start_monitor, start_parent
 
         names = ", ".join(run_params.get("pipeline_names") or ["__default__"])
+        changed = changes(run_params.get("runtime_params") or {})
+        # Anchors of YAML repeat what the rows that name them say.
+        written = {k: v for k, v in self._params.items() if not k.startswith("_")}
         tags = {
             "git_commit": git_commit(self._project),
             # Neither where a run lies or is tracked nor how long it may take changes what it makes.
-            "config_hash": content_key(
-                {k: v for k, v in self._params.items() if k not in ("tracking", "run", "folders")}
-            ),
+            "config_hash": content_key({k: v for k, v in written.items() if k not in ("tracking", "run", "folders")}),
             "env": self._env,
             "pipelines": names,
-        }
+        } | ({CHANGED: changed} if changed else {})
         apart = ("adapters", "arms", "stage1", "tracking", "claims", "published", "folders", "not_run")
-        shown = {k: v for k, v in self._params.items() if k not in apart}
+        shown = {k: v for k, v in written.items() if k not in apart}
         tags |= {f"not_run.{name}": row["reason"] for name, row in self._params["not_run"].items()}
         tracking = TrackingParams(**self._params.get("tracking", {}))
         self._stages = {node.name: stage for node in pipeline.nodes for stage in node.tags & set(pipelines)}
-        start_parent(tracking, self._project, f"{self._env}: {names}", tags, shown)
+        start_parent(tracking, self._project, run_name(self._env, names, changed), tags, shown)
         # Kedro reports an error but not an interruption (Ctrl-C), which would leave the run open for ever.
         atexit.register(self._end, "KILLED")
         self._monitor = start_monitor() if tracking.system_metrics else None
@@ -229,6 +232,47 @@ class TrackingHooks:
             self._monitor.finish()
             self._monitor = None
         end_parent(status, self._stages)
+
+
+class WorkflowHooks:
+    """Statuses and times of nodes, for Kedro-Viz; listed first, so called last, when it has written its own."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, float] = {}
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: "Pipeline", catalog: "CatalogProtocol") -> None:
+        """Start noting."""
+        if not is_follower():
+            self._nodes, self._catalog = pipeline.nodes, catalog
+            begin_workflow(Path(run_params["project_path"]))
+
+    @hook_impl
+    def before_node_run(self, node: "Node") -> None:
+        """Start its clock."""
+        self._begun[node.name] = time.monotonic()
+
+    @hook_impl
+    def after_node_run(self, node: "Node") -> None:
+        """Note it, from the process that ran it."""
+        note_node(node.name, time.monotonic() - self._begun[node.name])
+
+    @hook_impl
+    def on_node_error(self, error: Exception, node: "Node") -> None:
+        """Note that it failed."""
+        note_node(node.name, time.monotonic() - self._begun.get(node.name, time.monotonic()), error)
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """Write the events of a run that ended well."""
+        if not is_follower():
+            end_workflow(self._nodes, self._catalog)
+
+    @hook_impl
+    def on_pipeline_error(self, error: Exception) -> None:
+        """Write the events of one that did not."""
+        if not is_follower():
+            end_workflow(self._nodes, self._catalog, error)
 
 
 class RehearsalHooks:

@@ -29,7 +29,9 @@ def write_lossless(path: Path, clip: Iterable[NDArray[np.float32] | Frame], fps:
     # Without macro_block_size=1 frames are resized to multiples of 16; yuv420p would halve the colour.
     options = {"codec": "libx264rgb", "pixelformat": "rgb24", "macro_block_size": 1, "quality": None}
     frames = (_bytes(frame, path) for frame in clip)
-    return _write(path, frames, fps, options | {"output_params": ["-qp", "0", "-preset", "veryfast"]})
+    # Ultrafast leaves out CABAC, which takes three quarters of the time of writing and of every reading, for a tenth of
+    # the size.
+    return _write(path, frames, fps, options | {"output_params": ["-qp", "0", "-preset", "ultrafast"]})
 
 
 def write_preview(path: Path, clip: Iterable[NDArray[np.float32] | Frame], fps: float) -> Path:

@@ -43,13 +43,14 @@ def result_of(
 
 
 def to_read_first(scored: pd.DataFrame, claims: Sequence[Claim]) -> list[str]:
-    """The measures that most claims rest on, of those that were scored; then in the table's order."""
+    """The measures that most claims are decided by, of those that most arms have; then in the table's order."""
     if scored.empty:
         return []
     arms = scored.groupby("metric")["arm"].nunique()
     there = [metric for metric in metric_order(scored) if arms[metric] > arms.max() / 2]  # not of the ceiling alone
-    rest_on = Counter(asked.metric for claim in claims for asked in claim.measures)
-    return sorted(there, key=lambda metric: (-rest_on[metric], there.index(metric)))[:MEASURES]
+    decides = Counter(claim.primary.metric for claim in claims)
+    named = Counter(asked.metric for claim in claims for asked in claim.secondary)
+    return sorted(there, key=lambda metric: (-decides[metric], -named[metric], there.index(metric)))[:MEASURES]
 
 
 def ending(report: Mapping[str, Any] | None, run: str) -> list[str]:

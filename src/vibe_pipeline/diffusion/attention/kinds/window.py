@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, PositiveInt
 
+from vibe_pipeline.diffusion.attention.choice import Kernel, kernel_of
 from vibe_pipeline.diffusion.attention.geometry import BACKENDS, Grid, HalfWindow, NativeGrid, Windows
 from vibe_pipeline.diffusion.attention.kinds.base import AttentionKind, AttentionPlan, Place
 
@@ -42,6 +43,10 @@ class Window(AttentionKind):
     def keys(self, grid: Grid, native: NativeGrid | None, layer: int) -> int:
         """Those of the window over all frames, and the pooled ones."""
         return self.windows(grid, native).keys_per_query
+
+    def kernel(self, grid: Grid, native: NativeGrid | None, layer: int, device: str) -> tuple[Kernel, float]:
+        """By the backend that suits the grid."""
+        return kernel_of(self.windows(grid, native), device)
 
     def plan(self, place: Place) -> AttentionPlan:
         """By the place's backend."""
