@@ -6,7 +6,7 @@ from pathlib import Path
 from vibe_pipeline.evaluation.metrics.measures import Beside, measure_clip
 from vibe_pipeline.evaluation.metrics.static import find_static
 from vibe_pipeline.io.clip_files import clip_files
-from vibe_pipeline.io.decoding import read_frames
+from vibe_pipeline.io.video import read_frames
 
 
 def main(folder: Path) -> None:

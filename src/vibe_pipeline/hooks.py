@@ -42,21 +42,17 @@ class TerminalHooks:
         whole_lines()
         self._folders: dict[str, str] = context.config_loader["parameters"]["folders"]
 
-    # Last: what another hook refuses leaves neither a folder nor a log.
-    @hook_impl(trylast=True)
+    @hook_impl(trylast=True)  # what another hook refuses leaves neither a folder nor a log
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: "Pipeline") -> None:
         """Show the run from here to its end."""
         if is_follower():
             return
         keep_log(Path(self._folders["reporting"]) / "run.log")
-        parents = {
-            node.name: frozenset(parent.name for parent in before)
-            for node, before in pipeline.node_dependencies.items()
-        }
+        needed = pipeline.node_dependencies.items()
+        parents = {node.name: frozenset(parent.name for parent in before) for node, before in needed}
         alone = run_params.get("runner", "SequentialRunner") == "SequentialRunner"
-        graph = Graph(parents, 1 if alone else os.cpu_count() or 1)
         log.info("%d nodes, %s", len(parents), "one after another" if alone else "side by side")
-        self._live = LiveRun(Path(self._folders["data"]), graph)
+        self._live = LiveRun(Path(self._folders["data"]), Graph(parents, 1 if alone else os.cpu_count() or 1))
 
     @hook_impl(tryfirst=True)
     def before_node_run(self, node: "Node") -> None:
@@ -74,8 +70,7 @@ class TerminalHooks:
         """Its name, for the error's line."""
         node_fails(node.name)
 
-    # First: the run in MLflow is still open and can be named.
-    @hook_impl(tryfirst=True)
+    @hook_impl(tryfirst=True)  # while the run in MLflow is open and can be named
     def after_pipeline_run(self, pipeline: "Pipeline", catalog: Any) -> None:
         """The result, the page, the run in MLflow."""
         if self._live is None:
@@ -93,8 +88,8 @@ class TerminalHooks:
         """The traceback into the run's log; the error itself is one line, of whoever started the run."""
         if self._live is None:
             return
-        node, kept = self._live.close(), keep_error(error)
-        error.add_note(", ".join([*([f"node {node}"] if node else []), f"traceback in {kept}"]))
+        node = self._live.close()
+        error.add_note(f"{f'node {node}, ' if node else ''}traceback in {keep_error(error)}")
         close_log()
 
 

@@ -86,6 +86,8 @@ def _or_several(field: Schema) -> Schema:
     """A field, or a list of what it takes; what is said of it stands outside, where editors look."""
     said = {name: field[name] for name in ("title", "description", "default") if name in field}
     one = {name: value for name, value in field.items() if name not in said}
+    if isinstance(values := one.get("additionalProperties"), dict):  # by name, as weights of objectives
+        one["additionalProperties"] = {"anyOf": [values, {"type": "array", "items": values, "minItems": 1}]}
     return said | {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
 
 

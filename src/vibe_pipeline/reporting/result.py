@@ -1,6 +1,5 @@
 """A run's result in a few lines, for the terminal: arms by the measures to read first, and every claim's verdict."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pandas as pd
 from vibe_pipeline.evaluation.claims import ClaimVerdict
 from vibe_pipeline.experiment.claims import Claim
 from vibe_pipeline.io.text_table import aligned
+from vibe_pipeline.reporting.first import READ_FIRST
 from vibe_pipeline.reporting.glossary import ARROWS, number, words
 from vibe_pipeline.reporting.tables import is_scored, metric_order
 from vibe_pipeline.reporting.verdicts import MARKS
@@ -24,12 +24,12 @@ def result_of(
 
     Args:
         table: Ablation table.
-        claims: What was put to the test: measures that most of them rest on come first, and the arms they compare.
+        claims: What was put to the test: the arms that they compare come first.
         judgements: What came of each.
         reference: The reference arm, which comes first.
     """
     scored = table[is_scored(table)] if len(table) else table
-    metrics = to_read_first(scored, claims)
+    metrics = to_read_first(scored)
     arms = list(dict.fromkeys([reference, *(a for c in claims for a in (c.arm, c.other)), *table.get("arm", ())]))
     arms = [arm for arm in arms if len(scored) and arm in set(scored["arm"])]
     means = {(row.arm, row.metric): float(row.mean) for row in scored.itertuples()}
@@ -42,15 +42,13 @@ def result_of(
     }
 
 
-def to_read_first(scored: pd.DataFrame, claims: Sequence[Claim]) -> list[str]:
-    """The measures that most claims are decided by, of those that most arms have; then in the table's order."""
+def to_read_first(scored: pd.DataFrame) -> list[str]:
+    """As on the page's first screen, of those that most arms were scored on; then in the table's order."""
     if scored.empty:
         return []
     arms = scored.groupby("metric")["arm"].nunique()
     there = [metric for metric in metric_order(scored) if arms[metric] > arms.max() / 2]  # not of the ceiling alone
-    decides = Counter(claim.primary.metric for claim in claims)
-    named = Counter(asked.metric for claim in claims for asked in claim.secondary)
-    return sorted(there, key=lambda metric: (-decides[metric], -named[metric], there.index(metric)))[:MEASURES]
+    return list(dict.fromkeys([*(metric for metric in READ_FIRST if metric in there), *there]))[:MEASURES]
 
 
 def ending(report: Mapping[str, Any] | None, run: str) -> list[str]:
