@@ -224,7 +224,8 @@ def _job(chosen: Chosen, asked: Asked) -> "ArmJob":
         arm=arm,
         native=pd.DataFrame(),
         model=model,
-        generation=GenerationParams(**params["generation"]),
+        # Of one's own prompt there is no true render.
+        generation=GenerationParams(**params["generation"] | {"native_source": "base"}),
         root=folders.clips / "own",  # beside the run's clips: links by name there show the last run's
         adapter=adapter,
         stage1=stage1,

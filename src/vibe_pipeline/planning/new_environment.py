@@ -175,8 +175,9 @@ report:
 
 
 def _rows(extends: str) -> str:
+    fields = {"adapters": " {seed: 0}    # one training; seed: [0, 1, 2] trains three, as claims want"}
     rows = {
-        table: "\n".join([f"{table}:", *(f"  {row}:" for row in names)])
+        table: "\n".join([f"{table}:", *(f"  {row}:{fields.get(table, '')}" for row in names)])
         for table, names in {"stage1": ("modality",), **KEPT}.items()
     }
     return f"""\
