@@ -80,7 +80,6 @@ def log_arms(
     tracking: TrackingParams,
     evaluation: EvaluationParams,
     generation: GenerationParams,
-    claims: Claims,
     scores: pd.DataFrame,
     clips: pd.DataFrame,
     trainings: dict[str, list[AdapterManifest]],
@@ -97,7 +96,7 @@ def log_arms(
         for name, arm in tables.arms.items()
     ]
     runs, earlier = log_arm_runs(records, generation, tracking.clips_per_arm)
-    first = to_read_first(several_have(ablation_table), claims.root)
+    first = to_read_first(several_have(ablation_table))
     note_on_arms(ablation_table, first, runs, earlier)
     return {name: {"clips": len(made[name]), "run_id": runs[name]} for name in tables.arms}
 

@@ -40,7 +40,7 @@ def create_pipeline(tables: Experiment) -> Pipeline:
             ),
             Node(
                 nodes.log_arms,
-                _parameters("tracking", "evaluation", "generation", "claims")
+                _parameters("tracking", "evaluation", "generation")
                 | _same("tables", "scores", "clips", "trainings", "ablation_table"),
                 "tracked_arms",
                 name="log_arms",
