@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+Level = TypeVar("Level", "Tensor", float)
+"""Noise levels: a tensor of them, or one."""
+
 TRAINING_STEPS = 1000
 StrengthMode = Literal["all_steps", "truncated"]
 """Which steps a strength below 1 runs; see :func:`sigma_schedule`."""
+Levels = tuple[float, ...]
+Interval = tuple[float, float]
+"""(low, high) of sigma, both included."""
 
 
-def shift_sigma(u: Tensor | float, shift: float) -> Tensor | float:
+def shift_sigma(u: Level, shift: float) -> Level:
     """sigma' = s u / (1 + (s - 1) u): moves evenly spaced levels towards high noise for s > 1."""
     return shift * u / (1 + (shift - 1) * u)
 
@@ -147,6 +153,22 @@ def sigma_schedule(
     else:
         u = torch.linspace(strength, 0, steps + 1, dtype=torch.float64)
     return shift_sigma(u, shift).float()
+
+
+def noise_levels(steps: int, shift: float, strength: float = 1.0, strength_mode: StrengthMode = "all_steps") -> Levels:
+    """The same levels as numbers, for a plan, which has no torch: all but the 0 at the end, to 32 bit's last digits.
+
+    Raises:
+        ValueError: As :func:`sigma_schedule`.
+    """
+    kept = schedule_steps(steps, strength, strength_mode)
+    begin = 1.0 if strength_mode == "truncated" else strength
+    return tuple(float(shift_sigma(begin * (steps - i) / steps, shift)) for i in range(steps - kept, steps))
+
+
+def guides(sigma: float, scale: float, interval: Interval | None) -> bool:
+    """Whether a step at a noise level runs both guidance passes (arXiv 2404.07724: in an interval alone)."""
+    return scale != 1 and (interval is None or interval[0] <= sigma <= interval[1])
 
 
 def seeded_noise(shape: tuple[int, ...], prompt: str, seed: int) -> Tensor:

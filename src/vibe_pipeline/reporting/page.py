@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import jinja2
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
-from vibe_pipeline.evaluation.claims import MEANINGS, judge_claims
+from vibe_pipeline.evaluation.claims import MEANINGS, ClaimVerdict, judge_claims
 from vibe_pipeline.evaluation.differences import TRAINING
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
@@ -79,6 +80,11 @@ class ReportInputs:
     references: Mapping[str, str] = field(default_factory=dict)
     ages: Sequence[Age] = ()
 
+    @cached_property
+    def judgements(self) -> list[ClaimVerdict]:
+        """What the scores say of every claim."""
+        return list(judge_claims(self.claims, self.scores, self.bootstrap))
+
     @property
     def reference_arms(self) -> frozenset[str]:
         """Every arm that some difference is taken to."""
@@ -132,9 +138,10 @@ def render(inputs: ReportInputs) -> str:
 
 def context(inputs: ReportInputs) -> dict[str, Any]:
     """What the template is given."""
-    judgements = judge_claims(inputs.claims, inputs.scores, inputs.bootstrap)
     not_run = tables.reasons_not_run(inputs.table)
-    claims = [verdicts.claim_shown(j, inputs.arms, inputs.published, inputs.bootstrap, not_run) for j in judgements]
+    claims = [
+        verdicts.claim_shown(j, inputs.arms, inputs.published, inputs.bootstrap, not_run) for j in inputs.judgements
+    ]
     blocks = tables.ablation_blocks(inputs.table, inputs.scores, inputs.arms, inputs.reference_arms, inputs.bootstrap)
     plotted, unplotted = _metric_plots(inputs)
     overview, unplotted_cost = _overview_plots(inputs)

@@ -114,7 +114,7 @@ def prompts_that_tell(found: Evidence, bootstrap: Bootstrap, gain: float = math.
         bootstrap: Of its interval.
         gain: The published difference of the same two, in percentage points; NaN: none.
     """
-    if found.corrected != OPEN or found.found is None or not found.found.clips:
+    if found.corrected != OPEN or found.found is None or not found.found.has_interval:
         return ""
     size = "as small as the one seen to be equivalent" if found.negligible else "as large as the one seen"
     ways = {size: found.needed}

@@ -13,6 +13,7 @@ import pandas as pd
 
 from vibe_pipeline.diffusion.attention import attention_words, kind_of, require_windowed
 from vibe_pipeline.diffusion.rope import rope_of
+from vibe_pipeline.diffusion.step_cache import StepCache, step_cache_of
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.generation import GenerationParams
@@ -129,8 +130,8 @@ class Method:
         """
         raise NotImplementedError
 
-    def workload(self, arm: ArmParams, steps: int) -> Workload:
-        """What one clip takes, at `steps` steps of the sampler."""
+    def workload(self, arm: ArmParams, steps: int, guided: int | None = None) -> Workload:
+        """What one clip takes, at `steps` steps of the sampler, `guided` of them with both passes (None: all)."""
         return Workload()
 
     def clips(self, job: ArmJob) -> pd.DataFrame:
@@ -179,6 +180,7 @@ class DenoisingMethod(Method):
     def describe(self, arm: ArmParams) -> str:
         """Weights of its own, adapter, attention, start, steps, solver, guidance."""
         truncated = arm.strength_mode == "truncated" and self.strength(arm) < 1
+        cache = step_cache_of(arm.step_cache)
         parts = {
             f"transformer {arm.transformer.path.stem}" if arm.transformer else "": arm.transformer is not None,
             f"adapter {arm.adapter}" if arm.adapter else "no adapter": True,
@@ -192,7 +194,8 @@ class DenoisingMethod(Method):
             f"{int(self.strength(arm) * arm.steps)} of {arm.steps} steps" if truncated else f"{arm.steps} steps": True,
             "UniPC": arm.scheduler == "unipc",
             f"flow shift {arm.flow_shift or 0:g}": arm.flow_shift is not None,
-            f"guidance {arm.guidance_scale:g}": arm.guidance_scale != 1,
+            _guidance(arm): arm.guidance_scale != 1,
+            cache.words() if cache else "": cache is not None,
             f"{arm.detail_transfer or 0:g} of the change added to the enlarged clip": arm.detail_transfer is not None,
         }
         return " · ".join(part for part, applies in parts.items() if applies)
@@ -205,6 +208,7 @@ class DenoisingMethod(Method):
         """The arm's models, loaded; a context manager."""
         from vibe_pipeline.generation.clip_settings import arm_sampling
         from vibe_pipeline.generation.denoiser import Denoiser
+        from vibe_pipeline.generation.native_latents import NativeLatents
         from vibe_pipeline.generation.text_cache import text_cache
 
         return Denoiser(
@@ -217,21 +221,36 @@ class DenoisingMethod(Method):
             adapter=job.adapter,
             stage1=job.stage1,
             attach=self.attach,
+            natives=NativeLatents.of(job.model, job.root),
         )
 
     def attach(self, denoiser: "Denoiser", arm: ArmParams, native_grid: tuple[int, int]) -> None:
         """Give the transformer the row's attention; `native_grid` is (H, W) in tokens."""
-        from vibe_pipeline.generation.denoiser import attach_attention
+        from vibe_pipeline.generation.stages import attach_attention
 
         attach_attention(denoiser, arm, native_grid)
 
-    def workload(self, arm: ArmParams, steps: int) -> Workload:
+    def workload(self, arm: ArmParams, steps: int, guided: int | None = None) -> Workload:
         """The row's attention in every pass; a second pass encodes first, and once more decodes for the transfer."""
         decodes = 1 if arm.detail_transfer is None else 2
-        forwards = ((arm.attention, steps * passes(arm)),)
+        forwards = ((arm.attention, passes(arm, steps, guided)),)
         return Workload(encodes=int(self.second_pass), decodes=decodes, forwards=forwards)
 
 
-def passes(arm: ArmParams) -> int:
-    """Forwards of one step: two under classifier-free guidance."""
-    return 1 if arm.guidance_scale == 1 else 2
+def passes(arm: ArmParams, steps: int, guided: int | None = None) -> int:
+    """Forwards of so many steps that are computed: conditional ones, and those of classifier-free guidance.
+
+    Args:
+        arm: Guidance scale, step cache.
+        steps: Of the sampler.
+        guided: Steps that are guided; None: all.
+    """
+    cache = step_cache_of(arm.step_cache) or StepCache()
+    free = 0 if arm.guidance_scale == 1 else steps if guided is None else guided
+    return cache.computed(steps) + cache.computed(free)
+
+
+def _guidance(arm: ArmParams) -> str:
+    """Scale and interval, for the report."""
+    where = "" if arm.guidance_interval is None else " at sigma {:g} to {:g}".format(*arm.guidance_interval)
+    return f"guidance {arm.guidance_scale:g}{where}"

@@ -23,9 +23,9 @@ class Refine(DenoisingMethod):
         if arm.enlarge == "latent" and arm.detail_transfer is not None:
             raise ValueError("detail_transfer adds to the enlarged clip, and enlarge: latent makes none: choose one")
 
-    def workload(self, arm: ArmParams, steps: int) -> Workload:
+    def workload(self, arm: ArmParams, steps: int, guided: int | None = None) -> Workload:
         """A latent is enlarged after the small clip is encoded."""
-        load = super().workload(arm, steps)
+        load = super().workload(arm, steps, guided)
         return replace(load, encodes=0, native_encodes=1) if arm.enlarge == "latent" else load
 
     def said(self, arm: ArmParams) -> dict[str, bool]:
