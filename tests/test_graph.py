@@ -85,6 +85,7 @@ def require_a_readable_ending(project: Path, said: list[str]) -> None:
     """A line for every node and one for VBench; the result last, with both addresses; the same in the run's file."""
     nodes = [message for message in said if re.match(r" *\d+ of \d+  \S", message)]
     total = int(nodes[0].split(" of ")[1].split()[0])
+    assert f"{total} nodes, one after another" in said
     assert len(nodes) == total and nodes[-1].startswith(f"{total} of {total}  write_page")
     (vbench,) = (message for message in said if "VBench" in message)
     assert "1 of 8 dimensions scored; 7 need weights (`kedro vibe fetch-weights`): motion_smoothness, " in vbench
