@@ -9,6 +9,7 @@ import pytest
 from vibe_pipeline.evaluation.pooling import pools_of
 from vibe_pipeline.experiment.load import experiment_of
 from vibe_pipeline.experiment.tables import Experiment
+from vibe_pipeline.reporting.cost import Cost
 from vibe_pipeline.reporting.figures import to_svg
 from vibe_pipeline.reporting.sweep_figures import panel_figure, panels, sweeps_of
 
@@ -100,8 +101,9 @@ def test_swept_values_are_drawn_with_their_intervals() -> None:
     arms = pools_of(tables({"objective": {"hfato": [1, 0.25, 0.5]}, "seed": [0, 1]})).arms
     full, _ = sweeps_of(arms)
     assert (full.title, full.field, full.values) == ("Full: hfato", "hfato", (0.25, 0.5, 1))
-    clips = pd.DataFrame({"arm": list(arms) * 2, "seconds": np.arange(2 * len(arms), dtype=float)})
-    flicker, cost = panels(full, ablation(list(arms)), clips, ["flicker", "not_scored"])
+    clips = pd.DataFrame({"arm": list(arms) * 2, "cost": np.arange(2 * len(arms), dtype=float)})
+    spent = Cost(clips, "seconds a clip", "Of a processor.")
+    flicker, cost = panels(full, ablation(list(arms)), spent, ["flicker", "not_scored"])
     assert (flicker.title, cost.title) == ("Flicker ↓", "Seconds a clip")
     points = flicker.lines[0][1]
     assert [(p.at, p.middle) for p in points] == [(0, 0.1), (1, 0.2), (2, 0.0)], "hfato 1 was declared first"

@@ -290,7 +290,7 @@ def test_a_sweep_of_twenty_arms_is_in_table_mlflow_and_report(project: Path, mon
     one = next(r for r in arms if r.info.run_name == "full_strength_0p3_seed_1")
     assert one.data.params["swept.strength"] == "0.3" and one.data.params["swept.adapter.seed"] == "1"
     assert one.data.tags["replicate_of"] == "full_strength_0p3"
-    assert one.data.metrics["temporal_flickering"] == pytest.approx(two["value"].iloc[1])
+    assert one.data.metrics["vbench/temporal_flickering"] == pytest.approx(two["value"].iloc[1])
     parent = next(r for r in runs if r.data.tags["kind"] == "run")
     assert "scores.parquet" in {a.path for a in client.list_artifacts(parent.info.run_id)}
     page = (project / "data/08_reporting/report/index.html").read_text()

@@ -40,7 +40,7 @@ def test_seconds_are_those_of_the_entries_once_for_what_they_share() -> None:
         (MEASURE_SECONDS + ENTRIES["hd_mse"].seconds) * MEGAPIXELS / 2
     )
     cheap = one["hd_mse"] + one["jpeg_ratio"] + one["glcm_entropy"]
-    assert cheap < 0.3 * MEASURE_SECONDS * MEGAPIXELS  # so that the Wan environments can ask for them
+    assert cheap < 0.5 * MEASURE_SECONDS * MEGAPIXELS  # so that the Wan environments can ask for them
 
 
 def test_operations_of_networks_are_those_that_are_counted() -> None:

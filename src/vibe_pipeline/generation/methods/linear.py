@@ -46,7 +46,7 @@ class Linear(Method):
         fitted = read_filter(_filter_of(job), (native.height, native.width), (target.height, target.width))
         yield lambda rows: [filtered(Path(row["native_path"]), fitted) for row in rows]
 
-    def workload(self, arm: ArmParams, steps: int) -> Workload:
+    def workload(self, arm: ArmParams, steps: int, guided: int | None = None) -> Workload:
         """Every frame, on a processor."""
         return Workload(filtered=True)
 
