@@ -59,8 +59,9 @@ def project(tmp_path: Path, wan22, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
     params["generation"] |= {"prompts": "prompts.txt", "count": None}
     params["evaluation"] |= {"fine_band": [10.0, 30.0], "vbench_dimensions": ["temporal_flickering"]}
-    params["adapters"] = {name: params["adapters"][name] for name in ADAPTERS}
+    params["adapters"] = {name: params["adapters"][name] | {"seed": 0} for name in ADAPTERS}
     params["arms"] = {name: params["arms"][name] for name in ARMS}
+    params["arms"]["keep_stage1"]["adapter"] = "full"
     params["arms"]["swim"] = {
         "label": "FreeSwim", "method": "freeswim", "attention": {"kind": "window"}, "refresh_every": 2, "steps": 50,
     }  # fmt: skip
