@@ -33,6 +33,7 @@ TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "spectrum-{arm}": (("arm",), ("cycles", "power")),
     "vbench_scores": (("arm", "metric", "reason"), ("value",)),
     "scores": (("arm", "metric", "reason"), ("value",)),
+    "claims_table": (("claim", "verdict", "corrected", "metric", "reading", "reason"), ("margin", "difference")),
     "ablation_table": (("arm", "metric", "direction", "family", "status", "reason"), ("mean", "n")),
 }
 GUESSED = ("None", "NA", "nan", "null", "1984", "007", "1e5", "True", "", " ", "=1+1", "-", "#", '"', "a,b", "\r")
