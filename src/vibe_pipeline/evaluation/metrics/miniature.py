@@ -1,4 +1,7 @@
-"""The family of the miniature world: what a clip shows against what its caption says."""
+"""The family of the miniature world: what a clip shows against what its caption says.
+
+The readout is imported where a clip is read: it needs scipy, and commands that run nothing look up metrics too.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vibe_pipeline.io.metric import Metric
-from vibe_pipeline.miniature.readout import object_saliency, read_clip
 from vibe_pipeline.miniature.scene import BACKGROUNDS, parse_caption
 
 
@@ -22,10 +24,14 @@ class Shown:
     @cached_property
     def right(self) -> Mapping[str, bool]:
         """By attribute, whether the clip shows what the caption says."""
+        from vibe_pipeline.miniature.readout import read_clip
+
         return read_clip(self.clip).right(parse_caption(self.caption))
 
     def background_distance(self) -> float:
         """From the background's colour to the one asked for, RGB in [0, 1]."""
+        from vibe_pipeline.miniature.readout import object_saliency
+
         asked = BACKGROUNDS[parse_caption(self.caption)["background"]]
         return float(np.linalg.norm(object_saliency(self.clip)[1] - np.array(asked)))
 
