@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vibe_pipeline.evaluation.claims import MEANINGS, evaluate_claim, judge_claims
+from tests.one_claim import evaluate_claim
+from vibe_pipeline.evaluation.claims import MEANINGS, judge_claims
 from vibe_pipeline.evaluation.readings import ABSENT, EQUIVALENT, FAILS, HOLDS, MIXED, NOT_RUN, OPEN, Verdict
 from vibe_pipeline.experiment.claims import Asked, Claim, load_claims
 

@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from tests.conf_files import loader_of_conf, read_conf
+from tests.one_claim import evaluate_claim
 from vibe_pipeline.diffusion.flops import keys_by_layer
-from vibe_pipeline.evaluation.claims import evaluate_claim
 from vibe_pipeline.evaluation.composites import composite_scores
 from vibe_pipeline.evaluation.metrics.registry import METRICS
 from vibe_pipeline.evaluation.pooling import pools_of

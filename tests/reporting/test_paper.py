@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.one_claim import evaluate_claim
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP
-from vibe_pipeline.evaluation.claims import evaluate_claim
 from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Asked, Claim

@@ -96,11 +96,6 @@ def judge_evidence(
     )
 
 
-def evaluate_claim(claim: Claim, scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> ClaimVerdict:
-    """Judge a single claim, as if the report had no other."""
-    return judge_claims((claim,), scores, bootstrap)[0]
-
-
 def _lacking(claim: Claim, scores: pd.DataFrame) -> list[str]:
     present = set(scores["arm"]) if "arm" in scores else set()
     return [arm for arm in (claim.arm, claim.other) if arm not in present]
