@@ -58,7 +58,14 @@ def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
     assert load(tmp_path) == {"model": {"path": "x"}}
 
 
-DELETE = object()
+class Delete:
+    """Stands for taking a field away."""
+
+    def __repr__(self) -> str:
+        return "DELETE"
+
+
+DELETE = Delete()
 NAN, INFINITY = float("nan"), float("inf")
 ARM = {"label": "x", "method": "upsample"}
 # Dotted field, the value put there, and what the message names beside the field.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from vibe_pipeline.evaluation.claims import evaluate_claim
+from tests.one_claim import evaluate_claim
 from vibe_pipeline.experiment.claims import Claim
 from vibe_pipeline.reporting.result import ARMS, ending, result_of, to_read_first
 
