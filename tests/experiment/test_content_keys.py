@@ -44,6 +44,7 @@ ARM_CHANGES: dict[str, Any] = {
     "guidance_scale": 4.0,
     "detail_transfer": 0.5,
     "enlarge": "latent",
+    "bridge": {},
     "rope": {"kind": "ntk"},
     "sharpen": {"amount": 0.5},
 }
@@ -91,8 +92,13 @@ TRAIN_CHANGES: dict[str, Any] = {
     "autocast": False,
     "objective": {"velocity": 1.0},
     "degradation": {"factor": 0.25},
+    "bridge": {},
     "attention": {"kind": "window"},
 }
+BRIDGE = {"bridge": 1.0}
+BRIDGES: tuple[dict[str, Any], ...] = ({"degradation": "latent"}, {"ddpm_steps": (600, 900)}, {"sigma_start": 0.6})
+# What a field needs beside it.
+WITH: dict[str, dict[str, Any]] = {"bridge": {"objective": BRIDGE}}
 TRAIN_HARMLESS: dict[str, Any] = {
     "label": "b",
     "micro_batch": 1,
@@ -184,6 +190,8 @@ def test_of_an_arms_clips(arm_key, wan21) -> None:
     size = {"height": 32, "width": 48}
     stages = [size, {"height": 64, "width": 48}, size | {"steps": 3}, size | {"flow_shift": 7.0}]
     stages += [size | {"attention": {"kind": "window"}}, size | {"rope": {"kind": "ntk"}}]
+    starts = ({"form": "literal"}, {"ddpm_step": 700}, {"sigma_start": 0.6}, {"form": "literal", "noise": False})
+    keys |= {f"bridge {start}": arm_key(arm={"bridge": start}) for start in starts}
     keys |= {f"stage {s}": arm_key(arm={"method": "cascade", "stages": [s]}) for s in stages}
     again = [[size, size | more] for more in ({}, {"strength": 0.5}, {"strength_mode": "all_steps"})]
     keys |= {f"stages {s}": arm_key(arm={"method": "cascade", "stages": s}) for s in again}
@@ -280,7 +288,9 @@ def test_of_an_adapter(wan21, wan22, tmp_path: Path) -> None:
 
     keys = {"as it is": key(), "images": key(cache="d"), "stage 1": key(stage1="t"), "naive": key(stage1=None)}
     keys |= {"base": key(model=wan22.model())}
-    keys |= {name: key(**{name: value}) for name, value in TRAIN_CHANGES.items()}
+    keys |= {name: key(**WITH.get(name, {}) | {name: value}) for name, value in TRAIN_CHANGES.items()}
+    keys |= {f"bridge {b}": key(objective=BRIDGE, bridge=b) for b in BRIDGES}
+    keys |= {"literal": key(objective={"bridge_literal": 1.0}, bridge={})}
     keys |= {f"{part} {n}": key(**{part: {n: v}}) for part, fields in PARTS.items() for n, v in fields.items()}
     keys |= {
         "pool": key(attention={"kind": "gclf", "pool": 4}),

@@ -226,6 +226,16 @@ def states(findings: list[Finding]) -> dict[str, str]:
     return {f.item: f.state for f in findings}
 
 
+def test_drawn_degradations_are_encoded_and_kept(params) -> None:
+    plain = next(row for row in make_plan(params).rows if row.group == "data")
+    params["data"]["pixel_draws"] = {"most": 4.0, "least": 2.0, "count": 3}
+    drawn = next(row for row in make_plan(params).rows if row.group == "data")
+    params["data"]["pixel_draws"]["count"] = 6
+    twice = next(row for row in make_plan(params).rows if row.group == "data")
+    assert twice.teraflops - drawn.teraflops == pytest.approx(drawn.teraflops - plain.teraflops) > 0
+    assert twice.disk_gb - drawn.disk_gb == pytest.approx(drawn.disk_gb - plain.disk_gb) > 0
+
+
 def test_a_healthy_environment_lacks_nothing_needed(params) -> None:
     findings = examine(params)
     assert "missing" not in states(findings).values(), format_findings(findings)

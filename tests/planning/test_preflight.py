@@ -423,3 +423,16 @@ def test_too_little_space_for_all_clips_is_said_before_the_first(wan21, tmp_path
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         check_space(wan21.model(), 10, 4, tmp_path / "not made yet")
         assert ("the clips take up to 0.0 GB" in caplog.text) == warned
+
+
+def test_drawn_degradations_need_latents_that_are_made() -> None:
+    row = AdapterParams(label="a", start="base", degradation={"kind": "pixel_drawn"})
+    adapters = Experiment(stage1={}, adapters={"d": row}, arms={"a": ArmParams(label="a")}, reference_arm="a")
+    sizes = {"low": {"height": 64, "width": 64}, "high": {"height": 128, "width": 128}}
+    with pytest.raises(ValueError, match=r"adapters\.d\.degradation: kind pixel_drawn .* set data\.pixel_draws"):
+        check_training(DataParams(path="x", **sizes), adapters)
+    check_training(DataParams(path="x", pixel_draws={}, **sizes), adapters)
+    with pytest.raises(ValueError, match="least 9 lies above most 8"):
+        DataParams(path="x", pixel_draws={"least": 9.0}, **sizes)
+    with pytest.raises(ValueError, match="most 200 leaves nothing of a side of 128 pixels"):
+        DataParams(path="x", pixel_draws={"most": 200.0}, **sizes)

@@ -9,7 +9,7 @@ from pydantic import (
     model_validator,
 )
 
-from vibe_pipeline.experiment.groups import NonNegative, Params
+from vibe_pipeline.experiment.groups import Grown, NonNegative, Params
 
 
 class LoraParams(Params):
@@ -40,7 +40,7 @@ class OptimiserParams(Params):
     )
 
 
-class TrainParams(Params):
+class TrainParams(Grown):
     """What one adapter's training takes, whichever stage."""
 
     lora: LoraParams = Field(LoraParams(), description="shape of the update")

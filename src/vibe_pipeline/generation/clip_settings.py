@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from vibe_pipeline.diffusion.bridge import SHIFT, bridge_schedule
 from vibe_pipeline.diffusion.flow import sigma_schedule
 from vibe_pipeline.diffusion.lora import fused_key
 from vibe_pipeline.diffusion.models import find_model, pick_device
@@ -41,7 +42,11 @@ def arm_settings(
         stage1: Manifest of the stage-1 adapter that is kept.
     """
     # A field that came later and is off is left out, so that older clips count.
-    off = {name for name in ("detail_transfer", "enlarge", "sharpen", "sr", "stages") if getattr(arm, name) is None}
+    off = {
+        name
+        for name in ("bridge", "detail_transfer", "enlarge", "sharpen", "sr", "stages")
+        if getattr(arm, name) is None
+    }
     off |= {"rope"} if arm.rope.kind == "none" else set()
     own = {} if arm.transformer is None else {"transformer": weights_fingerprint(arm.transformer.path)}
     own |= {"network": file_sha256(arm.sr.weights)} if arm.sr else {}
@@ -82,7 +87,10 @@ def arm_sampling(arm: ArmParams, model: ModelParams, strength: float) -> Samplin
     Raises:
         ValueError: A truncated schedule that leaves no step.
     """
-    sigmas = sigma_schedule(arm.steps, arm.flow_shift or model.flow_shift, strength, arm.strength_mode)
+    if arm.bridge is not None:
+        sigmas = bridge_schedule(arm.steps, arm.bridge.sigma, arm.bridge.form, arm.flow_shift or SHIFT)
+    else:
+        sigmas = sigma_schedule(arm.steps, arm.flow_shift or model.flow_shift, strength, arm.strength_mode)
     return Sampling(sigmas, arm.scheduler, arm.guidance_scale)
 
 

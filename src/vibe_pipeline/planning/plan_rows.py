@@ -61,10 +61,11 @@ class PlanRow:
 
 
 def data_row(costs: Costs, data: DataParams, count: int) -> PlanRow:
-    """Captions and three latents of every image: low, high, and high after the pixel degradation."""
-    work = costs.text() + costs.encode(data.low) + costs.encode(data.high) * 2
+    """Captions and latents of every image: low, high, and high after each pixel degradation."""
+    large = 2 + (data.pixel_draws.count if data.pixel_draws else 0)
+    work = costs.text() + costs.encode(data.low) + costs.encode(data.high) * large
     encoding = costs.weights("vae") + data.encode_batch * costs.vae_memory(data.high, decode=False)
-    numbers = sum(_numbers(costs, size) for size in (data.low, data.high, data.high))
+    numbers = sum(_numbers(costs, size) for size in (data.low, *large * (data.high,)))
     text = costs.model.text_length * costs.architecture.transformer["text_dim"]
     size = 2 * numbers + costs.number_bytes * text
     peak = max(costs.text_memory(), CONTEXT_BYTES + encoding)

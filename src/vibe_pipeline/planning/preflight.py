@@ -157,12 +157,17 @@ def check_model(model: ModelParams) -> None:
 
 
 def check_training(data: DataParams, tables: Experiment) -> None:
-    """Refuse buckets that an adapter's attention could not divide.
+    """Refuse buckets that an adapter's attention could not divide, and latents that would not be made.
 
     Raises:
-        ValueError: Names the adapter and both numbers.
+        ValueError: Names the adapter and both numbers, or the setting that is missing.
     """
     for name, row in tables.adapters.items():
+        if row.degrades and row.degradation.kind == "pixel_drawn" and data.pixel_draws is None:
+            raise ValueError(
+                f"adapters.{name}.degradation: kind pixel_drawn takes latents that only data.pixel_draws makes: "
+                "set data.pixel_draws, {} will do"
+            )
         if data.buckets == "aspect":
             require_fitting_buckets(data.bucket_tokens, row.attention, f"adapters.{name}")
 

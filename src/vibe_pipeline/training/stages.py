@@ -77,7 +77,7 @@ def stage2_job(
         key=key,
         folder=root / f"stage2-{key}",
         row=row,
-        loss=StageLoss("high", row.objective, row.degradation),
+        loss=StageLoss("high", row.objective, row.degradation, row.bridge),
         fused=stage1.path if stage1 else None,
         **_ground(cache, model),
     )

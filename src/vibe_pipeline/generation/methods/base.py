@@ -188,7 +188,7 @@ class DenoisingMethod(Method):
             f"full path every {arm.refresh_every} steps": arm.refresh_every is not None,
             f"{attention_words(arm.attention)} attention": True,
             " · ".join(rope_of(arm.rope).words()): arm.rope.kind != "none",
-            f"strength {arm.strength:g}" if self.second_pass or arm.stages else "from noise": True,
+            self.start_words(arm): True,
             f"{int(self.strength(arm) * arm.steps)} of {arm.steps} steps" if truncated else f"{arm.steps} steps": True,
             "UniPC": arm.scheduler == "unipc",
             f"flow shift {arm.flow_shift or 0:g}": arm.flow_shift is not None,
@@ -196,6 +196,12 @@ class DenoisingMethod(Method):
             f"{arm.detail_transfer or 0:g} of the change added to the enlarged clip": arm.detail_transfer is not None,
         }
         return " · ".join(part for part, applies in parts.items() if applies)
+
+    def start_words(self, arm: ArmParams) -> str:
+        """Where the row's own pass starts."""
+        if arm.bridge is not None:
+            return f"{arm.bridge.form} bridge from sigma {arm.bridge.sigma:.3g}"
+        return f"strength {arm.strength:g}" if self.second_pass or arm.stages else "from noise"
 
     def said(self, arm: ArmParams) -> dict[str, bool]:
         """What else the description says behind the adapter, and whether it applies to the row."""

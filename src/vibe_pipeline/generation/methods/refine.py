@@ -15,11 +15,15 @@ class Refine(DenoisingMethod):
     name = "refine"
     second_pass = True
     takes_clips = True
-    own_fields = frozenset({"detail_transfer", "enlarge"})
+    own_fields = frozenset({"bridge", "detail_transfer", "enlarge"})
 
     def check(self, arm: ArmParams) -> None:
-        """The transfer needs the enlarged clip."""
+        """The transfer needs the enlarged clip; a bridge says by itself where the pass starts."""
         super().check(arm)
+        if arm.bridge is not None:
+            for field in ("strength", "strength_mode"):
+                if getattr(arm, field) != ArmParams.model_fields[field].default:
+                    raise ValueError(f"bridge says where the pass starts, {field} too: leave {field} out")
         if arm.enlarge == "latent" and arm.detail_transfer is not None:
             raise ValueError("detail_transfer adds to the enlarged clip, and enlarge: latent makes none: choose one")
 
