@@ -185,6 +185,9 @@ def test_of_an_arms_clips(arm_key, wan21) -> None:
     }
     keys |= {"pool": arm_key(arm={"attention": {"kind": "gclf", "pool": 4}})}
     ropes = [{"kind": "ntk", "alpha": (1, 25, 25)}, {"kind": "ar"}, {"kind": "ar", "reach": "native"}]
+    ropes += [{"kind": "yarn"}, {"kind": "yarn", "rotations": (16.0, 1.0)}, {"kind": "vision_yarn"}]
+    ropes += [{"kind": "time_aware"}, {"kind": "time_aware", "watershed": 0.5}]
+    ropes += [{"kind": "dype"}, {"kind": "dype", "power": 1.0}, {"kind": "dype", "strength": 1.0}]
     ropes += [{"kind": "ar", "near": (1, 1)}, {"kind": "ar", "tile": (2, 2)}]
     keys |= {f"rope {rope}": arm_key(arm={"rope": rope}) for rope in ropes}
     size = {"height": 32, "width": 48}

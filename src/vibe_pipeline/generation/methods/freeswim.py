@@ -26,7 +26,7 @@ class FreeSwim(Refine):
         if not kind_of(arm.attention).local:
             raise ValueError(f"freeswim is window attention beside full: attention.kind is {arm.attention.kind!r}")
         if rope_of(arm.rope).relative:
-            raise ValueError("freeswim's two paths have the same positions: rope.kind is 'ar'; use none or ntk")
+            raise ValueError("freeswim's two paths have the same positions: rope.kind is 'ar'; use another")
 
     def attach(self, denoiser: "Denoiser", arm: ArmParams, native_grid: tuple[int, int]) -> None:
         """Both paths; what the full one keeps for later steps stays in main memory where models take turns."""
@@ -36,7 +36,7 @@ class FreeSwim(Refine):
         from vibe_pipeline.diffusion.rope import install_rope
 
         store = torch.device("cpu") if denoiser.offload else None
-        install_rope(denoiser.transformer, rope_of(arm.rope))
+        install_rope(denoiser.transformer, rope_of(arm.rope), native_grid)
         denoiser.swim = install_freeswim(denoiser.transformer, arm.attention, native_grid, store)
         denoiser.refresh_every = arm.refresh_every
 
