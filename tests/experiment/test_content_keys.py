@@ -300,6 +300,7 @@ def test_of_an_adapter(wan21, wan22, tmp_path: Path) -> None:
         "window": key(attention={"kind": "gclf", "half_window": (1, 1)}),
     }
     keys |= {"form": key(degradation={"kind": "pixel"}), "mode": key(degradation={"mode": "nearest"})}
+    keys |= {"share": key(degradation={"probability": 0.5})}
     assert len(set(keys.values())) == len(keys), keys
     same = {name: key(**{name: value}) for name, value in TRAIN_HARMLESS.items()}
     same |= {"a renamed stage 1": key(start="renamed")}  # its content has a key of its own

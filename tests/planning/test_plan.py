@@ -226,6 +226,15 @@ def states(findings: list[Finding]) -> dict[str, str]:
     return {f.item: f.state for f in findings}
 
 
+def test_each_objective_takes_a_forward(params) -> None:
+    rows = {row.name: row for row in make_plan(params).rows if row.group == "stage2"}
+    params["adapters"]["full"]["objective"] = {"hfato": 1.0, "velocity": 1.0}
+    params["adapters"]["no_hfato"]["objective"] = {"star": 1.0}
+    mixed = {row.name: row for row in make_plan(params).rows if row.group == "stage2"}
+    assert mixed["full"].teraflops == pytest.approx(2 * rows["full"].teraflops)
+    assert mixed["no_hfato"].teraflops == rows["no_hfato"].teraflops
+
+
 def test_drawn_degradations_are_encoded_and_kept(params) -> None:
     plain = next(row for row in make_plan(params).rows if row.group == "data")
     params["data"]["pixel_draws"] = {"most": 4.0, "least": 2.0, "count": 3}

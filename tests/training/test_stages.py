@@ -235,6 +235,26 @@ def test_a_bridge_trains_and_is_measured_in_either_form(wan21, make_cache, tmp_p
         assert 0 < made.final_loss < 100 and 0 < made.held_out_loss < 100
 
 
+def test_a_share_of_images_is_degraded_and_the_others_are_learned_as_they_are(wan21, make_cache, tmp_path) -> None:
+    row = AdapterParams(label="a", degradation={"probability": 0.3}, **SHAPE | {"batch_size": 6})
+    job = stage2_job("a", make_cache(), None, wan21.model(), row, tmp_path)
+    many = job.loss.draws(5000, torch.Generator().manual_seed(0), 0)["degraded"]
+    assert float(many.float().mean()) == pytest.approx(0.3, abs=0.03)
+    step = next(s for s in range(20) if 0 < draw_batch(job, Group(), s, list(range(6))).parts["degraded"].sum() < 6)
+    batch, seen = draw_batch(job, Group(), step, list(range(6))), []
+
+    def predict(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return torch.zeros_like(x)
+
+    job.loss(predict, batch.parts, batch.noise, torch.full((6,), 0.5), torch.ones(6))
+    high, chosen = batch.parts["high"], batch.parts["degraded"].view(-1, 1, 1, 1, 1)
+    torch.testing.assert_close(seen[0], 0.5 * torch.where(chosen, degrade(high), high) + 0.5 * batch.noise)
+    every = AdapterParams(label="a", **SHAPE)
+    assert "probability" not in every.model_dump()["degradation"], "older adapters keep their keys"
+    assert not StageLoss("high", {"hfato": 1.0}).draws(3, torch.Generator(), 0)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -6,12 +6,12 @@ from pydantic import AfterValidator, Field, model_validator
 
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.bridge import BridgeParams
-from vibe_pipeline.experiment.groups import Name, NonNegative, Params
+from vibe_pipeline.experiment.groups import Grown, Name, NonNegative
 from vibe_pipeline.experiment.origin import Unfolded
 from vibe_pipeline.experiment.training import TrainParams
 
 
-class DegradationParams(Params):
+class DegradationParams(Grown):
     """How stage 2 makes the degraded latent that it learns to restore.
 
     `latent` is the paper's: shrink and enlarge the latent, by `factor` and `mode`. `pixel` is our own variation:
@@ -19,11 +19,16 @@ class DegradationParams(Params):
     `pixel_drawn` is FlashVideo's: the same by a factor drawn an image, of those that `data.pixel_draws` encodes.
     """
 
+    later = frozenset({"probability"})
+
     kind: Literal["latent", "pixel", "pixel_drawn"] = Field(
         "latent", description="the paper's form [C], ours, or FlashVideo's"
     )
     factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="latent: side of the small latent, share [C]")
     mode: Literal["trilinear", "nearest"] = Field("trilinear", description="latent: how it is resized [C]")
+    probability: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="share of images that are degraded, drawn at every step; the others are learned as they are"
+    )
 
 
 def _weights_of_objectives(weights: dict[str, float]) -> dict[str, float]:
@@ -86,6 +91,11 @@ class AdapterParams(Unfolded, TrainParams):
 
         noise_alone = self.bridge is not None and self.bridge.degradation == "latent"
         return degrades(self.objective) and not noise_alone
+
+    @property
+    def forwards(self) -> int:
+        """One for each objective, as each noises its latents in its own way."""
+        return len(self.objective)
 
     @property
     def bridges(self) -> set[str]:

@@ -155,7 +155,7 @@ class Costs:
         frozen = [self._layers(adapter) for adapter in self.beside(stage1)]
         flops = self._flops(size, attention, [*frozen, replace(self._layers(row.lora), trained=True)])
         one = flops.total + (flops.forward if row.gradient_checkpointing else 0.0)
-        work = self._work(one * row.batch_size, "bfloat16" if row.autocast else self.model.dtype)
+        work = self._work(one * row.batch_size * row.forwards, "bfloat16" if row.autocast else self.model.dtype)
         return Work(work.teraflops, work.seconds / row.processes)
 
     def step_memory(

@@ -60,7 +60,7 @@ class StageLoss:
     def draws(self, count: int, generator: torch.Generator, cached: int) -> dict[str, Tensor]:
         """What else a step draws for `count` images, of which each has `cached` draws: [count] each, by name.
 
-        `draw`: which of its cached degraded latents. `sigma_start`: where its way starts.
+        `draw`: which of its cached degraded latents. `sigma_start`: where its way starts. `degraded`: whether it is.
         """
         found: dict[str, Tensor] = {}
         if self._made == "drawn":
@@ -70,6 +70,8 @@ class StageLoss:
             steps = self.bridge.ddpm_steps
             drawn = torch.full((count,), fixed) if fixed is not None else draw_start_sigma(steps, count, generator)
             found["sigma_start"] = drawn
+        if degrades(self.objective) and self.degradation.probability < 1:
+            found["degraded"] = torch.rand(count, generator=generator) < self.degradation.probability
         return found
 
     def __call__(
@@ -89,11 +91,13 @@ class StageLoss:
     def _degraded(self, batch: dict[str, Tensor]) -> Tensor | None:
         if not degrades(self.objective):
             return None
+        clean = batch[self.part]
         if self._noise_alone:
-            return batch[self.part]
-        if self._made is not None:
-            return batch[self._made]
-        return degrade(batch[self.part], self.degradation.factor, self.degradation.mode)
+            return clean
+        made = self._made and batch[self._made]
+        degraded = degrade(clean, self.degradation.factor, self.degradation.mode) if made is None else made
+        chosen = batch.get("degraded")
+        return degraded if chosen is None else degraded.where(chosen.view(-1, *[1] * (clean.ndim - 1)), clean)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -150,7 +150,8 @@ def _chunk_losses(state: TrainingState, batch: Batch, rows: slice) -> tuple[dict
     job, device = state.job, state.group.device
     parts = {name: value[rows].to(device) for name, value in batch.parts.items()}
     noise, sigma = batch.noise[rows].to(device), batch.sigma[rows].to(device)
-    weight = loss_weight(job.row.loss_weighting, sigma, job.row.sigma_shift)
+    row = job.row
+    weight = loss_weight(row.loss_weighting, sigma, row.sigma_shift, row.logit_mean, row.logit_std)
     velocity = velocity_predictor(state.transformer, parts.pop("text"), job.expand_timesteps, job.dtype)
     calls = []
 
@@ -158,7 +159,7 @@ def _chunk_losses(state: TrainingState, batch: Batch, rows: slice) -> tuple[dict
         calls.append(1)
         return velocity(x, level)
 
-    with torch.autocast(device.type, torch.bfloat16, enabled=job.row.autocast):
+    with torch.autocast(device.type, torch.bfloat16, enabled=row.autocast):
         losses = job.loss(predict, parts, noise, sigma, weight)
     return losses, len(sigma) / len(batch.indices), len(calls)
 
