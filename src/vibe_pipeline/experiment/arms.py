@@ -77,7 +77,9 @@ class ArmParams(Unfolded):
     )
     attention: AttentionParams = Field(AttentionParams(), description="self-attention in the second pass")
     rope: RopeParams = Field(RopeParams(), description="where tokens stand, as rotary positions have it")
-    scheduler: Literal["euler", "unipc"] = Field("euler", description="solver of the second pass")
+    scheduler: Literal["euler", "unipc", "midpoint"] = Field(
+        "euler", description="solver of the second pass; midpoint takes two evaluations a step"
+    )
     flow_shift: PositiveFloat | None = Field(
         None, description="of this arm's schedule; None: the model's, of a bridge 2.5"
     )

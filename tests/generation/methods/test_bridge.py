@@ -82,3 +82,15 @@ def test_passes_that_fit_their_adapter_are_taken_and_described() -> None:
     assert method_of(arm).describe(arm) == (
         "adapter b · full attention · wan bridge from sigma 0.785 · 5 steps · guidance 5"
     )
+
+
+def test_a_midpoint_step_is_two_evaluations() -> None:
+    for method, extra, euler in (("refine", {}, [8]), ("freeswim", {"attention": {"kind": "window"}}, [8, 8])):
+        arm = ArmParams(label="a", method=method, steps=4, **extra)
+        twice = arm.model_copy(update={"scheduler": "midpoint"})
+        assert [n for _, n in method_of(arm).workload(arm, 4).forwards] == euler
+        assert [n for _, n in method_of(twice).workload(twice, 4).forwards] == [2 * n for n in euler]
+        assert "midpoint" in method_of(twice).describe(twice)
+    cached = {"method": "freeswim", "attention": {"kind": "window"}, "refresh_every": 2, "scheduler": "midpoint"}
+    with pytest.raises(ParameterError, match="between the steps that refresh_every counts"):
+        checked_tables(rows(cached))

@@ -191,6 +191,7 @@ class DenoisingMethod(Method):
             self.start_words(arm): True,
             f"{int(self.strength(arm) * arm.steps)} of {arm.steps} steps" if truncated else f"{arm.steps} steps": True,
             "UniPC": arm.scheduler == "unipc",
+            "midpoint": arm.scheduler == "midpoint",
             f"flow shift {arm.flow_shift or 0:g}": arm.flow_shift is not None,
             f"guidance {arm.guidance_scale:g}": arm.guidance_scale != 1,
             f"{arm.detail_transfer or 0:g} of the change added to the enlarged clip": arm.detail_transfer is not None,
@@ -239,5 +240,5 @@ class DenoisingMethod(Method):
 
 
 def passes(arm: ArmParams) -> int:
-    """Forwards of one step: two under classifier-free guidance."""
-    return 1 if arm.guidance_scale == 1 else 2
+    """Forwards of one step: two under classifier-free guidance, twice as many with the midpoint."""
+    return (1 if arm.guidance_scale == 1 else 2) * (2 if arm.scheduler == "midpoint" else 1)

@@ -25,6 +25,8 @@ class FreeSwim(Refine):
         super().check(arm)
         if not kind_of(arm.attention).local:
             raise ValueError(f"freeswim is window attention beside full: attention.kind is {arm.attention.kind!r}")
+        if arm.scheduler == "midpoint" and arm.refresh_every is not None:
+            raise ValueError("scheduler midpoint evaluates between the steps that refresh_every counts: leave one out")
         if rope_of(arm.rope).relative:
             raise ValueError("freeswim's two paths have the same positions: rope.kind is 'ar'; use another")
 
