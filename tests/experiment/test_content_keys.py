@@ -79,6 +79,7 @@ CHOICE = {
     "shard",
 }  # a prompt has its own key
 GENERATION_HARMLESS = {"batch_size", "stop_after_preview"}
+CROP = {"height": 32, "width": 48}
 TRAIN_CHANGES: dict[str, Any] = {
     "steps": 5,
     "batch_size": 2,
@@ -93,12 +94,13 @@ TRAIN_CHANGES: dict[str, Any] = {
     "objective": {"velocity": 1.0},
     "degradation": {"factor": 0.25},
     "bridge": {},
+    "crop": CROP,
     "attention": {"kind": "window"},
 }
 BRIDGE = {"bridge": 1.0}
 BRIDGES: tuple[dict[str, Any], ...] = ({"degradation": "latent"}, {"ddpm_steps": (600, 900)}, {"sigma_start": 0.6})
 # What a field needs beside it.
-WITH: dict[str, dict[str, Any]] = {"bridge": {"objective": BRIDGE}}
+WITH: dict[str, dict[str, Any]] = {"bridge": {"objective": BRIDGE}, "crop": {"attention": {"kind": "full"}}}
 TRAIN_HARMLESS: dict[str, Any] = {
     "label": "b",
     "micro_batch": 1,
@@ -294,6 +296,8 @@ def test_of_an_adapter(wan21, wan22, tmp_path: Path) -> None:
     keys |= {"base": key(model=wan22.model())}
     keys |= {name: key(**WITH.get(name, {}) | {name: value}) for name, value in TRAIN_CHANGES.items()}
     keys |= {f"bridge {b}": key(objective=BRIDGE, bridge=b) for b in BRIDGES}
+    crops = ({"height": 64}, {"width": 64}, {"pool": 4}, {"pool": None})
+    keys |= {f"crop {c}": key(attention={"kind": "full"}, crop=CROP | c) for c in crops}
     keys |= {"literal": key(objective={"bridge_literal": 1.0}, bridge={})}
     keys |= {f"{part} {n}": key(**{part: {n: v}}) for part, fields in PARTS.items() for n, v in fields.items()}
     keys |= {

@@ -255,6 +255,25 @@ def test_a_share_of_images_is_degraded_and_the_others_are_learned_as_they_are(wa
     assert not StageLoss("high", {"hfato": 1.0}).draws(3, torch.Generator(), 0)
 
 
+@pytest.mark.parametrize("style", ["wan21", "wan22"])
+def test_crops_train_and_are_measured_and_their_work_is_counted(request, make_cache, tmp_path, style) -> None:
+    """Of 4 x 6 tokens a crop of 2 x 3 and a context of 2 x 3: half of them."""
+    tiny = request.getfixturevalue(style)
+    cache, logged = make_cache(16 if style == "wan21" else 48), {}
+    crop = {"height": 2 * tiny.token, "width": 3 * tiny.token}
+    rows = {"whole": {}, "crop": {"crop": crop}, "alone": {"crop": crop | {"pool": None}}}
+    for name, extra in rows.items():
+        row = AdapterParams(label=name, attention={"kind": "full"}, **SHAPE | {"log_every": 2}, **extra)
+        job = stage2_job(name, cache, None, tiny.model(), row, tmp_path)
+        lines: list[dict] = []
+        made = train(job, lines.extend)
+        logged[name] = lines[0]["tokens_per_second"] * lines[0]["seconds"]
+        assert 0 < made.held_out_loss < 100
+    assert [round(v / logged["whole"], 2) for v in logged.values()] == [1, 0.5, 0.25]
+    with pytest.raises(ValidationError, match="crop has tokens of two grids"):
+        AdapterParams(label="a", crop=crop)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.bridge import BridgeParams
+from vibe_pipeline.experiment.crop import CropParams
 from vibe_pipeline.experiment.groups import Grown, Name, NonNegative
 from vibe_pipeline.experiment.origin import Unfolded
 from vibe_pipeline.experiment.training import TrainParams
@@ -52,7 +53,7 @@ ObjectiveWeights = Annotated[
 class AdapterParams(Unfolded, TrainParams):
     """One row of `adapters`: a stage-2 adapter."""
 
-    later = frozenset({"bridge"})
+    later = frozenset({"bridge", "crop"})
 
     label: str = Field(description="what the report calls it")
     start: Name = Field(
@@ -61,6 +62,7 @@ class AdapterParams(Unfolded, TrainParams):
     objective: ObjectiveWeights = {"hfato": 1.0}  # noqa: RUF012  pydantic copies it
     degradation: DegradationParams = Field(DegradationParams(), description="of objectives that degrade the latent")
     bridge: BridgeParams | None = Field(None, description="of the objectives bridge and bridge_literal, which need it")
+    crop: CropParams | None = Field(None, description="learn a crop of each image (HPDM); None: all of it [C]")
     attention: AttentionParams = Field(AttentionParams(kind="gclf"), description="self-attention in training [A]")
     validation_clips: Annotated[int, Field(ge=0)] = Field(
         0, description="prompts rendered every validate_every steps, as the first arm of this adapter does"
@@ -70,6 +72,12 @@ class AdapterParams(Unfolded, TrainParams):
     def _validation_clips_have_their_steps(self) -> Self:
         if self.validation_clips and self.validate_every is None:
             raise ValueError("validation_clips are made every validate_every steps: give validate_every a number")
+        return self
+
+    @model_validator(mode="after")
+    def _crops_see_all(self) -> Self:
+        if self.crop is not None and (self.attention.kind != "full" or self.attention.scale is not None):
+            raise ValueError("crop has tokens of two grids, crop and context: set attention to {kind: full}")
         return self
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, stage1_of
+from vibe_pipeline.planning.crops import crop_tokens
 from vibe_pipeline.planning.measure_costs import measuring_memory, measuring_seconds
 from vibe_pipeline.planning.network_costs import network_cost
 
@@ -97,7 +98,8 @@ def training_row(
     stage1: LoraParams | None = None,
 ) -> PlanRow:
     """A stage-1 adapter, or one of `adapters`: its steps at the size that it is trained on."""
-    tokens, keys = costs.keys(size, FULL), costs.keys(size, attention)
+    tokens = crop_tokens(costs.architecture, size, row)
+    tokens, keys = (costs.keys(size, FULL), costs.keys(size, attention)) if tokens is None else (tokens, tokens)
     work, peak = costs.step(size, attention, row, stage1), costs.step_memory(size, attention, row, stage1)
     disk = 4.0 * costs.adapter_parameters(row.lora)
     return PlanRow.of(

@@ -10,6 +10,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from vibe_pipeline.diffusion.bridge import draw_start_sigma
+from vibe_pipeline.diffusion.crops import TokenCrop, cropped_loss
 from vibe_pipeline.diffusion.flow import draw_sigma
 from vibe_pipeline.diffusion.objectives import Predict, Sample, degrade, degrades, mixed_loss
 from vibe_pipeline.experiment.adapters import DegradationParams
@@ -33,12 +34,14 @@ class StageLoss:
         objective: Weights of `diffusion.objectives.OBJECTIVES`.
         degradation: How the degraded latent is made, where an objective reads it.
         bridge: Where the way starts, of objectives that learn one.
+        crop: What of an image is learned; None: all of it.
     """
 
     part: str
     objective: Mapping[str, float]
     degradation: DegradationParams = field(default_factory=DegradationParams)
     bridge: BridgeParams | None = None
+    crop: TokenCrop | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -57,10 +60,13 @@ class StageLoss:
         """Noise at the start of a bridge is all that is undone."""
         return self.bridge is not None and self.bridge.degradation == "latent"
 
-    def draws(self, count: int, generator: torch.Generator, cached: int) -> dict[str, Tensor]:
-        """What else a step draws for `count` images, of which each has `cached` draws: [count] each, by name.
+    def draws(
+        self, count: int, generator: torch.Generator, cached: int = 0, shape: tuple[int, ...] = ()
+    ) -> dict[str, Tensor]:
+        """What else a step draws for `count` images, each of latents of `shape` and `cached` draws: by name.
 
         `draw`: which of its cached degraded latents. `sigma_start`: where its way starts. `degraded`: whether it is.
+        `offset` and `context_noise`: see `TokenCrop.draws`.
         """
         found: dict[str, Tensor] = {}
         if self._made == "drawn":
@@ -72,7 +78,7 @@ class StageLoss:
             found["sigma_start"] = drawn
         if degrades(self.objective) and self.degradation.probability < 1:
             found["degraded"] = torch.rand(count, generator=generator) < self.degradation.probability
-        return found
+        return found | (self.crop.draws(count, shape, generator) if self.crop is not None else {})
 
     def __call__(
         self, predict: Predict, batch: dict[str, Tensor], noise: Tensor, sigma: Tensor, weight: Tensor
@@ -86,6 +92,8 @@ class StageLoss:
             degraded=self._degraded(batch),
             sigma_start=batch.get("sigma_start"),
         )
+        if self.crop is not None:
+            return cropped_loss(self.objective, predict, sample, self.crop, batch)
         return mixed_loss(self.objective, predict, sample)
 
     def _degraded(self, batch: dict[str, Tensor]) -> Tensor | None:
@@ -201,7 +209,7 @@ def draw_batch(job: TrainingJob, group: Group, step: int, indices: list[int]) ->
         mean=row.logit_mean,
         std=row.logit_std,
     )
-    drawn = job.loss.draws(len(indices), generator, job.images.draws)
+    drawn = job.loss.draws(len(indices), generator, job.images.draws, shape)
     first, end = group.bounds(len(indices))
     parts = read_parts(job.images, job.loss, indices[first:end], {n: v[first:end] for n, v in drawn.items()})
     parts["text"] = job.images.batch("text", indices[first:end])

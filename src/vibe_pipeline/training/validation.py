@@ -24,7 +24,7 @@ def held_out_loss(job: TrainingJob, transformer: WanTransformer3DModel, group: G
         shape = (len(indices), *images.shape(job.loss.part, indices[0]))
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(shape, generator=generator)
-        drawn = job.loss.draws(len(indices), generator, images.draws)
+        drawn = job.loss.draws(len(indices), generator, images.draws, shape[1:])
         for start in range(0, len(indices), size):
             if chunk % group.size == group.rank:
                 rows = slice(start, start + size)
