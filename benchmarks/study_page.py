@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from vibe_pipeline.datasets import CsvTable
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.claims import ClaimVerdict, evaluate_claim
+from vibe_pipeline.evaluation.claims import ClaimVerdict, judge_claims
 from vibe_pipeline.evaluation.pooling import Pools, pools_of
+from vibe_pipeline.evaluation.readings import Evidence
 from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import load_claims
@@ -31,14 +32,15 @@ from vibe_pipeline.reporting.figures import (
 )
 from vibe_pipeline.reporting.glossary import ARROWS, number, words
 from vibe_pipeline.reporting.sweep_figures import panel_figure, panels, sweeps_of
+from vibe_pipeline.reporting.verdicts import READINGS
 
 DOCS = Path(__file__).parents[1] / "docs"
 RAW, TEMPLATE = DOCS / "results", "RESULTS.md.j2"
 TABLES = ("stage1", "adapters", "arms")
 METRICS = (
-    "band_error", "band_correlation", "spectrum_distance", "high_frequency_share", "psnr", "native_psnr", "flicker",
-    "first_frame_jump", "residual_noise", "temporal_flickering", "colours_right", "motion_right", "shape_right",
-    "one_object",
+    "band_error", "band_unmendable", "band_correlation", "spectrum_distance", "high_frequency_share", "psnr",
+    "native_psnr", "flicker", "first_frame_jump", "residual_noise", "temporal_flickering", "colours_right",
+    "motion_right", "shape_right", "one_object",
 )  # fmt: skip
 SWEPT = ("band_error", "band_correlation", "spectrum_distance", "flicker")
 
@@ -109,22 +111,29 @@ def differences(kept: Kept) -> str:
 
 
 def verdicts(kept: Kept) -> list[ClaimVerdict]:
-    """Every claim of the environment, judged on the kept scores."""
+    """Every claim of the environment, judged on the kept scores and corrected for how many there are."""
     claims = load_claims(Path(__file__).parents[1] / f"conf/{kept.name}/claims.yml")
-    return [evaluate_claim(claim, kept.scores, kept.bootstrap) for claim in claims]
+    return list(judge_claims(claims, kept.scores, kept.bootstrap))
 
 
 def claims_table(kept: Kept) -> str:
-    """The claims, each measure's difference, and the verdict."""
+    """The claims, each measure's difference and what it says, and the verdict: corrected, and by itself."""
     rows = []
     for found in verdicts(kept):
-        said = [
-            f"{words(e.metric).label}: {number(e.difference)} [{number(e.low)}, {number(e.high)}] {e.verdict}"
-            for e in found.evidence
-        ]
+        said = [_measure(e) for e in found.evidence]
         who = f"`{found.claim.arm}` against `{found.claim.other}`"
-        rows.append([found.claim.statement, who, "<br>".join(said) or found.reason, f"**{found.verdict}**"])
-    return _markdown(["claim", "arms", "difference, interval", "verdict"], rows)
+        told = [f"**{found.corrected}**", found.verdict]
+        rows.append([found.claim.statement, who, "<br>".join(said) or found.reason, *told])
+    return _markdown(["claim", "arms", "primary measure first: difference, interval", "corrected", "by itself"], rows)
+
+
+def _measure(e: Evidence) -> str:
+    """What one measure says, corrected; with several training seeds also the interval with them as random effects."""
+    line = f"{words(e.metric).label}: {number(e.difference)} [{number(e.low)}, {number(e.high)}]"
+    if e.found is not None and e.found.training_seeds > 1:
+        low, high = e.found.crossed.interval(0.95)
+        line += f", random effects [{number(low)}, {number(high)}]"
+    return f"{line}: {READINGS[e.corrected]}"
 
 
 def settings(kept: Kept) -> str:

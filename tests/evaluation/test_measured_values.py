@@ -46,6 +46,7 @@ def against_the_truth(clip: Array, truth: Array, band: tuple[float, float]) -> d
     return {
         "band_error": (abs(a - b) ** 2).sum() / (abs(b) ** 2).sum(),
         "band_correlation": both.mean(),
+        "band_unmendable": 1 - np.vdot(a, b).real ** 2 / (abs(a) ** 2).sum() / (abs(b) ** 2).sum(),
         "high_frequency_share": (power[:, chosen].sum(1) / power.sum((1, 2))).mean(),
         "psnr": -10 * math.log10(((clip - truth) ** 2).mean()),
     }

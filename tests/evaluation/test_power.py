@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.power import prompts_needed
-from vibe_pipeline.evaluation.statistics import Difference, paired_difference
+from vibe_pipeline.evaluation.differences import Difference, paired_difference
+from vibe_pipeline.evaluation.power import prompts_for_equivalence, prompts_needed
 
 QUICK = Bootstrap(samples=400)
 
@@ -37,6 +37,31 @@ def test_a_side_of_the_difference_does_not_matter_and_nothing_is_never_told() ->
     assert prompts_needed(seen(0.1), 0.0, 0.95) is None
     assert prompts_needed(seen(float("nan")), 0.1, 0.95) is None
     assert prompts_needed(seen(0.1), 0.05, 0.99) > prompts_needed(seen(0.1), 0.05, 0.95)
+
+
+def share_equivalent(prompts: int, effect: float, margin: float, spread: float, runs: int = 300) -> float:
+    """Of made-up runs, those whose bootstrap interval lies within the margin."""
+    rng = np.random.default_rng(0)
+    intervals = [QUICK.interval(rng.normal(effect, spread, (prompts, 1))) for _ in range(runs)]
+    return float(np.mean([-margin < low and high < margin for low, high in intervals]))
+
+
+@pytest.mark.parametrize(("effect", "margin"), [(0.0, 0.02), (0.004, 0.02), (-0.01, 0.02)])
+def test_so_many_prompts_show_a_difference_to_be_equivalent_four_times_in_five(effect: float, margin: float) -> None:
+    needed = prompts_for_equivalence(seen(0.1), effect, margin, 0.95)
+    assert share_equivalent(needed, effect, margin, 0.1) == pytest.approx(0.8, abs=0.07)
+    assert share_equivalent(needed // 2, effect, margin, 0.1) < 0.5
+    assert prompts_for_equivalence(seen(0.1), -effect, margin, 0.95) == needed
+
+
+def test_no_number_of_prompts_shows_what_is_not_so_or_what_training_seeds_hide() -> None:
+    assert prompts_for_equivalence(seen(0.1), 0.02, 0.02, 0.95) is None
+    assert prompts_for_equivalence(seen(float("nan")), 0.0, 0.02, 0.95) is None
+    assert prompts_for_equivalence(seen(0.1, of_seeds=0.01**2), 0.0, 0.02, 0.95) is None
+    assert prompts_for_equivalence(seen(0.1, of_seeds=0.001**2), 0.0, 0.02, 0.95) > prompts_for_equivalence(
+        seen(0.1), 0.0, 0.02, 0.95
+    )
+    assert prompts_for_equivalence(seen(0.0), 0.0, 0.02, 0.95) == 2
 
 
 def scores_of_seeds(prompts: int, between_seeds: tuple[float, ...], spread: float) -> pd.DataFrame:

@@ -5,9 +5,12 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.statistics import NEEDED, SUMMARY_COLUMNS, paired_difference, summarise
+from vibe_pipeline.evaluation.differences import paired_difference
+from vibe_pipeline.evaluation.estimates import crossed
+from vibe_pipeline.evaluation.statistics import NEEDED, SUMMARY_COLUMNS, summarise
 
 
 def table(rows, metric="flicker", direction="lower", family="detail"):
@@ -255,3 +258,18 @@ def test_a_number_beside_a_status_that_is_not_scored_does_not_count(status: str)
     rows = [("a", 0, 0, 1.0, "scored", ""), ("a", 1, 0, 3.0, "scored", ""), ("a", 2, 0, 1e6, status, "half a file")]
     found = row(summarise(table(rows), "a", 0.9, 100, 1), "a")
     assert (found["mean"], found["n"], found["reason"]) == (2.0, 2, "1 of 3 left out: half a file")
+
+
+def test_t_intervals_stand_beside_the_bootstraps():
+    """Over training seeds alone and over prompts and seeds; with one training seed the paired t of prompts."""
+    rng = np.random.default_rng(3)
+    a, b = (rng.normal(0, 1, (7, 3)) + rng.normal(0, 1, 3) for _ in range(2))
+    found = row(summarise(pd.concat([replicated(a, "a"), replicated(b, "b")]), "a", 0.9, 60, 5), "b")
+    difference = b - a
+    seeds = stats.ttest_1samp(difference.mean(0), 0).confidence_interval(0.9)
+    assert (found["diff_seeds_low"], found["diff_seeds_high"]) == pytest.approx(tuple(seeds))
+    assert (found["diff_crossed_low"], found["diff_crossed_high"]) == pytest.approx(crossed(difference).interval(0.9))
+    one = row(summarise(pd.concat([replicated(a[:, :1], "a"), replicated(b[:, :1], "b")]), "a", 0.9, 60, 5), "b")
+    prompts = stats.ttest_1samp(difference[:, 0], 0).confidence_interval(0.9)
+    assert (one["diff_crossed_low"], one["diff_crossed_high"]) == pytest.approx(tuple(prompts))
+    assert math.isnan(one["diff_seeds_low"]) and math.isnan(one["diff_seeds_high"])

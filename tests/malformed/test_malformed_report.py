@@ -8,7 +8,9 @@ import pytest
 from vibe_pipeline.experiment.claims import load_claims
 from vibe_pipeline.experiment.published import load_published
 
-CLAIM = "{name: n, statement: s, arm: a, other: b, metrics: {flicker: lower}"
+KINDS = "kinds: {k: {primary: {metric: flicker, better: lower, margin: 0.1}}}\n"
+PRIMARY = "metric: flicker, better: lower, margin: 0.1"
+CLAIM = "{name: n, statement: s, kind: k, arm: a, other: b}"
 ROW = "{method: X, source: here, reliability: high}"
 # Content, and what the message names beside the file.
 BOTH: dict[str, tuple[bytes | str, str]] = {
@@ -33,14 +35,38 @@ CLAIMS: dict[str, tuple[str, str]] = {
     "no list": ("claims: {name: n}\n", "name"),
     "list of words": ("claims: [relay]\n", "['relay']"),
     "field missing": ("claims: [{name: n}]\n", "claims.0.statement"),
-    "field unknown": (f"claims: [{CLAIM}, weight: 3}}]\n", "claims.0 has no field 'weight'"),
-    "no metric": (f"claims: [{CLAIM.replace('flicker: lower', '')}}}]\n", "claims.0.metrics"),
-    "neither side": (f"claims: [{CLAIM.replace('lower', 'up')}}}]\n", "'up'"),
-    "smallest in words": (f"claims: [{CLAIM}, smallest: {{flicker: tiny}}}}]\n", "'tiny'"),
-    "at least nothing": (f"claims: [{CLAIM}, at_least: {{flicker: 0}}}}]\n", "at_least"),
-    "at least of another": (f"claims: [{CLAIM}, at_least: {{flikcer: 1}}}}]\n", "'flikcer'"),
-    "smallest NaN": (f"claims: [{CLAIM}, smallest: {{flicker: .nan}}}}]\n", "smallest"),
-    "the second": (f"claims:\n- {CLAIM}}}\n- {{name: m}}\n", "claims.1"),
+    "field unknown": (f"{KINDS}claims: [{CLAIM[:-1]}, weight: 3}}]\n", "claims.0 has no field 'weight'"),
+    "measures of its own": (f"{KINDS}claims: [{CLAIM[:-1]}, metrics: {{flicker: lower}}}}]\n", "no field 'metrics'"),
+    "no kinds": (f"claims: [{CLAIM}]\n", "'k' is not one of the file's `kinds`; it has none"),
+    "kinds a list": (f"kinds: [k]\nclaims: [{CLAIM}]\n", "['k']"),
+    "kind misspelt": (f"{KINDS.replace('k:', 'kin:')}claims: [{CLAIM.replace('k,', 'kim,')}]\n", "did you mean 'kin'?"),
+    "no primary": ("kinds: {k: {secondary: []}}\nclaims: []\n", "kinds.k.primary: Field required"),
+    "primary by name": ("kinds: {k: {primary: flicker}}\nclaims: []\n", "kinds.k.primary"),
+    "no margin": (f"{KINDS.replace(', margin: 0.1', '')}claims: []\n", "kinds.k.primary.margin: Field required"),
+    "margin of 0": (f"{KINDS.replace('0.1', '0')}claims: []\n", "kinds.k.primary.margin"),
+    "margin below 0": (f"{KINDS.replace('0.1', '-0.1')}claims: []\n", "kinds.k.primary.margin"),
+    "margin NaN": (f"{KINDS.replace('0.1', '.nan')}claims: []\n", "kinds.k.primary.margin"),
+    "margin infinite": (f"{KINDS.replace('0.1', '.inf')}claims: []\n", "kinds.k.primary.margin"),
+    "margin in words": (f"{KINDS.replace('0.1', 'tiny')}claims: []\n", "'tiny'"),
+    "neither side": (f"{KINDS.replace('lower', 'up')}claims: []\n", "'up'"),
+    "no metric": (f"{KINDS.replace('metric: flicker, ', '')}claims: []\n", "kinds.k.primary.metric"),
+    "secondary without margin": (
+        f"kinds: {{k: {{primary: {{{PRIMARY}}}, secondary: [{{metric: psnr, better: higher}}]}}}}\nclaims: []\n",
+        "kinds.k.secondary.0.margin",
+    ),
+    "primary and secondary": (
+        f"kinds: {{k: {{primary: {{{PRIMARY}}}, secondary: [{{{PRIMARY}}}]}}}}\nclaims: []\n",
+        "'flicker' stands twice",
+    ),
+    "arm with itself": (f"{KINDS}claims: [{CLAIM.replace('other: b', 'other: a')}]\n", "compared with itself"),
+    "claim twice": (f"{KINDS}claims: [{CLAIM}, {CLAIM}]\n", "the name 'n' stands twice"),
+    "comparison twice": (
+        f"{KINDS}claims: [{CLAIM}, {CLAIM.replace('name: n', 'name: m')}]\n",
+        "the comparison 'a' with 'b' by kind 'k' stands twice",
+    ),
+    "at least nothing": (f"{KINDS}claims: [{CLAIM[:-1]}, at_least: 0}}]\n", "claims.0.at_least"),
+    "at least by measure": (f"{KINDS}claims: [{CLAIM[:-1]}, at_least: {{flicker: 1}}}}]\n", "claims.0.at_least"),
+    "the second": (f"{KINDS}claims:\n- {CLAIM}\n- {{name: m}}\n", "claims.1"),
 }
 PUBLISHED: dict[str, tuple[str, str]] = {
     "tables no list": ("tables: {title: t}\n", "title"),
@@ -99,3 +125,10 @@ def test_arms_stand_beside_the_rows_of_the_file_below(tmp_path: Path) -> None:
 @pytest.mark.parametrize("reader", [load_claims, load_published])
 def test_a_file_that_is_not_there(tmp_path: Path, refused: Callable, reader: Callable) -> None:
     refused(lambda: reader(tmp_path / "gone.yml"), "gone.yml")
+
+
+def test_the_same_comparison_may_be_asked_for_a_least_gain_too(tmp_path: Path) -> None:
+    path = tmp_path / "claims.yml"
+    path.write_text(f"{KINDS}claims: [{CLAIM}, {CLAIM[:-1].replace('name: n', 'name: m')}, at_least: 0.2}}]\n")
+    plain, least = load_claims(path)
+    assert (plain.at_least, least.at_least) == (None, 0.2) and plain.primary == least.primary

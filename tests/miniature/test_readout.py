@@ -141,7 +141,7 @@ def test_a_clip_of_another_shape_than_the_truth_has_a_reason_for_what_it_cannot_
     table, spectrum = measure_arm("a", clips, native, evaluation, generation)
     equal, unequal = (table[table["seed"] == s].set_index("metric") for s in (0, 1))
     assert equal.loc["psnr", "status"] != "skipped" and equal.loc["band_correlation", "value"] == pytest.approx(1)
-    for metric in ("psnr", "band_correlation", "band_error", "spectrum_distance"):
+    for metric in ("psnr", "band_correlation", "band_error", "band_unmendable", "spectrum_distance"):
         assert unequal.loc[metric, "status"] == "skipped" and said in unequal.loc[metric, "reason"]
     assert unequal.loc["colours_right", "status"] == "scored"
     measured = scale[2] > 1  # of one small frame there is neither flicker nor a band

@@ -402,11 +402,24 @@ def test_scoring_is_checked_where_a_run_makes_and_scores_clips(wan21) -> None:
 
 def test_claims_on_what_is_not_measured_are_said_before_the_run(caplog) -> None:
     asked = evaluation("imaging_quality")
-    claim = {"name": "n", "statement": "s", "arm": "a", "other": "b"}
-    check_claims(Claims([claim | {"metrics": {"imaging_quality": "higher", "flicker": "lower"}}]), asked)
+    claim = {"name": "n", "statement": "s", "kind": "k", "arm": "a", "other": "b"}
+
+    def put_to(primary: str, secondary: str) -> Claims:
+        first, second = (
+            {"metric": name, "better": "lower" if name == "flicker" else "higher", "margin": 0.01}
+            for name in (primary, secondary)
+        )
+        return Claims([claim | {"primary": first, "secondary": [second]}])
+
+    check_claims(put_to("imaging_quality", "flicker"), asked)
+    check_claims(put_to("imaging_quality", "high_frequency_share"), asked)  # of neither side by itself
     assert not caplog.records
-    check_claims(Claims([claim | {"metrics": {"imaging_quality": "higher", "scene": "higher"}}]), asked)
+    check_claims(put_to("imaging_quality", "scene"), asked)
     assert "claims on scene, which evaluation.vbench_dimensions does not ask for" in caplog.text
+    with pytest.raises(ValueError, match=r"kinds\.k names 'flickr', which is not a metric; did you mean 'flicker'"):
+        check_claims(put_to("imaging_quality", "flickr"), asked)
+    with pytest.raises(ValueError, match=r"kinds\.k has higher band_error as the better side; it is lower"):
+        check_claims(put_to("band_error", "scene"), asked)
 
 
 def test_a_band_that_the_target_cannot_hold_is_refused(wan21) -> None:

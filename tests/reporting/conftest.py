@@ -10,7 +10,7 @@ import pytest
 
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
-from vibe_pipeline.experiment.claims import Claim
+from vibe_pipeline.experiment.claims import Asked, Claim
 from vibe_pipeline.experiment.published import load_published
 from vibe_pipeline.miniature.scene import sample_scene
 from vibe_pipeline.miniature.world import render
@@ -172,7 +172,8 @@ def make_inputs(folder: Path, prompts: int, size: int, first_prompt: str | None 
         statement="Relay beats naive tuning",
         arm="full",
         other="no_relay",
-        metrics={"residual_noise": "lower"},
+        kind="clean",
+        primary=Asked(metric="residual_noise", better="lower", margin=0.0005),
     )
     return ReportInputs(
         title="ViBe ablation report", arms=ARMS, adapters=ADAPTERS, reference="full", table=make_table(scores),

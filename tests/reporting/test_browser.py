@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.reporting.conftest import SKIPPED
+from vibe_pipeline.experiment.claims import Asked
 from vibe_pipeline.reporting.page import ReportInputs, render
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -38,7 +39,8 @@ setTimeout(() => {
 @pytest.mark.parametrize("width", [1440, 600])
 def test_nothing_scrolls_sideways_and_a_table_is_copied(inputs: ReportInputs, tmp_path: Path, width: int) -> None:
     page = tmp_path / "index.html"
-    claim = inputs.claims[0].model_copy(update={"metrics": {"aesthetic_quality": "higher"}})
+    asked = Asked(metric="aesthetic_quality", better="higher", margin=0.01)
+    claim = inputs.claims[0].model_copy(update={"primary": asked})
     scores, table = (
         t.replace({"reason": {SKIPPED["aesthetic_quality"]: UNBROKEN}}) for t in (inputs.scores, inputs.table)
     )

@@ -1,5 +1,6 @@
 """The page is self-contained, escaped, accessible, and says what is missing."""
 
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,7 +10,9 @@ import pandas as pd
 import pytest
 
 from tests.reporting.conftest import write_clip
+from vibe_pipeline.evaluation.claims import MEANINGS
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.claims import Asked, Claim
 from vibe_pipeline.experiment.published import load_published
 from vibe_pipeline.reporting.page import ReportInputs, render, write_report
 
@@ -110,9 +113,40 @@ def test_claims_and_clips_are_on_the_page(page: Page) -> None:
     assert "holds Relay beats naive tuning" in page.text
     assert "Published difference, in percentage points and measured elsewhere: Overall +8.4" in page.text
     assert "not in this run: no_such_arm" in page.text
+    assert "Residual noise, primary" in page.text and "margin 0.0005; different: p" in page.text
+    assert "what a claim says by itself stands beside" in page.text
+    for verdict, meaning in MEANINGS.items():
+        assert f"{verdict[:1].upper()}{verdict[1:]} {meaning[:1].upper()}{meaning[1:]}." in page.text
     assert len(page.all("video")) == 16
     assert "Harsher" in page.text
     assert "Plain upsampling is not beaten" in page.text
+
+
+def test_a_claim_shows_its_verdict_as_one_of_many_and_by_itself(inputs: ReportInputs) -> None:
+    """Nine claims of nothing beside one that is told by itself: both verdicts, both p-values, and the summary."""
+    asked = Asked(metric="flicker", better="lower", margin=1e-6)
+    scores = inputs.scores[inputs.scores["arm"] == "full"]
+    rng = np.random.default_rng(0)
+    step = rng.normal(0, 0.01, 16)
+    step = 0.01 * (step - step.mean()) / step.std(ddof=1)
+    tables = []
+    for i, effect in enumerate([0.0065, *[0.0] * 9]):
+        tables.append(
+            scores.assign(arm=f"a{i}").merge(pd.DataFrame({"prompt_index": range(16), "step": step + effect}))
+        )
+    arms = pd.concat([t.assign(value=t["value"] + t["step"]).drop(columns="step") for t in tables])
+    claims = tuple(
+        Claim(name=f"c{i}", statement=f"s{i}", kind="k", arm="full", other=f"a{i}", primary=asked) for i in range(10)
+    )
+    page = Page(render(replace(inputs, scores=pd.concat([scores, arms]), claims=claims)))
+    assert "by itself holds; corrected over 10 claims cannot be told from this data" in page.text
+    assert "holds by itself; corrected over 10 tests p = 0.2" in page.text
+    assert re.search(r"different: p 0\.02\d*, corrected 0\.2", page.text)
+    assert "Of the 10 claims put to the test, 10 cannot be told from this data." in page.text
+    alone = Page(render(replace(inputs, scores=pd.concat([scores, arms]), claims=claims[:1])))
+    assert (
+        "Of the 1 claim put to the test, 1 holds." in alone.text and "by itself" not in alone.text.split("s0")[1][:300]
+    )
 
 
 def test_clips_of_another_scale_are_shown_and_stated_in_the_arms_settings(inputs: ReportInputs, tmp_path: Path) -> None:

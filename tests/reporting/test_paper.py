@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP
 from vibe_pipeline.evaluation.claims import evaluate_claim
 from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.experiment.arms import ArmParams
-from vibe_pipeline.experiment.claims import Claim
+from vibe_pipeline.experiment.claims import Asked, Claim
 from vibe_pipeline.experiment.published import load_published
 from vibe_pipeline.reporting.copies import Grid
 from vibe_pipeline.reporting.page import ReportInputs, context, render
@@ -157,16 +158,17 @@ def test_a_claim_shows_the_published_gain_beside_ours(published: Mapping[str, An
     assert set(published_difference(published, "full", "direct")) == {
         "Aesthetic quality", "Imaging quality", "Overall consistency", "Overall",
     }  # fmt: skip
-    claim = Claim(name="c", statement="s", arm="full", other="direct", metrics={"overall6": "higher"})
-    shown = claim_shown(evaluate_claim(claim, ours.scores), ARMS, published, 0.95)
+    asked = Asked(metric="overall6", better="higher", margin=0.004)
+    claim = Claim(name="c", statement="s", kind="k", arm="full", other="direct", primary=asked)
+    shown = claim_shown(evaluate_claim(claim, ours.scores), ARMS, published, DEFAULT_BOOTSTRAP)
     assert shown["published"].endswith("Overall +8.9")
     beside = shown["evidence"][0]["beside"]
-    assert beside.startswith("ours +8.") and beside.endswith("published +8.9 points")
-    more = claim.model_copy(update={"at_least": {"overall6": 0.08}})
+    assert "; ours +8." in beside and beside.endswith("published +8.9 points")
+    more = claim.model_copy(update={"at_least": 0.08})
     judged = evaluate_claim(more, ours.scores)
-    line = claim_shown(judged, ARMS, published, 0.95)["evidence"][0]
-    assert line["label"] == "Overall, plain mean, by at least 0.080" and "contains 0.08" in line["reason"]
-    told = prompts_that_tell(judged.evidence[0], 0.95, 8.9, 0.08)
+    line = claim_shown(judged, ARMS, published, DEFAULT_BOOTSTRAP)["evidence"][0]
+    assert line["label"] == "Overall, plain mean, primary, by at least 0.080" and "contains 0.08" in line["reason"]
+    told = prompts_that_tell(judged.evidence[0], DEFAULT_BOOTSTRAP, 8.9)
     assert "as large as the published one" in told and told in line["reason"]
 
 

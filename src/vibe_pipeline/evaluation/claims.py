@@ -1,155 +1,150 @@
 """Claims as data, and what the scores say about each of them.
 
-A claim is that one arm is better than another on every metric it names. Both arms share prompts and
-seeds, so the difference is taken clip by clip, averaged over a prompt's seeds, and its interval comes
-from a bootstrap over prompts, and over training seeds where an arm was trained with several.
+A claim is that one arm is better than another, by a primary measure. Both arms share prompts and seeds, so differences
+are taken clip by clip. How one measure is read stands in :mod:`.readings`; here, how a claim's measures make a verdict,
+and how the claims of one report are corrected for how many there are.
 """
 
-import math
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
-from vibe_pipeline.evaluation.power import prompts_needed
-from vibe_pipeline.evaluation.statistics import Difference, paired_difference
-from vibe_pipeline.experiment.claims import Claim
+from vibe_pipeline.evaluation.multiplicity import holm
+from vibe_pipeline.evaluation.readings import (
+    ABSENT,
+    EQUIVALENT,
+    FAILS,
+    HOLDS,
+    MIXED,
+    NOT_RUN,
+    OPEN,
+    Evidence,
+    Question,
+    Verdict,
+    compare_on_metric,
+    corrected,
+)
+from vibe_pipeline.experiment.claims import Asked, Claim
 
-Verdict = Literal["holds", "does not hold", "cannot be told from this data", "not measured", "not run"]
-HOLDS: Verdict = "holds"
-FAILS: Verdict = "does not hold"
-OPEN: Verdict = "cannot be told from this data"
-ABSENT: Verdict = "not measured"
-NOT_RUN: Verdict = "not run"
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What one metric says about a claim; `difference` is arm − other, with its interval.
-
-    Attributes:
-        metric: Its name.
-        better: Its better side.
-        verdict: What it says.
-        reason: Why it says no more.
-        difference: Mean over prompts.
-        low: Of its interval.
-        high: Of its interval.
-        pairs: Prompts that went in.
-        needed: Of what cannot be told, prompts that would tell a difference as large as the one seen; None: no number.
-        found: The difference in full; None where there is none. How many clips it is of changes nothing said here.
-    """
-
-    metric: str
-    better: Literal["higher", "lower"]
-    verdict: Verdict
-    reason: str = ""
-    difference: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-    pairs: int = 0
-    needed: int | None = None
-    found: Difference | None = field(default=None, compare=False)
+MEANINGS = MappingProxyType(
+    {
+        HOLDS: "on the primary measure the arm is better for certain, by the margin or more, and no secondary measure "
+        "tells against it",
+        MIXED: "on the primary measure as for “holds”, but at least one secondary measure is worse for certain, by its "
+        "margin or more",
+        EQUIVALENT: "on the primary measure the difference lies within the margin for certain: too small to matter",
+        FAILS: "on the primary measure the arm is worse for certain, or short of the least gain, by the margin or more",
+        OPEN: "on the primary measure none of these is certain; more prompts or training seeds would tell",
+        ABSENT: "the primary measure has no score for both arms",
+        NOT_RUN: "one of the arms is not in this run",
+    }
+)
+"""What each verdict says, in the order of the report."""
 
 
 @dataclass(frozen=True)
 class ClaimVerdict:
-    """A claim, the evidence metric by metric, and the verdict."""
+    """A claim, the evidence measure by measure, and the verdict.
+
+    Attributes:
+        claim: What was put to the test.
+        verdict: Of the claim by itself, nothing corrected.
+        corrected: Of the claim as one of all that the report tests: its primary measure corrected over these claims,
+            its secondary measures over each other.
+        reason: What the secondary measures say, or why there is nothing to say.
+        evidence: The primary measure first; empty where an arm was not run.
+    """
 
     claim: Claim
     verdict: Verdict
+    corrected: Verdict
     reason: str
     evidence: tuple[Evidence, ...]
 
 
-def compare_on_metric(
-    scores: pd.DataFrame,
-    arm: str,
-    other: str,
-    metric: str,
-    better: Literal["higher", "lower"],
-    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
-    at_least: float = 0.0,
-) -> Evidence:
-    """What one metric says about `arm` being better than `other`, by at least so much."""
-    if scores.empty:
-        return Evidence(metric, better, ABSENT, why_missing(scores, (arm, other), metric))
-    found = paired_difference(scores, arm, other, metric, bootstrap)
-    if not found.prompts:
-        return Evidence(metric, better, ABSENT, why_missing(scores, (arm, other), metric))
-    verdict, reason = _judged(found, better, at_least, bootstrap)
-    seen = (found.mean if better == "higher" else -found.mean) - at_least
-    needed = prompts_needed(found, seen, bootstrap.confidence) if verdict == OPEN else None
-    return Evidence(
-        metric, better, verdict, reason, found.mean, found.low, found.high, found.prompts, needed=needed, found=found
+def judge_claims(
+    claims: Sequence[Claim], scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
+) -> tuple[ClaimVerdict, ...]:
+    """Judge the claims of one report, each by itself and corrected for how many were tested."""
+    evidence = [_evidence(claim, scores, bootstrap) for claim in claims]
+    run = [(claim, found) for claim, found in zip(claims, evidence, strict=True) if found]
+    judged = iter(judge_evidence([claim for claim, _ in run], [found for _, found in run], bootstrap))
+    return tuple(
+        next(judged)
+        if found
+        else ClaimVerdict(claim, NOT_RUN, NOT_RUN, f"not in this run: {', '.join(_lacking(claim, scores))}", ())
+        for claim, found in zip(claims, evidence, strict=True)
     )
 
 
-def _judged(
-    found: Difference, better: Literal["higher", "lower"], at_least: float, bootstrap: Bootstrap
-) -> tuple[Verdict, str]:
-    """What the interval of a difference says, and why no more."""
-    n = found.prompts
-    low, high = (found.low, found.high) if better == "higher" else (-found.high, -found.low)
-    if not found.clips:
-        return OPEN, "one figure an arm has no interval"
-    if n < bootstrap.fewest_pairs:
-        return OPEN, f"only {n} prompt{'s' * (n != 1)}; an interval needs {bootstrap.fewest_pairs}"
-    if low > at_least:
-        return HOLDS, ""
-    if high < at_least:
-        return FAILS, f"the gain is below {at_least:g}" if at_least and high > 0 else ""
-    limit = at_least if better == "higher" or not at_least else -at_least
-    return OPEN, f"the interval of the difference contains {limit:g}"
+def judge_evidence(
+    claims: Sequence[Claim], evidence: Sequence[Sequence[Evidence]], bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
+) -> tuple[ClaimVerdict, ...]:
+    """Judge claims by what each of their measures says by itself, the primary one first.
 
-
-def why_missing(scores: pd.DataFrame, arms: tuple[str, ...], metric: str) -> str:
-    """The reasons the scores give for a metric's absence, or that there are none."""
-    if scores.empty:
-        return "no scores in this run"
-    rows = scores[(scores["metric"] == metric) & scores["arm"].isin(arms)]
-    given = [str(r) for r in rows.get("reason", pd.Series(dtype=object)).dropna().unique() if str(r).strip()]
-    return "; ".join(given) or "not scored for both arms on the same clips"
-
-
-def _if_it_matters(evidence: Evidence, smallest: float) -> Evidence:
-    """Evidence of a difference too small to matter speaks neither for nor against."""
-    if evidence.verdict in (HOLDS, FAILS) and abs(evidence.difference) < smallest:
-        return replace(evidence, verdict=OPEN, reason=f"the difference is below {smallest:g}, too small to matter")
-    return evidence
+    Holm's correction is made over the claims' primary measures, of the tests for a difference and of those for
+    equivalence, and over a claim's secondary measures likewise. No claim can be wrongly told by both kinds of test: two
+    arms cannot be without a difference and differ by more than the margin at once.
+    """
+    primary = _corrected([found[0] for found in evidence], bootstrap)
+    return tuple(
+        _composed(claim, (first, *_corrected(found[1:], bootstrap)))
+        for claim, first, found in zip(claims, primary, evidence, strict=True)
+    )
 
 
 def evaluate_claim(claim: Claim, scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> ClaimVerdict:
-    """Judge a claim.
+    """Judge a single claim, as if the report had no other."""
+    return judge_claims((claim,), scores, bootstrap)[0]
 
-    It holds if every named metric was measured and its interval lies on the claimed side of 0, or of the gain that the
-    claim asks for at least; it does not hold if any lies on the other side; else it cannot be told. Without a measured
-    metric it is not measured; without one of its arms it was not run.
-    """
+
+def _lacking(claim: Claim, scores: pd.DataFrame) -> list[str]:
     present = set(scores["arm"]) if "arm" in scores else set()
-    lacking = [a for a in (claim.arm, claim.other) if a not in present]
-    if lacking:
-        return ClaimVerdict(claim, NOT_RUN, f"not in this run: {', '.join(lacking)}", ())
-    evidence = tuple(
-        compare_on_metric(
-            scores=scores,
-            arm=claim.arm,
-            other=claim.other,
-            metric=metric,
-            better=better,
-            bootstrap=bootstrap,
-            at_least=claim.at_least.get(metric, 0.0),
+    return [arm for arm in (claim.arm, claim.other) if arm not in present]
+
+
+def _evidence(claim: Claim, scores: pd.DataFrame, bootstrap: Bootstrap) -> tuple[Evidence, ...]:
+    """What every measure says by itself, the primary one first; empty where an arm was not run."""
+    if _lacking(claim, scores):
+        return ()
+    questions = (_question(claim.primary, claim.at_least or 0.0), *map(_question, claim.secondary))
+    return tuple(compare_on_metric(scores, claim.arm, claim.other, question, bootstrap) for question in questions)
+
+
+def _question(asked: Asked, at_least: float = 0.0) -> Question:
+    return Question(asked.metric, asked.better, asked.margin, at_least)
+
+
+def _corrected(family: Sequence[Evidence], bootstrap: Bootstrap) -> list[Evidence]:
+    """The evidence, each corrected for how many of them were tested."""
+    different, equivalent = holm([e.p_different for e in family]), holm([e.p_equivalent for e in family])
+    tested = sum(e.p_different == e.p_different for e in family)
+    return [
+        corrected(e, *p_values, tested, bootstrap) for e, *p_values in zip(family, different, equivalent, strict=True)
+    ]
+
+
+def _composed(claim: Claim, evidence: tuple[Evidence, ...]) -> ClaimVerdict:
+    """The verdict: the primary measure decides; secondary ones that tell against it make "holds" a "mixed"."""
+    primary, *secondary = evidence
+    alone, together = (
+        MIXED if said == HOLDS and FAILS in others else said
+        for said, others in (
+            (primary.verdict, [e.verdict for e in secondary]),
+            (primary.corrected, [e.corrected for e in secondary]),
         )
-        for metric, better in claim.metrics.items()
     )
-    evidence = tuple(_if_it_matters(e, claim.smallest.get(e.metric, 0.0)) for e in evidence)
-    counts = {v: sum(e.verdict == v for e in evidence) for v in (HOLDS, FAILS, OPEN, ABSENT)}
-    measured = len(evidence) - counts[ABSENT]
-    if not measured:
-        return ClaimVerdict(claim, ABSENT, "; ".join(dict.fromkeys(e.reason for e in evidence)), evidence)
-    verdict = FAILS if counts[FAILS] else HOLDS if counts[HOLDS] == len(evidence) else OPEN
-    reason = f"{counts[HOLDS]} of {measured} measures clearly for, {counts[FAILS]} clearly against"
-    if counts[ABSENT]:
-        reason += f", {counts[ABSENT]} not measured"
-    return ClaimVerdict(claim, verdict, reason, evidence)
+    return ClaimVerdict(claim, alone, together, _reason(primary, secondary), evidence)
+
+
+def _reason(primary: Evidence, secondary: Sequence[Evidence]) -> str:
+    """Why the primary measure has no score, or how many secondary ones say what."""
+    if primary.verdict == ABSENT:
+        return primary.reason
+    words = {HOLDS: "for", FAILS: "against", EQUIVALENT: "equivalent", OPEN: "open", ABSENT: "not measured"}
+    counts = {word: sum(e.corrected == said for e in secondary) for said, word in words.items()}
+    said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    return f"secondary measures: {said}" if said else ""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from vibe_pipeline.evaluation.statistics import TRAINING
+from vibe_pipeline.evaluation.differences import TRAINING
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.origin import Origin
 from vibe_pipeline.experiment.sweep_names import is_seed

@@ -1,9 +1,10 @@
 """How many prompts would decide what these could not: the sample size of a paired comparison."""
 
+import bisect
 import math
 from statistics import NormalDist
 
-from vibe_pipeline.evaluation.statistics import Difference
+from vibe_pipeline.evaluation.differences import Difference
 
 POWER = 0.8
 """Chance that a run of that many prompts decides, if the difference is truly as large as assumed."""
@@ -35,6 +36,47 @@ def prompts_needed(found: Difference, effect: float, confidence: float, power: f
         return None
     left = (abs(effect) / (at_ends + normal.inv_cdf(power))) ** 2 - found.of_seeds
     return max(2, math.ceil(_over_prompts(found, at_ends) / left)) if left > 0 else None
+
+
+def prompts_for_equivalence(
+    found: Difference, gain: float, margin: float, confidence: float, power: float = POWER
+) -> int | None:
+    """Prompts at which the interval of a difference lies within the margin with a chance of `power`.
+
+    With a standard error of s = sqrt(V / N + seeds), as for :func:`prompts_needed`, and z its normal quantile at the
+    interval's ends, that chance is Φ((margin − gain) / s − z) + Φ((margin + gain) / s − z) − 1.
+
+    Args:
+        found: The difference that was seen, with its spread over prompts.
+        gain: The difference assumed to be true, within the margin.
+        margin: Above 0.
+        confidence: Of the interval.
+        power: Between 0 and 1.
+
+    Returns:
+        A whole number; None if no number would do: no spread to go by, or the training seeds alone differ by too much.
+
+    Source: Phillips, "Power of the two one-sided tests procedure", J. Pharmacokin. Biopharm. 18 (1990), by the normal
+    approximation.
+    """
+    normal = NormalDist()
+    at_ends = normal.inv_cdf(1 - (1 - confidence) / 2)
+    if not math.isfinite(found.spread) or not abs(gain) < margin:
+        return None
+    variance = _over_prompts(found, at_ends)
+
+    def chance(prompts: float) -> float:
+        error = math.sqrt(variance / prompts + found.of_seeds)
+        if error == 0:
+            return 1.0
+        return sum(normal.cdf((margin + side * gain) / error - at_ends) for side in (-1, 1)) - 1
+
+    if chance(math.inf) < power:
+        return None
+    enough = 2
+    while chance(enough) < power:
+        enough *= 2
+    return bisect.bisect_left(range(enough), power, lo=min(2, enough), key=chance)
 
 
 def _over_prompts(found: Difference, at_ends: float) -> float:

@@ -10,14 +10,22 @@ Where an arm was trained with several seeds, these are a level of their own: see
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, Matrix
+from vibe_pipeline.evaluation.bootstrap import Bootstrap
+from vibe_pipeline.evaluation.differences import (
+    CLIP,
+    TRAINING,
+    Difference,
+    clip_count,
+    clip_values,
+    difference_of,
+    is_usable,
+    prompt_matrix,
+)
+from vibe_pipeline.evaluation.estimates import prompt_means
 from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.score_table import WHOLE_ARM
 
@@ -38,53 +46,15 @@ SUMMARY_COLUMNS = (
     "reason",
     "training_seeds",
     "effect_size",
+    "diff_seeds_low",
+    "diff_seeds_high",
+    "diff_crossed_low",
+    "diff_crossed_high",
 )
 NEEDED = ("arm", "prompt_index", "seed", "metric", "value", "direction", "family", "status", "reason")
-TRAINING = "training_seed"
-_PAIR = ["prompt_index", "seed"]
-_CLIP = [*_PAIR, TRAINING]
 _REASONS_KEPT = 3
 LEFT_OUT = "left out"
 """In the reason of a row that is scored: some of its clips have no score. Any other reason there is a note."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The mean paired difference of two arms on one metric.
-
-    Attributes:
-        mean: Over prompts; NaN without a common clip.
-        low: Of its interval; NaN with fewer than two prompts.
-        high: Upper end of the interval.
-        clips: How many differences of clips went in; 0 where the figures are of whole arms.
-        prompts: Of how many prompts.
-        spread: Standard deviation of the difference over prompts; NaN with fewer than two.
-        of_seeds: Variance of `mean` that training seeds add, however many prompts there are; 0 with one seed.
-        effect_size: Mean over the standard deviation over prompts (Cohen's d_z); NaN where that is 0 or not defined.
-        training_seeds: The most that either arm was trained with.
-    """
-
-    mean: float
-    low: float
-    high: float
-    clips: int
-    prompts: int
-    effect_size: float
-    training_seeds: int
-    spread: float = math.nan
-    of_seeds: float = 0.0
-
-
-def paired_difference(
-    scores: pd.DataFrame, arm: str, other: str, metric: str, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
-) -> Difference:
-    """The difference arm − other on one metric, over the clips of the same prompt and seed that both have.
-
-    `scores` is as for :func:`summarise`. Training seeds are paired where both arms have the same ones; where one arm
-    has a single one, it stands against each of the other's; else they are drawn independently.
-    """
-    rows = scores[scores["metric"] == metric]
-    return _difference(_values(rows[rows["arm"] == arm]), _values(rows[rows["arm"] == other]), bootstrap)
 
 
 def summarise(
@@ -111,7 +81,9 @@ def summarise(
         (prompt_index, seed) that both have; both are 0 of a score that an arm has as a whole. Without any score the
         mean is NaN, the status is that of the rows ("missing" if there are none) and the reason says why; a partly
         scored row keeps status "scored", and its reason says what is left out. Intervals are NaN with fewer than two
-        prompts. `training_seeds` counts replicates; `effect_size` is that of :class:`Difference`.
+        prompts. `training_seeds` counts replicates; `effect_size` is that of :class:`Difference`. Beside the
+        bootstrap's interval of the difference stand t-intervals: `diff_seeds` over training seeds alone, NaN with one,
+        and `diff_crossed` over prompts and training seeds as random effects.
 
     Raises:
         ValueError: A column is absent, the reference arm is unknown, a clip is scored twice on a metric, a metric has
@@ -135,16 +107,25 @@ def _summary_rows(
     groups = dict(list(scores.groupby(["arm", "metric"], sort=False)))
     for metric, of_metric in scores.groupby("metric", sort=False):
         described = {"direction": of_metric["direction"].iloc[0], "family": of_metric["family"].iloc[0]}
-        values = {arm: _values(groups.get((arm, metric), scores.head(0))) for arm in references}
+        values = {arm: clip_values(groups.get((arm, metric), scores.head(0))) for arm in references}
         for arm, reference in references.items():
             group = groups.get((arm, metric), scores.head(0))
             row = {"arm": arm, "metric": metric} | described | _level(group, values[arm], bootstrap)
-            found = _difference(values[arm], values[reference], bootstrap)
+            found = difference_of(values[arm], values[reference], bootstrap)
             row |= {"diff": found.mean, "diff_low": found.low, "diff_high": found.high, "n_pairs": found.clips}
-            row["effect_size"] = found.effect_size
+            row |= {"effect_size": found.effect_size} | _beside(found, bootstrap.confidence)
             if len(values[arm]) and not found.prompts:
                 row["reason"] = "; ".join(filter(None, [row["reason"], f"no clip in common with {reference!r}"]))
             yield row
+
+
+def _beside(found: Difference, confidence: float) -> dict[str, float]:
+    """The t-intervals of a difference; NaN where there is none."""
+    ends = {}
+    for name, estimate in (("seeds", found.seeds), ("crossed", found.crossed)):
+        low, high = (math.nan, math.nan) if estimate is None else estimate.interval(confidence)
+        ends |= {f"diff_{name}_low": low, f"diff_{name}_high": high}
+    return ends
 
 
 def _check(scores: pd.DataFrame, references: Mapping[str, str | None], confidence: float, samples: int) -> None:
@@ -160,7 +141,7 @@ def _check(scores: pd.DataFrame, references: Mapping[str, str | None], confidenc
         raise ValueError(f"confidence = {confidence}: it lies between 0 and 1, 0.95 for example")
     if samples < 1:
         raise ValueError(f"samples = {samples}: at least 1 resample is needed")
-    twice = scores[scores.duplicated(["arm", "metric", *[name for name in _CLIP if name in scores]])]
+    twice = scores[scores.duplicated(["arm", "metric", *[name for name in CLIP if name in scores]])]
     if len(twice):
         row = twice.iloc[0]
         where = f"arm {row['arm']!r}, prompt {row['prompt_index']}, seed {row['seed']}"
@@ -171,34 +152,9 @@ def _check(scores: pd.DataFrame, references: Mapping[str, str | None], confidenc
             raise ValueError(f"metric {kinds[kinds > 1].index[0]!r} has more than one {name}")
 
 
-def _scored(group: pd.DataFrame) -> pd.Series:
-    """Which rows hold a usable score."""
-    return (group["status"] == "scored") & np.isfinite(group["value"].astype(float))
-
-
-def _values(group: pd.DataFrame) -> pd.Series:
-    """The usable scores, by (prompt_index, seed, training_seed)."""
-    usable = group[_scored(group)]
-    if TRAINING not in usable:
-        usable = usable.assign(**{TRAINING: ""})
-    return usable.set_index(_CLIP)["value"].astype(float)
-
-
-def _matrix(values: pd.Series) -> Matrix:
-    """Means over seeds, in order of prompt and training seed, so that the order of rows does not matter."""
-    if values.empty:
-        return np.empty((0, 1))
-    means = values.groupby(level=["prompt_index", TRAINING], sort=True).mean()
-    return means.unstack(TRAINING).to_numpy()
-
-
-def _prompt_means(matrix: Matrix) -> NDArray[np.float64]:
-    return matrix[:, 0] if matrix.shape[1] == 1 else np.nanmean(matrix, axis=1)
-
-
 def _level(group: pd.DataFrame, values: pd.Series, bootstrap: Bootstrap) -> dict[str, object]:
     """Mean, interval, count, status and reason of one arm on one metric."""
-    left_out = group[~_scored(group)]
+    left_out = group[~is_usable(group)]
     if group.empty:
         status, reason = "missing", "no row for this arm and metric"
     elif values.empty:
@@ -207,25 +163,20 @@ def _level(group: pd.DataFrame, values: pd.Series, bootstrap: Bootstrap) -> dict
         status = "scored"
         said = [f"{len(left_out)} of {len(group)} {LEFT_OUT}: {_reasons(left_out)}"] if len(left_out) else []
         reason = "; ".join(said + _notes(group))
-    matrix = _matrix(values)
+    matrix = prompt_matrix(values)
     low, high = bootstrap.interval(matrix) if len(matrix) != 1 else _own_interval(group)
-    mean = float(_prompt_means(matrix).mean()) if len(matrix) else math.nan
+    mean = float(prompt_means(matrix).mean()) if len(matrix) else math.nan
     seeds = group[TRAINING].nunique() if TRAINING in group and len(group) else 1
-    found = {"mean": mean, "ci_low": low, "ci_high": high, "n": _clips(values), "training_seeds": seeds}
+    found = {"mean": mean, "ci_low": low, "ci_high": high, "n": clip_count(values), "training_seeds": seeds}
     return found | {"status": status, "reason": reason}
 
 
 def _own_interval(group: pd.DataFrame) -> tuple[float, float]:
     """What a measure of the whole arm says of itself; with several trainings or without such a measure, NaN."""
-    own = group[_scored(group) & (group["prompt_index"] == WHOLE_ARM)]
+    own = group[is_usable(group) & (group["prompt_index"] == WHOLE_ARM)]
     if len(own) != 1 or "low" not in own:
         return math.nan, math.nan
     return float(own["low"].iloc[0]), float(own["high"].iloc[0])
-
-
-def _clips(values: pd.Series) -> int:
-    """How many of the values are of clips, and not of an arm as a whole."""
-    return int((values.index.get_level_values("prompt_index") != WHOLE_ARM).sum())
 
 
 def _missing_status(left_out: pd.DataFrame) -> str:
@@ -235,7 +186,7 @@ def _missing_status(left_out: pd.DataFrame) -> str:
 
 def _notes(group: pd.DataFrame) -> list[str]:
     """What is to be said beside scores that are there."""
-    return [str(text) for text in dict.fromkeys(group.loc[_scored(group), "reason"]) if pd.notna(text) and text]
+    return [str(text) for text in dict.fromkeys(group.loc[is_usable(group), "reason"]) if pd.notna(text) and text]
 
 
 def _reasons(left_out: pd.DataFrame) -> str:
@@ -247,59 +198,3 @@ def _reasons(left_out: pd.DataFrame) -> str:
     different = list(dict.fromkeys(stated))
     more = [f"and {len(different) - _REASONS_KEPT} more reasons"] if len(different) > _REASONS_KEPT else []
     return "; ".join(different[:_REASONS_KEPT] + more)
-
-
-def _difference(values: pd.Series, reference: pd.Series, bootstrap: Bootstrap) -> Difference:
-    """Mean paired difference and its interval, over the clips that both have."""
-    mine, theirs = (set(v.index.get_level_values(TRAINING)) for v in (values, reference))
-    less: Matrix | None = None
-    if len(mine) > 1 and len(theirs) > 1 and mine != theirs:
-        common = values.index.droplevel(TRAINING).intersection(reference.index.droplevel(TRAINING)).unique()
-        pairs = values[values.index.droplevel(TRAINING).isin(common)]
-        matrix, less = _matrix(pairs), _matrix(reference[reference.index.droplevel(TRAINING).isin(common)])
-        by_prompt = _prompt_means(matrix) - _prompt_means(less)
-    else:
-        pairs = _paired(values, reference, same=mine == theirs)
-        matrix = _matrix(pairs)
-        by_prompt = _prompt_means(matrix)
-    low, high = bootstrap.interval(matrix, less)
-    mean = float(by_prompt.mean()) if len(by_prompt) else math.nan
-    spread = float(by_prompt.std(ddof=1)) if len(by_prompt) > 1 else 0.0
-    # Differences that are all alike spread by rounding alone.
-    effect = mean / spread if spread > 1e-12 * float(np.abs(by_prompt).max(initial=0)) else math.nan
-    return Difference(
-        mean=mean,
-        low=low,
-        high=high,
-        clips=_clips(pairs),
-        prompts=len(by_prompt),
-        effect_size=effect,
-        training_seeds=max(len(mine), len(theirs), 1),
-        spread=spread if len(by_prompt) > 1 else math.nan,
-        of_seeds=_of_seeds(matrix) + (0.0 if less is None else _of_seeds(less)),
-    )
-
-
-def _of_seeds(matrix: Matrix) -> float:
-    """Variance of the grand mean that columns add: what their means differ by, less what their residuals explain."""
-    prompts, seeds = matrix.shape
-    if seeds < 2 or prompts < 2:
-        return 0.0
-    columns, rows = np.nanmean(matrix, axis=0), np.nanmean(matrix, axis=1)
-    residual = matrix - columns - rows[:, None] + columns.mean()
-    noise = float(np.nansum(residual**2)) / ((prompts - 1) * (seeds - 1))
-    return max(0.0, float(columns.var(ddof=1)) - noise / prompts) / seeds
-
-
-def _paired(values: pd.Series, reference: pd.Series, same: bool) -> pd.Series:
-    """Differences of clips, by (prompt_index, seed, training_seed); a lone training seed meets each of the other's."""
-    if values.empty or reference.empty:
-        return values.head(0)
-    on = _CLIP if same else _PAIR
-    left, right = (v.rename(name).reset_index() for v, name in ((values, "a"), (reference, "b")))
-    if not same and right[TRAINING].nunique() > 1:
-        left = left.drop(columns=TRAINING)
-    elif not same:
-        right = right.drop(columns=TRAINING)
-    both = left.merge(right, on=on)
-    return (both["a"] - both["b"]).set_axis(pd.MultiIndex.from_frame(both[_CLIP]))

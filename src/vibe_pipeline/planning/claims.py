@@ -3,8 +3,10 @@
 import logging
 
 from vibe_pipeline.evaluation.composites import unasked_parts
-from vibe_pipeline.experiment.claims import Claims
+from vibe_pipeline.evaluation.metrics.registry import METRICS
+from vibe_pipeline.experiment.claims import Asked, Claim, Claims
 from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.io.errors import did_you_mean
 from vibe_pipeline.vbench.dimensions import dimension_of
 
 log = logging.getLogger(__name__)
@@ -14,16 +16,32 @@ def check_claims(claims: Claims, evaluation: EvaluationParams) -> None:
     """Warn of claims on dimensions, or on what is made of them, that will not be measured.
 
     Raises:
-        ValueError: `evaluation.overall_dimensions` names one that VBench does not have.
+        ValueError: `evaluation.overall_dimensions` names a dimension that VBench does not have, or a claim's kind a
+            metric that there is not, or the worse side of one as the better.
     """
     overall = [_dimension(name, "evaluation.overall_dimensions") for name in evaluation.overall_dimensions]
     asked = [dimension_of(name).name for name in evaluation.vbench_dimensions]
-    wanted = {metric for claim in claims.root for metric in claim.metrics}
-    if unasked := sorted({name for metric in wanted for name in unasked_parts(metric, asked, overall)}):
+    wanted = {measure for claim in claims.root for measure in claim.measures}
+    for claim in claims.root:
+        for measure in claim.measures:
+            _check_measure(measure, claim)
+    unasked = {name for measure in wanted for name in unasked_parts(measure.metric, asked, overall)}
+    if unasked:
         log.warning(
             "there are claims on %s, which evaluation.vbench_dimensions does not ask for: they will not be measured",
-            ", ".join(unasked),
+            ", ".join(sorted(unasked)),
         )
+
+
+def _check_measure(measure: Asked, claim: Claim) -> None:
+    """Whether there is such a metric, with that better side; one without a better side may have either."""
+    known = METRICS.get(measure.metric)
+    if known is None:
+        near = did_you_mean(measure.metric, METRICS)
+        raise ValueError(f"claims: kinds.{claim.kind} names {measure.metric!r}, which is not a metric{near}")
+    if known.direction not in ("none", measure.better):
+        said = f"{measure.better} {measure.metric} as the better side; it is {known.direction}"
+        raise ValueError(f"claims: kinds.{claim.kind} has {said}")
 
 
 def _dimension(name: str, field: str) -> str:

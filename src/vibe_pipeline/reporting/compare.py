@@ -10,7 +10,8 @@ import pandas as pd
 from mlflow import MlflowClient
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.statistics import NEEDED, TRAINING, paired_difference, summarise
+from vibe_pipeline.evaluation.differences import TRAINING, paired_difference
+from vibe_pipeline.evaluation.statistics import NEEDED, summarise
 from vibe_pipeline.experiment.run import TrackingParams
 from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.text_table import aligned

@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, ClaimVerdict
-from vibe_pipeline.evaluation.statistics import TRAINING
+from vibe_pipeline.evaluation.claims import ClaimVerdict
+from vibe_pipeline.evaluation.differences import TRAINING
+from vibe_pipeline.evaluation.readings import ABSENT, EQUIVALENT, FAILS, HOLDS, MIXED, NOT_RUN, OPEN
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.generation.methods import method_of
@@ -75,15 +76,17 @@ def _what_was_refined(clips: pd.DataFrame, arms: Mapping[str, ArmParams]) -> str
 def _outcome(judgements: Sequence[ClaimVerdict]) -> str:
     if not judgements:
         return "No claims were put to the test."
-    counts = Counter(j.verdict for j in judgements)
-    phrases = {HOLDS: "{} hold{s}", FAILS: "{} do{es} not hold", OPEN: "{} cannot be told from this data"}
+    counts = Counter(j.corrected for j in judgements)
+    phrases = {HOLDS: "{} hold{s}", MIXED: "{} {is} mixed", EQUIVALENT: "{} find{s} both arms equivalent"}
+    phrases |= {FAILS: "{} do{es} not hold", OPEN: "{} cannot be told from this data"}
     phrases |= {ABSENT: "{} {was} not measured", NOT_RUN: "{} {was} not run"}
     parts = []
     for verdict, phrase in phrases.items():
         n = counts[verdict]
         if n:
             one = n == 1
-            parts.append(phrase.format(n, s="s" * one, es="es" * one, was="was" if one else "were"))
+            words = {"s": "s" * one, "es": "es" * one, "is": "is" if one else "are", "was": "was" if one else "were"}
+            parts.append(phrase.format(n, **words))
     listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
     return f"Of the {count(len(judgements), 'claim')} put to the test, {listed}."
 

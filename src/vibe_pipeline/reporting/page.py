@@ -9,8 +9,8 @@ import jinja2
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
-from vibe_pipeline.evaluation.claims import evaluate_claim
-from vibe_pipeline.evaluation.statistics import TRAINING
+from vibe_pipeline.evaluation.claims import MEANINGS, judge_claims
+from vibe_pipeline.evaluation.differences import TRAINING
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claim
@@ -127,17 +127,18 @@ def render(inputs: ReportInputs) -> str:
 
 def context(inputs: ReportInputs) -> dict[str, Any]:
     """What the template is given."""
-    judgements = [evaluate_claim(claim, inputs.scores, inputs.bootstrap) for claim in inputs.claims]
+    judgements = judge_claims(inputs.claims, inputs.scores, inputs.bootstrap)
     blocks = tables.ablation_blocks(inputs.table, inputs.scores, inputs.arms, inputs.reference_arms, inputs.bootstrap)
     return {
         "title": inputs.title,
         "summary": narrative.summary(inputs.clips, inputs.arms, judgements),
         "claims": [
             verdicts.claim_shown(
-                j, inputs.arms, inputs.published, inputs.bootstrap.confidence, tables.reasons_not_run(inputs.table)
+                j, inputs.arms, inputs.published, inputs.bootstrap, tables.reasons_not_run(inputs.table)
             )
             for j in judgements
         ],
+        "meanings": MEANINGS,
         "confidence": f"{100 * inputs.bootstrap.confidence:g} %",
         "reference": inputs.reference_label,
         "replicated": TRAINING in inputs.scores,
@@ -184,8 +185,8 @@ def _metric_plots(inputs: ReportInputs) -> list[Plot]:
 
 
 def _sweep_plots(inputs: ReportInputs) -> list[tuple[str, list[Plot]]]:
-    """For every swept field a title and its panels: the claims' metrics, then cost."""
-    metrics = list(dict.fromkeys(metric for claim in inputs.claims for metric in claim.metrics))
+    """For every swept field a title and its panels: the claims' measures, then cost."""
+    metrics = list(dict.fromkeys(asked.metric for claim in inputs.claims for asked in claim.measures))
     groups = []
     for i, sweep in enumerate(sweep_figures.sweeps_of(inputs.arms)):
         plots = [

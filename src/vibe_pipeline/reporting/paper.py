@@ -8,8 +8,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
-from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, Evidence, compare_on_metric
 from vibe_pipeline.evaluation.metrics.registry import METRICS
+from vibe_pipeline.evaluation.readings import ABSENT, FAILS, HOLDS, NOT_RUN, Evidence, Question, compare_on_metric
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.reporting.copies import Grid
 from vibe_pipeline.reporting.published import PaperColumn, columns_of
@@ -160,10 +160,10 @@ def _judged(row: PaperRow, arm: str, metric: str, gain: float, own: pd.DataFrame
     reference = ours.references.get(arm, ours.reference)
     falls = metric in METRICS and METRICS[metric].direction == "lower"
     better: Literal["higher", "lower"] = "lower" if falls else "higher"
-    found = compare_on_metric(ours.scores, reference, arm, metric, better, ours.bootstrap)
+    found = compare_on_metric(ours.scores, reference, arm, Question(metric, better), ours.bootstrap)
     scale = points_of(metric)
     figures = (gain, scale * found.difference, scale * found.low, scale * found.high)
-    reason = "; ".join(filter(None, [found.reason, prompts_that_tell(found, ours.bootstrap.confidence, gain)]))
+    reason = "; ".join(filter(None, [found.reason, prompts_that_tell(found, ours.bootstrap, gain)]))
     return _with(row, said, _verdict(found, gain), reason, found, figures)
 
 
@@ -192,7 +192,7 @@ def _verdict(found: Evidence, gain: float) -> str:
     words = "the paper's method is better" if side > 0 else "the paper's method is worse"
     if math.isnan(gain) or gain == 0:
         return words
-    published = gain if found.better == "higher" else -gain
+    published = gain if found.question.better == "higher" else -gain
     return f"{words}, {'as' if (published > 0) == (side > 0) else 'unlike'} published"
 
 

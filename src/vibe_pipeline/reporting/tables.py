@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
-from vibe_pipeline.evaluation.claims import HOLDS, compare_on_metric
 from vibe_pipeline.evaluation.metrics.registry import FAMILIES
+from vibe_pipeline.evaluation.readings import HOLDS, Question, compare_on_metric
 from vibe_pipeline.evaluation.statistics import LEFT_OUT
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.generation.methods import Bound, method_of
@@ -140,9 +140,7 @@ def best_arms(
         direction = group["direction"].iloc[0]
         ranked = group.sort_values("mean", ascending=direction == "lower")["arm"].tolist()
         if len(ranked) > 1:
-            evidence = compare_on_metric(
-                scores=scores, arm=ranked[0], other=ranked[1], metric=str(metric), better=direction, bootstrap=bootstrap
-            )
+            evidence = compare_on_metric(scores, *ranked[:2], Question(str(metric), direction), bootstrap)
             if evidence.verdict == HOLDS:
                 best[str(metric)] = ranked[0]
     return best

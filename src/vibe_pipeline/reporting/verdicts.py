@@ -4,17 +4,31 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from vibe_pipeline.evaluation.claims import ABSENT, FAILS, HOLDS, NOT_RUN, OPEN, ClaimVerdict, Evidence
+from vibe_pipeline.evaluation.bootstrap import Bootstrap
+from vibe_pipeline.evaluation.claims import ClaimVerdict
 from vibe_pipeline.evaluation.metrics.registry import METRICS
 from vibe_pipeline.evaluation.power import prompts_needed
+from vibe_pipeline.evaluation.readings import (
+    ABSENT,
+    EQUIVALENT,
+    FAILS,
+    HOLDS,
+    MIXED,
+    NOT_RUN,
+    OPEN,
+    Evidence,
+    level,
+)
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.reporting.glossary import ARROWS, number, words
 from vibe_pipeline.reporting.published import published_difference, published_gain
 from vibe_pipeline.reporting.tables import arm_label
 
-KINDS = {HOLDS: "holds", FAILS: "fails", OPEN: "open", ABSENT: "absent", NOT_RUN: "absent"}
-MARKS = {"holds": "✓", "fails": "✗", "open": "?", "absent": "–"}
-READINGS = {HOLDS: "clearly for", FAILS: "clearly against", OPEN: "unclear", ABSENT: "not measured"}
+KINDS = {HOLDS: "holds", FAILS: "fails", MIXED: "open", EQUIVALENT: "open", OPEN: "open"}
+KINDS |= {ABSENT: "absent", NOT_RUN: "absent"}
+MARKS = {HOLDS: "✓", MIXED: "±", EQUIVALENT: "≈", FAILS: "✗", OPEN: "?", ABSENT: "–", NOT_RUN: "–"}
+READINGS = {HOLDS: "clearly for", FAILS: "clearly against", EQUIVALENT: "equivalent", OPEN: "unclear"}
+READINGS |= {ABSENT: "not measured"}
 _POINTS = frozenset({"vbench", "overall", "totals"})
 """Families whose scores are fractions that papers print times 100."""
 
@@ -23,58 +37,86 @@ def claim_shown(
     judgement: ClaimVerdict,
     arms: Mapping[str, ArmParams],
     published: Mapping[str, Any],
-    confidence: float,
+    bootstrap: Bootstrap,
     not_run: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """A claim with its evidence, for the template; `not_run` says of arms that were left out why."""
-    claim, kind = judgement.claim, KINDS[judgement.verdict]
+    """A claim with its evidence, for the template; `not_run` says of arms that were left out why.
+
+    The verdict is the corrected one; what the claim says by itself stands beside.
+    """
+    claim = judgement.claim
     reasons = [why for arm, why in (not_run or {}).items() if arm in (claim.arm, claim.other)]
     gains = published_difference(published, claim.arm, claim.other)
     return {
         "statement": claim.statement,
         "source": claim.source,
         "compared": f"{arm_label(claim.arm, arms)} − {arm_label(claim.other, arms)}",
-        "verdict": judgement.verdict,
-        "kind": kind,
-        "mark": MARKS[kind],
-        "reason": "; ".join([judgement.reason, *reasons]),
+        "verdict": judgement.corrected,
+        "kind": KINDS[judgement.corrected],
+        "mark": MARKS[judgement.corrected],
+        "reason": "; ".join(filter(None, [_alone(judgement), judgement.reason, *reasons])),
         "published": ", ".join(f"{label} {signed(gain)}" for label, gain in gains.items()),
-        "evidence": [_evidence_shown(e, judgement, published, confidence) for e in judgement.evidence],
+        "evidence": [_evidence_shown(e, judgement, published, bootstrap) for e in judgement.evidence],
     }
 
 
+def _alone(judgement: ClaimVerdict) -> str:
+    """What the claim says by itself, where others were tested beside it."""
+    family = judgement.evidence[0].family if judgement.evidence else 1
+    return f"by itself {judgement.verdict}; corrected over {family} claims {judgement.corrected}" if family > 1 else ""
+
+
 def _evidence_shown(
-    e: Evidence, judgement: ClaimVerdict, published: Mapping[str, Any], confidence: float
+    e: Evidence, judgement: ClaimVerdict, published: Mapping[str, Any], bootstrap: Bootstrap
 ) -> dict[str, Any]:
-    claim, kind = judgement.claim, KINDS[e.verdict]
-    at_least = claim.at_least.get(e.metric, 0.0)
+    claim, asked = judgement.claim, e.question
     gain = published_gain(published, claim.arm, claim.other, e.metric)
-    line = {"label": words(e.metric).label, "arrow": ARROWS[e.better], "kind": kind, "mark": MARKS[kind]}
-    if at_least:
-        line["label"] += f", by at least {number(at_least)}"
+    line = {"label": words(e.metric).label, "arrow": ARROWS[asked.better], "kind": KINDS[e.corrected]}
+    line["label"] += ", primary" if e is judgement.evidence[0] else ""
+    if asked.at_least:
+        line["label"] += f", by at least {number(asked.at_least)}"
     figures = {"difference": number(e.difference), "low": number(e.low), "high": number(e.high), "pairs": e.pairs}
-    reason = "; ".join(filter(None, [e.reason, prompts_that_tell(e, confidence, gain, at_least)]))
-    beside = ""
+    reason = "; ".join(filter(None, [e.reason, prompts_that_tell(e, bootstrap, gain)]))
+    beside = _tests_shown(e, bootstrap)
     if not math.isnan(gain) and e.pairs:
-        beside = f"ours {signed(points_of(e.metric) * e.difference, 2)}, published {signed(gain)} points"
-    return line | figures | {"reading": READINGS[e.verdict], "reason": reason, "beside": beside}
+        beside.append(f"ours {signed(points_of(e.metric) * e.difference, 2)}, published {signed(gain)} points")
+    said = {"mark": MARKS[e.corrected], "reading": READINGS[e.corrected], "reason": reason, "beside": "; ".join(beside)}
+    return line | figures | said
 
 
-def prompts_that_tell(found: Evidence, confidence: float, gain: float = math.nan, at_least: float = 0.0) -> str:
+def _tests_shown(e: Evidence, bootstrap: Bootstrap) -> list[str]:
+    """The margin, the p-values and, with several training seeds, the t-intervals."""
+    if math.isnan(e.p_different) or e.found is None:
+        return []
+    told = {"different": (e.p_different, e.corrected_different)}
+    told |= {"equivalent": (e.p_equivalent, e.corrected_equivalent)} if e.corrected == EQUIVALENT else {}
+    said = [f"margin {number(e.question.margin)}"]
+    for what, (alone, corrected) in told.items():
+        beside = f", corrected {corrected:.2g}" if e.family > 1 else ""
+        said.append(f"{what}: p {alone:.2g}{beside}")
+    if e.found.training_seeds > 1:
+        for name, test in e.found.tests.items():
+            low, high = test.interval(bootstrap.confidence)
+            said.append(f"over {name} [{number(low)}, {number(high)}]")
+    return said
+
+
+def prompts_that_tell(found: Evidence, bootstrap: Bootstrap, gain: float = math.nan) -> str:
     """How many prompts would tell what these could not; '' where there is nothing to say.
 
     Args:
         found: What was seen.
-        confidence: Of its interval.
+        bootstrap: Of its interval.
         gain: The published difference of the same two, in percentage points; NaN: none.
-        at_least: What the difference has to exceed, on the metric's own scale.
     """
-    if found.verdict != OPEN or found.found is None or not found.found.clips:
+    if found.corrected != OPEN or found.found is None or not found.found.clips:
         return ""
-    ways = {"as large as the one seen": found.needed}
-    published = (gain if found.better == "higher" else -gain) / points_of(found.metric) - at_least
+    size = "as small as the one seen to be equivalent" if found.negligible else "as large as the one seen"
+    ways = {size: found.needed}
+    gained = gain if found.question.better == "higher" else -gain
+    published = gained / points_of(found.metric) - found.question.at_least
     if published > 0:
-        ways["as large as the published one"] = prompts_needed(found.found, published, confidence)
+        ways["as large as the published one"] = prompts_needed(found.found, published, level(found, bootstrap))
     told = [f"{count:,} prompts would tell a difference {size}" for size, count in ways.items() if count]
     if told:
         return f"about {', '.join(told)}, four times in five"

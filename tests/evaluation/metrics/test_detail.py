@@ -8,6 +8,7 @@ import pytest
 from vibe_pipeline.evaluation.metrics.detail import (
     band_correlation,
     band_error,
+    band_unmendable,
     first_frame_jump,
     flicker,
     high_frequency_share,
@@ -108,6 +109,45 @@ def test_spectrum_distance():
 )
 def test_band_error(other, expected):
     assert band_error(other, wave(20), 14, 26) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("gain", [0.3, 1.0, 2.0])
+def test_a_scaled_copy_can_be_mended_altogether(gain):
+    truth = noise(0.04, 1)
+    clip = 0.5 + gain * (truth - 0.5)
+    assert band_unmendable(clip, truth, 10, 20) == pytest.approx(0, abs=1e-9)
+    assert band_error(clip, truth, 10, 20) == pytest.approx((1 - gain) ** 2, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (wave(20, phase=math.pi / 2), 1.0),  # as strong, in no place right
+        (wave(20, phase=math.pi / 3), 0.75),  # a correlation of a half
+        (wave(20, phase=math.pi), 0.0),  # inverted: a negative gain mends it
+        (wave(6), 1.0),
+        (np.full_like(wave(20), 0.5), 1.0),
+    ],
+)
+def test_what_no_gain_mends(other, expected):
+    assert band_unmendable(other, wave(20), 14, 26) == pytest.approx(expected, abs=1e-3)
+
+
+def test_what_no_gain_mends_is_the_least_band_error_over_all_gains():
+    truth = np.concatenate([noise(0.04, 1, frames=2), noise(0.01, 3, frames=2)])  # frames of unlike power
+    clip = 0.5 + 0.6 * (truth - 0.5) + 0.5 * (noise(0.04, 2) - 0.5)
+    gains = np.linspace(0.1, 2, 96)
+    errors = [band_error(0.5 + gain * (clip - 0.5), truth, 10, 20) for gain in gains]
+    found = band_unmendable(clip, truth, 10, 20)
+    assert 0.1 < found < 0.9 and min(errors) == pytest.approx(found, abs=1e-4)
+    assert found < band_error(clip, truth, 10, 20)
+    assert found != pytest.approx(1 - band_correlation(clip, truth, 10, 20) ** 2, abs=0.01), (
+        "not of the mean over frames"
+    )
+
+
+def test_nothing_in_the_truths_band_has_nothing_to_mend():
+    assert math.isnan(band_unmendable(wave(20), np.full_like(wave(20), 0.5), 14, 26))
 
 
 def test_band_error_follows_from_correlation_and_strength():

@@ -78,6 +78,7 @@ def plain_measures(clip: np.ndarray, truth: np.ndarray, static: np.ndarray) -> d
         "psnr": -10 * np.log10(np.mean((clip.astype(np.float64) - truth) ** 2) / 255**2),
         "band_correlation": np.mean(both / np.sqrt(powers * true_powers)),
         "band_error": np.sum(np.abs(ours - true)[:, band] ** 2) / true_powers.sum(),
+        "band_unmendable": 1 - both.sum() ** 2 / (powers.sum() * true_powers.sum()),
         "spectrum_distance": np.sqrt(np.mean((spectra[0] - spectra[1]) ** 2)),
     }
 
@@ -144,7 +145,7 @@ def test_what_differs_in_length_or_size_says_so() -> None:
     clip, native = stored(5), stored(9, 30, 45)
     found = measure_clip(clip, BAND, Beside(EVERYWHERE, native=native, truth=stored(3)))
     assert found.missing["native_psnr"] == "5 frames beside 9 of the native clip"
-    paired = {"psnr", "band_correlation", "band_error", "spectrum_distance"}
+    paired = {"psnr", "band_correlation", "band_error", "band_unmendable", "spectrum_distance"}
     assert {found.missing[name] for name in paired} == {"5 frames beside 3 of the true render"}
     other = measure_clip(clip, BAND, Beside(EVERYWHERE, truth=stored(5, 30, 45)))
     assert {other.missing[name] for name in paired} == {"60x90 beside 30x45 of the true render"}

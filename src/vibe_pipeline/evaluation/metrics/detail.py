@@ -124,6 +124,31 @@ def band_error(a: Clip, b: Clip, low_cycles: float, high_cycles: float) -> float
     return _gathered(BandMatch, a, b, band=(low_cycles, high_cycles)).error()
 
 
+def band_unmendable(a: Clip, b: Clip, low_cycles: float, high_cycles: float) -> float:
+    """The part of `band_error` that no gain can mend: 1 − ρ², ρ being the correlation in the band over all frames.
+
+    Times g the clip would have a band error of 1 + g² s² − 2 g s ρ, s being its strength over the truth's; at the best
+    g, ρ / s, that is 1 − ρ². A clip that is the truth but too weak or too strong gives 0, so this tells detail that is
+    missing or wrong from detail that a sharpening filter would bring out. Direction: lower is better. The sign of ρ is
+    lost: an inverted clip gives 0 too.
+
+    Args:
+        a: [T, H, W, 3] in [0, 1].
+        b: The truth, of the same shape.
+        low_cycles: Lower end of the band, cycles per frame height.
+        high_cycles: Upper end, excluded.
+
+    Returns:
+        Between 0 and 1, at most `band_error`; 1 if `a` has nothing in the band, NaN if the truth has nothing there.
+
+    Raises:
+        ValueError: As :func:`band_correlation`.
+
+    Source: own; one minus the coefficient of determination of a linear fit.
+    """
+    return _gathered(BandMatch, a, b, band=(low_cycles, high_cycles)).unmendable()
+
+
 def psnr(a: Clip, b: Clip) -> float:
     """Peak signal-to-noise ratio over the whole clip, dB; infinite for identical clips.
 

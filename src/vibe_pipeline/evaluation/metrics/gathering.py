@@ -125,7 +125,7 @@ class BandMatch:
         columns = len(setting.grid.multiplicity)
         self._weight = setting.grid.multiplicity[self._band % columns].astype(np.float64)
         self._floor = FLAT_POWER * float(self._weight.sum())
-        self._error = self._power = 0.0
+        self._error = self._power = self._own_power = self._both = 0.0
         self._frames = 0
         self._correlations: list[float] = []
 
@@ -136,15 +136,26 @@ class BandMatch:
         power, true_power = (self._sum(np.abs(values) ** 2) for values in (ours, truth))
         self._error += self._sum(np.abs(ours - truth) ** 2)
         self._power += true_power
+        self._own_power += power
         self._frames += 1
+        both = self._sum((ours * truth.conj()).real)
+        self._both += both
         if true_power > self._floor:
             found = power > self._floor
-            both = self._sum((ours * truth.conj()).real)
             self._correlations.append(both / math.sqrt(power * true_power) if found else 0.0)
 
     def error(self) -> float:
         """Power of the difference over the truth's, over all frames; NaN if the truth has nothing there."""
         return self._error / self._power if self._power > self._floor * self._frames else math.nan
+
+    def unmendable(self) -> float:
+        """The least that `error` can be of the clip times any number: 1 − ρ², ρ over all frames together."""
+        floor = self._floor * self._frames
+        if self._power <= floor:
+            return math.nan
+        if self._own_power <= floor:
+            return 1.0
+        return max(0.0, 1 - self._both**2 / (self._own_power * self._power))
 
     def correlation(self) -> float:
         """Mean over the frames in which the truth has something there; NaN if there are none."""

@@ -139,4 +139,15 @@ MEASURES: tuple[Measure, ...] = (
         needs="truth",
         same_scene=True,
     ),
+    Measure(
+        name="band_unmendable",
+        label="Band error no gain mends",
+        explanation="The part of the band error that is left with the best single gain: what sharpening cannot bring "
+        "out, one minus the squared correlation.",
+        direction="lower",
+        part=BandMatch,
+        value=BandMatch.unmendable,
+        needs="truth",
+        same_scene=True,
+    ),
 )

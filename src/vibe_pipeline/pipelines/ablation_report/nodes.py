@@ -7,6 +7,8 @@ from typing import Any
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
+from vibe_pipeline.evaluation.claims import judge_claims
+from vibe_pipeline.evaluation.claims_table import claims_table
 from vibe_pipeline.evaluation.not_run import with_not_run
 from vibe_pipeline.evaluation.pooling import Pools, pools_of
 from vibe_pipeline.evaluation.statistics import summarise
@@ -46,6 +48,14 @@ def make_table(
 def _summary(scores: pd.DataFrame, references: Mapping[str, str], evaluation: EvaluationParams) -> pd.DataFrame:
     settings = evaluation.confidence, evaluation.bootstrap_samples, evaluation.seed
     return summarise(scores, references, *settings, declared=references)
+
+
+def tabulate_claims(
+    tables: Experiment, scores: pd.DataFrame, claims: Claims, evaluation: EvaluationParams
+) -> pd.DataFrame:
+    """Every claim's verdict, by itself and corrected for how many there are, with what it rests on."""
+    judgements = judge_claims(claims.root, pools_of(tables).pool(scores), _bootstrap(evaluation))
+    return claims_table(judgements, evaluation.confidence)
 
 
 def check_tables(

@@ -26,6 +26,12 @@ def create_pipeline(tables: Experiment) -> Pipeline:
                 name="make_table",
             ),
             Node(
+                nodes.tabulate_claims,
+                ["tables", "scores", "params:claims", "params:evaluation"],
+                "claims_table",
+                name="tabulate_claims",
+            ),
+            Node(
                 nodes.log_arms,
                 _parameters("tracking", "evaluation") | _same("tables", "scores", "ablation_table") | clips | adapters,
                 "tracked_arms",
