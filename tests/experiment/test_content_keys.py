@@ -196,6 +196,7 @@ def test_of_an_arms_clips(arm_key, wan21) -> None:
     stages = [size, {"height": 64, "width": 48}, size | {"steps": 3}, size | {"flow_shift": 7.0}]
     stages += [size | {"attention": {"kind": "window"}}, size | {"rope": {"kind": "ntk"}}]
     starts = ({"form": "literal"}, {"ddpm_step": 700}, {"sigma_start": 0.6}, {"form": "literal", "noise": False})
+    keys |= {"proxy": arm_key(arm={"attention": {"kind": "proxy"}})}
     keys |= {"midpoint": arm_key(arm={"scheduler": "midpoint"})}
     keys |= {f"bridge {start}": arm_key(arm={"bridge": start}) for start in starts}
     keys |= {f"stage {s}": arm_key(arm={"method": "cascade", "stages": [s]}) for s in stages}

@@ -160,7 +160,7 @@ def test_an_enlarged_latent_under_ar_rope_is_the_same_by_hand(wan21, native: pd.
         ({"rope": {"kind": "ntk", "tile": (2, 2)}}, "tile belongs to ar, not to kind of RoPE 'ntk'"),
         (
             {"rope": {"kind": "ar"}, "attention": {"kind": "t3"}},
-            "rope ar goes with the attention kinds full, window, gclf, not with t3",
+            "rope ar goes with the attention kinds full, window, gclf, proxy, not with t3",
         ),
         (
             {"method": "freeswim", "attention": {"kind": "window"}, "rope": {"kind": "ar"}},
