@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from vibe_pipeline.diffusion.entries import Chosen, chosen_entry, known_entry
-from vibe_pipeline.diffusion.lifetime import living
 from vibe_pipeline.diffusion.rope_base import RopeKind, RopePlace, ntk_angles
 from vibe_pipeline.diffusion.rope_scaled import Dype, TimeAware, VisionYarn, Yarn
 
@@ -190,6 +189,8 @@ class RopeTables:
             self._put(rope_tables(transformer.rope, kind))
 
     def _put(self, tables: tuple[Tensor, Tensor]) -> None:
+        from vibe_pipeline.diffusion.lifetime import living  # with torch
+
         rope = living(self._rope)
         rope.freqs_cos, rope.freqs_sin = tables
 
