@@ -37,16 +37,15 @@ $(STAMP): $(REQUIREMENTS)
 
 run: setup
 	$(BIN)/kedro run --runner=ParallelRunner
-	@echo
-	@echo "report:    data/08_reporting/report/index.html"
-	@echo "table:     data/08_reporting/ablation_table.csv"
-	@echo "runs:      make mlflow    (then http://127.0.0.1:5000)"
-	@echo "graph:     make viz       (then http://127.0.0.1:4141)"
+	@echo "table    data/08_reporting/ablation_table.csv"
+	@echo "reports  data/08_reporting/reports/index.html, of every run"
+	@echo "graph    make viz, then http://127.0.0.1:4141"
 
 test: setup
 	$(BIN)/python -m pytest
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 lint: setup
 	$(BIN)/ruff check --fix .

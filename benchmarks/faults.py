@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -32,6 +33,7 @@ PIECES = {
     "clips": "data/07_model_output/clips/**/*.json",
     "scores": "data/07_model_output/measured/**/*.parquet",
 }
+OPTIONS = ("--runner=ParallelRunner",)
 RESULTS = ("data/06_models/adapters/*/pytorch_lora_weights.safetensors", "data/07_model_output/clips/**/*.mp4")
 
 
@@ -58,13 +60,26 @@ def make_project(folder: Path, arms: int, images: int = 80, steps: int = 24) -> 
     return folder
 
 
-def attempt(project: Path, seconds: float | None = None, pieces: int | None = None) -> bool:
+def attempt(
+    project: Path,
+    seconds: float | None = None,
+    pieces: int | None = None,
+    kind: str | None = None,
+    options: Sequence[str] = OPTIONS,
+) -> bool:
     """Run, and kill the run and all its workers after `seconds`, or once so many `pieces` are finished.
+
+    Args:
+        project: Its folder.
+        seconds: After how long; None: never.
+        pieces: After how many, with those of earlier attempts; None: never.
+        kind: Which pieces count, a key of :data:`PIECES`; None: all.
+        options: Of `kedro run`.
 
     Returns:
         Whether it got through first.
     """
-    command = [sys.executable, "-m", "kedro", "run", "--runner=ParallelRunner"]
+    command = [sys.executable, "-m", "kedro", "run", *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     with (project / "run.log").open("w") as log:
         process = subprocess.Popen(
@@ -72,7 +87,7 @@ def attempt(project: Path, seconds: float | None = None, pieces: int | None = No
         )
         end = math.inf if seconds is None else time.monotonic() + seconds
         while (code := process.poll()) is None:
-            if time.monotonic() > end or (pieces is not None and len(finished(project)) >= pieces):
+            if time.monotonic() > end or (pieces is not None and _count(project, kind) >= pieces):
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 return False
@@ -80,6 +95,10 @@ def attempt(project: Path, seconds: float | None = None, pieces: int | None = No
     if code:
         sys.exit(f"the run failed by itself, see {project / 'run.log'}:\n{(project / 'run.log').read_text()[-2000:]}")
     return True
+
+
+def _count(project: Path, kind: str | None) -> int:
+    return sum(kind in (None, of) for of, _ in finished(project).values())
 
 
 def finished(project: Path) -> dict[str, tuple[str, int]]:

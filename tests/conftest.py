@@ -1,8 +1,10 @@
 """Two tiny checkpoints with random weights, in diffusers layout, of the very classes of Wan2.1 and Wan2.2-TI2V."""
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -112,3 +114,12 @@ def velocity() -> Callable[[WanTransformer3DModel], torch.Tensor]:
             return transformer(latent, torch.tensor([300.0, 800.0]), text, return_dict=False)[0]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def faults() -> ModuleType:
+    """benchmarks/faults.py as a module: runs that are killed, and what they left."""
+    spec = importlib.util.spec_from_file_location("faults", Path(__file__).parents[1] / "benchmarks/faults.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

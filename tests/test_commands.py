@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 import pytest
-from kedro.framework.cli.project import run as kedro_run
 
-from vibe_pipeline.cli import vibe
+from vibe_pipeline.cli import run, vibe
 
 ROOT = Path(__file__).parents[1]
 COMMAND = re.compile(r"(?:\b(?:kedro (?:vibe|run)|pip install|make|hf download|python benchmarks/)[^`\n#;|]*)")
@@ -59,7 +58,7 @@ def test_kedro_vibe(where: str, command: str) -> None:
 
 @pytest.mark.parametrize(("where", "command"), named("kedro run"))
 def test_kedro_run(where: str, command: str) -> None:
-    assert options_in(command) <= options_of(kedro_run), f"{where}: {command}"
+    assert options_in(command) <= options_of(run), f"{where}: {command}"
 
 
 @pytest.mark.parametrize(("where", "command"), named("pip install"))

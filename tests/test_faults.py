@@ -1,21 +1,7 @@
 """The short form of benchmarks/faults.py: killed twice, started again, equal to an undisturbed run."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
-
-import pytest
-
-SCRIPT = Path(__file__).parents[1] / "benchmarks/faults.py"
-
-
-@pytest.fixture
-def faults() -> ModuleType:
-    """The benchmark as a module."""
-    spec = importlib.util.spec_from_file_location("faults", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_a_killed_run_started_again_equals_an_undisturbed_one(faults: ModuleType, tmp_path: Path) -> None:

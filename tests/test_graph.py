@@ -1,5 +1,6 @@
 """The whole graph on a tiny random checkpoint: it runs, it is tracked, and a second run does nothing again."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -80,9 +81,28 @@ def require_kept_row(table: pd.DataFrame) -> pd.DataFrame:
     return rest
 
 
-def test_the_default_graph_runs_is_tracked_and_is_idempotent(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def require_a_readable_ending(project: Path, said: list[str]) -> None:
+    """A line for every node and one for VBench; the result last, with both addresses; the same in the run's file."""
+    nodes = [message for message in said if re.match(r" *\d+ of \d+  \S", message)]
+    total = int(nodes[0].split(" of ")[1].split()[0])
+    assert len(nodes) == total and nodes[-1].startswith(f"{total} of {total}  write_page")
+    (vbench,) = (message for message in said if "VBench" in message)
+    assert "1 of 8 dimensions scored; 7 need weights (`kedro vibe fetch-weights`): motion_smoothness, " in vbench
+    table, ending = said[-1].strip().splitlines(), (project / "data/08_reporting/report/index.html").as_uri()
+    assert table[0].startswith("arm ") and f"report   {ending}" in table
+    assert table[-1].startswith("MLflow   http://127.0.0.1:5000/#/experiments/1/runs/")
+    assert sum(line.startswith(("✓", "✗", "?", "–")) for line in table) == 9
+    assert table[-1] in (project / "data/08_reporting/run.log").read_text()
+    assert not (project / "data/.live").exists()
+
+
+def test_the_default_graph_runs_is_tracked_and_is_idempotent(
+    project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """One run makes table, page and MLflow runs; a second makes no clip and trains no adapter."""
+    caplog.set_level("INFO", "vibe_pipeline")
     run(project, monkeypatch)
+    require_a_readable_ending(project, [r.getMessage() for r in caplog.records if r.name.startswith("vibe_pipeline")])
     table = pd.read_csv(project / "data/08_reporting/ablation_table.csv")
     assert list(table.columns[:7]) == ["arm", "metric", "mean", "ci_low", "ci_high", "n", "direction"]
     params = read_conf(project / "conf/base")
@@ -107,12 +127,19 @@ def test_the_default_graph_runs_is_tracked_and_is_idempotent(project: Path, monk
     assert {r.info.status for r in runs} == {"FINISHED"}
     parent = by_kind["run"][0].info.run_id
     assert {r.data.tags["mlflow.parentRunId"] for r in by_kind["adapter"] + by_kind["arm"]} == {parent}
-    full = next(r for r in by_kind["adapter"] if r.info.run_name == "full")
-    assert len(client.get_metric_history(full.info.run_id, "loss")) == 2
+    full = next(r for r in by_kind["adapter"] if r.data.tags["row"] == "full")
+    assert len(client.get_metric_history(full.info.run_id, "train/loss")) == 2
     assert full.data.params["objective.hfato"] == "1.0"
-    assert [a.path for a in client.list_artifacts(full.info.run_id, "adapter")] == [
-        "adapter/pytorch_lora_weights.safetensors"
-    ]
+    files = client.list_logged_model_artifacts(full.data.tags["model_id"])
+    assert {a.path for a in files} == {"MLmodel", "pytorch_lora_weights.safetensors"}
+    assert not [name for name in by_kind["run"][0].data.params if name.startswith("_")]
+    assert "compare-runs" in by_kind["run"][0].data.tags["mlflow.note.content"]
+    arm = next(r for r in by_kind["arm"] if r.data.tags["row"] == "full")
+    assert [i.model_id for i in arm.inputs.model_inputs] == [full.data.tags["model_id"]]
+    events = read_json(project / ".viz/kedro_pipeline_events.json")
+    ended = {e["node"]: e["status"] for e in events if e["event"] == "after_node_run"}
+    assert {"arms.full.generate", "adapters.full.train", "write_page"} < set(ended)
+    assert set(ended.values()) == {"success"}
 
     assert len(client.list_artifacts(full.info.run_id, "validation")) == 2
 
@@ -120,6 +147,9 @@ def test_the_default_graph_runs_is_tracked_and_is_idempotent(project: Path, monk
     made |= {p: p.stat().st_mtime_ns for p in (project / "data").rglob("pytorch_lora_weights.safetensors")}
     run(project, monkeypatch)
     assert {p: p.stat().st_mtime_ns for p in made} == made
+    # Nothing changed: the second run adds itself alone, and the reports of both are there if they differ.
+    assert len(client.search_runs([by_kind["run"][0].info.experiment_id])) == len(runs) + 1
+    assert (project / "data/08_reporting/reports/index.html").exists()
 
 
 def test_a_copied_and_moved_project_goes_on_with_all_that_it_has(

@@ -49,7 +49,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     row = ArmParams(label="Full", adapter="full", steps=2, strength=0.15)
     clip = write_preview(tmp_path / "0000-0.mp4", np.zeros((9, 128, 128, 3), np.float32), 8.0)
     with tracked_arm("full", row, {"adapter": "full", "adapter_run_id": trained.run_id}) as arm:
-        arm.log([{"flicker": 0.2, "flicker.ci_low": 0.1, "flicker.ci_high": 0.3, "seconds_per_clip": 1.0}])
+        arm.log([{"detail/flicker": 0.2, "time/seconds_per_clip": 1.0}])
+        arm.text("metric,status,mean,ci_low,ci_high\nflicker,scored,0.2,0.1,0.3\n", "scores.csv")
         arm.artifact(clip, "clips")
     end_parent("FINISHED")
     assert MlflowClient(uri).get_run(arm.run_id).info.status == "FINISHED"

@@ -7,6 +7,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from kedro.framework.project import configure_project
 from kedro_viz.api.rest.responses.nodes import get_node_metadata_response
@@ -15,7 +16,7 @@ from kedro_viz.server import load_and_populate_data
 from PIL import Image
 
 from tests.conf_files import read_conf
-from vibe_pipeline.datasets import AdapterDataset, PictureManifest
+from vibe_pipeline.datasets import AblationTable, AdapterDataset, PictureManifest
 from vibe_pipeline.io.manifests import AdapterManifest
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +62,27 @@ def test_every_adapter_and_arm_is_a_box_that_collapses(graph: Graph, parameters:
     assert "adapters.full" in tasks["adapters.full.train"]["modular_pipelines"]
 
 
+def test_only_joint_tables_leave_the_arms(graph: Graph) -> None:
+    """What else an arm makes is inside its box, so that the collapsed graph stays small however many arms there are."""
+    names = {n["id"]: n.get("full_name") or n["name"] for n in graph["nodes"]}
+    assert {names[i] for i in graph["modular_pipelines"]["arms"]["outputs"]} == {"clips", "own_scores", "spectra"}
+    left = {names[i] for i in graph["modular_pipelines"]["adapters"]["outputs"]}
+    assert {name for name in left if not name.startswith("adapter-")} == {"trainings"}
+
+
+def test_a_rows_node_shows_the_code_of_its_function(graph: Graph) -> None:
+    """A plain function, found through the row that is bound to it."""
+    tasks = nodes_of(graph, "task")
+    code = {
+        "arms.full.generate": "render_arm",
+        "arms.full.measure": "measure",
+        "adapters.full.train": "train_resolution",
+    }
+    for node, function in (code | {"stage1.modality.train": "train_modality"}).items():
+        shown = get_node_metadata_response(tasks[node]["id"])
+        assert shown.code.startswith(f"def {function}(") and shown.filepath.endswith("nodes.py")
+
+
 def test_collapsed_boxes_make_no_cycle(graph: Graph) -> None:
     """A box is drawn as one node: a way out of it and back in could not be."""
     box = {n["id"]: name.split(".")[0] for name, n in nodes_of(graph, "task").items()}
@@ -91,6 +113,7 @@ def test_an_arms_parameters_can_be_read_at_its_node(graph: Graph, parameters: di
     [
         ("ablation_table", "TablePreview"),
         ("clips-full", "TablePreview"),
+        ("clips", "TablePreview"),
         ("adapter-full", "PlotlyPreview"),
         ("stage1-modality", "PlotlyPreview"),
         ("preview", "ImagePreview"),
@@ -110,6 +133,17 @@ def test_an_adapter_is_previewed_as_its_curve(tmp_path: Path) -> None:
     assert (figure["data"][0]["x"], figure["data"][0]["y"]) == ([1, 2], [2.0, 1.5])
     assert figure["layout"]["title"]["text"] == "full"
     json.dumps(figure)
+
+
+def test_the_ablation_table_is_previewed_as_arms_by_measures(tmp_path: Path) -> None:
+    rows = [("full", "psnr", 30.12345, "scored"), ("up", "psnr", 25.0, "scored"), ("full", "flicker", 0.001, "scored")]
+    rows += [("full", "aesthetic_quality", float("nan"), "skipped"), ("gone", "psnr", float("nan"), "not run")]
+    dataset = AblationTable(filepath=str(tmp_path / "t.csv"), text=["arm", "metric", "status"])
+    dataset.save(pd.DataFrame(rows, columns=["arm", "metric", "mean", "status"]))
+    shown = dataset.preview()
+    assert shown["columns"] == ["arm", "psnr", "flicker"]
+    assert shown["data"] == [["full", "30.12", "0.001"], ["up", "25", ""]]
+    json.dumps(shown)
 
 
 def test_a_preview_is_shown_as_its_first_sheet(tmp_path: Path) -> None:

@@ -25,6 +25,21 @@ RENAMED = (
     (r"attn\.to_([qkv])\.", r"attn.\1."),
     (r"attn\.to_out\.0\.", "attn.o."),
 )
+LORA_RANK = 4
+# How CineScale's loader takes keys: with or without the prefix, with or without `.default`; and both in one file.
+LORA_SPELLINGS = {
+    "plain": lambda module, x: f"{module}.lora_{x}.weight",
+    "default": lambda module, x: f"{module}.lora_{x}.default.weight",
+    "prefix": lambda module, x: f"diffusion_model.{module}.lora_{x}.weight",
+    "prefix and default": lambda module, x: f"diffusion_model.{module}.lora_{x}.default.weight",
+    "mixed": lambda module, x: f"{'diffusion_model.' if 'self' in module else ''}{module}.lora_{x}.weight",
+}
+LORA_MODULES = {  # Wan's own names, and diffusers'
+    **{f"{a}.{n}": f"{d}.{m}" for a, d in (("self_attn", "attn1"), ("cross_attn", "attn2"))
+       for n, m in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("o", "to_out.0"))},
+    "ffn.0": "ffn.net.0.proj",
+    "ffn.2": "ffn.net.2",
+}  # fmt: skip
 
 
 def wan_name(name: str) -> str:
@@ -48,3 +63,17 @@ def write_wan_file(transformer: nn.Module, path: Path, prefix: str = "", dtype: 
     state = {prefix + wan_name(name): value.to(dtype).contiguous() for name, value in transformer.state_dict().items()}
     save_file(state, path)
     return path
+
+
+def merged(base: nn.Module, spelling: str, scale: float = 1.0) -> dict[str, torch.Tensor]:
+    """A random file in CineScale's layout; `base` gets W + scale B A, written out."""
+    generator, state = torch.Generator().manual_seed(5), {}
+    for block, layers in enumerate(base.blocks):
+        for native, ours in LORA_MODULES.items():
+            layer = layers.get_submodule(ours)
+            a = 0.2 * torch.randn(LORA_RANK, layer.in_features, generator=generator)
+            b = 0.2 * torch.randn(layer.out_features, LORA_RANK, generator=generator)
+            for x, factor in (("A", a), ("B", b)):
+                state[LORA_SPELLINGS[spelling](f"blocks.{block}.{native}", x)] = factor
+            layer.weight.data += scale * b @ a
+    return state

@@ -9,10 +9,11 @@ import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.utils import find_kedro_project
 
-from vibe_pipeline.commands import before, exchange, results, use, weights
-from vibe_pipeline.commands.options import said_plainly
+from vibe_pipeline.commands import before, begin, exchange, results, use, weights
+from vibe_pipeline.commands.refusals import plainly, require_runner
 
 COMMANDS = (
+    begin.init,
     use.refine,
     use.generate,
     before.plan,
@@ -22,8 +23,11 @@ COMMANDS = (
     exchange.import_adapter,
     weights.fetch_weights,
     weights.vbench_env,
+    results.report,
+    results.runs,
     results.compare,
     results.moved,
+    begin.schema,
 )
 
 
@@ -36,25 +40,37 @@ def cli() -> None:
 @click.pass_context
 def vibe(ctx: click.Context) -> None:
     """Plan, check, use and exchange: everything beside `kedro run`."""
+    from vibe_pipeline.runtime.terminal import whole_lines
+
+    whole_lines()
     ctx.obj = Path.cwd()
     # Kedro finds a project from below it, but paths in parameters are relative to its folder.
     os.chdir(find_kedro_project(Path.cwd()) or Path.cwd())
 
 
-def _run(**options: Any) -> Any:
-    """Kedro's own `run`, after what must be settled before its runner starts processes."""
-    from vibe_pipeline.experiment.errors import ParameterError
+def _run(verbose: bool, **options: Any) -> Any:
+    """Kedro's own `run`, after what must be settled before its runner starts processes; an error is one line."""
     from vibe_pipeline.runtime.scratch import settle_scratch
+    from vibe_pipeline.runtime.terminal import whole_lines
 
-    with said_plainly():
-        settle_scratch()
+    whole_lines()
     try:
+        settle_scratch()
+        require_runner(options["runner"])
         return kedro_run.callback(**options)
-    except ParameterError as error:
-        raise click.ClickException(str(error)) from error
+    except click.exceptions.ClickException:
+        raise
+    except Exception as error:
+        if verbose:
+            raise
+        raise click.ClickException(plainly(error, options)) from error
 
 
 run = copy.copy(kedro_run)
+run.params = [
+    *kedro_run.params,
+    click.Option(["--verbose"], is_flag=True, help="Show an error's whole traceback, not its one line."),
+]
 run.callback = _run
 cli.add_command(run)
 for command in COMMANDS:

@@ -16,14 +16,86 @@ from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
 
 from vibe_pipeline.runtime.deadline import OutOfTimeError, set_deadline
+from vibe_pipeline.runtime.live import Graph, LiveRun, node_begins, node_ends, node_fails
 from vibe_pipeline.runtime.project_lock import Locks, lock_project, unlock
+from vibe_pipeline.runtime.terminal import close_log, keep_error, keep_log, whole_lines
 from vibe_pipeline.runtime.torchrun import is_follower, launched_outside
+from vibe_pipeline.runtime.workflow import begin_workflow, end_workflow, note_node
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
+    from kedro.io import CatalogProtocol
     from kedro.pipeline import Node, Pipeline
 
 log = logging.getLogger(__name__)
+
+
+class TerminalHooks:
+    """What the terminal shows of a run: a line a node, one redrawn line for what is being done, the result."""
+
+    def __init__(self) -> None:
+        self._live: LiveRun | None = None
+
+    @hook_impl
+    def after_context_created(self, context: "KedroContext") -> None:
+        """Whole lines from here on; keep where the run writes."""
+        whole_lines()
+        self._folders: dict[str, str] = context.config_loader["parameters"]["folders"]
+
+    # Last: what another hook refuses leaves neither a folder nor a log.
+    @hook_impl(trylast=True)
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: "Pipeline") -> None:
+        """Show the run from here to its end."""
+        if is_follower():
+            return
+        keep_log(Path(self._folders["reporting"]) / "run.log")
+        parents = {
+            node.name: frozenset(parent.name for parent in before)
+            for node, before in pipeline.node_dependencies.items()
+        }
+        alone = run_params.get("runner", "SequentialRunner") == "SequentialRunner"
+        graph = Graph(parents, 1 if alone else os.cpu_count() or 1)
+        log.info("%d nodes, %s", len(parents), "one after another" if alone else "side by side")
+        self._live = LiveRun(Path(self._folders["data"]), graph)
+
+    @hook_impl(tryfirst=True)
+    def before_node_run(self, node: "Node") -> None:
+        """Its process may be a new one, whose log is as Kedro made it."""
+        whole_lines()
+        node_begins(node.name)
+
+    @hook_impl(trylast=True)
+    def after_node_run(self, node: "Node") -> None:
+        """A line for it."""
+        node_ends(node.name)
+
+    @hook_impl
+    def on_node_error(self, node: "Node") -> None:
+        """Its name, for the error's line."""
+        node_fails(node.name)
+
+    # First: the run in MLflow is still open and can be named.
+    @hook_impl(tryfirst=True)
+    def after_pipeline_run(self, pipeline: "Pipeline", catalog: Any) -> None:
+        """The result, the page, the run in MLflow."""
+        if self._live is None:
+            return
+        self._live.close()
+        from vibe_pipeline.reporting.result import ending
+        from vibe_pipeline.tracking import run_address
+
+        page = catalog.load("report") if "report" in pipeline.outputs() else None
+        log.info("\n%s\n", "\n".join(ending(page, run_address())), extra={"bare": True})
+        close_log()
+
+    @hook_impl(tryfirst=True)
+    def on_pipeline_error(self, error: Exception) -> None:
+        """The traceback into the run's log; the error itself is one line, of whoever started the run."""
+        if self._live is None:
+            return
+        node, kept = self._live.close(), keep_error(error)
+        error.add_note(", ".join([*([f"node {node}"] if node else []), f"traceback in {kept}"]))
+        close_log()
 
 
 class GraphHooks:
@@ -108,24 +180,25 @@ class TrackingHooks:
             return
         from vibe_pipeline.experiment.run import TrackingParams
         from vibe_pipeline.io.keys import content_key
-        from vibe_pipeline.tracking import git_commit, start_monitor, start_parent
+        from vibe_pipeline.tracking import CHANGED, changes, git_commit, run_name, start_monitor, start_parent
 
         names = ", ".join(run_params.get("pipeline_names") or ["__default__"])
+        changed = changes(run_params.get("runtime_params") or {})
+        # Anchors of YAML repeat what the rows that name them say.
+        written = {k: v for k, v in self._params.items() if not k.startswith("_")}
         tags = {
             "git_commit": git_commit(self._project),
             # Neither where a run lies or is tracked nor how long it may take changes what it makes.
-            "config_hash": content_key(
-                {k: v for k, v in self._params.items() if k not in ("tracking", "run", "folders")}
-            ),
+            "config_hash": content_key({k: v for k, v in written.items() if k not in ("tracking", "run", "folders")}),
             "env": self._env,
             "pipelines": names,
-        }
+        } | ({CHANGED: changed} if changed else {})
         apart = ("adapters", "arms", "stage1", "tracking", "claims", "published", "folders", "not_run")
-        shown = {k: v for k, v in self._params.items() if k not in apart}
+        shown = {k: v for k, v in written.items() if k not in apart}
         tags |= {f"not_run.{name}": row["reason"] for name, row in self._params["not_run"].items()}
         tracking = TrackingParams(**self._params.get("tracking", {}))
         self._stages = {node.name: stage for node in pipeline.nodes for stage in node.tags & set(pipelines)}
-        start_parent(tracking, self._project, f"{self._env}: {names}", tags, shown)
+        start_parent(tracking, self._project, run_name(self._env, names, changed), tags, shown)
         # Kedro reports an error but not an interruption (Ctrl-C), which would leave the run open for ever.
         atexit.register(self._end, "KILLED")
         self._monitor = start_monitor() if tracking.system_metrics else None
@@ -159,6 +232,47 @@ class TrackingHooks:
             self._monitor.finish()
             self._monitor = None
         end_parent(status, self._stages)
+
+
+class WorkflowHooks:
+    """Statuses and times of nodes, for Kedro-Viz; listed first, so called last, when it has written its own."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, float] = {}
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: "Pipeline", catalog: "CatalogProtocol") -> None:
+        """Start noting."""
+        if not is_follower():
+            self._nodes, self._catalog = pipeline.nodes, catalog
+            begin_workflow(Path(run_params["project_path"]))
+
+    @hook_impl
+    def before_node_run(self, node: "Node") -> None:
+        """Start its clock."""
+        self._begun[node.name] = time.monotonic()
+
+    @hook_impl
+    def after_node_run(self, node: "Node") -> None:
+        """Note it, from the process that ran it."""
+        note_node(node.name, time.monotonic() - self._begun[node.name])
+
+    @hook_impl
+    def on_node_error(self, error: Exception, node: "Node") -> None:
+        """Note that it failed."""
+        note_node(node.name, time.monotonic() - self._begun.get(node.name, time.monotonic()), error)
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """Write the events of a run that ended well."""
+        if not is_follower():
+            end_workflow(self._nodes, self._catalog)
+
+    @hook_impl
+    def on_pipeline_error(self, error: Exception) -> None:
+        """Write the events of one that did not."""
+        if not is_follower():
+            end_workflow(self._nodes, self._catalog, error)
 
 
 class RehearsalHooks:

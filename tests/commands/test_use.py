@@ -8,6 +8,7 @@ from pathlib import Path
 import imageio.v2 as imageio
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from kedro.framework.project import configure_project
 
@@ -83,6 +84,38 @@ def test_options_choose_another_row_its_settings_and_no_adapter(project: Path) -
     assert read_clip(project / "b.mp4").shape == (5, 96, 144, 3)
     content = json.loads((project / "b.json").read_text())
     assert content["arm"] == "full_pixel" and content["pieces"][0]["settings"]["adapter"] is None
+
+
+@pytest.mark.parametrize("named", ["file", "row"])
+@pytest.mark.parametrize("command", ["generate", "refine"])
+def test_an_adapter_of_another_base_is_refused_before_anything_is_made(
+    project: Path, wan22, command: str, named: str
+) -> None:
+    """Of a base with more channels: its first projection has another width; a trained row may be of a former base."""
+    other = wan22.transformer()
+    other.blocks[0].attn1.to_q = torch.nn.Linear(40, 32)
+    lora.add_adapter(other, "full", 4, 4.0, ("to_q",), 0)
+    saved = lora.save_adapter(other, "full", project / "other")
+    if named == "row":
+        manifest = {"name": "full", "path": str(saved), "key": "k"}
+        (project / "data/06_models/adapters/full.json").write_text(json.dumps(manifest))
+    given = "a bar" if command == "generate" else str(a_video(project.parent / "a.mp4", 5))
+    done = call(command, given, *SHORT, *(["--adapter", str(saved)] if named == "file" else []))
+    assert done.exit_code != 0
+    field = "--adapter" if named == "file" else "adapter 'full'"
+    assert f"{field}: {saved} " in done.output and "blocks.0.attn1.to_q" in done.output, done.output
+    assert not (project / "data/07_model_output").exists()
+
+
+def test_a_row_that_was_swept_means_its_first_variant(project: Path) -> None:
+    params = read_conf(project / "conf/base")
+    params["adapters"]["full"]["seed"] = [0, 1]
+    write_conf(project / "conf/base", params)
+    shutil.copy(project / "data/06_models/adapters/full.json", project / "data/06_models/adapters/full_seed_0.json")
+    source = a_video(project.parent / "a.mp4", 5)
+    for chosen in ([], ["--arm", "full"]):  # the reference is `full` too
+        done = call("refine", str(source), "--prompt", "x", "--output", str(project / "out"), *chosen, *SHORT)
+        assert done.exit_code == 0 and (project / "out/a-full_seed_0-64x96.mp4").is_file(), done.output
 
 
 def test_a_folder_is_worked_through_and_a_bad_clip_stops_only_itself(project: Path, monkeypatch) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
+from tests.wan_names import LORA_RANK, LORA_SPELLINGS, merged
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.lora_differences import (
     check_differences,
@@ -19,39 +19,9 @@ from vibe_pipeline.diffusion.lora_differences import (
 )
 from vibe_pipeline.diffusion.lora_formats import import_adapter
 
-RANK = 4
-# How CineScale's loader takes keys: with or without the prefix, with or without `.default`; and both in one file.
-SPELLINGS = {
-    "plain": lambda module, x: f"{module}.lora_{x}.weight",
-    "default": lambda module, x: f"{module}.lora_{x}.default.weight",
-    "prefix": lambda module, x: f"diffusion_model.{module}.lora_{x}.weight",
-    "prefix and default": lambda module, x: f"diffusion_model.{module}.lora_{x}.default.weight",
-    "mixed": lambda module, x: f"{'diffusion_model.' if 'self' in module else ''}{module}.lora_{x}.weight",
-}
-MODULES = {  # Wan's own names, and diffusers'
-    **{f"{a}.{n}": f"{d}.{m}" for a, d in (("self_attn", "attn1"), ("cross_attn", "attn2"))
-       for n, m in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("o", "to_out.0"))},
-    "ffn.0": "ffn.net.0.proj",
-    "ffn.2": "ffn.net.2",
-}  # fmt: skip
-
-
-def merged(base: WanTransformer3DModel, spelling: str, scale: float = 1.0) -> dict[str, Tensor]:
-    """A random file in CineScale's layout; `base` gets W + scale B A, written out."""
-    generator, state = torch.Generator().manual_seed(5), {}
-    for block, layers in enumerate(base.blocks):
-        for native, ours in MODULES.items():
-            layer = layers.get_submodule(ours)
-            a = 0.2 * torch.randn(RANK, layer.in_features, generator=generator)
-            b = 0.2 * torch.randn(layer.out_features, RANK, generator=generator)
-            for x, factor in (("A", a), ("B", b)):
-                state[SPELLINGS[spelling](f"blocks.{block}.{native}", x)] = factor
-            layer.weight.data += scale * b @ a
-    return state
-
 
 @pytest.mark.parametrize("ending", ["safetensors", "ckpt"])
-@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("spelling", LORA_SPELLINGS)
 def test_cinescales_layout_equals_merged_weights(tiny, velocity, tmp_path: Path, spelling: str, ending: str) -> None:
     """No alpha means scale 1. The pickle is what is published."""
     by_hand = tiny.transformer()
@@ -59,11 +29,18 @@ def test_cinescales_layout_equals_merged_weights(tiny, velocity, tmp_path: Path,
     state, path = merged(by_hand, spelling), tmp_path / f"t2v_1.3b_ntk20.{ending}"
     save_file(state, path) if ending == "safetensors" else torch.save(state, path)
     found = import_adapter(path, tmp_path / "ours", base=tiny.transformer())
-    assert (found.modules, found.ranks, found.alphas) == (20, (RANK,), (float(RANK),))
+    assert (found.modules, found.ranks, found.alphas) == (20, (LORA_RANK,), (float(LORA_RANK),))
     loaded = tiny.transformer()
     lora.load_adapter(loaded, found.path, "cinescale")
     torch.testing.assert_close(velocity(loaded), velocity(by_hand), rtol=1e-4, atol=1e-4)
     assert (velocity(loaded) - plain).abs().max() > 0.01
+
+
+def test_imported_again_it_is_the_same_file(tiny, tmp_path: Path) -> None:
+    """Clips are known by the adapter's bytes, and would all be made again."""
+    torch.save(merged(tiny.transformer(), "default"), tmp_path / "ultrawan-1k.ckpt")
+    made = {import_adapter(tmp_path / "ultrawan-1k.ckpt", tmp_path / str(i)).path.read_bytes() for i in range(6)}
+    assert len(made) == 1
 
 
 def test_ultrawans_weight_is_its_lora_alpha(tiny, velocity, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """Guidance, the solvers, the first frame."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor
 
-from vibe_pipeline.diffusion.flow import add_noise, sigma_schedule
+from vibe_pipeline.diffusion.flow import add_noise, evaluated, guides, noise_levels, sigma_schedule
+from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.sampling import denoise, guided, make_solver
 
 
@@ -40,6 +43,52 @@ def test_guidance_moves_away_from_the_unconditional_velocity(scale: float, expec
     velocity = guided(conditional, unconditional, scale)(torch.zeros(1, 1, 1, 2, 2), torch.ones(1))
     torch.testing.assert_close(velocity, torch.full_like(velocity, expected))
     assert len(free_calls) == (0 if scale == 1 else 1)
+
+
+@pytest.mark.parametrize(("interval", "guided_at"), [(None, 4), ((0.0, 1.0), 4), ((0.5, 0.8), 2), ((0.9, 0.95), 0)])
+def test_guidance_in_an_interval_runs_the_prompts_pass_alone_elsewhere(interval, guided_at: int) -> None:
+    """At 0.25, 0.5, 0.75 and 1; what runs, and what the plan counts."""
+    free_calls = []
+
+    def unconditional(x: Tensor, sigma: Tensor) -> Tensor:
+        free_calls.append(float(sigma[0]))
+        return torch.full_like(x, 1.0)
+
+    predict = guided(lambda x, sigma: torch.full_like(x, 3.0), unconditional, 5.0, interval)
+    levels = noise_levels(4, 1.0)
+    for sigma in levels:
+        value = predict(torch.zeros(2, 1, 1, 2, 2), torch.full((2,), sigma))
+        inside = interval is None or interval[0] <= sigma <= interval[1]
+        torch.testing.assert_close(value, torch.full_like(value, 11.0 if inside else 3.0))
+    assert len(free_calls) == guided_at == sum(guides(sigma, 5.0, interval) for sigma in levels)
+    assert not any(guides(sigma, 1.0, interval) for sigma in levels)
+
+
+@pytest.mark.parametrize(("interval", "guided_at"), [(None, 8), ((0.5, 0.8), 3), ((0.1, 0.2), 1)])
+def test_a_midpoint_is_guided_where_it_lies(interval, guided_at: int) -> None:
+    """Steps at 0.25, 0.5, 0.75 and 1, midpoints an eighth below each."""
+    bound_calls, free_calls = [], []
+
+    def counted(calls: list[float]) -> Predict:
+        def predict(x: Tensor, sigma: Tensor) -> Tensor:
+            calls.append(float(sigma[0]))
+            return torch.ones_like(x)
+
+        return predict
+
+    predict = guided(counted(bound_calls), counted(free_calls), 5.0, interval)
+    denoise(predict, torch.zeros(2, 1, 1, 2, 2), sigma_schedule(4, 1.0), "midpoint")
+    asked = evaluated(noise_levels(4, 1.0), midpoint=True)
+    assert sorted(bound_calls) == sorted(asked) and len(free_calls) == guided_at
+    assert guided_at == sum(guides(sigma, 5.0, interval) for sigma in asked)
+    assert evaluated((1.0, 0.5), midpoint=False) == (1.0, 0.5)
+
+
+def test_a_plans_noise_levels_are_the_samplers() -> None:
+    for steps, shift, strength, mode in product((1, 7, 16, 50), (1.0, 5.0), (0.7, 1.0), ("all_steps", "truncated")):
+        if int(strength * steps):
+            levels = noise_levels(steps, shift, strength, mode)
+            torch.testing.assert_close(torch.tensor(levels), sigma_schedule(steps, shift, strength, mode)[:-1])
 
 
 def test_a_latent_that_is_not_finite_names_its_step() -> None:

@@ -162,7 +162,7 @@ def test_noise_that_real_clips_hold_is_rewarded(arm, folders, real) -> None:
 
 def test_equal_sets_are_at_no_distance_and_the_note_counts_clips() -> None:
     clips = [np.random.default_rng(i).standard_normal((4, 3)) for i in range(12)]
-    figure = hd_fvd(clips, clips, 0.95, 0)
+    figure = hd_fvd(clips, range(12), clips, 0.95, 0)
     assert figure.value == pytest.approx(0, abs=1e-6) and figure.low < figure.value < figure.high
     assert "from 12 clips (48 patches) against 12 real clips (48 patches)" in figure.note
     assert "too high by about" in figure.note and "fewer patches" not in figure.note

@@ -6,7 +6,7 @@ import pytest
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.differences import Difference, paired_difference
-from vibe_pipeline.evaluation.power import prompts_for_equivalence, prompts_needed
+from vibe_pipeline.evaluation.power import least_told, prompts_by_spread, prompts_for_equivalence, prompts_needed
 
 QUICK = Bootstrap(samples=400)
 
@@ -81,3 +81,9 @@ def test_no_number_of_prompts_makes_up_for_training_seeds_that_disagree() -> Non
     alone = prompts_needed(seen(alike.spread), 0.1, 0.95)
     assert apart.of_seeds == pytest.approx(0.04 / 3, rel=0.25) and alike.of_seeds < 0.002
     assert alone <= prompts_needed(alike, 0.1, 0.95) < 6 * alone
+
+
+def test_before_anything_is_seen_it_goes_by_what_the_spread_may_be() -> None:
+    """(1.96 + 0.84)² (3 / 0.8)²; and so many prompts tell that effect, in spreads."""
+    assert prompts_by_spread(0.8, (2.0, 3.0), 0.95) == {2.0: 50, 3.0: 111}
+    assert least_told(111, 0.95) * 3.0 <= 0.8 < least_told(110, 0.95) * 3.0

@@ -45,6 +45,8 @@ ARM_CHANGES: dict[str, Any] = {
     "detail_transfer": 0.5,
     "enlarge": "latent",
     "bridge": {},
+    "guidance_interval": (0.2, 0.9),
+    "step_cache": {"kind": "taylor"},
     "rope": {"kind": "ntk"},
     "sharpen": {"amount": 0.5},
 }
@@ -60,7 +62,7 @@ MODEL_CHANGES: dict[str, Any] = {
     "tile": 64,
     "vae_dtype": "bfloat16",
 }
-MODEL_HARMLESS = {"device", "threads", "offload"}
+MODEL_HARMLESS = {"device", "threads", "offload", "compile"}
 NATIVE_CHANGES: dict[str, Any] = {
     "negative_prompt": "noise",
     "native_steps": 3,
@@ -186,6 +188,8 @@ def test_of_an_arms_clips(arm_key, wan21) -> None:
         f"attention {n}": arm_key(arm={"attention": ARM["attention"] | {n: v}}) for n, v in ATTENTION_CHANGES.items()
     }
     keys |= {"pool": arm_key(arm={"attention": {"kind": "gclf", "pool": 4}})}
+    caches = [{"kind": "taylor", "interval": 3}, {"before": 2}, {"order": 0}, {"kind": "first_block"}]
+    keys |= {f"cache {c}": arm_key(arm={"step_cache": c}) for c in (*caches, caches[-1] | {"threshold": 0.2})}
     ropes = [{"kind": "ntk", "alpha": (1, 25, 25)}, {"kind": "ar"}, {"kind": "ar", "reach": "native"}]
     ropes += [{"kind": "yarn"}, {"kind": "yarn", "rotations": (16.0, 1.0)}, {"kind": "vision_yarn"}]
     ropes += [{"kind": "time_aware"}, {"kind": "time_aware", "watershed": 0.5}]
@@ -212,7 +216,11 @@ def test_of_an_arms_clips(arm_key, wan21) -> None:
     assert len(set(keys.values())) == len(keys), sorted(keys.items(), key=lambda item: item[1])
     same = {"label": arm_key(arm={"label": "b"}), "unused stage 1": arm_key(d1="other")}
     same |= {"optional": arm_key(arm={"optional": True})}
-    same |= {"offload": arm_key(model={"offload": True}), "threads": arm_key(model={"threads": 1})}
+    same |= {
+        "compile": arm_key(model={"compile": True}),
+        "offload": arm_key(model={"offload": True}),
+        "threads": arm_key(model={"threads": 1}),
+    }
     same |= {"batch": arm_key(generation={"batch_size": 3})}
     same |= {"a renamed adapter": arm_key(arm={"adapter": "renamed"})}  # its content has a key of its own
     assert set(same.values()) == {keys["as it is"]}, same

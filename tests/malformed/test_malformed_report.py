@@ -76,6 +76,15 @@ PUBLISHED: dict[str, tuple[str, str]] = {
     "no source": ("tables: [{title: t, rows: [{method: X, reliability: high}]}]\n", "'X'"),
     "no reliability": ("tables: [{title: t, rows: [{method: X, source: here}]}]\n", "'X'"),
     "value in words": (f"tables: [{{title: t, rows: [{ROW[:-1]}, values: {{a: high}}}}]}}]\n", "'high'"),
+    "columns no mapping": ("columns: [overall]\n", "['overall']"),
+    "column of a table": (
+        f"columns: {{overall: {{}}}}\ntables: [{{title: t, columns: [overal], rows: [{ROW}]}}]\n",
+        "'overall'",
+    ),
+    "column of a row": (
+        f"columns: {{overall: {{}}}}\ntables: [{{title: t, rows: [{ROW[:-1]}, values: {{ovreall: 1}}}}]}}]\n",
+        "did you mean 'overall'",
+    ),
     "values a list": (f"tables: [{{title: t, rows: [{ROW[:-1]}, values: [1]}}]}}]\n", "[1]"),
 }
 READERS = {load_claims: BOTH | CLAIMS, load_published: BOTH | PUBLISHED}

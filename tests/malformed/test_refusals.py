@@ -72,21 +72,48 @@ def test_a_command(project: Path, marker: Path, bomb: object, damage: Callable) 
     assert not (project / "new").exists() and not marker.exists()
 
 
-def kedro_run(project: Path) -> tuple[int, str]:
+def kedro_run(project: Path, *options: str) -> tuple[int, str]:
     """Exit code and all that was said."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_TOKEN": TOKEN, "MLFLOW_TRACKING_PASSWORD": PASSWORD}
-    command = [sys.executable, "-m", "kedro", "run"]
+    command = [sys.executable, "-m", "kedro", "run", *options]
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=500)
     return done.returncode, f"{done.stdout}\n{done.stderr}"
 
 
 def test_a_run_with_a_broken_parameter(project: Path) -> None:
+    """One line: nothing of Kedro, OmegaConf or the logging stands before it."""
     (project / "conf/local/parameters.yml").write_text("generation: {seeds: [1, one]}\n")
     code, said = kedro_run(project)
-    last = said.strip().splitlines()[-1]
+    (line,) = said.strip().splitlines()
     assert code == 1
-    assert "generation" in last and "seeds" in last and "'one'" in last, said[-2000:]
+    assert line.startswith("Error: ") and "generation" in line and "seeds" in line and "'one'" in line
     assert sorted(path.name for path in (project / "data").rglob("*")) == ["06_models", "adapters"]
+
+
+def test_what_a_run_looks_at_and_does_not_find_is_one_line_unless_more_is_asked_for(project: Path) -> None:
+    """Refused by a hook, after the parameters: an error of the operating system, not of ours."""
+    params = "--params=generation.prompts=nowhere.txt"
+    code, said = kedro_run(project, params)
+    (line,) = said.strip().splitlines()
+    assert code == 1 and line.startswith("Error: generation.prompts: nowhere.txt does not exist; give")
+    assert not (project / "data/08_reporting").exists() and not (project / "data/.live").exists()
+    code, said = kedro_run(project, params, "--verbose")
+    assert code == 1 and "Traceback" in said and said.strip().splitlines()[-1].startswith("FileNotFoundError: gen")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--params=generation.cuont=3"], "generation has no field 'cuont'; did you mean 'count'?"),
+        (["--runner=ParalelRunner"], "--runner: 'ParalelRunner' cannot be found; there are SequentialRunner, "),
+        (["--pipelines=generaton"], "there is no pipeline 'generaton'; there are data_processing, "),
+        (["--nodes=arms.ful.generate"], "there is no node 'arms.ful.generate' in this pipeline; did you mean 'arms.f"),
+        (["--tags=nothing"], "there is no tag 'nothing' in this pipeline"),
+    ],
+)
+def test_a_slip_of_the_keyboard_is_told_in_the_words_of_who_typed(project: Path, options: list[str], said: str) -> None:
+    done = CliRunner().invoke(cli, ["run", *options])
+    assert done.exit_code == 1 and done.stderr.strip().splitlines()[-1].startswith(f"Error: {said}"), done.output
 
 
 def test_a_run_tells_no_secret(project: Path) -> None:

@@ -350,14 +350,14 @@ GENERATION = [
     ),
     (
         ARMS,
-        "Sampling(sigmas, arm.scheduler, arm.guidance_scale)",
+        "Sampling(sigmas, arm.scheduler, arm.guidance_scale, arm.guidance_interval)",
         "Sampling(sigmas, arm.scheduler, 1.0)",
         RENDER,
         "an arm's guidance ignored",
     ),
     (
         ARMS,
-        "Sampling(sigmas, arm.scheduler, arm.guidance_scale)",
+        "Sampling(sigmas, arm.scheduler, arm.guidance_scale, arm.guidance_interval)",
         'Sampling(sigmas, "euler", arm.guidance_scale)',
         RENDER,
         "an arm's solver ignored",

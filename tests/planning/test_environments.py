@@ -15,6 +15,7 @@ from vibe_pipeline.diffusion.flops import keys_by_layer
 from vibe_pipeline.evaluation.claims import evaluate_claim
 from vibe_pipeline.evaluation.composites import composite_scores
 from vibe_pipeline.evaluation.metrics.registry import METRICS
+from vibe_pipeline.evaluation.pooling import pools_of
 from vibe_pipeline.evaluation.readings import FAILS, HOLDS
 from vibe_pipeline.experiment.claims import Claim, Claims
 from vibe_pipeline.experiment.data import DataParams
@@ -27,6 +28,7 @@ from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.io.score_table import Place, score_row, score_table
 from vibe_pipeline.pipeline_registry import register_pipelines, use_tables
 from vibe_pipeline.planning.architecture import load_architecture
+from vibe_pipeline.planning.plan import make_plan
 from vibe_pipeline.planning.preflight import check_parameters
 from vibe_pipeline.reporting.published import published_difference
 from vibe_pipeline.vbench.prompts import clips_per_dimension
@@ -86,13 +88,37 @@ def test_every_group_is_valid_and_nothing_of_the_miniature_is_left(environment) 
     ReportParams(**params["report"])
     tables = experiment_of(params)
     assert model.path.startswith("Wan-AI/Wan") and model.dtype == "bfloat16" and model.flow_shift == 5
-    assert set(tables.arms) == ARMS | ({"freeswim"} if name == "wan21_t2v_1_3b" else set())
+    assert set(pools_of(tables).arms) == ARMS | ({"freeswim"} if name == "wan21_t2v_1_3b" else set())
     assert {a.adapter for a in tables.arms.values()} - {None} == set(tables.adapters)
     for row in (*tables.stage1.values(), *tables.adapters.values()):
         assert row.model_dump(include=set(PUBLISHED)) == PUBLISHED
-    losses = {n: set(a.objective) for n, a in tables.adapters.items()}
+    losses = {n.partition("_seed_")[0]: set(a.objective) for n, a in tables.adapters.items()}
     assert losses.pop("no_hfato") == {"velocity"} and losses.pop("no_x0_loss") == {"degraded_velocity"}
     assert all(loss == {"hfato"} for loss in losses.values())
+
+
+def test_what_claims_speak_of_is_trained_with_three_seeds_and_planned_so(environment) -> None:
+    """Three trainings and three sets of clips each; what no claim speaks of is made once."""
+    name, params = environment
+    tables, claims = (
+        experiment_of(params),
+        Claims(settled_parameters(loader_of_conf(ROOT / "conf", name))["claims"]).root,
+    )
+    claimed = {arm for claim in claims for arm in (claim.arm, claim.other)}
+    pools = pools_of(tables)
+    seeds = {arm: sorted(seed for _, pool, seed in pools.members if pool == arm) for arm in pools.arms}
+    trained = {arm for arm in claimed if params["arms"][arm].get("adapter")}
+    assert trained == {"full", "no_relay", "no_gclf", "no_hfato", "no_x0_loss"}
+    assert {arm for arm, found in seeds.items() if len(found) > 1} == trained
+    for arm in trained:
+        rows = [tables.adapters[tables.arms[member].adapter].seed for member, pool, _ in pools.members if pool == arm]
+        assert sorted(rows) == [0, 1, 2]
+    planned = [row for row in make_plan(params, images=2300).rows if row.group in ("arm", "stage2")]
+    for arm in claimed:
+        of_arm = [row for row in planned if row.name.partition("_seed_")[0] == arm]
+        assert len([row for row in of_arm if row.group == "arm"]) == (3 if arm in trained else 1)
+        assert len([row for row in of_arm if row.group == "stage2"]) == (3 if arm in trained else 0)
+        assert len({row.seconds for row in of_arm if row.group == "arm"}) == 1
 
 
 def test_sizes_fit_vae_patches_and_pooling(environment) -> None:
@@ -148,7 +174,9 @@ def test_the_environments_own_claims_are_the_papers_and_can_be_decided_either_wa
     claims, asked = Claims(settled["claims"]).root, params["evaluation"]["vbench_dimensions"]
     tables = experiment_of(params)
     others = {claim.other for claim in claims}
-    assert others == {"no_relay", "no_gclf", "no_hfato", "no_x0_loss", "direct", "upsample"} <= set(tables.arms)
+    assert (
+        others == {"no_relay", "no_gclf", "no_hfato", "no_x0_loss", "direct", "upsample"} <= set(pools_of(tables).arms)
+    )
     assert {claim.arm for claim in claims} == {"full"}
     for claim in claims:
         assert {asked.metric for asked in claim.measures} == (

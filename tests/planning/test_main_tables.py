@@ -7,7 +7,10 @@ import pytest
 
 from tests.conf_files import loader_of_conf
 from tests.planning.test_environments import OVERALL, PRINTED, PUBLISHED, can_be_decided_either_way
+from vibe_pipeline.evaluation.claims import evaluate_claim
+from vibe_pipeline.evaluation.metrics.registry import METRICS
 from vibe_pipeline.evaluation.pooling import pools_of
+from vibe_pipeline.evaluation.readings import FAILS, HOLDS
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.load import settled_parameters
@@ -15,6 +18,7 @@ from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.generation.optional_arms import without_missing
 from vibe_pipeline.generation.prompts import load_prompts
+from vibe_pipeline.io.score_table import Place, score_row, score_table
 from vibe_pipeline.planning.plan import make_plan
 from vibe_pipeline.reporting.published import published_gain
 from vibe_pipeline.vbench.prompts import clips_per_dimension
@@ -36,14 +40,16 @@ def table(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     return request.param, settled_parameters(loader_of_conf(ROOT / "conf", request.param))
 
 
-def test_every_method_is_a_row_and_the_claims_arm_has_three_trainings(table) -> None:
+def test_every_method_is_a_row_and_the_claims_arms_have_three_trainings(table) -> None:
     name, params = table
     tables = checked_tables(params)
     arms = pools_of(tables).arms
     assert set(arms) == COMMON | OWN[name]
     assert {arm for arm, row in arms.items() if row.optional} == FETCHED & set(arms)
-    seeds = {row.seed for adapter, row in tables.adapters.items() if adapter.startswith("full_seed")}
-    assert seeds == {0, 1, 2} and len([a for a in tables.arms.values() if a.replicate]) == 3
+    for adapter in ("full", "full_pixel"):
+        seeds = [row.seed for name, row in tables.adapters.items() if name.partition("_seed_")[0] == adapter]
+        assert sorted(seeds) == [0, 1, 2], adapter
+    assert len([a for a in tables.arms.values() if a.replicate]) == 6
     for row in (*tables.stage1.values(), *tables.adapters.values()):
         assert row.model_dump(include=set(PUBLISHED)) == PUBLISHED
     assert params["evaluation"]["reference_arm"] == "full"
@@ -117,3 +123,31 @@ def test_a_peer_without_weights_is_left_out_with_its_reason(table, tmp_path: Pat
     assert set(left["not_run"]) == peers and set(left["arms"]) == set(params["arms"]) - peers
     for name, row in left["not_run"].items():
         assert row["reason"].startswith("not run, because") and "kedro vibe fetch-weights " in row["fix"], name
+
+
+def test_training_free_ways_of_others_run_alone_on_the_miniature_with_claims_that_can_be_decided() -> None:
+    """They are rows of the sweeps as those are, so that what either made is used by the other."""
+    alone, sweeps = (settled_parameters(loader_of_conf(ROOT / "conf", f"miniature_{n}")) for n in ("peers", "sweeps"))
+    theirs = {"ntk", "cinescale_ar", "gclf_ar", "grouped"}
+    assert theirs < set(alone["arms"]) and {row: sweeps["arms"][row] for row in alone["arms"]} == alone["arms"]
+    for row in theirs:
+        assert checked_tables(alone).arms[row].adapter is None
+    kinds = {row: (alone["arms"][row].get("rope", {}), alone["arms"][row].get("attention", {})) for row in theirs}
+    assert (kinds["ntk"][0]["kind"], kinds["cinescale_ar"][0]["kind"], kinds["grouped"][1]["kind"]) == (
+        "ntk",
+        "ar",
+        "t3",
+    )
+    assert (kinds["gclf_ar"][0]["kind"], kinds["gclf_ar"][1]["kind"]) == ("ar", "gclf")
+    claims = [claim for claim in Claims(alone["claims"]).root if theirs & {claim.arm, claim.other}]
+    assert {arm for claim in claims for arm in (claim.arm, claim.other)} >= theirs
+    for claim in claims:
+        for ahead, behind, verdict in ((claim.arm, claim.other, HOLDS), (claim.other, claim.arm, FAILS)):
+            rows = [
+                score_row(Place(arm, i, 0), METRICS[asked.metric], 0.5 + (i % 3) / 100 + (arm == high) * 0.3)
+                for asked in claim.measures
+                for high in [behind if asked.better == "lower" else ahead]
+                for arm in (ahead, behind)
+                for i in range(32)
+            ]
+            assert evaluate_claim(claim, score_table(rows)).verdict == verdict, claim.name

@@ -52,11 +52,12 @@ def test_every_stage_adapter_and_arm_has_a_row_and_the_totals_add_up(params) -> 
     assert {("stage1", "modality"), ("data", "cache"), ("native", "native")} <= names
     assert {n for g, n in names if g == "stage2"} == set(params["adapters"])
     assert {n for g, n in names if g == "arm"} == set(params["arms"])
-    assert plan.hours == pytest.approx(sum(r.count * r.seconds for r in plan.rows) / 3600)
+    assert plan.hours == pytest.approx(sum(r.count * r.seconds + sum(r.once.values()) for r in plan.rows) / 3600)
+    assert plan.hours == pytest.approx(sum(plan.hours_by_part.values()))
     by_name = {(r.group, r.name): r for r in plan.rows}
     assert by_name["stage2", "full"].count == params["adapters"]["full"]["steps"]
     assert by_name["data", "cache"].count == params["data"]["count"]
-    assert by_name["arm", "upsample"].seconds == 0 and by_name["arm", "upsample"].tokens is None
+    assert set(by_name["arm", "upsample"].parts) == {"writing clips"} and by_name["arm", "upsample"].tokens is None
     assert by_name["native", "native"].tokens == 2 * 2 * 3 and by_name["arm", "full"].tokens == 2 * 4 * 6
     assert by_name["arm", "full"].disk_gb * 1e9 == pytest.approx(
         16 * 3 * 5 * params["model"]["target"]["height"] * params["model"]["target"]["width"]
@@ -88,7 +89,9 @@ def test_cost_follows_the_settings(params) -> None:
     assert row["window"].keys_per_query == 2 * 3 * 3 < row["full"].keys_per_query == 2 * 4 * 6
     assert row["swim"].teraflops > row["cached"].teraflops > 0.9 * row["window"].teraflops
     decoding = row["transfer"].teraflops - row["full"].teraflops
-    assert 0 < decoding < row["full"].teraflops - 6 * per_pass  # what is no pass is an encode and a decode
+    assert 0 < decoding == pytest.approx(row["full"].teraflops - 6 * per_pass)  # what is not a pass is a decode
+    latents = next(r for r in plan.rows if (r.group, r.name) == ("native", "latents"))
+    assert latents.count == 16 and latents.teraflops > 0  # encoded once, for all arms
     assert step["twice"].teraflops == pytest.approx(2 * step["full"].teraflops)
     assert step["twice"].memory_gb > step["full"].memory_gb == pytest.approx(step["split"].memory_gb)
     assert next(r.count for r in plan.rows if r.group == "data") == 10
@@ -201,7 +204,13 @@ def test_our_own_measures_are_counted(params, monkeypatch) -> None:
 def test_it_reads_as_a_table_and_as_json(params) -> None:
     plan = make_plan(params)
     text = format_plan(plan)
-    assert "arm keep_stage1" in text and "50%" in text and "fits" in text and "(prompt, seed)" in text
+    assert (
+        "arm keep_stage1" in text
+        and "at its measured rate" in text
+        and "of which" in text
+        and "fits" in text
+        and "(prompt, seed)" in text
+    )
     content = json.loads(json.dumps(plan.to_dict()))
     assert content["totals"]["hours"] == pytest.approx(plan.hours) and len(content["rows"]) == len(plan.rows)
     assert [duration(s) for s in (0, 0.25, 90, 600, 36_000, 864_000)] == [
@@ -232,7 +241,25 @@ def test_each_objective_takes_a_forward(params) -> None:
     params["adapters"]["no_hfato"]["objective"] = {"star": 1.0}
     mixed = {row.name: row for row in make_plan(params).rows if row.group == "stage2"}
     assert mixed["full"].teraflops == pytest.approx(2 * rows["full"].teraflops)
+    assert mixed["full"].seconds == pytest.approx(2 * rows["full"].seconds)
     assert mixed["no_hfato"].teraflops == rows["no_hfato"].teraflops
+
+
+def test_midpoints_and_levels_of_a_bridge_are_guided_where_they_lie(params) -> None:
+    """Levels 0.8, 0.6, 0.4 and 0.2, and midpoints a tenth below each: in the interval lie 3, and 2 of the midpoints."""
+    arm = params["arms"]["full"] | {"adapter": None, "bridge": {"sigma_start": 0.8}, "steps": 4, "flow_shift": 1.0}
+    arm = {k: v for k, v in arm.items() if k not in ("strength", "strength_mode")}
+    euler = arm | {"guidance_scale": 5.0, "guidance_interval": [0.15, 0.65]}
+    params["arms"] = {
+        "full": params["arms"]["full"],
+        **{f"free_{n}": arm | {"steps": n, "guidance_scale": 1.0} for n in (4, 8)},
+        "euler": euler,
+        "midpoint": euler | {"scheduler": "midpoint"},
+    }
+    row = {r.name: r.teraflops for r in make_plan(params).rows if r.group == "arm"}
+    one = (row["free_8"] - row["free_4"]) / 4
+    assert (row["euler"] - row["free_4"]) / one == pytest.approx(3)
+    assert (row["midpoint"] - row["free_8"]) / one == pytest.approx(5)
 
 
 def test_crops_make_4k_images_trainable_on_24_gb() -> None:
@@ -249,6 +276,7 @@ def test_crops_make_4k_images_trainable_on_24_gb() -> None:
     assert rows["no_hfato"].memory_gb < rows["full"].memory_gb
     assert plan.device_memory_gb == 24 and rows["no_hfato"].memory_gb < 24
     assert rows["no_hfato"].teraflops < 0.4 * rows["full"].teraflops
+    assert rows["window_only"].seconds < rows["no_hfato"].seconds < 0.4 * rows["full"].seconds
 
 
 def test_drawn_degradations_are_encoded_and_kept(params) -> None:
@@ -366,6 +394,10 @@ def test_another_architecture_is_counted_by_torch(wan21, tmp_path: Path) -> None
     convolutions = 9 * (3 * 16 + 3 * 16 * 16 + 16 * 48)
     assert found.work.teraflops == pytest.approx(2 * convolutions * 64 * 96 * 5 / 1e12)
     assert found.work.seconds == pytest.approx(found.work.teraflops / (989.4 * 0.5), rel=1e-3)
+    costs.share = 0.25
+    assert network_cost(costs, SuperResolutionParams(weights=path)).work.seconds == pytest.approx(
+        2 * found.work.seconds
+    )
     torch.save({"params": Compact(num_feat=8, num_conv=3, upscale=4).state_dict()}, path)
     other = network_cost(costs, SuperResolutionParams(weights=path))
     assert other.work.teraflops < found.work.teraflops and other.memory < found.memory  # kept by content, not by name

@@ -12,16 +12,19 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.conf_files import folders_below
+from tests.conf_files import folders_below, loader_of_conf
 from tests.diffusion.rrdb_files import real_esrgan_file
 from tests.wan_names import write_wan_file
 from vibe_pipeline.diffusion import lora
+from vibe_pipeline.evaluation.metrics.registry import METRICS
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.load import settled_parameters
+from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.io.video import write_lossless
 from vibe_pipeline.planning.preflight import (
@@ -36,6 +39,7 @@ from vibe_pipeline.planning.preflight import (
     generation_checks,
 )
 
+CONF = Path(__file__).parents[2] / "conf"
 GENERATION = GenerationParams(prompts="miniature")
 FOLDERS = folders_below(Path("project")).model_dump()
 
@@ -44,8 +48,15 @@ def tables(**arm: object) -> Experiment:
     return Experiment(stage1={}, adapters={}, arms={"a": ArmParams(label="a", **arm)}, reference_arm="a")
 
 
-def test_what_fits_passes(tiny) -> None:
-    check_generation(tiny.model(), GENERATION, tables(attention={"kind": "gclf", "pool": 2}))
+def passes(model: ModelParams, rows: Experiment, generation: GenerationParams = GENERATION) -> bool:
+    """Whether the check before a run has nothing against it; what it has is raised."""
+    return check_generation(model, generation, rows) is None
+
+
+def test_what_fits_passes_and_what_does_not_is_refused(tiny) -> None:
+    assert passes(tiny.model(), tables(attention={"kind": "gclf", "pool": 2}))
+    with pytest.raises(ValueError, match=r"arms\.a with gclf \(4×\) attention"):
+        passes(tiny.model(), tables(attention={"kind": "gclf", "pool": 4}))
 
 
 @pytest.mark.parametrize("which", ["native", "target"])
@@ -97,9 +108,11 @@ def test_sizes_of_stages_and_tiles_of_positions_are_refused_before_the_run(wan21
 
 def test_tiles_larger_than_the_grid_are_cut_to_it(wan21) -> None:
     """The published 18x32 on a grid of 4x6: one tile."""
-    check_generation(wan21.model(), GENERATION, tables(rope={"kind": "ar"}))
-    check_generation(wan21.model(), GENERATION, tables(rope={"kind": "ar", "tile": (2, 3), "reach": "native"}))
-    check_generation(wan21.model(), GENERATION, tables(**cascade(rope={"kind": "ntk"})))
+    assert passes(wan21.model(), tables(rope={"kind": "ar"}))
+    assert passes(wan21.model(), tables(rope={"kind": "ar", "tile": (2, 3), "reach": "native"}))
+    assert passes(wan21.model(), tables(**cascade(rope={"kind": "ntk"})))
+    with pytest.raises(ValueError, match="a tile of 6 tokens is longer than its keys may reach, 3"):
+        passes(wan21.model(), tables(rope={"kind": "ar", "reach": (3, 3)}))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +195,10 @@ def trained(wan21, tmp_path: Path) -> Path:
 
 def test_an_adapter_that_fits_passes_by_its_header_alone(wan21, trained: Path, monkeypatch) -> None:
     monkeypatch.setattr(lora, "load_file", lambda *_: pytest.fail("a tensor was read"))
-    check_generation(wan21.model(), GENERATION, tables(**extra(trained)))
+    rows = tables(**extra(trained))
+    assert passes(wan21.model(), rows)
+    said = {check.item: check.look() for check in generation_checks(wan21.model(), GENERATION, rows.arms)}
+    assert said["arms.a.extra_adapters"] == f"{trained}, 4 layers"
 
 
 # What is made of an adapter file, and what the message names beside the arm's field.
@@ -352,7 +368,9 @@ def test_images_and_what_scoring_reads_are_looked_at_before(wan21, tmp_path: Pat
 def test_a_preview_needs_no_clips_of_others_yet(wan21, tmp_path: Path) -> None:
     """They may be made from the native clips that it shows."""
     theirs = tables(method="external", path=str(tmp_path / "clips"))
-    check_generation(wan21.model(), GENERATION.model_copy(update={"stop_after_preview": True}), theirs)
+    assert passes(wan21.model(), theirs, GENERATION.model_copy(update={"stop_after_preview": True}))
+    with pytest.raises(FileNotFoundError, match=r"arms\.a\.path: .*clips does not exist"):
+        passes(wan21.model(), theirs)
 
 
 def test_what_validation_clips_need_is_looked_at_before_training(wan21, trained: Path) -> None:
@@ -420,6 +438,27 @@ def test_claims_on_what_is_not_measured_are_said_before_the_run(caplog) -> None:
         check_claims(put_to("imaging_quality", "flickr"), asked)
     with pytest.raises(ValueError, match=r"kinds\.k has higher band_error as the better side; it is lower"):
         check_claims(put_to("band_error", "scene"), asked)
+
+
+def test_a_published_column_of_a_metric_that_does_not_exist_is_refused_before_the_run() -> None:
+    """It would be "not measured" at the end of days."""
+    scored = {"evaluation": evaluation("imaging_quality").model_dump(), "folders": FOLDERS}
+    columns = {"overall": {"label": "Overall", "metric": "overal6"}, "other": {"label": "of no measure of ours"}}
+    for stage in ("vbench_eval", "ablation_report"):
+        with pytest.raises(
+            ValueError, match=r"columns\.overall\.metric: 'overal6' is not a metric; did you mean 'overall6'\?"
+        ):
+            check_parameters(scored | {"published": {"columns": columns}}, tables(), {stage})
+    columns["overall"]["metric"] = "overall6"
+    assert check_parameters(scored | {"published": {"columns": columns}}, tables(), {"ablation_report"}) is None
+
+
+@pytest.mark.parametrize("env", sorted({file.parent.name for file in CONF.glob("*/parameters.yml")} - {"local"}))
+def test_every_metric_that_a_shipped_environment_names_exists(env: str) -> None:
+    settled = settled_parameters(loader_of_conf(CONF, env))
+    columns = [column.get("metric") for column in settled["published"]["columns"].values()]
+    claimed = [asked.metric for claim in Claims(settled["claims"]).root for asked in claim.measures]
+    assert columns and {*filter(None, columns), *claimed} <= set(METRICS)
 
 
 def test_a_band_that_the_target_cannot_hold_is_refused(wan21) -> None:

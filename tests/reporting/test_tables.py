@@ -1,5 +1,7 @@
 """The table says what is best, what is missing and what cannot be compared."""
 
+import csv
+import io
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.reporting import narrative, tables
-from vibe_pipeline.reporting.glossary import number, spread, words
+from vibe_pipeline.reporting.glossary import number, spread, together, words
 from vibe_pipeline.reporting.page import ReportInputs
 
 
@@ -70,8 +72,21 @@ def test_a_note_beside_a_score_is_not_a_score_in_part(inputs: ReportInputs) -> N
 
 
 def test_metrics_no_arm_has_are_listed_not_dropped(inputs: ReportInputs) -> None:
-    unscored = dict(block(inputs, "vbench").unscored)
-    assert unscored["Aesthetic quality"] == "weights clip ViT-L-14 are not in the cache"
+    assert "Aesthetic quality" in block(inputs, "vbench").unscored
+    line = next(x for x in tables.missing(inputs.table, inputs.arms) if x["metric"] == "Aesthetic quality")
+    assert (line["id"], line["reason"]) == ("aesthetic_quality", "weights clip ViT-L-14 are not in the cache")
+
+
+def test_a_block_is_copied_with_every_figure_in_a_cell_of_its_own(inputs: ReportInputs) -> None:
+    copies = block(inputs, "detail").copies
+    full = inputs.table[(inputs.table["arm"] == "full") & (inputs.table["metric"] == "flicker")].iloc[0]
+    rows = list(csv.DictReader(io.StringIO(copies["CSV"])))
+    row = next(row for row in rows if row["arm"] == "full")
+    assert [float(row[f"flicker {part}"]) for part in ("mean", "low", "high", "n")] == [
+        full["mean"], full["ci_low"], full["ci_high"], 16,
+    ]  # fmt: skip
+    assert copies["Markdown"].count("\n") == 2 + len(inputs.arms) and "| Full (ViBe) |" in copies["Markdown"]
+    assert copies["LaTeX"].startswith("\\begin{tabular}")
 
 
 def test_upsampling_that_is_not_beaten_is_said(inputs: ReportInputs) -> None:
@@ -90,8 +105,11 @@ def test_degradation_verdict(degraded: float, upsampled: float, verdict: str) ->
 
 def test_numbers_for_people() -> None:
     assert [number(v) for v in (0.0, 0.00312, -0.0451, 1.5, 23.24, 4321.0, float("nan"))] == [
-        "0.00", "0.0031", "−0.045", "1.50", "23.2", "4321", "–",
+        "0.00", "0.0031", "−0.045", "1.50", "23.2", "4,321", "–",
     ]  # fmt: skip
+    assert [number(v) for v in (-2.6e-06, 1.25e7)] == ["−2.6 × 10⁻⁶", "1.2 × 10⁷"]
+    assert together(-2.6e-06, -1.2e-04, 1.1e-04) == ["0.0000", "−0.0001", "0.0001"]
+    assert together(0.5, float("nan"), -12.34) == ["0.5", "–", "−12.3"]
     assert spread(0.377, 22.94) == "0.4"
     assert words("never_heard_of").label == "Never heard of"
 

@@ -15,6 +15,7 @@ from kedro.io import DataCatalog
 from tests.conf_files import folders_below, loader_of_conf
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.evaluation import EvaluationParams
+from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.load import settled_parameters
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import ReportParams, TrackingParams
@@ -132,10 +133,10 @@ def catalog_of(arms: list[str], scores: pd.DataFrame, clip: dict[str, str], fold
     curve = folder / "losses.csv"
     pd.DataFrame({"step": [1, 2], "loss": [1.0, 0.5], "seconds": [1.0, 2.0]}).to_csv(curve, index=False)
     clips = {arm: clips_of(arm, clip) for arm in arms}
-    for arm in arms:
-        catalog.save(f"clips-{arm}", clips[arm])
-        cycles = np.linspace(1, 16, 8)
-        catalog.save(f"spectrum-{arm}", pd.DataFrame({"arm": arm, "cycles": cycles, "power": 1 / cycles}))
+    cycles = np.linspace(1, 16, 8)
+    spectra = [pd.DataFrame({"arm": arm, "cycles": cycles, "power": 1 / cycles}) for arm in arms]
+    catalog.save("clips", pd.concat(clips.values(), ignore_index=True))
+    catalog.save("spectra", pd.concat(spectra, ignore_index=True))
     for kind, name in (("stage1", "modality"), *(("adapter", a) for a in adapters_of(arms))):
         manifest = AdapterManifest(name=name, key=name, losses=curve, seconds=2.0, path=folder / name)
         catalog.save(f"{kind}-{name}", manifest)
@@ -160,6 +161,7 @@ def page_of(arms: list[str], scores: pd.DataFrame, clip: dict[str, str], folder:
     settled = settled_parameters(loader_of_conf(ROOT / "conf", "wan22_ti2v_5b"))
     values |= {"params:claims": Claims(settled["claims"]), "params:published": settled["published"]}
     values |= {"params:tracking": TrackingParams(), "params:not_run": {}}
+    values |= {"params:generation": GenerationParams(prompts="miniature")}
     values |= {"params:folders": folders_below(folder)}
     catalog = catalog_of(arms, scores, clip, folder)
     graph = ablation_report.create_pipeline(Experiment(**tables, reference_arm=arms[0]))

@@ -56,7 +56,8 @@ def start(project: Path, no_parent: None) -> Callable[..., str]:
 @pytest.fixture
 def parent(client: MlflowClient, start: Callable[..., str]) -> tuple[MlflowClient, str]:
     """An open parent run."""
-    params = {"model": {"path": "x" * 900, "native": {"height": 64}}, "generation": {"seeds": [0, 1]}}
+    sizes = {"native": {"height": 64}, "target": {"height": 128}}
+    params = {"model": {"path": "x" * 900} | sizes, "generation": {"seeds": [0, 1]}}
     return client, start(params, git_commit="abc")
 
 

@@ -13,15 +13,42 @@ from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.training import LoraParams, Stage1Params
 from vibe_pipeline.runtime.deadline import OutOfTimeError
-from vibe_pipeline.tracking import Tracked, TrackedAdapter, flatten, parent_run, tracked_adapter, tracked_arm
+from vibe_pipeline.tracking import (
+    Tracked,
+    TrackedAdapter,
+    flatten,
+    model_of,
+    parent_run,
+    tracked_adapter,
+    tracked_arm,
+)
+from vibe_pipeline.tracking import arms as arms_room
 from vibe_pipeline.tracking import children as children_room
 from vibe_pipeline.tracking import runs as runs_room
 
-RECORD = {"loss": 1.0, "images_per_second": 3.0, "teraflops_per_second": 2.0, "share_of_peak": 0.4}
+RECORD = {"loss": 1.0, "images_per_second": 3.0, "share_of_peak": 0.4, "peak_memory_gb": 2.0, "seconds": 5.0}
+GROUPED = {
+    "train/loss": 1.0,
+    "speed/images_per_second": 3.0,
+    "speed/share_of_peak": 0.4,
+    "speed/peak_memory_gb": 2.0,
+    "time/seconds": 5.0,
+}
 
 
-def steps(client: MlflowClient, run_id: str, metric: str = "loss") -> list[int]:
+def steps(client: MlflowClient, run_id: str, metric: str = "train/loss") -> list[int]:
     return [m.step for m in client.get_metric_history(run_id, metric)]
+
+
+def require_model(client: MlflowClient, run_id: str) -> None:
+    """The run has the adapter as its logged model, which the registry takes."""
+    run = client.get_run(run_id)
+    (output,) = run.outputs.model_outputs
+    model = client.get_logged_model(output.model_id)
+    assert (model.name, model.status, model.model_type) == ("full", "READY", "LoRA")
+    assert run.data.tags["model_id"] == model.model_id
+    files = {a.path for a in client.list_logged_model_artifacts(model.model_id)}
+    assert files == {"MLmodel", "weights.safetensors"}
 
 
 def test_an_adapters_run_has_parameters_curve_checks_and_the_adapter(parent, children, manifest, tmp_path) -> None:
@@ -32,30 +59,31 @@ def test_an_adapters_run_has_parameters_curve_checks_and_the_adapter(parent, chi
         run.log([{"step": s, "loss": 1 / s, "bad": float("nan")} for s in range(1, 6)])
         finished = run.finish(manifest(tmp_path))
     (child,) = children(parent_id)
-    assert child.info.run_name == "full"
+    assert (child.info.run_name, child.data.tags["row"]) == ("stage 2 · full", "full")
     assert child.info.status == "FINISHED"
     assert child.data.params["lora.rank"] == "4"
-    assert child.data.metrics["check.latent.mse_degraded"] == 0.5
-    assert child.data.metrics["check.pixel.mse_degraded"] == 0.1
-    assert child.data.metrics["held_out_loss"] == 1.5
-    assert child.data.metrics["training_seconds"] == 7.0
-    assert "bad" not in child.data.metrics
+    assert child.data.metrics["check/latent/mse_degraded"] == 0.5
+    assert child.data.metrics["check/pixel/mse_degraded"] == 0.1
+    assert child.data.metrics["train/held_out_loss"] == 1.5
+    assert child.data.metrics["time/training_seconds"] == 7.0
+    assert "train/bad" not in child.data.metrics
     assert steps(client, child.info.run_id) == [1, 2, 3, 4, 5]
     assert finished.run_id == child.info.run_id == child.data.tags["adapter_run_id"]
-    assert {a.path for a in client.list_artifacts(child.info.run_id)} == {"adapter", "losses.csv"}
+    assert {a.path for a in client.list_artifacts(child.info.run_id)} == {"losses.csv"}
+    require_model(client, child.info.run_id)
     # A second run finds it trained: it points at the first run's upload, and shows the same curve.
     with tracked_adapter("full", "stage2", row) as run:
         run.finish(manifest(tmp_path, reused=True))
     again = next(c for c in children(parent_id) if c.info.run_id != child.info.run_id)
     assert again.data.tags["adapter_run_id"] == child.info.run_id
     assert again.data.tags["reused"] == "True"
-    assert [m.value for m in client.get_metric_history(again.info.run_id, "loss")] == [2.0, 1.0]
+    assert [m.value for m in client.get_metric_history(again.info.run_id, "train/loss")] == [2.0, 1.0]
     assert not client.list_artifacts(again.info.run_id)
     # Where the upload is not to be had any more, as in a new store, it is made again.
     client.delete_run(child.info.run_id)
     with tracked_adapter("full", "stage2", row) as run:
         assert run.finish(manifest(tmp_path, reused=True)).run_id == run.run_id
-    assert {a.path for a in client.list_artifacts(run.run_id)} == {"adapter", "losses.csv"}
+    require_model(client, run.run_id)
 
 
 def test_a_curve_is_there_while_training_runs(parent) -> None:
@@ -68,7 +96,7 @@ def test_a_curve_is_there_while_training_runs(parent) -> None:
         assert steps(client, run.run_id) == [1, 2, 3]
         found = client.get_run(run.run_id)
         assert found.info.status == "RUNNING"
-        assert {k: v for k, v in found.data.metrics.items() if k in RECORD} == RECORD
+        assert found.data.metrics == GROUPED
 
 
 def test_lines_that_come_fast_go_together_and_the_last_at_the_end(parent) -> None:
@@ -141,7 +169,7 @@ def test_arms_can_be_compared_by_what_they_were_trained_with(parent, manifest, t
         "training.attention.kind": "gclf",
         "training.steps": "150",
         "training.seed": "3",
-        "generation.seeds": "[0, 1]",
+        "model.target.height": "128",
     }
     assert {k: found.params.get(k) for k in wanted} == wanted
     assert found.metrics == {"flicker": 0.1, "flicker.ci_low": 0.05}
@@ -152,8 +180,9 @@ def test_an_arms_adapter_is_found_by_its_tag(parent, manifest, tmp_path: Path) -
     adapter, arm = adapter_and_arm(manifest, tmp_path)
     named = client.get_run(arm).data.tags["adapter_run_id"]
     assert named == adapter
-    path = client.download_artifacts(named, "adapter/weights.safetensors", str(tmp_path))
-    assert Path(path).read_bytes() == b"weights"
+    model = model_of(named)
+    place = Path(client.get_logged_model(model).artifact_location.removeprefix("file://"))
+    assert (place / "weights.safetensors").read_bytes() == b"weights"
 
 
 def test_an_arm_whose_adapter_is_in_another_store_has_its_own_settings(parent) -> None:
@@ -189,6 +218,42 @@ def test_a_child_ends_as_its_work_did(parent, children, error: type[BaseExceptio
     (child,) = children(parent_id)
     assert child.info.status == status
     assert (child.data.tags["kind"], child.data.tags["adapter"]) == ("arm", "full")
+
+
+def test_what_an_earlier_run_trained_adds_no_run(client, start, children, manifest, tmp_path: Path) -> None:
+    start()
+    with tracked_adapter("full", "stage2", AdapterParams(label="Full"), folder=tmp_path) as run:
+        first = run.finish(manifest(tmp_path))
+    second = start()
+    with tracked_adapter("full", "stage2", AdapterParams(label="Full"), folder=tmp_path) as run:
+        again = run.finish(manifest(tmp_path, reused=True))
+    assert children(second) == [] and again.run_id == first.run_id
+    # Its files were damaged, and it trains after all: that is a run.
+    with tracked_adapter("full", "stage2", AdapterParams(label="Full"), folder=tmp_path) as run:
+        run.log([{"step": 1, "loss": 1.0}])
+    (child,) = children(second)
+    assert child.info.status == "FINISHED" and steps(client, child.info.run_id) == [1]
+
+
+def test_an_adapter_has_no_settings_of_what_it_does_not_do(parent, children) -> None:
+    _, parent_id = parent
+    rows = {
+        "velocity": AdapterParams(label="A", objective={"velocity": 1.0}),
+        "pixel": AdapterParams(label="A", degradation={"kind": "pixel"}),
+        "latent": AdapterParams(label="A", sigma_sampling="logit_normal"),
+    }
+    for name, row in rows.items():
+        with tracked_adapter(name, "stage2", row):
+            pass
+    params = {run.data.tags["row"]: run.data.params for run in children(parent_id)}
+    degradation = {name: {k for k in found if k.startswith("degradation")} for name, found in params.items()}
+    assert degradation == {
+        "velocity": set(),
+        "pixel": {"degradation.kind"},
+        "latent": {"degradation.kind", "degradation.factor", "degradation.mode"},
+    }
+    assert "logit_mean" in params["latent"] and "logit_mean" not in params["pixel"]
+    assert "None" not in params["pixel"].values()
 
 
 def test_without_a_parent_nothing_is_tracked(manifest, tmp_path: Path) -> None:
@@ -228,7 +293,8 @@ def test_a_server_that_is_gone_in_mid_run_stops_neither_training_nor_arms_nor_re
     row, clip = Stage1Params(), tmp_path / "clip.mp4"
     clip.write_bytes(b"clip")
     with monkeypatch.context() as patch:
-        patch.setattr(children_room, "connected", lambda: (Gone(error), "parent"))
+        for room in (children_room, arms_room):
+            patch.setattr(room, "connected", lambda: (Gone(error), "parent"))
         patch.setattr(runs_room, "connected", lambda: (Gone(error), "parent"))
         with tracked_adapter("full", "stage1", row, folder=tmp_path / "a") as run:
             run.log([{"step": 1, "loss": 1.0}])

@@ -124,14 +124,14 @@ def test_a_resumed_training_goes_on_in_its_own_run(client: MlflowClient, start, 
     (same,) = children(second)
     assert same.info.run_id == child.info.run_id
     assert same.info.status == "FINISHED"
-    assert [m.step for m in client.get_metric_history(same.info.run_id, "loss")] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [m.step for m in client.get_metric_history(same.info.run_id, "train/loss")] == [1, 2, 3, 4, 5, 6, 7, 8]
     tags = same.data.tags
     assert (tags["began_in"], tags["resumed_after_step"], tags["on_resuming.log_every"]) == (first, "5", "3")
     assert not (tmp_path / "mlflow_open_run").exists()
-    # Trained now: the next run's child is its own.
+    # Trained now: the next run has nothing to add.
     with tracked_adapter("full", "stage1", Stage1Params(), folder=tmp_path) as run:
-        run.finish(manifest(tmp_path, reused=True))
-    assert len(children(second)) == 2
+        assert run.finish(manifest(tmp_path, reused=True)).run_id == same.info.run_id
+    assert len(children(second)) == 1
 
 
 def test_a_training_that_was_killed_outright_goes_on_in_its_own_run(client, start, children, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_training_that_was_killed_outright_goes_on_in_its_own_run(client, star
     with tracked_adapter("full", "stage1", Stage1Params(), folder=tmp_path) as run:
         run.log([{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}])
     assert [c.info.run_id for c in children(second)] == [child.info.run_id]
-    assert [m.value for m in client.get_metric_history(child.info.run_id, "loss")] == [1.0, 0.5]
+    assert [m.value for m in client.get_metric_history(child.info.run_id, "train/loss")] == [1.0, 0.5]
 
 
 def test_a_training_begun_in_another_store_gets_a_new_run(parent, children, tmp_path: Path) -> None:
@@ -166,13 +166,13 @@ def test_a_run_says_what_it_cost(parent, manifest, tmp_path: Path) -> None:
     with tracked_adapter("full", "stage2", Stage1Params()) as run:
         run.finish(manifest(tmp_path))
     with tracked_arm("no_relay", ArmParams(label="A"), {"adapter": "none"}) as arm:
-        arm.log([{"seconds_per_clip": 4.0}])
+        arm.log([{"time/seconds_per_clip": 4.0}])
     end_parent("FINISHED", {"adapters.full.train": "relay_stage2", "adapters.other.train": "relay_stage2"})
     metrics = client.get_run(parent_id).data.metrics
-    assert metrics["node_seconds/adapters.other.train"] == 20.0
-    assert 30.0 <= metrics["wall_seconds/relay_stage2"] < 50.0  # side by side: less than the sum
-    assert metrics["training_seconds/full"] == 7.0
-    assert metrics["seconds_per_clip/no_relay"] == 4.0
+    assert metrics["time/node/adapters.other.train"] == 20.0
+    assert 30.0 <= metrics["time/stage/relay_stage2"] < 50.0  # side by side: less than the sum
+    assert metrics["time/training/full"] == 7.0
+    assert metrics["time/clip/no_relay"] == 4.0
 
 
 def test_system_metrics_reach_the_parent_and_stop_with_it(parent) -> None:
@@ -219,7 +219,7 @@ def test_the_hooks_close_the_run_and_its_monitor(
     found = client.get_run(opened)
     assert found.info.status == status
     assert found.data.tags["pipelines"] == "generation"
-    assert {"node_seconds/arms.full.generate", "wall_seconds/generation"} <= set(found.data.metrics)
+    assert {"time/node/arms.full.generate", "time/stage/generation"} <= set(found.data.metrics)
     assert "SystemMetricsMonitor" not in {t.name for t in threading.enumerate()}
 
 

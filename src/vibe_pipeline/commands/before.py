@@ -11,19 +11,21 @@ from vibe_pipeline.commands.options import Chosen, parameter_options, parameters
 
 @click.command()
 @parameter_options
-@click.option("--device", default="h100", show_default=True, help="a100, h100, h200, l40s, 4090 or 5090.")
-@click.option("--share", default=0.5, show_default=True, help="Assumed share of the device's peak.")
+@click.option("--device", help="this (measured), a100, h100, h200, l40s, 4090 or 5090; else this for a CPU, or h100.")
+@click.option("--share", type=float, help="Of the device's peak, assumed of every kernel.  [default: rates by kernel]")
 @click.option("--images", type=click.IntRange(1), help="How many, where they are not here yet.")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
-def plan(chosen: Chosen, device: str, share: float, images: int | None, as_json: bool) -> None:
+def plan(chosen: Chosen, device: str | None, share: float | None, images: int | None, as_json: bool) -> None:
     """Tokens, FLOPs, time, memory and disk of every stage, adapter and arm; no weights are needed."""
     from vibe_pipeline.planning.figures import Figures
+    from vibe_pipeline.planning.machine import THIS
     from vibe_pipeline.planning.plan import make_plan
     from vibe_pipeline.planning.table import format_plan
 
     with said_plainly():
         params = parameters_of(chosen)
-        made = make_plan(params, device, share, images, Figures(Path(params["folders"]["planning"])))
+        chosen_device = device or (THIS if params["model"].get("device") == "cpu" else "h100")
+        made = make_plan(params, chosen_device, share, images, Figures(Path(params["folders"]["planning"])))
     click.echo(json.dumps(made.to_dict(), indent=1) if as_json else format_plan(made))
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,9 +72,7 @@ def parameters_of(chosen: Chosen) -> dict[str, Any]:
     from vibe_pipeline.experiment.load import settled_parameters
     from vibe_pipeline.experiment.loader import loader_of
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # Kedro's own, about a function that OmegaConf renamed
-        return settled_parameters(loader_of(chosen.env, chosen.params, chosen.conf_source))
+    return settled_parameters(loader_of(chosen.env, chosen.params, chosen.conf_source))
 
 
 @contextmanager

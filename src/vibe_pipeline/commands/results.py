@@ -1,4 +1,4 @@
-"""After a run: two arms against each other, and a project that was moved."""
+"""After a run: its report, all runs, two arms against each other, and a project that was moved."""
 
 import json
 from pathlib import Path
@@ -43,3 +43,47 @@ def moved(chosen: Chosen) -> None:
 
     with said_plainly(), opened(TrackingParams(**parameters_of(chosen).get("tracking", {})), Path.cwd()):
         click.echo("artefacts of runs in a local store are looked for in this project")
+
+
+@click.command()
+@parameter_options
+@click.option("--open", "opens", is_flag=True, help="Show the page in the browser.")
+def report(chosen: Chosen, opens: bool) -> None:
+    """The newest result again: its table, its verdicts, and where the page lies."""
+    from vibe_pipeline.io.files import read_json
+    from vibe_pipeline.reporting.result import ending
+
+    with said_plainly():
+        folder = Path(parameters_of(chosen)["folders"]["reporting"])
+        if not (folder / "report.json").is_file():
+            raise ValueError(f"there is no report in {folder} yet: `kedro run{chosen.shown}` makes it")
+        manifest = read_json(folder / "report.json")
+        page = Path(manifest["path"])
+        if not page.is_file():
+            raise ValueError(f"{page} is not there: `kedro run{chosen.shown} --nodes=write_page` makes it again")
+    click.echo("\n".join(ending(manifest if "result" in manifest else {**manifest, "result": {"arms": {}}}, "")))
+    if opens:
+        click.launch(page.absolute().as_uri())
+
+
+@click.command()
+@parameter_options
+@click.option("--last", type=click.IntRange(1), default=20, show_default=True, help="How many of the newest.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def runs(chosen: Chosen, last: int, as_json: bool) -> None:
+    """Runs of this project, the newest first: id, begin, how long, how it ended, what it ran, of which commit.
+
+    The start of an id is enough for `kedro vibe compare`.
+    """
+    from vibe_pipeline.experiment.run import TrackingParams
+    from vibe_pipeline.io.text_table import aligned
+    from vibe_pipeline.tracking.history import HEADS, past_runs
+
+    with said_plainly():
+        found = past_runs(TrackingParams(**parameters_of(chosen).get("tracking", {})), Path.cwd(), last)
+    if as_json:
+        click.echo(json.dumps([run.as_dict() for run in found], indent=1))
+    elif not found:
+        click.echo(f"no run yet: `kedro run{chosen.shown}` makes one")
+    else:
+        click.echo("\n".join(aligned([HEADS, *(run.cells for run in found)])))

@@ -205,6 +205,7 @@ def _job(chosen: Chosen, asked: Asked) -> "ArmJob":
     from vibe_pipeline.generation.methods import ArmJob, checked_tables
     from vibe_pipeline.generation.single import chosen_arm, given_adapter
     from vibe_pipeline.planning.preflight import weight_checks
+    from vibe_pipeline.planning.weight_files import require_fitting_adapter
 
     params = parameters_of(chosen)
     folders = Folders(**params["folders"])
@@ -215,6 +216,9 @@ def _job(chosen: Chosen, asked: Asked) -> "ArmJob":
         check.look()
     wanted = None if asked.no_adapter else asked.adapter or arm.adapter
     start = experiment.adapters[arm.adapter].start if arm.keep_stage1 and arm.adapter else None
+    adapter, stage1 = (given_adapter(named, folders.adapters) if named else None for named in (wanted, start))
+    for given in filter(None, (adapter, stage1)):  # after the native pass it would be too late
+        require_fitting_adapter(given.path, "--adapter" if asked.adapter else f"adapter {given.name!r}", model)
     return ArmJob(
         name=name,
         arm=arm,
@@ -222,8 +226,8 @@ def _job(chosen: Chosen, asked: Asked) -> "ArmJob":
         model=model,
         generation=GenerationParams(**params["generation"]),
         root=folders.clips / "own",  # beside the run's clips: links by name there show the last run's
-        adapter=given_adapter(wanted, folders.adapters) if wanted else None,
-        stage1=given_adapter(start, folders.adapters) if start else None,
+        adapter=adapter,
+        stage1=stage1,
     )
 
 

@@ -56,3 +56,21 @@ class AdapterDataset(JSONDataset):
         line = {"type": "scatter", "mode": "lines", "x": rows[x].tolist(), "y": rows[y].tolist()}
         axes = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
         return PlotlyPreview({"data": [line], "layout": {"title": {"text": manifest.name}} | axes})
+
+
+class TrainingsDataset(JSONDataset):
+    """Lists of :class:`AdapterManifest` by stage as JSON, checked again when loaded."""
+
+    def load(self) -> dict[str, list[AdapterManifest]]:
+        """The manifests.
+
+        Raises:
+            ValueError: The file does not hold adapters' manifests.
+        """
+        content = super().load()
+        with of_file(Path(self._filepath)):
+            return {stage: [*map(AdapterManifest.model_validate, found)] for stage, found in content.items()}
+
+    def save(self, data: dict[str, list[AdapterManifest]]) -> None:
+        """Write them."""
+        super().save({stage: [manifest.model_dump(mode="json") for manifest in found] for stage, found in data.items()})

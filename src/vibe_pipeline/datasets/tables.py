@@ -53,6 +53,21 @@ class CsvTable(CSVDataset):
         return table.assign(**{name: _numbers(table[name]) for name in table if name not in self._text})
 
 
+class AblationTable(CsvTable):
+    """The ablation table, which is long; previewed as what it is read for: arms down, measures across."""
+
+    def preview(self) -> TablePreview:
+        """Means of what was scored; a measure that no arm was scored on is left out."""
+        table = self.load()
+        scored = table[(table["status"] == "scored") & table["mean"].notna()]
+        wide = scored.pivot(index="arm", columns="metric", values="mean")
+        arms = [arm for arm in dict.fromkeys(table["arm"]) if arm in wide.index]
+        shown = wide.loc[arms, list(dict.fromkeys(scored["metric"]))].map(
+            lambda mean: "" if mean != mean else f"{mean:.4g}"
+        )
+        return shown.rename_axis(columns=None).reset_index().to_dict(orient="split")
+
+
 def _numbers(column: pd.Series) -> pd.Series:
     """The column as numbers; as it is where it holds anything else."""
     cells = column.mask(column == "")

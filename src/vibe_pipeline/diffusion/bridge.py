@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
-from vibe_pipeline.diffusion.flow import add_noise, shift_sigma
+from vibe_pipeline.diffusion.flow import Levels, add_noise, shift_sigma
 
 if TYPE_CHECKING:
     import torch
@@ -88,8 +88,8 @@ def bridge_start(degraded: Tensor, noise: Tensor, sigma_start: Tensor, form: For
     return mixed / length.view(-1, *[1] * (mixed.ndim - 1)).to(mixed)
 
 
-def bridge_schedule(steps: int, sigma_start: float, form: Form, shift: float = SHIFT) -> Tensor:
-    """Noise levels of the sampler, [steps + 1], evenly spaced and shifted, from the start of the path to 0.
+def bridge_levels(steps: int, sigma_start: float, form: Form, shift: float = SHIFT) -> Levels:
+    """Noise levels of the sampler, evenly spaced and shifted, from the start of the path; all but the 0 at its end.
 
     Args:
         steps: Of the sampler; 4 to 6 as published.
@@ -97,7 +97,12 @@ def bridge_schedule(steps: int, sigma_start: float, form: Form, shift: float = S
         form: Of the path.
         shift: The flow shift, of the way that is left.
     """
+    first = sigma_start if form == "wan" else 1.0
+    return tuple(first * shift_sigma((steps - i) / steps, shift) for i in range(steps))
+
+
+def bridge_schedule(steps: int, sigma_start: float, form: Form, shift: float = SHIFT) -> Tensor:
+    """The same levels and the 0, [steps + 1]."""
     import torch
 
-    levels = shift_sigma(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift)
-    return (levels * (sigma_start if form == "wan" else 1.0)).float()
+    return torch.tensor((*bridge_levels(steps, sigma_start, form, shift), 0.0))

@@ -11,7 +11,7 @@ Averaging takes noise away, and a network that is told sigma must see as much: f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from vibe_pipeline.diffusion.objectives import Predict, Sample
+    from vibe_pipeline.diffusion.objectives import Sample
 
 Size = tuple[int, int]
 MOST_POSITIONS = 1024
@@ -91,9 +91,14 @@ class TokenCrop:
 
         The mean of pool^2 independent draws of deviation sigma has sigma / pool; sigma sqrt(1 - 1 / pool^2) makes it
         up.
+
+        Raises:
+            ValueError: A crop without context.
         """
         from torch.nn.functional import avg_pool3d
 
+        if self.pool is None:
+            raise ValueError("this crop is learned alone: give it `pool` for a context")
         missing = sigma.view(-1, 1, 1, 1, 1) * math.sqrt(1 - 1 / self.pool**2)
         return avg_pool3d(x, (1, self.pool, self.pool)) + missing * noise
 
@@ -114,7 +119,11 @@ class Placed:
 
 
 def cropped_loss(
-    weights: Mapping[str, float], predict: Predict, sample: Sample, crop: TokenCrop, drawn: Mapping[str, Tensor]
+    weights: Mapping[str, float],
+    predict: Callable[..., Tensor],
+    sample: Sample,
+    crop: TokenCrop,
+    drawn: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """`mixed_loss` of the crops alone; `predict` takes a `Placed` beside latents and levels.
 

@@ -33,4 +33,5 @@ def chosen_entry(settings: Chosen, table: Mapping[str, type[Entry]], what: str) 
         ValueError: There is none of that name.
     """
     entry = table[known_entry(settings.kind, table, what)]
-    return entry(**{f.name: getattr(settings, f.name) for f in fields(entry) if hasattr(settings, f.name)})
+    own = (f.name for f in fields(entry))  # type: ignore[arg-type]  # every entry is a dataclass
+    return entry(**{name: getattr(settings, name) for name in own if hasattr(settings, name)})

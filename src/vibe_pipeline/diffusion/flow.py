@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+Level = TypeVar("Level", "Tensor", float)
+"""Noise levels: a tensor of them, or one."""
 
 TRAINING_STEPS = 1000
 Weighting = Literal["bell", "uniform", "cosmap", "min_snr", "min_snr_x0", "logit_normal"]
 """w(sigma) by name; see :func:`loss_weight`."""
 StrengthMode = Literal["all_steps", "truncated"]
 """Which steps a strength below 1 runs; see :func:`sigma_schedule`."""
+Levels = tuple[float, ...]
+Interval = tuple[float, float]
+"""(low, high) of sigma, both included."""
 
 
-def shift_sigma(u: Tensor | float, shift: float) -> Tensor | float:
+def shift_sigma(u: Level, shift: float) -> Level:
     """sigma' = s u / (1 + (s - 1) u): moves evenly spaced levels towards high noise for s > 1."""
     return shift * u / (1 + (shift - 1) * u)
 
@@ -186,6 +192,28 @@ def sigma_schedule(
     else:
         u = torch.linspace(strength, 0, steps + 1, dtype=torch.float64)
     return shift_sigma(u, shift).float()
+
+
+def noise_levels(steps: int, shift: float, strength: float = 1.0, strength_mode: StrengthMode = "all_steps") -> Levels:
+    """The same levels as numbers, for a plan, which has no torch: all but the 0 at the end, to 32 bit's last digits.
+
+    Raises:
+        ValueError: As :func:`sigma_schedule`.
+    """
+    kept = schedule_steps(steps, strength, strength_mode)
+    begin = 1.0 if strength_mode == "truncated" else strength
+    return tuple(float(shift_sigma(begin * (steps - i) / steps, shift)) for i in range(steps - kept, steps))
+
+
+def evaluated(levels: Levels, midpoint: bool) -> Levels:
+    """Levels at which a solver asks for the velocity: its steps' own, and with the midpoint those between two."""
+    between = zip(levels, (*levels[1:], 0.0), strict=True)
+    return (*levels, *((one + other) / 2 for one, other in between)) if midpoint else levels
+
+
+def guides(sigma: float, scale: float, interval: Interval | None) -> bool:
+    """Whether a step at a noise level runs both guidance passes (arXiv 2404.07724: in an interval alone)."""
+    return scale != 1 and (interval is None or interval[0] <= sigma <= interval[1])
 
 
 def seeded_noise(shape: tuple[int, ...], prompt: str, seed: int) -> Tensor:

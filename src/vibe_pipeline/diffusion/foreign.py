@@ -111,7 +111,7 @@ def _original(folder: Path) -> str:
         return ""
     seen = [f"model_type {kind}"] if kind else []
     seen += [path.name for path in (*experts, *files)][:3]
-    release = "" if experts else RELEASES.get((str(kind), config.get("dim")), "")
+    release = "" if experts else RELEASES.get((str(kind), config.get("dim", 0)), "")
     if not release and not experts and kind in (None, "t2v") and (folder / "Wan2.2_VAE.pth").is_file():
         release = RELEASES["ti2v", 3072]
     said = f"Wan's original layout ({', '.join(seen)})"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vibe_pipeline.diffusion.attention import AttentionSettings, install_gclf, kind_of, remove_gclf
+from vibe_pipeline.diffusion.flow import Interval, guides
 from vibe_pipeline.diffusion.lifetime import living
 from vibe_pipeline.diffusion.objectives import Predict
 
@@ -62,7 +63,7 @@ class _CrossAttention:
         full, text = hidden_states.chunk(2)[1], encoder_hidden_states.chunk(2)[1]
         out = self.inner(attn, full, text, attention_mask, rotary_emb)
         if self.swim.mode == "record":
-            self.swim.stored[self.block] = out.to(self.swim.store_device or out.device)
+            self.swim.keep(self.block, out)
         return torch.cat([out, out])
 
 
@@ -113,6 +114,19 @@ class FreeSwim:
             block.attn2.set_processor(two)
         self.stored.clear()
         remove_gclf(transformer)
+
+    def keep(self, block: int, out: Tensor) -> None:
+        """Store an output; from a GPU in main memory that is page-locked, so that copies need not wait for each other.
+
+        Both copies are on the stream that computes: what is read there later was written before.
+        """
+        if self.store_device is None or self.store_device == out.device or not out.is_cuda:
+            self.stored[block] = out.to(self.store_device or out.device)
+            return
+        place = self.stored.get(block)
+        if place is None or place.shape != out.shape or place.dtype != out.dtype:
+            place = torch.empty(out.shape, dtype=out.dtype, pin_memory=True)
+        self.stored[block] = place.copy_(out, non_blocking=True)
 
     @contextmanager
     def using(self, mode: Mode) -> Iterator[None]:
@@ -170,7 +184,12 @@ def install_freeswim(
 
 
 def freeswim_predictor(
-    swim: FreeSwim, conditional: Predict, unconditional: Predict, scale: float, refresh_every: int | None
+    swim: FreeSwim,
+    conditional: Predict,
+    unconditional: Predict,
+    scale: float,
+    refresh_every: int | None,
+    interval: Interval | None = None,
 ) -> Predict:
     """Guided velocity of one clip's whole trajectory, to be called once a step.
 
@@ -181,6 +200,7 @@ def freeswim_predictor(
         scale: Classifier-free guidance scale; 1 is no guidance.
         refresh_every: None: both paths in every pass. k: the full path in the conditional pass of each k-th step
             only, its cross-attention outputs used again in between; the unconditional pass is window-only.
+        interval: Of sigma, outside of which the unconditional pass is not run; None: it always is.
     """
     step = 0
 
@@ -191,7 +211,7 @@ def freeswim_predictor(
         step += 1
         with swim.using(mode):
             bound = conditional(x, sigma)
-        if scale == 1:
+        if not guides(float(sigma[0]), scale, interval):
             return bound
         with swim.using("dual" if refresh_every is None else "window"):
             free = unconditional(x, sigma)

@@ -85,11 +85,11 @@ def save_adapter(transformer: WanTransformer3DModel, name: str, folder: Path) ->
         transformer_lora_layers=adapter_state(transformer, name),
         transformer_lora_adapter_metadata=config,
     )
-    _sort_metadata(folder / WEIGHTS_NAME)
+    sort_metadata(folder / WEIGHTS_NAME)
     return folder / WEIGHTS_NAME
 
 
-def _sort_metadata(path: Path) -> None:
+def sort_metadata(path: Path) -> None:
     """safetensors writes metadata in an order that differs from process to process; sorted, it takes the same room."""
     with path.open("r+b") as file:
         (size,) = struct.unpack("<Q", file.read(8))

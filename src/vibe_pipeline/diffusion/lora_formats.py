@@ -25,7 +25,7 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vibe_pipeline.diffusion.lora import WEIGHTS_NAME, read_adapter, require_safetensors
+from vibe_pipeline.diffusion.lora import WEIGHTS_NAME, read_adapter, require_safetensors, sort_metadata
 from vibe_pipeline.diffusion.lora_differences import write_differences
 from vibe_pipeline.diffusion.lora_files import (
     ALPHA_IS_RANK,
@@ -229,5 +229,6 @@ def _write_ours(pairs: Mapping[str, LowRank], folder: Path) -> None:
             transformer_lora_adapter_metadata=config,
             weight_name=temporary.name,
         )
+        sort_metadata(temporary)  # clips are known by the adapter's bytes: imported again, it is the same file
 
     write_atomic(folder / WEIGHTS_NAME, write)

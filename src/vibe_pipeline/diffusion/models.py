@@ -56,7 +56,13 @@ T = TypeVar("T")
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one."""
+    """`auto` is CUDA where there is one.
+
+    The first question to CUDA also settles its allocator: clips and images of several sizes leave holes in memory that
+    segments which can grow do not have. A setting that is there already stays.
+    """
+    if name != "cpu" and "PYTORCH_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -182,9 +183,13 @@ class RopeTables:
     def __init__(self, transformer: nn.Module, kind: RopeKind, native: tuple[int, int] | None = None) -> None:
         self._rope = weakref.ref(transformer.rope)
         self._stock = transformer.rope.freqs_cos, transformer.rope.freqs_sin
-        self._kind, self._native, self._handle = kind, native, None
+        self._kind, self._handle = kind, None
         if kind.scaled:
-            self._handle = transformer.register_forward_pre_hook(self._begin, with_kwargs=True)
+            if native is None:
+                raise ValueError(
+                    f"rope {kind.name} follows from how much larger than native the grid is: give native_grid"
+                )
+            self._handle = transformer.register_forward_pre_hook(partial(self._begin, native), with_kwargs=True)
         else:
             self._put(rope_tables(transformer.rope, kind))
 
@@ -194,12 +199,14 @@ class RopeTables:
         rope = living(self._rope)
         rope.freqs_cos, rope.freqs_sin = tables
 
-    def _begin(self, transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _begin(
+        self, native: tuple[int, int], transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         """The tables of this forward's token grid and noise level; a held first frame has the level 0 beside it."""
-        latent = kwargs.get("hidden_states", args[0] if args else None)
-        timestep = kwargs.get("timestep", args[1] if len(args) > 1 else None)
+        latent = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
         grid = tuple(n // p for n, p in zip(latent.shape[2:], transformer.config.patch_size, strict=True))
-        place = RopePlace(grid, self._native, float(timestep.max()) / 1000)
+        place = RopePlace(grid, native, float(timestep.max()) / 1000)
         stock = self._stock[0]
         self._put(tuple(t.to(stock.device) for t in rope_tables(transformer.rope, self._kind, place)))
 
@@ -236,8 +243,6 @@ def install_rope(transformer: nn.Module, kind: RopeKind, native_grid: tuple[int,
         ValueError: A scaled kind without the native token grid (H, W).
     """
     remove_rope(transformer)
-    if kind.scaled and native_grid is None:
-        raise ValueError(f"rope {kind.name} follows from how much larger than native the grid is: give native_grid")
     if not (kind.stock or kind.relative):
         transformer.rope.tables = RopeTables(transformer, kind, native_grid)
 

@@ -30,12 +30,14 @@ class RopePlace:
     def trained(self) -> Grid:
         """The longest axes that the base knows; a native grid lies as the grid does."""
         turned = (self.grid[1] - self.grid[2]) * (self.native[0] - self.native[1]) < 0
-        return (self.grid[0], *(self.native[::-1] if turned else self.native))
+        height, width = self.native[::-1] if turned else self.native
+        return self.grid[0], height, width
 
     @property
     def ratios(self) -> tuple[float, float, float]:
         """How much longer than that each axis is, 1 at the least; time is as long as it was."""
-        return tuple(max(1.0, n / known) for n, known in zip(self.grid, self.trained, strict=True))
+        frames, height, width = (max(1.0, n / known) for n, known in zip(self.grid, self.trained, strict=True))
+        return frames, height, width
 
 
 def ntk_angles(positions: Tensor, dim: int, alpha: float = 1.0, theta: float = THETA) -> Tensor:

@@ -8,6 +8,7 @@ from diffusers import UniPCMultistepScheduler
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from vibe_pipeline.diffusion.flow import Interval, guides
 from vibe_pipeline.diffusion.objectives import Predict
 
 Scheduler = Literal["euler", "unipc", "midpoint"]
@@ -15,12 +16,14 @@ Solver = Callable[[Tensor, int, Tensor], Tensor]
 """(velocity, step, x at sigmas[step]) to x at sigmas[step + 1]; called once a step, in order."""
 
 
-def guided(conditional: Predict, unconditional: Predict, scale: float) -> Predict:
-    """v_uncond + scale (v_cond - v_uncond); at scale 1 the unconditional pass is not run."""
+def guided(conditional: Predict, unconditional: Predict, scale: float, interval: Interval | None = None) -> Predict:
+    """v_uncond + scale (v_cond - v_uncond); at scale 1, and outside of an interval of sigma, v_cond alone."""
     if scale == 1:
         return conditional
 
     def predict(x: Tensor, sigma: Tensor) -> Tensor:
+        if interval is not None and not guides(float(sigma[0]), scale, interval):
+            return conditional(x, sigma)
         free = unconditional(x, sigma)
         return free + scale * (conditional(x, sigma) - free)
 

@@ -50,6 +50,19 @@ class Bootstrap:
         low, high = np.quantile(means, [tail, 1 - tail])
         return float(low), float(high)
 
+    def over_seeds_of_each(self, resamples: Matrix, stream: int) -> NDArray[np.float64]:
+        """Means [B] of resampled figures [B, training seeds], over seeds that are drawn again for each resample.
+
+        Args:
+            resamples: The figures, none missing.
+            stream: Arms whose training seeds are not paired draw from different ones.
+        """
+        samples, seeds = resamples.shape
+        if seeds == 1:
+            return resamples[:, 0]
+        weights = _counts(_draws((self.seed, stream), samples, seeds), seeds)
+        return (_stretched(resamples) * weights).sum(axis=1) / seeds
+
     def _crossed(self, values: Matrix, less: Matrix | None, drawn: NDArray[np.int64]) -> NDArray[np.float64]:
         """Means over resampled prompts of means over resampled training seeds, of the resamples with any score."""
         by_prompt = self._over_seeds(values, 1)

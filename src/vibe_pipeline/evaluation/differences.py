@@ -18,6 +18,7 @@ from vibe_pipeline.evaluation.estimates import (
     prompt_means,
     yes_no,
 )
+from vibe_pipeline.evaluation.whole_arm import Figures, figures_of, joint_difference
 from vibe_pipeline.io.score_table import WHOLE_ARM
 
 TRAINING = "training_seed"
@@ -43,6 +44,7 @@ class Difference:
         crossed: The same mean with prompts and training seeds as random effects; with one training seed the paired t.
         seeds: The same mean over training seeds alone; None with one.
         exact: Of a measure that is 0 or 1 on every clip; None of others.
+        note: What is to be said beside it; '' where there is nothing.
     """
 
     mean: float
@@ -57,6 +59,12 @@ class Difference:
     crossed: Estimate = UNKNOWN
     seeds: Estimate | None = None
     exact: YesNo | None = None
+    note: str = ""
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether it can be told from 0: it is of clips, or of figures that were resampled."""
+        return bool(self.clips) or not math.isnan(self.low)
 
     @property
     def tests(self) -> dict[str, Test]:
@@ -72,10 +80,41 @@ def paired_difference(
     """The difference arm − other on one metric, over the clips of the same prompt and seed that both have.
 
     `scores` is as for :func:`summarise`. Training seeds are paired where both arms have the same ones; where one arm
-    has a single one, it stands against each of the other's; else they are drawn independently.
+    has a single one, it stands against each of the other's; else they are drawn independently. Figures of whole arms
+    are resampled over the prompts of both at once, where they keep their resamples (see :mod:`.whole_arm`).
     """
     rows = scores[scores["metric"] == metric]
-    return difference_of(clip_values(rows[rows["arm"] == arm]), clip_values(rows[rows["arm"] == other]), bootstrap)
+    mine, theirs = (rows[rows["arm"] == name] for name in (arm, other))
+    whole = difference_of_wholes(whole_figures(mine), whole_figures(theirs), bootstrap)
+    return whole or difference_of(clip_values(mine), clip_values(theirs), bootstrap)
+
+
+def whole_figures(group: pd.DataFrame) -> Figures | None:
+    """The usable figures of a whole arm, with their resamples; None where it keeps none."""
+    return figures_of(group[is_usable(group)], TRAINING)
+
+
+def difference_of_wholes(mine: Figures | None, theirs: Figures | None, bootstrap: Bootstrap) -> Difference | None:
+    """The difference of two arms' figures; None where they cannot be resampled at once."""
+    found = joint_difference(mine, theirs, bootstrap)
+    if found is None or mine is None or theirs is None:
+        return None
+    error = math.sqrt(found.spread**2 / found.prompts + found.of_seeds)
+    alone = Estimate(found.mean, math.sqrt(found.of_seeds), found.seeds - 1) if found.seeds > 1 else None
+    return Difference(
+        mean=found.mean,
+        low=found.low,
+        high=found.high,
+        clips=0,
+        prompts=found.prompts,
+        effect_size=found.mean / found.spread if found.spread else math.nan,
+        training_seeds=max(len(mine.seeds), len(theirs.seeds)),
+        spread=found.spread,
+        of_seeds=found.of_seeds,
+        crossed=Estimate(found.mean, error, found.prompts - 1),
+        seeds=alone,
+        note=found.note,
+    )
 
 
 def is_usable(group: pd.DataFrame) -> pd.Series:

@@ -26,6 +26,7 @@ from vibe_pipeline.io.score_table import Place, difference_of, score_row, score_
 from vibe_pipeline.io.table_cache import MEASURES_VERSION, remembered
 from vibe_pipeline.io.video import read_clip, read_frames
 from vibe_pipeline.miniature.readout import object_saliency
+from vibe_pipeline.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def measure_arm(
     scene = _Scenes(generation, clips, evaluation)
     native_clips = native.set_index(["prompt_index", "seed"])
     rows, spectra = [], []
-    for clip in clips.itertuples(index=False):
+    for clip in Progress(list(clips.itertuples(index=False)), total=len(clips), desc=arm, unit="measured clip"):
         source = native_clips.loc[(clip.prompt_index, clip.seed)]
 
         looks = networks.looks(clip) if networks else Looks(Path(clip.path))

@@ -14,6 +14,7 @@ from vibe_pipeline.evaluation.metrics.asked import asked_for, lack_of
 from vibe_pipeline.evaluation.metrics.distributions import Distribution
 from vibe_pipeline.evaluation.metrics.networks import Frame, FrameNetwork, Network, Watcher, spaced
 from vibe_pipeline.evaluation.metrics.patches import PATCH_QUALITY
+from vibe_pipeline.evaluation.whole_arm import resamples_as_text
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.io.clip_files import clip_files
@@ -186,21 +187,22 @@ class Networks:
 
     def _arm_row(self, arm: str, entry: Distribution, clips: pd.DataFrame) -> dict[str, object]:
         """The row of a measure of all clips; a clip that has no features leaves it without one."""
-        own = {clip.key: self._kept.read(entry, clip.key) for clip in clips.itertuples(index=False)}
-        if absent := [key for key, kept in own.items() if kept is None]:
+        own = [(clip, self._kept.read(entry, clip.key)) for clip in clips.itertuples(index=False)]
+        if absent := [clip.key for clip, kept in own if kept is None]:
             first = self._problems.get((entry.name, absent[0]), "its frames were not seen")
             return score_row(
                 Place(arm), entry, status="failed", reason=f"{len(absent)} of {len(own)} clips have none: {first}"
             )
+        features, prompts = [kept for _, kept in own if kept is not None], [int(clip.prompt_index) for clip, _ in own]
+        said = self._evaluation.confidence, self._evaluation.seed
         try:
-            features = [kept for kept in own.values() if kept is not None]
-            said = self._evaluation.confidence, self._evaluation.seed
-            figure = entry.figure(features, self._real(entry) if entry.real else [], *said)
+            figure = entry.figure(features, prompts, self._real(entry) if entry.real else [], *said)
         except ValueError as error:
             return score_row(Place(arm), entry, status="failed", reason=str(error))
         log.info("%s: %s is %.4g, %s", arm, entry.label, figure.value, figure.note)
         row = score_row(Place(arm), entry, figure.value, reason=figure.note)
-        return row | {"low": figure.low, "high": figure.high}
+        kept_draws = resamples_as_text(sorted(set(prompts)), self._evaluation.seed, figure.resamples)
+        return row | {"low": figure.low, "high": figure.high, "resamples": kept_draws}
 
     def _real(self, entry: Distribution) -> list[NDArray[np.floating]]:
         """Features of the real clips, made once and kept."""

@@ -2,6 +2,8 @@
 
 import bisect
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from statistics import NormalDist
 
 from vibe_pipeline.evaluation.differences import Difference
@@ -36,6 +38,21 @@ def prompts_needed(found: Difference, effect: float, confidence: float, power: f
         return None
     left = (abs(effect) / (at_ends + normal.inv_cdf(power))) ** 2 - found.of_seeds
     return max(2, math.ceil(_over_prompts(found, at_ends) / left)) if left > 0 else None
+
+
+def least_told(prompts: int, confidence: float, power: float = POWER) -> float:
+    """The smallest true difference, in standard deviations over prompts, that so many prompts tell with that chance."""
+    normal = NormalDist()
+    return (normal.inv_cdf(1 - (1 - confidence) / 2) + normal.inv_cdf(power)) / math.sqrt(prompts)
+
+
+def prompts_by_spread(effect: float, spreads: Sequence[float], confidence: float) -> dict[float, int]:
+    """Prompts that tell a difference, where nobody has seen its spread over prompts yet: by what that may be."""
+    unseen = Difference(
+        mean=effect, low=math.nan, high=math.nan, clips=0, prompts=0, effect_size=math.nan, training_seeds=1
+    )
+    needed = {spread: prompts_needed(replace(unseen, spread=spread), effect, confidence) for spread in spreads}
+    return {spread: prompts for spread, prompts in needed.items() if prompts is not None}
 
 
 def prompts_for_equivalence(

@@ -132,7 +132,8 @@ def corrected(evidence: Evidence, different: float, equivalent: float, family: i
         return evidence
     seen = replace(evidence, corrected_different=different, corrected_equivalent=equivalent, family=family)
     said = _read(seen, bootstrap, corrected=True)
-    return _with_prompts(replace(seen, corrected=said, reason=_reason(seen, said, bootstrap)), bootstrap)
+    reason = "; ".join(filter(None, [_reason(seen, said, bootstrap), seen.found.note if seen.found else ""]))
+    return _with_prompts(replace(seen, corrected=said, reason=reason), bootstrap)
 
 
 def why_missing(scores: pd.DataFrame, arms: tuple[str, ...], metric: str) -> str:
@@ -146,7 +147,7 @@ def why_missing(scores: pd.DataFrame, arms: tuple[str, ...], metric: str) -> str
 
 def _why_no_interval(found: Difference, bootstrap: Bootstrap) -> str:
     n = found.prompts
-    if not found.clips:
+    if not found.has_interval:
         return "one figure an arm has no interval"
     if n < bootstrap.fewest_pairs:
         return f"only {n} prompt{'s' * (n != 1)}; an interval needs {bootstrap.fewest_pairs}"
@@ -199,7 +200,7 @@ def _tests(seen: Evidence) -> list:
 
 def _with_prompts(seen: Evidence, bootstrap: Bootstrap) -> Evidence:
     """The evidence and, of what cannot be told, how many prompts would tell it."""
-    if seen.corrected != OPEN or seen.found is None or not seen.found.clips:
+    if seen.corrected != OPEN or seen.found is None or not seen.found.has_interval:
         return seen
     confidence = level(seen, bootstrap)
     (gain,) = seen.question.gains(seen.difference)

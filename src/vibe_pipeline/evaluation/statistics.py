@@ -22,10 +22,13 @@ from vibe_pipeline.evaluation.differences import (
     clip_count,
     clip_values,
     difference_of,
+    difference_of_wholes,
     is_usable,
     prompt_matrix,
+    whole_figures,
 )
 from vibe_pipeline.evaluation.estimates import prompt_means
+from vibe_pipeline.evaluation.whole_arm import Figures, own_interval
 from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.score_table import WHOLE_ARM
 
@@ -107,15 +110,19 @@ def _summary_rows(
     groups = dict(list(scores.groupby(["arm", "metric"], sort=False)))
     for metric, of_metric in scores.groupby("metric", sort=False):
         described = {"direction": of_metric["direction"].iloc[0], "family": of_metric["family"].iloc[0]}
-        values = {arm: clip_values(groups.get((arm, metric), scores.head(0))) for arm in references}
+        of_arm = {arm: groups.get((arm, metric), scores.head(0)) for arm in references}
+        values = {arm: clip_values(group) for arm, group in of_arm.items()}
+        whole = {arm: whole_figures(group) for arm, group in of_arm.items()}
         for arm, reference in references.items():
-            group = groups.get((arm, metric), scores.head(0))
-            row = {"arm": arm, "metric": metric} | described | _level(group, values[arm], bootstrap)
-            found = difference_of(values[arm], values[reference], bootstrap)
+            level = _level(of_arm[arm], values[arm], whole[arm], bootstrap)
+            row = {"arm": arm, "metric": metric} | described | level
+            found = difference_of_wholes(whole[arm], whole[reference], bootstrap)
+            found = found or difference_of(values[arm], values[reference], bootstrap)
             row |= {"diff": found.mean, "diff_low": found.low, "diff_high": found.high, "n_pairs": found.clips}
             row |= {"effect_size": found.effect_size} | _beside(found, bootstrap.confidence)
-            if len(values[arm]) and not found.prompts:
-                row["reason"] = "; ".join(filter(None, [row["reason"], f"no clip in common with {reference!r}"]))
+            said = f"no clip in common with {reference!r}" if len(values[arm]) and not found.prompts else found.note
+            if arm != reference and said:
+                row["reason"] = "; ".join(filter(None, [row["reason"], said]))
             yield row
 
 
@@ -152,7 +159,7 @@ def _check(scores: pd.DataFrame, references: Mapping[str, str | None], confidenc
             raise ValueError(f"metric {kinds[kinds > 1].index[0]!r} has more than one {name}")
 
 
-def _level(group: pd.DataFrame, values: pd.Series, bootstrap: Bootstrap) -> dict[str, object]:
+def _level(group: pd.DataFrame, values: pd.Series, whole: Figures | None, bootstrap: Bootstrap) -> dict[str, object]:
     """Mean, interval, count, status and reason of one arm on one metric."""
     left_out = group[~is_usable(group)]
     if group.empty:
@@ -164,15 +171,17 @@ def _level(group: pd.DataFrame, values: pd.Series, bootstrap: Bootstrap) -> dict
         said = [f"{len(left_out)} of {len(group)} {LEFT_OUT}: {_reasons(left_out)}"] if len(left_out) else []
         reason = "; ".join(said + _notes(group))
     matrix = prompt_matrix(values)
-    low, high = bootstrap.interval(matrix) if len(matrix) != 1 else _own_interval(group)
+    low, high = bootstrap.interval(matrix) if len(matrix) != 1 else _own_interval(group, whole, bootstrap)
     mean = float(prompt_means(matrix).mean()) if len(matrix) else math.nan
     seeds = group[TRAINING].nunique() if TRAINING in group and len(group) else 1
     found = {"mean": mean, "ci_low": low, "ci_high": high, "n": clip_count(values), "training_seeds": seeds}
     return found | {"status": status, "reason": reason}
 
 
-def _own_interval(group: pd.DataFrame) -> tuple[float, float]:
-    """What a measure of the whole arm says of itself; with several trainings or without such a measure, NaN."""
+def _own_interval(group: pd.DataFrame, whole: Figures | None, bootstrap: Bootstrap) -> tuple[float, float]:
+    """What a measure of the whole arm says of itself; without such a measure, NaN."""
+    if whole is not None and len(whole.seeds) > 1:
+        return own_interval(whole, bootstrap)
     own = group[is_usable(group) & (group["prompt_index"] == WHOLE_ARM)]
     if len(own) != 1 or "low" not in own:
         return math.nan, math.nan

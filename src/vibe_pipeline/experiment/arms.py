@@ -13,9 +13,10 @@ from pydantic import (
 from vibe_pipeline.diffusion.flow import StrengthMode
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.bridge import BridgeStart
-from vibe_pipeline.experiment.groups import Name, Params
+from vibe_pipeline.experiment.groups import Fraction, Name, Params
 from vibe_pipeline.experiment.origin import Unfolded
 from vibe_pipeline.experiment.rope import RopeParams
+from vibe_pipeline.experiment.step_cache import StepCacheParams
 from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 
 
@@ -95,6 +96,12 @@ class ArmParams(Unfolded):
     guidance_scale: Annotated[float, Field(ge=1)] = Field(
         5.0, description="classifier-free guidance of the second pass [C]; 1: none, and half the work"
     )
+    guidance_interval: tuple[Fraction, Fraction] | None = Field(
+        None, description="(low, high): noise levels that are guided, both ends included; None: all of them"
+    )
+    step_cache: StepCacheParams | None = Field(
+        None, description="steps that take over what an earlier one computed; None: every step computes all"
+    )
     refresh_every: PositiveInt | None = Field(
         None, description="freeswim's cached form: steps between full-attention passes; None: both paths, always"
     )
@@ -119,6 +126,13 @@ class ArmParams(Unfolded):
     def _stage1_is_an_adapters(self) -> Self:
         if self.keep_stage1 and self.adapter is None:
             raise ValueError("keep_stage1 needs an adapter that was trained on stage 1")
+        return self
+
+    @model_validator(mode="after")
+    def _guidance_is_somewhere(self) -> Self:
+        if self.guidance_interval is not None and self.guidance_interval[0] >= self.guidance_interval[1]:
+            low, high = self.guidance_interval
+            raise ValueError(f"guidance_interval [{low:g}, {high:g}] is empty: the first number is the lower")
         return self
 
     @property

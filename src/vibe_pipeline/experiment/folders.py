@@ -35,7 +35,8 @@ class Folders(Params):
     vbench: Path = Field(description="VBench's scores by clip, and what it works on")
     measured: Path = Field(description="our measures by clip")
     reporting: Path = Field(description="tables for people")
-    report: Path = Field(description="the page, its clips, and scores.parquet")
+    report: Path = Field(description="the newest page, its clips, and scores.parquet")
+    reports: Path = Field(description="page and scores of every run, and a page that lists them")
 
     @property
     def rehearsal(self) -> Path:

@@ -38,6 +38,10 @@ class KindParams(Params):
         kind = self.entries()[getattr(self, "kind")]  # noqa: B009  declared by subclasses
         return self._shared() | {field.name for field in fields(kind)}
 
+    def counting(self) -> dict[str, Any]:
+        """The fields of its kind that are set, as plain values."""
+        return self.model_dump(mode="json", include=self._own, exclude_none=True)
+
     @model_validator(mode="after")
     def _fields_are_the_kinds_own(self) -> Self:
         for name, info in type(self).model_fields.items():

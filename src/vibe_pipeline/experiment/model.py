@@ -50,6 +50,7 @@ class ModelParams(Params):
     vae_dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the VAE's weights and activations; [M] as diffusers recommends for Wan"
     )
+    compile: bool = Field(False, description="torch.compile of the transformer's blocks where clips are made")
     offload: bool = Field(False, description="keep only the part at work (transformer or VAE) on the device")
 
     @model_validator(mode="after")

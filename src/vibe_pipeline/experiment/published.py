@@ -1,6 +1,6 @@
 """What others report, shown beside our figures and never mixed with them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,41 @@ def load_published(path: Path, *below: Path) -> dict[str, Any]:
         below: Files that this one may be laid on, the next one first.
 
     Raises:
-        ValueError: A row lacks its source or reliability, or no row is called as `beside` says; the message names file
-            and row.
+        ValueError: A row lacks its source or reliability, a table or a row names a column that `columns` does not
+            describe, or no row is called as `beside` says; the message names file and row.
     """
     content = read_mapping(path)
     if BESIDE in content:
         if not below:
             raise ValueError(f"{path}: `{BESIDE}` needs the figures of a file below it, and there is none")
         return _laid(path, content, load_published(*below))
+    known = _columns(path, content)
     for part in read_yaml(path, "tables") if "tables" in content else ():
+        _require_known(path, part.get("columns", ()), known, f"the table {part.get('title', '')!r}")
         rows = part.get("rows", [])
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise ValueError(f"{path}: `rows` of a table should be a list of rows, not {one_line(repr(rows), 60)}")
         for row in rows:
             _require_row(path, row)
+            _require_known(path, row.get("values", ()), known, f"the row {row.get('method')!r}")
     return content
+
+
+def _columns(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the file says of its columns; None where it says nothing of any."""
+    known = content.get("columns")
+    if known is None or (isinstance(known, dict) and all(isinstance(said, dict) for said in known.values())):
+        return known
+    raise ValueError(
+        f"{path}: `columns` should describe each by its name, as `overall: {{label: Overall, metric: overall6}}`, not "
+        f"{one_line(repr(known), 60)}"
+    )
+
+
+def _require_known(path: Path, names: Iterable[object], known: Mapping[str, Any] | None, where: str) -> None:
+    for name in names if known is not None else ():
+        if name not in known:
+            raise ValueError(f"{path}: {where} names the column {one_line(name, 60)!r}{did_you_mean(name, known)}")
 
 
 def _require_row(path: Path, row: Mapping[str, Any]) -> None:

@@ -11,9 +11,12 @@ from vibe_pipeline.diffusion.models import find_model, pick_device
 from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter, StageParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
-from vibe_pipeline.generation.denoiser import Sampling
+from vibe_pipeline.generation.stages import Sampling
 from vibe_pipeline.io.keys import file_sha256, folder_fingerprint, weights_fingerprint
 from vibe_pipeline.io.manifests import AdapterManifest
+
+LATER = ("bridge", "detail_transfer", "enlarge", "guidance_interval", "sharpen", "sr", "stages", "step_cache")
+"""Fields that came after the first clips were made."""
 
 
 def base_settings(model: ModelParams, generation: GenerationParams) -> dict[str, Any]:
@@ -42,11 +45,7 @@ def arm_settings(
         stage1: Manifest of the stage-1 adapter that is kept.
     """
     # A field that came later and is off is left out, so that older clips count.
-    off = {
-        name
-        for name in ("bridge", "detail_transfer", "enlarge", "sharpen", "sr", "stages")
-        if getattr(arm, name) is None
-    }
+    off = {name for name in LATER if getattr(arm, name) is None}
     off |= {"rope"} if arm.rope.kind == "none" else set()
     own = {} if arm.transformer is None else {"transformer": weights_fingerprint(arm.transformer.path)}
     own |= {"network": file_sha256(arm.sr.weights)} if arm.sr else {}
@@ -91,14 +90,14 @@ def arm_sampling(arm: ArmParams, model: ModelParams, strength: float) -> Samplin
         sigmas = bridge_schedule(arm.steps, arm.bridge.sigma, arm.bridge.form, arm.flow_shift or SHIFT)
     else:
         sigmas = sigma_schedule(arm.steps, arm.flow_shift or model.flow_shift, strength, arm.strength_mode)
-    return Sampling(sigmas, arm.scheduler, arm.guidance_scale)
+    return Sampling(sigmas, arm.scheduler, arm.guidance_scale, arm.guidance_interval)
 
 
 def stage_sampling(stage: StageParams, arm: ArmParams, model: ModelParams) -> Sampling:
     """Noise levels of a pass before a row's own; solver and guidance are the row's."""
     shift = stage.flow_shift or model.flow_shift
     sigmas = sigma_schedule(stage.steps, shift, stage.strength, stage.strength_mode)
-    return Sampling(sigmas, arm.scheduler, arm.guidance_scale)
+    return Sampling(sigmas, arm.scheduler, arm.guidance_scale, arm.guidance_interval)
 
 
 def notes(model: ModelParams, sampling: Sampling) -> dict[str, Any]:

@@ -1,18 +1,15 @@
 """Text encoder, VAE and transformer of one arm at work: from noise, or from an enlarged native clip."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from vibe_pipeline.diffusion import lora
-from vibe_pipeline.diffusion.attention import install_gclf
 from vibe_pipeline.diffusion.bridge import bridge_start
 from vibe_pipeline.diffusion.flow import add_noise, seeded_noise
 from vibe_pipeline.diffusion.freeswim import FreeSwim, freeswim_predictor
@@ -31,26 +28,26 @@ from vibe_pipeline.diffusion.models import (
     velocity_predictor,
 )
 from vibe_pipeline.diffusion.objectives import Predict
-from vibe_pipeline.diffusion.rope import install_rope, rope_of
-from vibe_pipeline.diffusion.sampling import Scheduler, denoise, guided, resize_latents
-from vibe_pipeline.experiment.arms import ArmParams, StageParams
+from vibe_pipeline.diffusion.sampling import denoise, guided, resize_latents
+from vibe_pipeline.diffusion.step_cache import (
+    forget_steps,
+    in_context,
+    install_step_cache,
+    remove_step_cache,
+    step_cache_of,
+)
+from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.clip_cache import Rows, Scale
 from vibe_pipeline.generation.first_frames import first_frame_pixels
+from vibe_pipeline.generation.native_latents import NativeLatents
+from vibe_pipeline.generation.stages import Attach, Sampling, Stage, attach_attention
 from vibe_pipeline.generation.text_cache import TextCache
 from vibe_pipeline.images.resize import enlarge
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.video import read_clip
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a clip is denoised: noise levels [n + 1], solver, guidance scale."""
-
-    sigmas: Tensor
-    scheduler: Scheduler
-    guidance_scale: float
+from vibe_pipeline.runtime.progress import Progress
 
 
 class Denoiser:
@@ -66,6 +63,7 @@ class Denoiser:
         adapter: Manifest of the arm's adapter.
         stage1: Manifest of the stage-1 adapter to keep (an ablation).
         attach: Gives the transformer the arm's attention; (denoiser, arm, native token grid).
+        natives: Latents of enlarged native clips that all arms share; None: every clip is encoded here.
     """
 
     def __init__(
@@ -78,13 +76,14 @@ class Denoiser:
         arm: ArmParams | None = None,
         adapter: AdapterManifest | None = None,
         stage1: AdapterManifest | None = None,
-        attach: "Attach | None" = None,
+        attach: Attach | None = None,
+        natives: NativeLatents | None = None,
     ) -> None:
         limit_threads(model.threads)
         texts.ensure([*prompts, params.negative_prompt])
         self.texts, self.sampling, self.negative = texts, sampling, params.negative_prompt
         self.checkpoint, self.offload = find_model(model.path), model.offload
-        self.native = Scale.of(model.native)
+        self.native, self.natives = Scale.of(model.native), natives
         self.device, self.dtype = pick_device(model.device), getattr(torch, model.dtype)
         home = torch.device("cpu") if model.offload else self.device
         own = arm.transformer.path if arm is not None and arm.transformer is not None else None
@@ -110,9 +109,18 @@ class Denoiser:
                 (attach or attach_attention)(
                     self, arm, token_grid(self.checkpoint, model.native.height, model.native.width)
                 )
+            self._hasten(model, arm)
         except BaseException:
             self.close()
             raise
+
+    def _hasten(self, model: ModelParams, arm: ArmParams | None) -> None:
+        """A step cache, or compiled blocks: a cache's hooks decide in Python, which torch.compile cannot look into."""
+        cache = step_cache_of(arm.step_cache) if arm is not None else None
+        if cache is not None:
+            install_step_cache(self.transformer, cache)
+        elif model.compile:
+            self.transformer.compile_repeated_blocks()
 
     def __enter__(self) -> Self:
         return self
@@ -123,6 +131,7 @@ class Denoiser:
     def close(self) -> None:
         """Free the models' memory: the next arm, or training, loads its own."""
         self._fused.close()
+        remove_step_cache(self.transformer)
         release(self.transformer, self.vae)
 
     def from_noise(self, rows: Rows, size: Scale) -> Tensor:
@@ -147,7 +156,7 @@ class Denoiser:
                 pixels[i].add_(_enlarged(row, size)[0]).clamp_(0, 1)
         return pixels
 
-    def cascade(self, rows: Rows, size: Scale, stages: "Sequence[Stage]") -> Tensor:
+    def cascade(self, rows: Rows, size: Scale, stages: Sequence[Stage]) -> Tensor:
         """From noise at the first stage's size to the target, each pass from the enlarged latent of the one before.
 
         Nothing is decoded in between (CineScale, arXiv 2508.15774). Every pass has fresh noise: the row's own that of
@@ -178,7 +187,13 @@ class Denoiser:
         return bridge_start(latents, noise, torch.full((len(noise),), self.bridge.sigma), self.bridge.form)
 
     def _native_latent(self, row: dict[str, Any], size: Scale) -> Tensor:
-        """A row's native clip as a latent of the target size: enlarged as pixels, or once it is encoded."""
+        """A row's native clip as a latent of the target size, from the arms' common store where there is one."""
+        if self.natives is None:
+            return self._encoded(row, size)
+        return self.natives.once(row, self.enlarge or "pixels", lambda: self._encoded(row, size))
+
+    def _encoded(self, row: dict[str, Any], size: Scale) -> Tensor:
+        """Enlarged as pixels, or once it is encoded."""
         if self.enlarge != "latent":
             return encode_video(self.vae, _enlarged(row, size))
         latent = encode_video(self.vae, _pixels(row))
@@ -191,13 +206,14 @@ class Denoiser:
 
     def _denoised(self, rows: Rows, size: Scale, start: Tensor, sampling: Sampling) -> Tensor:
         first_frame = self._first_frames(rows, size)
+        forget_steps(self.transformer)
         steps = len(sampling.sigmas) - 1
         with (
             self._on_device(self.transformer),
-            tqdm(total=steps, desc=f"{size.height}x{size.width}", unit="step", leave=False, mininterval=2) as bar,
+            Progress[None](total=steps, desc=f"{size.height}x{size.width}") as bar,
         ):
             latent = denoise(
-                predict=self._predict(rows, first_frame is not None, sampling.guidance_scale),
+                predict=self._predict(rows, first_frame is not None, sampling),
                 x=start.to(self.device),
                 sigmas=sampling.sigmas,
                 scheduler=sampling.scheduler,
@@ -208,16 +224,21 @@ class Denoiser:
             self.swim.stored.clear()
         return latent
 
-    def _predict(self, rows: Rows, first_frame: bool, guidance_scale: float) -> Predict:
+    def _predict(self, rows: Rows, first_frame: bool, sampling: Sampling) -> Predict:
         conditional = self.texts.load([r["prompt"] for r in rows])
         empty = self.texts.load([self.negative]).expand_as(conditional)
         one, other = (
-            velocity_predictor(self.transformer, t, self.checkpoint.expand_timesteps, self.dtype, first_frame)
-            for t in (conditional, empty)
+            in_context(
+                self.transformer,
+                name,
+                velocity_predictor(self.transformer, t, self.checkpoint.expand_timesteps, self.dtype, first_frame),
+            )
+            for name, t in (("conditional", conditional), ("unconditional", empty))
         )
+        scale, interval = sampling.guidance_scale, sampling.guidance_interval
         if self.swim is not None:
-            return freeswim_predictor(self.swim, one, other, guidance_scale, self.refresh_every)
-        return guided(one, other, guidance_scale)
+            return freeswim_predictor(self.swim, one, other, scale, self.refresh_every, interval)
+        return guided(one, other, scale, interval)
 
     def _noise(self, rows: Rows, size: Scale) -> Tensor:
         shape = latent_shape(dict(self.vae.config), size.height, size.width, size.frames)
@@ -241,42 +262,6 @@ class Denoiser:
         finally:
             if self.offload:
                 part.to("cpu")
-
-
-Attach = Callable[[Denoiser, ArmParams, tuple[int, int]], None]
-
-
-def attach_attention(denoiser: Denoiser, arm: ArmParams | StageParams, native_grid: tuple[int, int]) -> None:
-    """A row's or a stage's attention and rotary positions, windows measured on the native token grid (H, W)."""
-    rope = rope_of(arm.rope)
-    install_rope(denoiser.transformer, rope, native_grid)
-    install_gclf(denoiser.transformer, arm.attention, native_grid, rope=rope)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A pass before a row's own.
-
-    Attributes:
-        size: Of its clips.
-        sampling: Noise levels, solver, guidance.
-        attach: Gives the transformer the stage's attention and positions; undone by that of the row.
-        restore: Gives it the row's again.
-    """
-
-    size: Scale
-    sampling: Sampling
-    attach: Callable[[Denoiser], None]
-    restore: Callable[[Denoiser], None]
-
-    @contextmanager
-    def entered(self, denoiser: Denoiser) -> Iterator[None]:
-        """The stage's attention inside, the row's afterwards."""
-        self.attach(denoiser)
-        try:
-            yield
-        finally:
-            self.restore(denoiser)
 
 
 def _pixels(row: dict[str, Any]) -> Tensor:

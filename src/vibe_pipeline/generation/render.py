@@ -12,8 +12,9 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.clip_cache import ClipJob, Make, Scale, make_clips
 from vibe_pipeline.generation.clip_settings import base_settings, notes
-from vibe_pipeline.generation.denoiser import Denoiser, Sampling
+from vibe_pipeline.generation.denoiser import Denoiser
 from vibe_pipeline.generation.methods import ArmJob, method_of
+from vibe_pipeline.generation.stages import Sampling
 from vibe_pipeline.generation.text_cache import text_cache
 from vibe_pipeline.generation.true_renders import true_renders
 from vibe_pipeline.io.manifests import AdapterManifest

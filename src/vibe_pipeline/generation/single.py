@@ -44,13 +44,18 @@ Size = tuple[int, int]
 def chosen_arm(experiment: Experiment, name: str | None, changes: Mapping[str, Any]) -> tuple[str, ArmParams]:
     """A row by its name, or the reference, or the first with an adapter; and what is asked for instead of its fields.
 
+    The name of a row that was swept, over training seeds for example, means its first variant.
+
     Raises:
         ValueError: There is no such row, its method does not start from a native clip, or a value cannot be used.
     """
     fitting = {n: arm for n, arm in experiment.arms.items() if method_of(arm).takes_clips}
     if name is None:
         with_adapter = (n for n, arm in fitting.items() if arm.adapter and not arm.keep_stage1)
-        name = experiment.reference_arm if experiment.reference_arm in fitting else next(with_adapter, None)
+        reference = _first_of(experiment.reference_arm, fitting)
+        name = reference if reference in fitting else next(with_adapter, None)
+    else:
+        name = _first_of(name, fitting)
     if name not in fitting:
         there = experiment.arms.get(name or "")
         why = f"takes no clip, being of method {there.method}" if there else "is not a row of arms"
@@ -60,6 +65,12 @@ def chosen_arm(experiment: Experiment, name: str | None, changes: Mapping[str, A
         return name, ArmParams(**row.model_dump(exclude_unset=True) | dict(changes)) if changes else row
     except ValidationError as error:
         raise ValueError(refusal(error, f"arms.{name}", ArmParams)) from None
+
+
+def _first_of(name: str, arms: Mapping[str, ArmParams]) -> str:
+    """A row, or the first variant of the swept row that is called so."""
+    variants = (n for n, arm in arms.items() if any(origin.family == name for origin in arm.origins))
+    return name if name in arms else next(variants, name)
 
 
 def given_adapter(adapter: str, folder: Path) -> AdapterManifest:

@@ -12,12 +12,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from vibe_pipeline.diffusion.models import WanCheckpoint, find_model, pick_device, text_embeddings
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.io.files import write_atomic
 from vibe_pipeline.io.keys import content_key, folder_fingerprint
+from vibe_pipeline.runtime.progress import Progress
 
 
 class TextCache:
@@ -49,9 +49,7 @@ class TextCache:
             return
         device = pick_device(self._model.device)
         embedded = text_embeddings(self._checkpoint, missing, self._model.text_length, device, self._dtype)
-        bar = tqdm(
-            zip(missing, embedded, strict=True), total=len(missing), desc="prompts", unit="prompt", mininterval=2
-        )
+        bar = Progress(zip(missing, embedded, strict=True), total=len(missing), desc="prompts", unit="prompt")
         for text, embedding in bar:
             used = int(embedding.any(-1).nonzero().max()) + 1 if embedding.any() else 0
             tensors = {"embedding": embedding[:used].clone()}

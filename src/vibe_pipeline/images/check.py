@@ -18,13 +18,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin
-from tqdm import tqdm
 
 from vibe_pipeline.images.crop import nearest_bucket
 from vibe_pipeline.images.find import FoundImage
 from vibe_pipeline.images.folder import CAPTION_SUFFIX
 from vibe_pipeline.images.formats import FORMATS, MAX_TEXT, refusal_by_error
 from vibe_pipeline.io.errors import one_line
+from vibe_pipeline.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def check_images(
     examine = partial(_examine, sizes=list(sizes), max_pixels=max_pixels)
     examined = iter(_map_images(examine, paths, workers))
     usable, quarantine = _sorted_out(found, [fault or next(examined) for fault in faults])
-    log.info("%d images usable, %d in quarantine", len(usable), len(quarantine))
+    log.debug("%d images usable, %d in quarantine", len(usable), len(quarantine))
     return usable, quarantine
 
 
@@ -174,7 +174,7 @@ def _sharing(row: FoundImage, first: str) -> str:
 
 def _map_images(examine: Callable[[str], Examined], paths: list[str], workers: int) -> list[Examined]:
     """Examine in order, with a progress bar; in processes of their own where that pays."""
-    bar = partial(tqdm, total=len(paths), desc="checking images", unit="image", mininterval=1.0)
+    bar = partial(Progress, total=len(paths), desc="checking images", unit="image")
     workers = min(workers, math.ceil(len(paths) / CHUNK))
     if workers <= 1:
         return list(bar(map(examine, paths)))

@@ -20,7 +20,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from vibe_pipeline.diffusion.lifetime import released
 from vibe_pipeline.diffusion.models import (
@@ -39,6 +38,7 @@ from vibe_pipeline.images.crop import resize_and_crop
 from vibe_pipeline.images.resize import enlarge, shrink, there_and_back
 from vibe_pipeline.io.files import remove_abandoned, require_space, write_atomic
 from vibe_pipeline.runtime.deadline import require_time
+from vibe_pipeline.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def _middle(pixels: Tensor, proportions: Size) -> Tensor:
 
 def _encode_texts(shards: list[Shard], model: WanCheckpoint, params: ModelParams, device: torch.device) -> None:
     captions = (row["caption"] for shard in shards for row in shard.rows)
-    bar = tqdm(total=sum(len(s.rows) for s in shards), desc="encoding captions", unit="caption", mininterval=5)
+    bar = Progress[None](total=sum(len(s.rows) for s in shards), desc="encoding captions", unit="caption")
     embeddings = text_embeddings(model, captions, params.text_length, device, getattr(torch, params.dtype))
     with bar, closing(embeddings):
         for shard in shards:
@@ -135,7 +135,7 @@ def _encode_texts(shards: list[Shard], model: WanCheckpoint, params: ModelParams
 def _encode_images(
     shards: list[Shard], model: WanCheckpoint, params: ModelParams, data: DataParams, device: torch.device
 ) -> None:
-    bar = tqdm(total=sum(len(s.rows) for s in shards), desc="encoding images", unit="image", mininterval=5)
+    bar = Progress[None](total=sum(len(s.rows) for s in shards), desc="encoding images", unit="image")
     with bar, released(load_vae(model, device, params.tile, getattr(torch, params.vae_dtype))) as vae:
         for shard in shards:
             require_time(f"all encoded captions, {bar.n} encoded images")

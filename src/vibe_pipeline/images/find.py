@@ -75,7 +75,8 @@ def find_images(folder: Path) -> pd.DataFrame:
     found = pd.DataFrame([rows[name] for name in sorted(rows)], columns=list(FoundImage._fields), dtype="str")
     refused = int((found["reason"] != "").sum())
     checked = len(found) - refused
-    log.info("found %d images to check in %s; refused already: %d%s", checked, folder, refused, passed_over)
+    said = f"; refused already: {refused}" if refused else ""
+    log.info("found %d images to check%s%s", checked, said, passed_over)
     return found
 
 

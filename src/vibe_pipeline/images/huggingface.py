@@ -11,7 +11,6 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
-from tqdm import tqdm
 
 from vibe_pipeline.diffusion.foreign import HUB_ID
 from vibe_pipeline.experiment.data import DataParams
@@ -20,6 +19,7 @@ from vibe_pipeline.images.formats import SUFFIXES
 from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.files import require_space, write_atomic
 from vibe_pipeline.io.keys import content_key
+from vibe_pipeline.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def export_dataset(data: DataParams, root: Path) -> Path:
     rows = _rows(home, data)
     require_space(folder, sum(size for _, size, _ in seen))
     records = []
-    for number, row in enumerate(tqdm(rows, desc="reading the dataset", unit="image", mininterval=2)):
+    for number, row in enumerate(Progress(rows, desc="reading the dataset", unit="image")):
         if number == data.count:
             break
         name = _write_image(folder, number, row[data.image_column], home)

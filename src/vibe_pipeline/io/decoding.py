@@ -11,9 +11,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from io import BufferedReader
 from pathlib import Path
 from statistics import median
-from typing import IO
+from typing import cast
 
 import imageio_ffmpeg
 import numpy as np
@@ -101,7 +102,7 @@ class _Ffmpeg:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log, bufsize=1 << 20
         )
         assert self._process.stdout is not None
-        self.out: IO[bytes] = self._process.stdout
+        self.out = cast("BufferedReader", self._process.stdout)  # as bufsize makes it
 
     def __enter__(self) -> "_Ffmpeg":
         return self
@@ -133,7 +134,7 @@ class _Ffmpeg:
         raise ValueError(f"{self._path} cannot be read as a video: {one_line(reason, 240)}")
 
 
-def _next_frame(stream: IO[bytes]) -> Frame | None:
+def _next_frame(stream: BufferedReader) -> Frame | None:
     """The next picture of a stream of binary PPMs; None at its end, or within a picture, which ffmpeg's exit tells."""
     if stream.readline().strip() != b"P6":
         return None

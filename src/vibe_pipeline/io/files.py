@@ -51,7 +51,7 @@ def remove_abandoned(folder: Path, suffix: str) -> None:
     """Remove what killed processes of this machine left half written by :func:`write_atomic`."""
     for path in folder.glob(f".*{suffix}"):
         writer = path.name.split(".")[1].split("-")
-        if len(writer) == 3 and writer[1] == _host() and not _lives(int(writer[0])):
+        if len(writer) == 3 and writer[1] == _host() and not process_lives(int(writer[0])):
             path.unlink(missing_ok=True)
 
 
@@ -59,7 +59,8 @@ def _host() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 
 
-def _lives(pid: int) -> bool:
+def process_lives(pid: int) -> bool:
+    """Whether a process of this machine is there."""
     try:
         os.kill(pid, 0)  # asks only
     except ProcessLookupError:

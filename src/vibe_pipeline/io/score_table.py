@@ -27,6 +27,7 @@ SCORE_COLUMNS = (
     "seen",
     "low",
     "high",
+    "resamples",
 )
 WHOLE_ARM = -1  # prompt_index and seed of a row that speaks for an arm rather than a clip
 
@@ -101,7 +102,8 @@ def score_row(
 def score_table(rows: Iterable[dict[str, object]]) -> pd.DataFrame:
     """Rows to a score table with :data:`SCORE_COLUMNS` in order and stable types.
 
-    A row of a whole arm may bring its own interval, `low` to `high`, which its value alone cannot give.
+    A row of a whole arm may bring its own interval, `low` to `high`, which its value alone cannot give, and as text
+    its `resamples`: what the value becomes when prompts are drawn again, from which a difference gets its interval.
     """
     table = pd.DataFrame(list(rows), columns=list(SCORE_COLUMNS))
     return table.astype(

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -33,6 +34,6 @@ def remembered(folder: Path, key: str, compute: Callable[[], dict[str, pd.DataFr
             log.warning("%s is damaged (%s) and will be computed again", names, error)
     tables = compute()
     for name, table in tables.items():
-        write_atomic(folder / f"{key}.{name}.parquet", lambda p, t=table: t.to_parquet(p, index=False))
+        write_atomic(folder / f"{key}.{name}.parquet", partial(table.to_parquet, index=False))
     write_atomic(names, lambda p: p.write_text("\n".join(tables)))
     return tables

@@ -29,7 +29,9 @@ def write_lossless(path: Path, clip: Iterable[NDArray[np.float32] | Frame], fps:
     # Without macro_block_size=1 frames are resized to multiples of 16; yuv420p would halve the colour.
     options = {"codec": "libx264rgb", "pixelformat": "rgb24", "macro_block_size": 1, "quality": None}
     frames = (_bytes(frame, path) for frame in clip)
-    return _write(path, frames, fps, options | {"output_params": ["-qp", "0", "-preset", "veryfast"]})
+    # Ultrafast leaves out CABAC, which takes three quarters of the time of writing and of every reading, for a tenth of
+    # the size.
+    return _write(path, frames, fps, options | {"output_params": ["-qp", "0", "-preset", "ultrafast"]})
 
 
 def write_preview(path: Path, clip: Iterable[NDArray[np.float32] | Frame], fps: float) -> Path:
@@ -109,7 +111,7 @@ def _bytes(frame: NDArray[np.float32] | Frame, path: Path) -> Frame:
     if frame.ndim != 3 or frame.shape[-1] != 3 or not np.isfinite(frame).all():
         raise ValueError(f"{path}: expected finite RGB frames [H, W, 3], got one of shape {frame.shape}")
     if frame.dtype == np.uint8:
-        return frame
+        return frame.astype(np.uint8, copy=False)
     scaled = frame * 255
     return np.rint(scaled, out=scaled).clip(0, 255, out=scaled).astype(np.uint8)
 
@@ -130,6 +132,6 @@ def _write(path: Path, frames: Iterable[Frame], fps: float, options: dict) -> Pa
     def write(temporary: Path) -> None:
         with imageio.get_writer(temporary, format="FFMPEG", fps=fps, ffmpeg_log_level="error", **options) as writer:
             for frame in frames:
-                writer.append_data(frame)
+                writer.append_data(frame)  # type: ignore[attr-defined]  # of the writer, which imageio types as either
 
     return write_atomic(path, write)

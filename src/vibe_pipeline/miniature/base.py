@@ -12,11 +12,11 @@ import torch.multiprocessing as mp
 from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from vibe_pipeline.miniature.networks import TEXT_LENGTH, build_text_encoder, build_tokenizer, build_transformer
 from vibe_pipeline.miniature.scene import sample_scenes
 from vibe_pipeline.miniature.world import render
+from vibe_pipeline.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,8 @@ def encode_clips(vae_folder: Path, folder: Path, clips: int, size: int, frames: 
         return
     work = partial(_encode_shard, vae_folder=vae_folder, folder=folder, size=size, frames=frames, seed=seed)
     with mp.get_context("spawn").Pool(processes) as pool:
-        for _ in tqdm(pool.imap_unordered(work, missing), total=len(missing), desc="encoding clips", unit="shard"):
+        done = pool.imap_unordered(work, missing)
+        for _ in Progress(done, total=len(missing), desc="encoding clips", unit="shard"):
             pass
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.io.files import write_atomic
 from vibe_pipeline.io.keys import content_key
 from vibe_pipeline.miniature import scene as scene_module
 from vibe_pipeline.miniature import world
+from vibe_pipeline.runtime.progress import Progress
 
 
 def render_images(data: DataParams) -> Path:
@@ -34,7 +34,7 @@ def render_images(data: DataParams) -> Path:
         return folder
     scenes = scene_module.sample_scenes(np.random.default_rng([data.seed, 77]), count, held_out=False)
     folder.mkdir(parents=True, exist_ok=True)
-    for i, scene in enumerate(tqdm(scenes, desc="rendering images", unit="image", mininterval=2)):
+    for i, scene in enumerate(Progress(scenes, total=len(scenes), desc="rendering images", unit="image")):
         still = world.render(scene, data.high.height, data.high.width, 1, world.STILL_STYLE)[0]
         image = Image.fromarray(np.rint(still * 255).astype(np.uint8))
         write_atomic(folder / f"{i:05d}.png", lambda p, image=image: image.save(p, format="PNG"))

@@ -1,28 +1,36 @@
 """One node per row of a table."""
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
+from types import MethodType
 from typing import Any
 
 
-class RowFunction:
-    """A node function with the row's name bound as its first argument.
+class Row(str):
+    """A row's name, to which a node's function is bound as a method: so the name is its first argument.
 
-    Unlike a closure it can be sent to worker processes; unlike a partial it keeps name and annotations there,
-    from which Kedro takes log lines and validates parameters.
+    Unlike a closure, a method can be sent to worker processes, by the object that it is bound to and the function's
+    name; unlike a partial it keeps the function's name and annotations, from which Kedro validates parameters; and
+    Kedro-Viz shows the code of the plain function behind it.
     """
 
-    def __init__(self, function: Callable[..., Any], row: str) -> None:
-        self.function, self.row = function, row
-        signature = inspect.signature(function)
-        self.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
-        self.__annotations__ = dict(function.__annotations__)
-        self.__name__ = f"{function.__name__}[{row}]"
-        self.__doc__ = function.__doc__
+    function: Callable[..., Any]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function for this row."""
-        return self.function(self.row, *args, **kwargs)
+    def __new__(cls, name: str, function: Callable[..., Any]) -> "Row":
+        """Take the name and the function."""
+        row = super().__new__(cls, name)
+        row.function = function
+        return row
+
+    def __getattr__(self, name: str) -> Any:
+        """The function, by its name; a worker process asks so."""
+        function = self.__dict__.get("function")
+        if function is None or name != function.__name__:
+            raise AttributeError(name)
+        return MethodType(function, self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What a worker process gets."""
+        return Row, (str(self), self.function)
 
 
 def resources(gpus: int = 0, cpus: int = 1) -> list[str]:
@@ -30,9 +38,9 @@ def resources(gpus: int = 0, cpus: int = 1) -> list[str]:
     return [f"gpu_{gpus}", f"cpu_{cpus}"]
 
 
-def for_row(function: Callable[..., Any], row: str) -> RowFunction:
+def for_row(function: Callable[..., Any], row: str) -> MethodType:
     """Bind a row's name as the first argument of a node function."""
-    return RowFunction(function, row)
+    return MethodType(function, Row(row, function))
 
 
 def named(prefix: str, rows: Iterable[str]) -> dict[str, str]:

@@ -1,12 +1,14 @@
 """Whether what the report puts to the test will be measured; asked before anything runs."""
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from vibe_pipeline.evaluation.composites import unasked_parts
 from vibe_pipeline.evaluation.metrics.registry import METRICS
 from vibe_pipeline.experiment.claims import Asked, Claim, Claims
 from vibe_pipeline.experiment.evaluation import EvaluationParams
-from vibe_pipeline.io.errors import did_you_mean
+from vibe_pipeline.io.errors import did_you_mean, one_line
 from vibe_pipeline.vbench.dimensions import dimension_of
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,19 @@ def _check_measure(measure: Asked, claim: Claim) -> None:
     if known.direction not in ("none", measure.better):
         said = f"{measure.better} {measure.metric} as the better side; it is {known.direction}"
         raise ValueError(f"claims: kinds.{claim.kind} has {said}")
+
+
+def check_published(published: Mapping[str, Any]) -> None:
+    """Refuse a published column that names a metric of ours which there is not: ours would never stand beside it.
+
+    Raises:
+        ValueError: Names the column and the metric that is spelt most alike.
+    """
+    for name, column in published.get("columns", {}).items():
+        metric = column.get("metric")
+        if metric and metric not in METRICS:
+            near = did_you_mean(metric, METRICS)
+            raise ValueError(f"published.yml: columns.{name}.metric: {one_line(metric, 60)!r} is not a metric{near}")
 
 
 def _dimension(name: str, field: str) -> str:

@@ -31,7 +31,9 @@ from vibe_pipeline.planning.architecture import Architecture, Grid
 from vibe_pipeline.planning.crops import crop_tokens
 from vibe_pipeline.planning.devices import Device
 from vibe_pipeline.planning.figures import Figures
-from vibe_pipeline.planning.measure_costs import network_teraflops
+from vibe_pipeline.planning.measure_costs import network_teraflops, writing_seconds
+from vibe_pipeline.planning.rates import ASSUMED_SHARE, COMPILE_SECONDS, READ_BYTES, Rates, rates_of
+from vibe_pipeline.planning.work import Work
 
 if TYPE_CHECKING:
     import torch
@@ -42,20 +44,6 @@ CONTEXT_BYTES = 1.0e9
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 STATE_BYTES = {"adamw": 8.0, "adamw_8bit": 2.0}
 """AdamW's two moments of each trained number; 8 bit as bitsandbytes keeps them."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """TFLOP and the seconds they take at the assumed share of peak."""
-
-    teraflops: float = 0.0
-    seconds: float = 0.0
-
-    def __add__(self, other: "Work") -> "Work":
-        return Work(self.teraflops + other.teraflops, self.seconds + other.seconds)
-
-    def __mul__(self, times: float) -> "Work":
-        return Work(self.teraflops * times, self.seconds * times)
 
 
 Adapter = LoraParams | Path
@@ -85,7 +73,7 @@ class Costs:
     """Work and peak memory (bytes) of one model on one device.
 
     Attributes:
-        share: Of the device's peak that is reached.
+        share: Of the device's peak that every kernel is said to reach; None: each has its own of `planning.rates`.
         first_frames: Whether clips hold a first frame, and so have one timestep a token.
         figures: Where what the modules themselves give is kept.
     """
@@ -93,7 +81,7 @@ class Costs:
     architecture: Architecture
     model: ModelParams
     device: Device
-    share: float
+    share: float | None = None
     first_frames: bool = False
     figures: Figures = field(default_factory=Figures)
     _memo: dict[tuple, Any] = field(default_factory=dict, compare=False)
@@ -145,10 +133,15 @@ class Costs:
         row = tables.adapters[arm.adapter]
         return [row.lora, *self.beside(stage1_of(row, tables) if arm.keep_stage1 else None), *extras]
 
-    def forward(self, size: ClipSize, attention: AttentionParams, adapters: Sequence[Adapter] = ()) -> Work:
-        """One sample through the transformer, with adapters beside it if there are any."""
+    def forward(
+        self, size: ClipSize, attention: AttentionParams, adapters: Sequence[Adapter] = (), compiled: bool = False
+    ) -> Work:
+        """One sample through the transformer, with adapters beside it if there are any, by `torch.compile` or not."""
         flops = self._flops(size, attention, [self._layers(adapter) for adapter in adapters], self.first_frames)
-        return self._work(flops.forward, self.model.dtype)
+        rates = self.rates(self.model.dtype)
+        linear = rates.forward_compiled if compiled else rates.forward
+        seconds = flops.linear_forward / linear + self._attention(size, attention, flops.attention_forward, rates)
+        return Work(flops.forward / 1e12, {"transformer": seconds / 1e12})
 
     def step(
         self, size: ClipSize, attention: AttentionParams, row: TrainParams, stage1: LoraParams | None = None
@@ -158,9 +151,43 @@ class Costs:
         adapters = [*frozen, replace(self._layers(row.lora), trained=True)]
         tokens = crop_tokens(self.architecture, size, row)
         flops = self._flops(size, attention, adapters, tokens=tokens)
-        one = flops.total + (flops.forward if row.gradient_checkpointing else 0.0)
-        work = self._work(one * row.batch_size * row.forwards, "bfloat16" if row.autocast else self.model.dtype)
-        return Work(work.teraflops, work.seconds / row.processes)
+        again = int(row.gradient_checkpointing)
+        linear = flops.linear_forward * (1 + again) + flops.linear_backward
+        scores = flops.attention_forward * (1 + again) + flops.attention_backward
+        rates = self.rates("bfloat16" if row.autocast else self.model.dtype).of_a_step()
+        rest = rates.forward_compiled if row.compile else rates.forward
+        # A crop's tokens and its context's all see each other.
+        attending = self._attention(size, attention, scores, rates) if tokens is None else scores / rates.sdpa
+        seconds = linear / rest + attending
+        work = Work((linear + scores) / 1e12, {"transformer": seconds / 1e12 / row.processes})
+        return work * (row.batch_size * row.forwards)
+
+    def rates(self, dtype: str) -> Rates:
+        """TFLOP/s by kernel, for a transformer that computes in `dtype`."""
+        if self.share is None and dtype != "float32":
+            return rates_of(self.device)[0]
+        return Rates.same(self.device.teraflops(dtype) * (self.share or ASSUMED_SHARE))
+
+    @property
+    def assumed(self) -> frozenset[str]:
+        """Which of the rates nobody has measured."""
+        return rates_of(self.device)[1]
+
+    def kernel(self, size: ClipSize, attention: AttentionParams) -> tuple[str, float]:
+        """What computes self-attention on this device, and the keys that it compares a query with to that end."""
+        grid, layers = self.architecture.grid(size), self.architecture.transformer["num_layers"]
+        kind, native = kind_of(attention), self.native_grid[1:]
+        key = ("kernel", grid, native, layers, repr(kind))
+        found = self._kept(key, lambda: [kind.kernel(grid, native, layer, "cuda") for layer in range(layers)])
+        return found[0][0], sum(keys for _, keys in found) / len(found)
+
+    def _attention(self, size: ClipSize, attention: AttentionParams, operations: float, rates: Rates) -> float:
+        """Seconds of attention, 1e-12: kernels compute more than has to be, each at its own rate."""
+        name, computed = self.kernel(size, attention)
+        rate = {"sdpa": rates.sdpa, "masked": rates.masked, "flex": rates.flex}[name]
+        keys, text = self.keys(size, attention), self.model.text_length
+        own = operations * keys / (keys + text)  # the rest is cross-attention
+        return own * computed / keys / rate + (operations - own) / rates.sdpa
 
     def step_memory(
         self, size: ClipSize, attention: AttentionParams, row: TrainParams, stage1: LoraParams | None = None
@@ -230,9 +257,8 @@ class Costs:
     def text(self) -> Work:
         """One prompt."""
         length = self.model.text_length
-        return self._work(
-            self._kept(("text",), lambda: text_flops(self.architecture.text_encoder, length)), self.model.dtype
-        )
+        teraflops = self._kept(("text",), lambda: text_flops(self.architecture.text_encoder, length)) / 1e12
+        return Work(teraflops, {"text encoder": teraflops / self.rates(self.model.dtype).forward})
 
     def text_memory(self) -> float:
         """Peak bytes of encoding prompts: the encoder is alone on the device."""
@@ -278,19 +304,38 @@ class Costs:
             per_token=per_token,
         )
 
+    def write(self, size: ClipSize, beside: float) -> Work:
+        """Writing one clip, beside whose successor is made for so many seconds: what of it is waited for."""
+        return Work(parts={"writing clips": max(0.0, writing_seconds(size) - beside)})
+
+    def load(self, *parts: str) -> Work:
+        """Reading the weights of parts of the model."""
+        return Work(parts={"loading, compiling": sum(map(self.weights, parts)) / READ_BYTES})
+
+    def compiling(self, size: ClipSize, attention: AttentionParams, blocks: bool, modes: int = 1) -> Work:
+        """What torch.compile takes before the first call of a size in each grad mode; flex is always compiled."""
+        times = modes * (blocks or self.kernel(size, attention)[0] == "flex")
+        return Work(parts={"loading, compiling": times * COMPILE_SECONDS})
+
     def _vae(self, size: ClipSize, decode: bool) -> Work:
         latent = self.architecture.latent(size)
         calls = self._once(("vae calls",), lambda: VaeFlops(self.architecture.vae, self.model.tile))
         call = calls.decode if decode else calls.encode
-        return self._work(self._kept(("vae", latent, decode), lambda: call(latent)), self.model.vae_dtype, True)
+        teraflops = self._kept(("vae", latent, decode), lambda: call(latent)) / 1e12
+        return Work(teraflops, {"VAE": teraflops / self._vae_rate(decode)})
+
+    def _vae_rate(self, decode: bool) -> float:
+        """TFLOP/s; 32-bit convolutions run as TF32, as torch has them by default."""
+        dtype = self.model.vae_dtype
+        if self.share is not None:
+            return self.device.teraflops(dtype, convolutions=True) * self.share
+        rates = rates_of(self.device)[0]
+        names = ("decode", "decode_half") if decode else ("encode", "encode_half")
+        return getattr(rates, names[dtype != "float32"])
 
     def networks(self, size: ClipSize, extra: Collection[str]) -> Work:
         """Networks of the measures that `evaluation.extra_measures` names, on one clip, in 32 bit."""
-        return self._work(1e12 * network_teraflops(size, extra), "float32", convolutions=True)
-
-    def _work(self, operations: float, dtype: str, convolutions: bool = False) -> Work:
-        teraflops = operations / 1e12
-        return Work(teraflops, teraflops / (self.device.teraflops(dtype, convolutions) * self.share))
+        return convolutions(self, network_teraflops(size, extra), "float32", "measures")
 
     def _kept(self, key: tuple, make: Callable[[], Any]) -> Any:
         """A figure that takes the modules to make; what it depends on beside its key is the model's and the run's."""
@@ -302,3 +347,9 @@ class Costs:
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]
+
+
+def convolutions(costs: Costs, teraflops: float, dtype: str, part: str) -> Work:
+    """A network of convolutions that nobody measured, as a part of the run."""
+    rate = costs.device.teraflops(dtype, convolutions=True) * (costs.share or ASSUMED_SHARE)
+    return Work(teraflops, {part: teraflops / rate})

@@ -24,7 +24,7 @@ from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder
-from vibe_pipeline.planning.claims import check_claims
+from vibe_pipeline.planning.claims import check_claims, check_published
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
 from vibe_pipeline.planning.plan import Plan, make_plan
 from vibe_pipeline.planning.preflight import Check, generation_checks, scoring_checks, weights_check
@@ -208,8 +208,9 @@ def _report(params: Mapping[str, Any], evaluation: EvaluationParams) -> Finding:
     claims = Claims(params.get("claims", ()))
     try:
         check_claims(claims, evaluation)
+        check_published(params.get("published", {}))
     except ValueError as error:
-        return Finding("report", "missing", str(error), "mend the claims or evaluation.overall_dimensions")
+        return Finding("report", "missing", str(error), "mend claims.yml, published.yml or the field that is named")
     tables = len(params.get("published", {}).get("tables", ()))
     return Finding("report", "ok", f"puts {len(claims.root)} claims to the test, beside {tables} published tables")
 

@@ -9,9 +9,16 @@ from vibe_pipeline.evaluation.metrics.resolution import Measure
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.io.metric import Metric
 
-MEASURE_SECONDS = 0.16
-"""Processor seconds of our own measures a megapixel of every frame, over half of it decoding: benchmarks/measures.py on
-noisy lossless clips of 1408x2560 and 2176x3840, two cores of a shared machine."""
+MEASURE_SECONDS = 0.075
+"""Processor seconds of our own measures a megapixel of every frame, nearly half of it decoding: benchmarks/measures.py
+on noisy lossless clips of 2176x3840, two cores of a shared machine."""
+WRITING_SECONDS = 0.05
+"""Processor seconds a megapixel of every frame: a lossless clip (0.034) and its preview (0.016), a noisy 1408x2560."""
+READING_SECONDS = 0.034
+"""Likewise, to decode a lossless clip."""
+VBENCH_DECODINGS = 2  # its two readers, each once for all dimensions
+VBENCH_SECONDS = 7.0
+"""VBench's networks on a clip of 121 frames, on a GPU. Assumed: 6,220 clips take half a day on one H100."""
 MEASURE_CORES = 2  # a decoder beside the measures
 MEASURE_FRAMES = 4
 """Pictures in 32-bit floats that measuring holds beside the interpreter, however long the clip: 2.1 to 2.5 as measured,
@@ -22,6 +29,17 @@ def measuring_seconds(size: ClipSize, cores: int, extra: Collection[str] = ()) -
     """All measures of a clip on so many processors, `extra` among them."""
     megapixels = size.height * size.width * size.frames / 1e6
     return (MEASURE_SECONDS * megapixels + extra_seconds(size, extra)) / min(cores, MEASURE_CORES)
+
+
+def writing_seconds(size: ClipSize) -> float:
+    """One clip and its preview, on one processor."""
+    return WRITING_SECONDS * size.height * size.width * size.frames / 1e6
+
+
+def vbench_seconds(size: ClipSize, cores: int) -> float:
+    """VBench on one clip, where its networks run on a GPU; a decoder uses two cores at most."""
+    reading = READING_SECONDS * size.height * size.width * size.frames / 1e6 / min(cores, MEASURE_CORES)
+    return VBENCH_DECODINGS * reading + VBENCH_SECONDS * size.frames / 121
 
 
 def measuring_memory(size: ClipSize, extra: Collection[str] = ()) -> float:

@@ -18,7 +18,8 @@ from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.generation.peer_weights import peer_of
 from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.keys import file_sha256
-from vibe_pipeline.planning.costs import NUMBER_BYTES, Costs, Work
+from vibe_pipeline.planning.costs import NUMBER_BYTES, Costs, convolutions
+from vibe_pipeline.planning.work import Work
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,8 +59,9 @@ def network_cost(costs: Costs, chosen: SuperResolutionParams) -> NetworkCost | N
         return None
     operations, parameters, activations = found
     teraflops = operations * model.native.frames / 1e12
-    seconds = teraflops / (costs.device.teraflops(dtype, convolutions=True) * costs.share)
-    return NetworkCost(Work(teraflops, seconds), parameters * NUMBER_BYTES[dtype] + activations)
+    return NetworkCost(
+        convolutions(costs, teraflops, dtype, "networks"), parameters * NUMBER_BYTES[dtype] + activations
+    )
 
 
 def tile_sizes(size: ClipSize, chosen: SuperResolutionParams) -> Counter[tuple[int, int]]:

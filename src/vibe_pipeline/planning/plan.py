@@ -1,16 +1,18 @@
 """What a run will cost, from its parameters alone: work, time, memory and disk of every stage, adapter and arm.
 
-Time is operations over an assumed share of the device's dense peak; a window or pooled attention is counted at the
-keys that each query sees, which block-sparse kernels exceed a little. Not counted: reading and writing files, held-out
-losses, VBench.
+Time is operations over the rate of the kernel that computes them (`planning.rates`), or over a share of the device's
+peak if one is given. Writing a clip counts as far as it is waited for: it goes on while the next one is made. Not
+counted: shards of latents, checkpoints, the page.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vibe_pipeline.diffusion.checkpoint import tile_stride
+from vibe_pipeline.evaluation.power import least_told, prompts_by_spread
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
@@ -24,23 +26,28 @@ from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
+from vibe_pipeline.planning.machine import THIS, Machine, this_machine
 from vibe_pipeline.planning.network_costs import network_cost
-from vibe_pipeline.planning.plan_rows import (
-    PlanRow,
-    arm_rows,
-    data_row,
+from vibe_pipeline.planning.plan_rows import PlanRow, arm_rows, data_row, latents_row, native_row, training_rows
+from vibe_pipeline.planning.rates import said_of
+from vibe_pipeline.planning.score_rows import (
+    held_out_rows,
     measures_row,
-    native_row,
     network_measures_row,
-    training_rows,
     validation_rows,
+    vbench_row,
 )
 from vibe_pipeline.vbench.prompts import clips_per_dimension
+
+PUBLISHED_GAIN = 0.8
+"""Points of overall that the paper's main table has ViBe above CineScale."""
+SPREADS = (2.0, 3.0, 4.0, 6.0)
+"""Standard deviations over prompts, points; which it is, no publication says."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs, and what they were computed for."""
+    """The jobs, and what they were computed for; `measured` if the device's speed was."""
 
     model: str
     architecture: str
@@ -48,14 +55,24 @@ class Plan:
     weights_gb: float
     device: str
     device_memory_gb: float
-    share_of_peak: float
+    share_of_peak: float | None
+    speed: str
     notes: tuple[str, ...]
     rows: tuple[PlanRow, ...]
+    measured: bool = False
 
     @property
     def hours(self) -> float:
         """All jobs one after another."""
         return sum(row.hours for row in self.rows)
+
+    @property
+    def hours_by_part(self) -> dict[str, float]:
+        """The same by what spends them, the longest first."""
+        total = Counter[str]()
+        for row in self.rows:
+            total.update(row.hours_by_part)
+        return dict(total.most_common())
 
     @property
     def peak_memory_gb(self) -> float:
@@ -69,15 +86,16 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        totals = {"hours": self.hours, "peak_memory_gb": self.peak_memory_gb, "disk_gb": self.disk_gb}
-        rows = [asdict(row) | {"hours": row.hours} for row in self.rows]
+        totals: dict[str, Any] = {"hours": self.hours, "peak_memory_gb": self.peak_memory_gb, "disk_gb": self.disk_gb}
+        totals |= {"hours_by_part": self.hours_by_part}
+        rows = [asdict(row) | {"seconds": row.seconds, "hours": row.hours} for row in self.rows]
         return asdict(self) | {"rows": rows, "totals": totals}
 
 
 def make_plan(
     params: Mapping[str, Any],
     device: str = "h100",
-    share: float = 0.5,
+    share: float | None = None,
     images: int | None = None,
     figures: Figures = NOTHING_KEPT,
 ) -> Plan:
@@ -85,8 +103,9 @@ def make_plan(
 
     Args:
         params: The parameters of an environment.
-        device: A name in `planning.devices`.
-        share: Of the device's peak that is assumed.
+        device: A name in `planning.devices`, or `this`, which is measured.
+        share: Of the device's peak that is assumed of every kernel; None: what is known of each kernel. `this` is at
+            what it reaches.
         images: How many there will be, where the folder is not here yet.
         figures: Where what the modules themselves give is kept from one plan to the next.
 
@@ -95,11 +114,14 @@ def make_plan(
             or a tile that does not fit the VAE.
         FileNotFoundError: The model's architecture is not known.
     """
-    if not 0 < share <= 1:
+    if share is not None and not 0 < share <= 1:
         raise ValueError(f"the share of peak must be in (0, 1], got {share}")
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
     generation, tables = GenerationParams(**params["generation"]), checked_tables(params)
-    architecture, found = load_architecture(model.path), find_device(device)
+    architecture = load_architecture(model.path)
+    measured = device.lower() == THIS
+    found = this_machine(architecture, model, figures) if measured else find_device(device)
+    share = 1.0 if measured else share  # what was measured is what is reached
     if model.tile is not None:
         tile_stride(architecture.vae, model.tile)
     image_count, image_note = _count_images(data, images)
@@ -113,14 +135,18 @@ def make_plan(
         data_row(costs, data, image_count),
         *training_rows(costs, data, tables),
         native_row(costs, generation, clips),
+        *latents_row(costs, tables, clips),
         *arm_rows(costs, tables, generation, clips),
         *validation_rows(costs, tables, generation),
+        *held_out_rows(costs, data, tables, image_count),
+        *vbench_row(model.target, clips * len(tables.arms), evaluation.vbench_dimensions),
         measures,
         *network_measures_row(costs, clips * len(tables.arms), evaluation.extra_measures),
     )
     own_bytes, own_notes = _own_transformers(tables, 2 * costs.parameters["transformer"])
-    notes = (image_note, *clip_notes, measure_note, *own_notes, *_arm_notes(costs, tables))
-    return _described(costs, device.lower(), own_bytes, notes, rows)
+    power = _power_notes(clips // len(generation.seeds), evaluation)
+    notes = (image_note, *clip_notes, *power, measure_note, *own_notes, *_arm_notes(costs, tables))
+    return _described(costs, found.product if measured else device.lower(), own_bytes, notes, rows)
 
 
 def _described(costs: Costs, device: str, own: float, notes: tuple[str, ...], rows: tuple[PlanRow, ...]) -> Plan:
@@ -144,8 +170,10 @@ def _described(costs: Costs, device: str, own: float, notes: tuple[str, ...], ro
         device=device,
         device_memory_gb=costs.device.memory_gb,
         share_of_peak=costs.share,
+        speed=said_of(costs.device, costs.share),
         notes=notes,
         rows=rows,
+        measured=isinstance(costs.device, Machine),
     )
 
 
@@ -155,6 +183,19 @@ def _own_transformers(tables: Experiment, otherwise: float) -> tuple[float, tupl
     size = sum(_own_bytes(path, otherwise) for path in own)
     said = f"transformers of arms' own: {len(own)}, {size / 1e9:.1f} GB, each read after the base's"
     return size, (said,) if own else ()
+
+
+def _power_notes(prompts: int, evaluation: EvaluationParams) -> Iterator[str]:
+    """What so many prompts can tell, where all that the paper's overall is taken over is scored."""
+    if prompts < 2 or not set(evaluation.overall_dimensions) <= set(evaluation.vbench_dimensions):
+        return
+    least = least_told(prompts, evaluation.confidence)
+    needed = prompts_by_spread(PUBLISHED_GAIN, SPREADS, evaluation.confidence)
+    by_spread = ", ".join(f"{count} at {spread:g}" for spread, count in needed.items())
+    yield (
+        f"power: {prompts} prompts tell a difference of {least:.2f} of its spread over prompts, 4 times in 5; the "
+        f"published +{PUBLISHED_GAIN:g} points of overall6 take, by that spread: {by_spread} points (none is published)"
+    )
 
 
 def _arm_notes(costs: Costs, tables: Experiment) -> Iterator[str]:

@@ -1,11 +1,9 @@
 """The jobs of a run, one row each: how often, and the work, time, memory and disk of one."""
 
-import os
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Self
 
-from vibe_pipeline.diffusion.flow import schedule_steps
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.data import DataParams
@@ -14,10 +12,10 @@ from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.methods import method_of
-from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, Work, stage1_of
+from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, stage1_of
 from vibe_pipeline.planning.crops import crop_tokens
-from vibe_pipeline.planning.measure_costs import measuring_memory, measuring_seconds
 from vibe_pipeline.planning.network_costs import network_cost
+from vibe_pipeline.planning.work import Work
 
 FULL = AttentionParams()
 STAGE1 = "Velocity loss on low-resolution images"
@@ -28,12 +26,13 @@ class PlanRow:
     """One job of a run.
 
     Attributes:
-        group: `data`, `stage1`, `stage2`, `native`, `arm`, `validation` or `measures`.
+        group: `data`, `stage1`, `stage2`, `native`, `arm`, `validation`, `held_out`, `vbench` or `measures`.
         count: How often: images, optimiser steps or clips.
         tokens: Of one sample; None where no transformer runs.
         keys_per_query: Keys that a query of self-attention is compared with, the average over the layers.
         teraflops: Of one piece of the work.
-        seconds: Of one piece, at the device's rates.
+        parts: Seconds of one piece, by what spends them.
+        once: Seconds before the first piece, likewise.
         memory_gb: Peak on the device.
         disk_gb: What all pieces leave on disk.
     """
@@ -46,19 +45,39 @@ class PlanRow:
     tokens: int | None = None
     keys_per_query: float | None = None
     teraflops: float
-    seconds: float
+    parts: Mapping[str, float]
+    once: Mapping[str, float] = field(default_factory=dict)
     memory_gb: float
     disk_gb: float
 
     @property
+    def seconds(self) -> float:
+        """Of one piece."""
+        return sum(self.parts.values())
+
+    @property
     def hours(self) -> float:
         """Hours for all pieces together."""
-        return self.count * self.seconds / 3600
+        return sum(self.hours_by_part.values())
+
+    @property
+    def hours_by_part(self) -> dict[str, float]:
+        """The same, by what spends them."""
+        pieces = Work(parts=self.parts) * self.count + Work(parts=self.once)
+        return {name: seconds / 3600 for name, seconds in pieces.parts.items()}
 
     @classmethod
-    def of(cls, work: Work, peak: float = 0.0, disk: float = 0.0, **named: Any) -> Self:
-        """From the work of one piece, and bytes; `named` are the other fields."""
-        return cls(teraflops=work.teraflops, seconds=work.seconds, memory_gb=peak / 1e9, disk_gb=disk / 1e9, **named)
+    def of(cls, work: Work, peak: float = 0.0, disk: float = 0.0, once: Work | None = None, **named: Any) -> Self:
+        """From the work of one piece and that before the first, and bytes; `named` are the other fields."""
+        before = {} if once is None else once.parts
+        return cls(
+            teraflops=work.teraflops,
+            parts=work.parts,
+            once=before,
+            memory_gb=peak / 1e9,
+            disk_gb=disk / 1e9,
+            **named,
+        )
 
 
 def data_row(costs: Costs, data: DataParams, count: int) -> PlanRow:
@@ -79,6 +98,7 @@ def data_row(costs: Costs, data: DataParams, count: int) -> PlanRow:
         work=work,
         peak=peak,
         disk=count * size,
+        once=costs.load("text_encoder", "vae"),
     )
 
 
@@ -102,7 +122,9 @@ def training_row(
     tokens, keys = (costs.keys(size, FULL), costs.keys(size, attention)) if tokens is None else (tokens, tokens)
     work, peak = costs.step(size, attention, row, stage1), costs.step_memory(size, attention, row, stage1)
     disk = 4.0 * costs.adapter_parameters(row.lora)
+    once = costs.load("transformer") + costs.compiling(size, attention, row.compile, modes=2)
     return PlanRow.of(
+        once=once,
         group=group,
         name=name,
         label=label,
@@ -144,11 +166,12 @@ def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRo
             label="True renders",
             unit="clip",
             count=clips,
-            work=Work(),
+            work=costs.write(size, beside=0.0),
             disk=disk,
         )
     passes = generation.native_steps * _passes(generation.native_guidance_scale)
-    work = costs.text() + costs.forward(size, FULL) * passes + costs.decode(size)
+    work = costs.text() + costs.forward(size, FULL, compiled=costs.model.compile) * passes + costs.decode(size)
+    work += costs.write(size, beside=work.seconds)
     peak = _rendering_memory(costs, size, costs.forward_memory(size, generation.batch_size, FULL), 0.0, False)
     tokens = costs.keys(size, FULL)
     return PlanRow.of(
@@ -157,6 +180,7 @@ def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRo
         label="Native clips, shared by all arms",
         unit="clip",
         count=clips,
+        once=costs.load("text_encoder", "transformer", "vae") + costs.compiling(size, FULL, costs.model.compile),
         tokens=tokens,
         keys_per_query=tokens,
         work=work,
@@ -165,15 +189,35 @@ def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRo
     )
 
 
+def latents_row(costs: Costs, tables: Experiment, clips: int) -> Iterator[PlanRow]:
+    """Native clips enlarged and encoded, once for all arms that start from them; nothing where none does."""
+    loads = [method_of(arm).workload(arm, 1) for arm in tables.arms.values()]
+    size, native = costs.model.target, costs.model.native
+    work = costs.encode(size) * any(load.encodes for load in loads)
+    work += costs.encode(native) * any(load.native_encodes for load in loads)
+    if work.teraflops:
+        ways = sum(any(getattr(load, n) for load in loads) for n in ("encodes", "native_encodes"))
+        peak = costs.weights("vae") + costs.vae_memory(size, decode=False) + CONTEXT_BYTES
+        yield PlanRow.of(
+            work,
+            peak,
+            disk=4.0 * ways * clips * _numbers(costs, size),
+            group="native",
+            name="latents",
+            label="Native clips enlarged and encoded, once for all arms",
+            unit="clip",
+            count=clips,
+        )
+
+
 def arm_row(
     costs: Costs, name: str, arm: ArmParams, tables: Experiment, generation: GenerationParams, clips: int
 ) -> PlanRow:
     """An arm's clips, by the workload of its method."""
     size, method = costs.model.target, method_of(arm)
-    disk, steps = clips * _clip_bytes(size), schedule_steps(arm.steps, method.strength(arm), arm.strength_mode)
-    load = method.workload(arm, steps)
-    work = costs.encode(size) * load.encodes + costs.decode(size) * load.decodes
-    work += costs.encode(costs.model.native) * load.native_encodes
+    disk, levels = clips * _clip_bytes(size), method.levels(arm, costs.model.flow_shift)
+    load = method.workload(arm, len(levels), method.guided(arm, costs.model.flow_shift))
+    work = costs.decode(size) * load.decodes
     if not load.forwards:
         peak = _vae_peak(costs, size) + CONTEXT_BYTES if load.encodes or load.decodes else 0.0
         if load.network is not None and (found := network_cost(costs, load.network)):
@@ -184,16 +228,16 @@ def arm_row(
             label=arm.label,
             unit="clip",
             count=clips,
-            work=work,
+            work=work + costs.write(size, beside=work.seconds),
             peak=peak,
             disk=disk,
         )
-    adapters = costs.arm_adapters(arm, tables)
+    adapters, compiled = costs.arm_adapters(arm, tables), costs.model.compile and arm.step_cache is None
     for attention, times in load.forwards:
-        work += costs.forward(size, attention, adapters) * times
+        work += costs.forward(size, attention, adapters, compiled) * times
     for height, width, attention, times in load.earlier:
         smaller = size.model_copy(update={"height": height, "width": width})
-        work += costs.forward(smaller, attention, adapters) * times
+        work += costs.forward(smaller, attention, adapters, compiled) * times
     tokens, keys = costs.keys(size, FULL), costs.keys(size, arm.attention)
     extra = sum(map(costs.adapter_bytes, adapters))
     if load.keeps_cross_attention and not costs.model.offload:
@@ -203,7 +247,10 @@ def arm_row(
     batch = generation.batch_size * load.copies
     forward = max(costs.forward_memory(size, batch, attention, arm.rope) for attention, _ in load.forwards)
     peak = _rendering_memory(costs, size, forward, extra, load.encodes > 0)
+    work += costs.write(size, beside=work.seconds)
+    once = costs.load("transformer", "vae") + costs.compiling(size, arm.attention, compiled)
     return PlanRow.of(
+        once=once,
         group="arm",
         name=name,
         label=arm.label,
@@ -224,46 +271,6 @@ def arm_rows(costs: Costs, tables: Experiment, generation: GenerationParams, cli
             yield arm_row(costs=costs, name=name, arm=arm, tables=tables, generation=generation, clips=clips)
         except ValueError as error:
             raise ValueError(f"arms.{name}: {error}") from None
-
-
-def validation_rows(costs: Costs, tables: Experiment, generation: GenerationParams) -> Iterator[PlanRow]:
-    """Clips while adapters train, each as the adapter's first arm makes it; memory is that of the arm."""
-    for name, row in tables.adapters.items():
-        if row.validation_clips and row.validate_every:
-            arm, times = tables.arms[tables.arm_of(name)], -(-row.steps // row.validate_every)
-            made = arm_row(
-                costs=costs,
-                name=name,
-                arm=arm,
-                tables=tables,
-                generation=generation,
-                clips=row.validation_clips * times,
-            )
-            yield replace(made, group="validation", label=f"Validation clips, {times} times {row.validation_clips}")
-
-
-def measures_row(size: ClipSize, clips: int, extra: Collection[str] = ()) -> tuple[PlanRow, str]:
-    """Our own measures of every arm's clips, on processors while the device idles, and what that rests on."""
-    cores = os.cpu_count() or 1
-    work = Work(0.0, measuring_seconds(size, cores, extra))
-    memory = measuring_memory(size, extra) / 1e9
-    note = f"our measures: on the {cores} cores of this machine, an arm at a time; {memory:.1f} GB of main memory"
-    return PlanRow.of(
-        group="measures",
-        name="all",
-        label="Our measures, on processors",
-        unit="clip",
-        count=clips,
-        work=work,
-    ), note
-
-
-def network_measures_row(costs: Costs, clips: int, extra: Collection[str]) -> Iterator[PlanRow]:
-    """Networks of the measures that are asked for by name, on the device; nothing where none is."""
-    if (work := costs.networks(costs.model.target, extra)).teraflops:
-        yield PlanRow.of(
-            work, group="measures", name="networks", label="Measures by networks", unit="clip", count=clips
-        )
 
 
 def _passes(guidance_scale: float) -> int:

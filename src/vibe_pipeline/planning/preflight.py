@@ -37,7 +37,7 @@ from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder, require_no_file
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.planning.claims import check_claims
+from vibe_pipeline.planning.claims import check_claims, check_published
 from vibe_pipeline.planning.training_checks import check_single_size, check_training
 from vibe_pipeline.planning.weight_files import extra_adapter, network, own_transformer
 from vibe_pipeline.vbench.prompts import INSTALL, clips_per_dimension
@@ -239,6 +239,7 @@ def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[st
         for check in scoring_checks(evaluation, Folders(**params["folders"])):
             check.look()
         check_claims(Claims(params.get("claims", ())), evaluation)
+        check_published(params.get("published", {}))
 
 
 def _validation_arms(tables: Experiment) -> dict[str, ArmParams]:

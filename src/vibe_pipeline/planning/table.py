@@ -19,9 +19,14 @@ def _header(plan: Plan) -> list[str]:
     return [
         f"{plan.model}: {plan.architecture}",
         f"parameters, billions: {numbers}; weights as published about {plan.weights_gb:.0f} GB",
-        f"device {plan.device}, {plan.device_memory_gb:.0f} GB, at {plan.share_of_peak:.0%} of dense peak, assumed",
+        f"device {plan.device}, {plan.device_memory_gb:.0f} GB, {_rate(plan)}",
         *plan.notes,
     ]
+
+
+def _rate(plan: Plan) -> str:
+    """What the times rest on."""
+    return "at the speed measured on it, if nothing else runs" if plan.measured else plan.speed
 
 
 def _footer(plan: Plan) -> list[str]:
@@ -30,11 +35,18 @@ def _footer(plan: Plan) -> list[str]:
     verdict = "fits" if fits else "DOES NOT FIT: see gradient_checkpointing, micro_batch, model.offload, model.tile"
     return [
         f"all of it, one after another: {duration(plan.hours * 3600)}; disk {plan.disk_gb:.1f} GB at most",
+        "of which " + ", ".join(_share(plan, name) for name in plan.hours_by_part),
         f"peak memory {plan.peak_memory_gb:.1f} GB ({largest.group} {largest.name}) on {plan.device_memory_gb:.0f} GB: "
         f"{verdict}",
-        "clips are counted as raw 8-bit frames; lossless files are smaller. Not counted: VBench, held-out losses, "
-        "reading and writing",
+        "clips are counted as raw 8-bit frames; lossless files are smaller. Not counted: shards of latents, "
+        "checkpoints, the page",
     ]
+
+
+def _share(plan: Plan, part: str) -> str:
+    """What a part of the run takes of the whole."""
+    hours = plan.hours_by_part[part]
+    return f"{part} {hours / plan.hours:.1%} ({duration(hours * 3600)})"
 
 
 def _cells(row: PlanRow) -> tuple[str, ...]:

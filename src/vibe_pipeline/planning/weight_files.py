@@ -74,3 +74,17 @@ def extra_adapter(extra: ExtraAdapter, field: str, transformer: "Callable[[], Wa
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(field) else f"{field}: {error}") from error
     return f"{extra.path}, {changed} layers"
+
+
+def require_fitting_adapter(path: Path, field: str, model: ModelParams) -> None:
+    """Refuse an adapter whose layers or shapes are not the base's, by its header.
+
+    Raises:
+        ValueError, FileNotFoundError: Names the field, the file and what is wrong.
+    """
+    from vibe_pipeline.diffusion.lora import check_adapter
+
+    try:
+        check_adapter(require_file(path, field, ""), linear_shapes(load_architecture(model.path).build_transformer()))
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from error

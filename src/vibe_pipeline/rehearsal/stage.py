@@ -266,6 +266,8 @@ def _nodes(tables: Experiment, stage: _Stage) -> Iterator[Node]:
         judged = judged_alone(tables)
         parts = [data_processing.create_pipeline()]
         parts += [part.create_pipeline(tables) for part in (relay_stage1, relay_stage2, generation)]
+        parts[-1] -= Pipeline([generation.gather_clips(tables)])
+        parts += [Pipeline([generation.gather_clips(judged)])]
         parts += [part.create_pipeline(judged) for part in (vbench_eval, ablation_report)]
     nodes = (node for part in parts for node in part.nodes)
     return (node for node in nodes if not (stage.cached and node.name in ENCODING))

@@ -14,6 +14,8 @@ _LATEX = str.maketrans(
         "^": r"\textasciicircum{}",
         "−": "$-$",
         "±": r"$\pm$",
+        "×": r"$\times$",
+        **{raised: f"$^{{{plain}}}$" for raised, plain in zip("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789", strict=True)},
         "–": "--",
         "“": "``",
         "”": "''",

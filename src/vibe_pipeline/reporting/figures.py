@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.reporting.cost import Cost
 from vibe_pipeline.reporting.glossary import ARROWS, DIRECTION_WORDS, number, words
 from vibe_pipeline.reporting.tables import arm_label, arm_order, bound_of, is_scored
 
@@ -160,21 +161,21 @@ def spectrum_figure(
 
 
 @styled
-def cost_figure(table: pd.DataFrame, clips: pd.DataFrame, metric: str, arms: Mapping[str, ArmParams]) -> Figure:
-    """Quality against cost: one metric over the median wall time of a clip, a numbered dot per arm.
+def cost_figure(table: pd.DataFrame, cost: Cost, metric: str, arms: Mapping[str, ArmParams]) -> Figure:
+    """Quality against cost: one metric over the median cost of a clip, a numbered dot per arm.
 
     Arms that run no model cost next to nothing; they are levels, not points.
     """
     figure, axes = new_axes(4.7, 3.9)
     rows = table[(table["metric"] == metric) & is_scored(table)].set_index("arm")
-    seconds = clips.groupby("arm")["seconds"].median()
+    costs = cost.medians
     order = arm_order(rows.index.tolist(), arms)
     levels = [a for a in order if bound_of(a, arms)]
-    points = [a for a in order if a not in levels and seconds.get(a, 0) > 0]
+    points = [a for a in order if a not in levels and costs.get(a, 0) > 0]
     for i, arm in enumerate(points):
-        at, row, colour = seconds[arm], rows.loc[arm], SERIES[i % len(SERIES)]
+        at, row, colour = costs[arm], rows.loc[arm], SERIES[i % len(SERIES)]
         axes.plot([at, at], [row["ci_low"], row["ci_high"]], color=colour, linewidth=1.3)
-        label = f"{i + 1}  {arm_label(arm, arms)}, {number(at)} s"
+        label = f"{i + 1}  {arm_label(arm, arms)}, {number(at)}"
         axes.plot([at], [row["mean"]], "o", color=colour, markersize=6.5, label=label)
         axes.annotate(str(i + 1), (at, row["ci_high"]), textcoords="offset points", xytext=(0, 4), ha="center", size=8)
     for arm in levels:
@@ -182,20 +183,20 @@ def cost_figure(table: pd.DataFrame, clips: pd.DataFrame, metric: str, arms: Map
         axes.axhline(rows.loc[arm, "mean"], color=MUTED, linewidth=1.1, linestyle=dash, label=arm_label(arm, arms))
     direction = str(rows["direction"].iloc[0]) if len(rows) else "none"
     axes.set_ylabel(f"{words(metric).label}, {DIRECTION_WORDS.get(direction, direction)}")
-    _seconds_axis(axes, [seconds[a] for a in points])
+    _cost_axis(axes, [costs[a] for a in points], cost.title)
     add_legend(figure, axes)
     return figure
 
 
-def _seconds_axis(axes: Axes, seconds: Sequence[float]) -> None:
-    """Seconds along x, on a log scale where they span a factor of ten."""
-    log = len(seconds) > 1 and max(seconds) > 10 * min(seconds)
+def _cost_axis(axes: Axes, costs: Sequence[float], title: str) -> None:
+    """Cost along x, on a log scale where it spans a factor of ten."""
+    log = len(costs) > 1 and max(costs) > 10 * min(costs)
     if log:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: number(value))
         axes.xaxis.set_minor_formatter(lambda value, _: "")
     axes.margins(x=0.12, y=0.12)
-    axes.set_xlabel("median seconds a clip, second pass" + (" (log scale)" if log else ""))
+    axes.set_xlabel(title + (" (log scale)" if log else ""))
     axes.grid(axis="y")
 
 

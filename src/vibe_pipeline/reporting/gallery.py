@@ -1,13 +1,17 @@
 """The clips of a run as the page shows them: contact sheets and side-by-side takes, within a byte budget."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from PIL import Image
 
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.io.video import read_frames
+from vibe_pipeline.reporting.first import same_scene
 from vibe_pipeline.reporting.media import Panel, contact_sheet, image_uri, mid_frame, video_uri
+from vibe_pipeline.reporting.motion import Focus, find_focus
 from vibe_pipeline.reporting.tables import arm_label, arm_order, bound_of
 
 
@@ -31,38 +35,62 @@ class ClipView:
     label: str
     uri: str
     problem: str
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
 class PromptClips:
-    """One prompt and seed: the clips that play together."""
+    """One prompt and seed: the clips that play together, and where to enlarge them."""
 
+    index: int
     prompt: str
     seed: int
     fps: float
     reels: tuple[ClipView, ...]
+    focus: Focus | None = None
+
+    @property
+    def places(self) -> str:
+        """The focus for the script: `x,y` in percent for each frame."""
+        return ";".join(f"{x:g},{y:g}" for x, y in self.focus.points) if self.focus else ""
 
 
-def takes_shown(clips: pd.DataFrame, prompts: int) -> Iterator[tuple[str, int, pd.DataFrame]]:
-    """The first prompts, each with its first seed: (prompt, seed, its clips)."""
+def takes_shown(clips: pd.DataFrame, prompts: int) -> Iterator[tuple[int, int, pd.DataFrame]]:
+    """The first prompts, each with its first seed: (prompt_index, seed, its clips)."""
     if clips.empty:
         return
     for index in sorted(clips["prompt_index"].unique())[:prompts]:
         rows = clips[clips["prompt_index"] == index]
         seed = sorted(rows["seed"].unique())[0]
         rows = rows[rows["seed"] == seed]
-        yield str(rows["prompt"].iloc[0]), int(seed), rows
+        yield int(index), int(seed), rows
+
+
+def focus_of(rows: pd.DataFrame, arms: Mapping[str, ArmParams]) -> Focus | None:
+    """Where to enlarge the clips of one prompt: as the true render moves, else plain upsampling, else any clip."""
+    order = arm_order(rows["arm"].unique().tolist(), arms)
+    if bound_of(order[-1], arms) == "ceiling" and same_scene(rows):
+        order = [order[-1], *order[:-1]]
+    by_arm = rows.drop_duplicates("arm").set_index("arm")
+    for arm in order:
+        try:
+            return find_focus(read_frames(Path(str(by_arm.loc[arm, "preview_path"]))))
+        except (OSError, ValueError):
+            continue
+    return None
 
 
 def sheets(clips: pd.DataFrame, arms: Mapping[str, ArmParams], prompts: int, budget: int) -> list[ContactSheet]:
     """Contact sheets of the first prompts, until the budget of bytes is spent."""
     made: list[ContactSheet] = []
-    for prompt, _, rows in takes_shown(clips, prompts):
+    for _, _, rows in takes_shown(clips, prompts):
+        prompt = str(rows["prompt"].iloc[0])
         panels, problems = _panels(rows, arms)
         if not panels:
             made.append(ContactSheet(prompt, problems=tuple(problems)))
             continue
-        image = contact_sheet(panels)
+        image = contact_sheet(panels, focus_of(rows, arms))
         uri = image_uri(image)
         budget -= len(uri)
         if budget < 0:
@@ -75,15 +103,17 @@ def sheets(clips: pd.DataFrame, arms: Mapping[str, ArmParams], prompts: int, bud
 
 
 def _panels(rows: pd.DataFrame, arms: Mapping[str, ArmParams]) -> tuple[list[Panel], list[str]]:
-    """Upsampled clip first, the true render last: of a truth arm, or of a reference path."""
-    by_arm = rows.drop_duplicates("arm").set_index("arm")
+    """Upsampled clip first, the true render last, of a truth arm or of a reference path, if it is of the same scene."""
+    by_arm, alike = rows.drop_duplicates("arm").set_index("arm"), same_scene(rows)
     panels, problems = [], []
     for arm in arm_order(by_arm.index.tolist(), arms):
+        if bound_of(arm, arms) == "ceiling" and not alike:
+            continue
         try:
             panels.append(Panel(arm_label(arm, arms), mid_frame(Path(str(by_arm.loc[arm, "path"])))))
         except (OSError, ValueError) as error:
             problems.append(f"{arm_label(arm, arms)}: {_short(error)}")
-    if not any(bound_of(a, arms) == "ceiling" for a in by_arm.index):
+    if alike and not any(bound_of(a, arms) == "ceiling" for a in by_arm.index):
         panels += _reference(rows)
     return panels, problems
 
@@ -101,20 +131,36 @@ def takes(clips: pd.DataFrame, arms: Mapping[str, ArmParams], prompts: int, budg
     shown = list(takes_shown(clips, prompts))
     share = budget // max(1, sum(rows["arm"].nunique() for _, _, rows in shown))
     made = []
-    for prompt, seed, rows in shown:
+    for index, seed, rows in shown:
         by_arm = rows.drop_duplicates("arm").set_index("arm")
-        reels = [_reel(arm, by_arm.loc[arm], arms, share) for arm in arm_order(by_arm.index.tolist(), arms)]
-        made.append(PromptClips(prompt, seed, float(by_arm["fps"].iloc[0]), tuple(reels)))
+        order = arm_order(by_arm.index.tolist(), arms)
+        reels = tuple(_reel(arm, by_arm.loc[arm], arms, share, same_scene(rows)) for arm in order)
+        fps, prompt = float(by_arm["fps"].iloc[0]), str(rows["prompt"].iloc[0])
+        made.append(PromptClips(index, prompt, seed, fps, reels, focus_of(rows, arms)))
     return made
 
 
-def _reel(arm: str, row: pd.Series, arms: Mapping[str, ArmParams], limit: int) -> ClipView:
+def _reel(arm: str, row: pd.Series, arms: Mapping[str, ArmParams], limit: int, alike: bool) -> ClipView:
     try:
         uri = video_uri(Path(str(row["preview_path"])), limit)
         problem = "" if uri else "too large to embed; the file is in the run's folder of clips"
     except (OSError, ValueError) as error:
         uri, problem = "", _short(error)
-    return ClipView(arm, arm_label(arm, arms), uri, problem)
+    other = " (another scene of this caption)" if bound_of(arm, arms) == "ceiling" and not alike else ""
+    return ClipView(arm, arm_label(arm, arms) + other, uri, problem, int(row["width"]), int(row["height"]))
+
+
+def poster(clips: pd.DataFrame, arms: Collection[str]) -> str:
+    """The middle frame of the first prompt by the first of these arms that has one: what stands there without a script
+    and on paper; '' if there is none."""
+    for _, _, rows in takes_shown(clips, 1):
+        by_arm = rows.drop_duplicates("arm").set_index("arm")
+        for arm in (a for a in arms if a in by_arm.index):
+            try:
+                return image_uri(Image.fromarray(mid_frame(Path(str(by_arm.loc[arm, "preview_path"])))))
+            except (OSError, ValueError):
+                continue
+    return ""
 
 
 def _short(error: Exception) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from vibe_pipeline.io.video import pick_frames
+from vibe_pipeline.reporting.motion import Focus
 
 Frames = NDArray[np.uint8]
 
@@ -60,14 +61,17 @@ def detail_window(frame: Frames, height: int, width: int) -> tuple[int, int]:
     return int(top), int(left)
 
 
-def contact_sheet(panels: Sequence[Panel], columns: int = COLUMNS, tile: int = TILE) -> Image.Image:
+def contact_sheet(
+    panels: Sequence[Panel], focus: Focus | None = None, columns: int = COLUMNS, tile: int = TILE
+) -> Image.Image:
     """A sheet of labelled pictures: each whole above, and below it one window of it at twice the size.
 
-    The window is where the LAST panel, the true render if there is one, has the most detail; it is the
-    same for all panels. Enlargement is by whole pixels, so nothing is smoothed.
+    The window lies at the focus, or where the LAST panel, the true render if there is one, has the most detail; it is
+    the same for all panels. Enlargement is by whole pixels, so nothing is smoothed.
 
     Args:
         panels: The pictures, in order.
+        focus: Of the clips that these are the middle frames of, where it follows something that moves.
         columns: Most pictures side by side; further ones go below.
         tile: Width of a picture in pixels, at most; small ones are enlarged by a whole factor to fit it.
     """
@@ -84,7 +88,7 @@ def contact_sheet(panels: Sequence[Panel], columns: int = COLUMNS, tile: int = T
     rows = math.ceil(len(panels) / across)
     sheet = Image.new("RGB", (across * (tile + GAP) + GAP, rows * block + GAP), PAPER)
     window = (max(1, min(height // 2, tall // 2)), max(1, min(width // 2, tile // 2)))
-    top, left = detail_window(panels[-1].frame, *window)
+    top, left = _window_at(focus, (height, width), window) or detail_window(panels[-1].frame, *window)
     for i, panel in enumerate(panels):
         x, y = GAP + i % across * (tile + GAP), GAP + i // across * block
         ImageDraw.Draw(sheet).multiline_text((x, y), "\n".join(names[i]), TEXT, font, spacing=3)
@@ -93,6 +97,16 @@ def contact_sheet(panels: Sequence[Panel], columns: int = COLUMNS, tile: int = T
         sheet.paste(Image.fromarray(_resized(whole, tile, tall)), (x, y + head))
         sheet.paste(Image.fromarray(_resized(crop, tile, tall)), (x, y + head + tall + GAP))
     return sheet
+
+
+def _window_at(focus: Focus | None, size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int] | None:
+    """Top and left of a window around the focus of the middle frame, inside the frame; None: nothing moves."""
+    if focus is None or not focus.moves:
+        return None
+    across, down = focus.middle
+    centres = (down * size[0] / 100, across * size[1] / 100)
+    top, left = (min(max(0, round(c - w / 2)), side - w) for c, w, side in zip(centres, window, size, strict=True))
+    return top, left
 
 
 def _resized(frame: Frames, width: int, height: int) -> Frames:

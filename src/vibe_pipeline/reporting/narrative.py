@@ -1,14 +1,12 @@
 """Plain language for the page: the summary, the degradation check, the provenance."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
-from vibe_pipeline.evaluation.claims import ClaimVerdict
 from vibe_pipeline.evaluation.differences import TRAINING
-from vibe_pipeline.evaluation.readings import ABSENT, EQUIVALENT, FAILS, HOLDS, MIXED, NOT_RUN, OPEN
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.generation.methods import method_of
@@ -37,9 +35,9 @@ def differences(clips: pd.DataFrame) -> dict[str, str]:
     return found
 
 
-def summary(clips: pd.DataFrame, arms: Mapping[str, ArmParams], judgements: Sequence[ClaimVerdict]) -> list[str]:
-    """What was run and what came out, in three sentences (fewer if there is nothing to say)."""
-    return [s for s in (_what_was_run(clips, arms), _what_was_refined(clips, arms), _outcome(judgements)) if s]
+def summary(clips: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[str]:
+    """What was run, in two sentences (fewer if there is nothing to say)."""
+    return [s for s in (_what_was_run(clips, arms), _what_was_refined(clips, arms)) if s]
 
 
 def _what_was_run(clips: pd.DataFrame, arms: Mapping[str, ArmParams]) -> str:
@@ -69,26 +67,11 @@ def _what_was_refined(clips: pd.DataFrame, arms: Mapping[str, ArmParams]) -> str
             " picture; this leaves out the errors that the base's own native pass would add."
         )
     if sources == ["base"]:
-        return "The refined arms start from the base's own native clips, one a prompt and seed, shared by all arms."
+        return (
+            "The refined arms start from the base's own native clips, one a prompt and seed, shared by all arms."
+            " What the base shows is not known exactly, so true renders are of other scenes with the same captions."
+        )
     return f"The refined arms start from native clips of mixed origin: {', '.join(sources)}." if sources else ""
-
-
-def _outcome(judgements: Sequence[ClaimVerdict]) -> str:
-    if not judgements:
-        return "No claims were put to the test."
-    counts = Counter(j.corrected for j in judgements)
-    phrases = {HOLDS: "{} hold{s}", MIXED: "{} {is} mixed", EQUIVALENT: "{} find{s} both arms equivalent"}
-    phrases |= {FAILS: "{} do{es} not hold", OPEN: "{} cannot be told from this data"}
-    phrases |= {ABSENT: "{} {was} not measured", NOT_RUN: "{} {was} not run"}
-    parts = []
-    for verdict, phrase in phrases.items():
-        n = counts[verdict]
-        if n:
-            one = n == 1
-            words = {"s": "s" * one, "es": "es" * one, "is": "is" if one else "are", "was": "was" if one else "were"}
-            parts.append(phrase.format(n, **words))
-    listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-    return f"Of the {count(len(judgements), 'claim')} put to the test, {listed}."
 
 
 def degradation_verdict(degraded: float, upsampled: float) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,23 @@ import jinja2
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
-from vibe_pipeline.evaluation.claims import MEANINGS, judge_claims
+from vibe_pipeline.evaluation.claims import MEANINGS, ClaimVerdict, judge_claims
 from vibe_pipeline.evaluation.differences import TRAINING
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claim
 from vibe_pipeline.io.redact import redact
-from vibe_pipeline.reporting import figures, gallery, narrative, paper, sweep_figures, tables, verdicts
+from vibe_pipeline.io.score_table import WHOLE_ARM
+from vibe_pipeline.reporting import figures, first, gallery, narrative, paper, sweep_figures, tables, verdicts
+from vibe_pipeline.reporting.ages import Age, older_parts
+from vibe_pipeline.reporting.cost import Cost, cost_of
 from vibe_pipeline.reporting.glossary import number, words
 from vibe_pipeline.reporting.setting import setting
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES, ASSETS = Path(__file__).parent / "templates", Path(__file__).parent / "assets"
+SCRIPTS = ("view.js", "folds.js", "clock.js", "lens.js", "slide.js", "player.js", "tables.js", "copy.js")
+"""In the order in which they need each other."""
 PAGE_BYTES = 14_000_000
-COST_METRICS = ("spectrum_distance", "band_correlation", "vbench_total", "imaging_quality")
-"""Which metric is set against cost: the first of these that was scored, else the first scored at all."""
 
 
 def _nothing() -> pd.DataFrame:
@@ -54,6 +58,7 @@ class ReportInputs:
         band: Cycles per frame height that the native clip cannot hold but the target can.
         clips_shown: How many prompts to show pictures and clips of.
         bootstrap: How intervals of differences are drawn.
+        ages: When the parts were made, and by which run.
     """
 
     title: str
@@ -73,6 +78,12 @@ class ReportInputs:
     clips_shown: int = 4
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
     references: Mapping[str, str] = field(default_factory=dict)
+    ages: Sequence[Age] = ()
+
+    @cached_property
+    def judgements(self) -> list[ClaimVerdict]:
+        """What the scores say of every claim."""
+        return list(judge_claims(self.claims, self.scores, self.bootstrap))
 
     @property
     def reference_arms(self) -> frozenset[str]:
@@ -127,17 +138,20 @@ def render(inputs: ReportInputs) -> str:
 
 def context(inputs: ReportInputs) -> dict[str, Any]:
     """What the template is given."""
-    judgements = judge_claims(inputs.claims, inputs.scores, inputs.bootstrap)
+    not_run = tables.reasons_not_run(inputs.table)
+    claims = [
+        verdicts.claim_shown(j, inputs.arms, inputs.published, inputs.bootstrap, not_run) for j in inputs.judgements
+    ]
     blocks = tables.ablation_blocks(inputs.table, inputs.scores, inputs.arms, inputs.reference_arms, inputs.bootstrap)
+    plotted, unplotted = _metric_plots(inputs)
+    overview, unplotted_cost = _overview_plots(inputs)
     return {
         "title": inputs.title,
-        "summary": narrative.summary(inputs.clips, inputs.arms, judgements),
-        "claims": [
-            verdicts.claim_shown(
-                j, inputs.arms, inputs.published, inputs.bootstrap, tables.reasons_not_run(inputs.table)
-            )
-            for j in judgements
-        ],
+        "style": (ASSETS / "page.css").read_text(encoding="utf-8"),
+        "script": "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        **_first_screen(inputs, claims),
+        "summary": narrative.summary(inputs.clips, inputs.arms),
+        "claims": claims,
         "meanings": MEANINGS,
         "confidence": f"{100 * inputs.bootstrap.confidence:g} %",
         "reference": inputs.reference_label,
@@ -149,14 +163,36 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
         "paper_tables": paper.paper_tables(inputs.published, _ours(inputs)),
         "setting": [(name, redact(value)) for name, value in setting(inputs.provenance, inputs.table)],
         "sweep_plots": _sweep_plots(inputs),
-        "metric_plots": _metric_plots(inputs),
-        "overview_plots": _overview_plots(inputs),
+        "metric_plots": plotted,
+        "overview_plots": overview,
+        "not_plotted": [line for line in (unplotted, unplotted_cost) if line],
         "loss_plots": _loss_plots(inputs),
         "checks": narrative.check_rows(inputs.checks, inputs.adapters),
         "sheets": gallery.sheets(inputs.clips, inputs.arms, inputs.clips_shown, PAGE_BYTES // 2),
-        "takes": gallery.takes(inputs.clips, inputs.arms, inputs.clips_shown, PAGE_BYTES // 2 - 1_000_000),
         "missing": tables.missing(inputs.table, inputs.arms),
         "provenance": [(name, redact(value)) for name, value in narrative.flat(inputs.provenance)],
+    }
+
+
+def _first_screen(inputs: ReportInputs, claims: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Result, verdicts, the measures to read first, the slider; and the clips, which the slider draws from."""
+    roles = first.roles_of(inputs.table, inputs.clips, inputs.arms)
+    rows = first.first_rows(inputs.table, inputs.scores, roles, inputs.arms, inputs.bootstrap)
+    clips = inputs.scores[inputs.scores["prompt_index"] != WHOLE_ARM] if len(inputs.scores) else inputs.scores
+    prompts = int(clips["prompt_index"].nunique()) if len(clips) else 0
+    takes = gallery.takes(inputs.clips, inputs.arms, inputs.clips_shown, PAGE_BYTES // 2 - 1_500_000)
+    return {
+        "roles": roles,
+        "labels": [tables.arm_label(arm, inputs.arms) for arm in roles.named()],
+        "outcome": first.outcome(rows, roles, inputs.arms, prompts),
+        "verdict_line": verdicts.verdict_line(claims),
+        "keys": verdicts.keys(claims),
+        "first_rows": rows,
+        "first_copies": first.first_grid(rows, roles, inputs.arms).copies(),
+        "takes": takes,
+        "poster": gallery.poster(inputs.clips, [roles.best, *roles.named()]) if takes else "",
+        "ages": inputs.ages,
+        "older": older_parts(inputs.ages),
     }
 
 
@@ -171,17 +207,25 @@ def _ours(inputs: ReportInputs) -> paper.Ours:
     )
 
 
-def _metric_plots(inputs: ReportInputs) -> list[Plot]:
-    plots = []
+def _metric_plots(inputs: ReportInputs) -> tuple[list[Plot], str]:
+    """A plot for each metric on which arms differ, and a line on the others: all their dots would lie on one place."""
+    plots, alike = [], []
     if inputs.table.empty:
-        return plots
-    scored = set(inputs.table.loc[tables.is_scored(inputs.table), "metric"])
-    for i, metric in enumerate(m for m in tables.metric_order(inputs.table) if m in scored):
+        return plots, ""
+    rows = inputs.table[tables.is_scored(inputs.table)]
+    for i, metric in enumerate(m for m in tables.metric_order(inputs.table) if m in set(rows["metric"])):
+        known, means = words(metric), rows.loc[rows["metric"] == metric, "mean"]
+        if means.nunique() < 2:
+            alike.append(f"{known.label} ({number(float(means.iloc[0]))})")
+            continue
         figure = figures.metric_figure(inputs.table, metric, inputs.arms, inputs.reference_arms)
-        known = words(metric)
         description = f"{known.label} of each arm with its interval; the figures are in the table above."
         plots.append(Plot(figures.to_svg(figure, f"metric{i}", description), known.explanation))
-    return plots
+    return plots, f"Not plotted, as every arm that was scored has the same mean: {', '.join(alike)}." if alike else ""
+
+
+def _cost(inputs: ReportInputs) -> Cost | None:
+    return cost_of(inputs.clips, inputs.arms, inputs.provenance.get("device") == "cpu")
 
 
 def _sweep_plots(inputs: ReportInputs) -> list[tuple[str, list[Plot]]]:
@@ -191,14 +235,15 @@ def _sweep_plots(inputs: ReportInputs) -> list[tuple[str, list[Plot]]]:
     for i, sweep in enumerate(sweep_figures.sweeps_of(inputs.arms)):
         plots = [
             Plot(figures.to_svg(sweep_figures.panel_figure(panel), f"sweep{i}-{j}", panel.alt), panel.caption)
-            for j, panel in enumerate(sweep_figures.panels(sweep, inputs.table, inputs.clips, metrics))
+            for j, panel in enumerate(sweep_figures.panels(sweep, inputs.table, _cost(inputs), metrics))
         ]
         if plots:
             groups.append((f"{sweep.title}", plots))
     return groups
 
 
-def _overview_plots(inputs: ReportInputs) -> list[Plot]:
+def _overview_plots(inputs: ReportInputs) -> tuple[list[Plot], str]:
+    """Spectra and cost, and a line on the cost where it is the same for all."""
     plots = []
     if not inputs.spectra.empty and figures.shows_anything(inputs.spectra["power"]):
         figure = figures.spectrum_figure(inputs.spectra, inputs.arms, inputs.band)
@@ -207,21 +252,18 @@ def _overview_plots(inputs: ReportInputs) -> list[Plot]:
         )
         caption += " render's there is noise or false detail."
         plots.append(Plot(figures.to_svg(figure, "spectrum", "Power spectra of all arms on a log scale."), caption))
-    metric = cost_metric(inputs.table)
-    if metric and not inputs.clips.empty and (inputs.clips["seconds"] > 0).any():
-        figure = figures.cost_figure(inputs.table, inputs.clips, metric, inputs.arms)
-        label = words(metric).label
-        caption = f"{label} against the time a clip took. Times are wall-clock and depend on what else the machine did."
-        plots.append(Plot(figures.to_svg(figure, "cost", f"{label} of each arm over seconds a clip."), caption))
-    return plots
-
-
-def cost_metric(table: pd.DataFrame) -> str:
-    """The metric to set against cost; '' if none was scored."""
-    if table.empty:
-        return ""
-    scored = tables.metric_order(table[tables.is_scored(table)])
-    return next((m for m in (*COST_METRICS, *scored) if m in scored), "")
+    metric, cost = first.leading_metric(inputs.table, inputs.arms), _cost(inputs)
+    if not metric or cost is None:
+        return plots, ""
+    scored = set(inputs.table.loc[(inputs.table["metric"] == metric) & tables.is_scored(inputs.table), "arm"])
+    costs = cost.medians[lambda found: (found > 0) & found.index.isin(scored)]
+    if costs.nunique() < 2:
+        said = f"Cost is not plotted: every arm that runs the model takes {number(float(costs.max()))} {cost.title}."
+        return plots, said if len(costs) > 1 else ""
+    figure = figures.cost_figure(inputs.table, cost, metric, inputs.arms)
+    label = words(metric).label
+    svg = figures.to_svg(figure, "cost", f"{label} of each arm over {cost.title}.")
+    return [*plots, Plot(svg, f"{label} against cost. {cost.note}")], ""
 
 
 def _loss_plots(inputs: ReportInputs) -> list[Plot]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from vibe_pipeline.evaluation.pooling import variants_of
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.sweep_names import label_with, short_fields, shown
+from vibe_pipeline.reporting.cost import Cost
 from vibe_pipeline.reporting.figures import DASHES, SERIES, add_legend, new_axes, styled
 from vibe_pipeline.reporting.glossary import ARROWS, DIRECTION_WORDS, number, words
 from vibe_pipeline.reporting.tables import is_scored
@@ -90,7 +91,7 @@ def _numeric(values: Sequence[Any]) -> bool:
     return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
-def panels(sweep: Sweep, table: pd.DataFrame, clips: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Panel]:
+def panels(sweep: Sweep, table: pd.DataFrame, cost: Cost | None, metrics: Sequence[str]) -> Iterator[Panel]:
     """A panel for each of the metrics that at least two of the sweep's arms were scored on, then one for cost."""
     rows = table[is_scored(table)] if len(table) else table
     for metric in metrics:
@@ -99,11 +100,13 @@ def panels(sweep: Sweep, table: pd.DataFrame, clips: pd.DataFrame, metrics: Sequ
         direction = str(found["direction"].iloc[0]) if len(found) else "none"
         title = f"{words(metric).label} {ARROWS.get(direction, '')}".strip()
         yield from _panel(sweep, title, DIRECTION_WORDS.get(direction, ""), scores, "")
-    if len(clips):
-        times = clips.groupby("arm")["seconds"].quantile([0.5, 0.25, 0.75]).unstack()
-        costs = {arm: (row[0.5], row[0.25], row[0.75]) for arm, row in times.iterrows()}
-        caption = "Median; bars: the middle half of the clips. Wall-clock, so other work on the machine counts too."
-        yield from _panel(sweep, "Seconds a clip", "second pass", costs, caption)
+    if cost is not None:
+        spread = cost.clips.groupby("arm")["cost"].quantile([0.5, 0.25, 0.75]).unstack()
+        costs = {arm: (row[0.5], row[0.25], row[0.75]) for arm, row in spread.iterrows()}
+        caption = f"Median; bars: the middle half of the clips. {cost.note}"
+        for panel in _panel(sweep, cost.title.capitalize(), "", costs, caption):
+            if len({point.middle for _, points in panel.lines for point in points}) > 1:
+                yield panel
 
 
 def _panel(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from vibe_pipeline.evaluation.readings import HOLDS, Question, compare_on_metric
 from vibe_pipeline.evaluation.statistics import LEFT_OUT
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.generation.methods import Bound, method_of
+from vibe_pipeline.reporting.copies import Grid
 from vibe_pipeline.reporting.glossary import ARROWS, DIRECTION_WORDS, family_words, number, spread, words
 
 
@@ -21,6 +22,7 @@ class Cell:
     """One arm's score on one metric; `against` compares it with the reference arm where that is clear."""
 
     mean: str = ""
+    value: float = math.nan
     half_width: str = ""
     n: int = 0
     best: bool = False
@@ -28,6 +30,14 @@ class Cell:
     status: str = "absent"
     reason: str = ""
     title: str = ""
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def numbers(self) -> dict[str, object]:
+        """Its figures by name, empty where there is no score."""
+        given = {"mean": self.value, "low": self.low, "high": self.high}
+        return {name: "" if value != value else value for name, value in given.items()} | {"n": self.n or ""}
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class ArmRow:
 
 @dataclass(frozen=True)
 class Block:
-    """The metrics of one family; `unscored` holds those that no arm was scored on, with the reason."""
+    """The metrics of one family; `unscored` holds the labels of those that no arm was scored on."""
 
     family: str
     title: str
@@ -63,8 +73,19 @@ class Block:
     columns: tuple[Column, ...]
     rows: tuple[ArmRow, ...]
     n: str
-    unscored: tuple[tuple[str, str], ...] = ()
-    reasons: tuple[str, ...] = field(default=())
+    unscored: tuple[str, ...] = ()
+
+    @property
+    def copies(self) -> dict[str, str]:
+        """The table as text, by the name of the format; every figure of a cell by itself in CSV."""
+        head = ("Arm", *(f"{c.label} {c.arrow}".strip() for c in self.columns))
+        lines = tuple((row.label, *map(_cell_text, row.cells)) for row in self.rows)
+        numbers = tuple({"arm": row.arm, "label": row.label} | self._numbers(row) for row in self.rows)
+        return Grid(head, lines, numbers).copies()
+
+    def _numbers(self, row: ArmRow) -> dict[str, object]:
+        cells = zip(self.columns, row.cells, strict=True)
+        return {f"{c.metric} {name}": value for c, cell in cells for name, value in cell.numbers.items()}
 
 
 def arm_label(arm: str, arms: Mapping[str, ArmParams]) -> str:
@@ -168,6 +189,7 @@ def _cell(row: pd.Series | None, best: bool, is_reference: bool) -> Cell:
         title += f", effect size {number(effect)}" if effect == effect else ""
     return Cell(
         mean=number(row["mean"]),
+        value=float(row["mean"]),
         half_width=spread(half, row["mean"]) if half == half else "",
         n=int(row["n"]) if row["n"] == row["n"] else 0,
         best=best,
@@ -175,7 +197,15 @@ def _cell(row: pd.Series | None, best: bool, is_reference: bool) -> Cell:
         against="" if is_reference else against_reference(row),
         status="scored",
         title=title,
+        low=float(row["ci_low"]),
+        high=float(row["ci_high"]),
     )
+
+
+def _cell_text(cell: Cell) -> str:
+    if cell.status != "scored":
+        return cell.status
+    return f"{cell.mean} ± {cell.half_width}" if cell.half_width else cell.mean
 
 
 def text(value: object) -> str:
@@ -233,17 +263,11 @@ def _block(
         )
         for arm in order
     )
-    reasons = dict.fromkeys(c.reason for r in rows for c in r.cells if c.reason)
     counts = sorted({c.n for r in rows for c in r.cells if c.status == "scored"})
     n = "" if not counts else f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
-    unscored = tuple((words(m).label, _reason(table, m)) for m in metrics if m not in scored)
+    unscored = tuple(words(m).label for m in metrics if m not in scored)
     columns = tuple(_column(m, str(directions[m])) for m in shown)
-    return Block(family, *family_words(family), columns, rows if shown else (), n, unscored, tuple(reasons))
-
-
-def _reason(table: pd.DataFrame, metric: str) -> str:
-    found = dict.fromkeys(text(r) for r in table.loc[table["metric"] == metric, "reason"])
-    return "; ".join(r for r in found if r) or "no reason given"
+    return Block(family, *family_words(family), columns, rows if shown else (), n, unscored)
 
 
 def missing(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[dict[str, str]]:
@@ -256,11 +280,14 @@ def missing(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> list[dict[str
     rows = table.assign(reason=reasons, status=table["status"].mask(scored, pd.Series(partly, table.index)))
     rows = rows[~scored | (rows["reason"] != "")]
     rows["reason"] = rows["reason"].replace("", "no reason given")
-    lines = []
+    lines, named = [], set()
     for (metric, status, reason), group in rows.groupby(["metric", "status", "reason"], sort=False):
         names = arm_order(group["arm"].unique().tolist(), arms)
         who = "all arms" if len(names) == total else ", ".join(arm_label(a, arms) for a in names)
-        lines.append({"metric": words(str(metric)).label, "arms": who, "status": str(status), "reason": str(reason)})
+        # The first line of a metric is where its cells in the tables lead to.
+        line = {"id": "" if metric in named else str(metric), "metric": words(str(metric)).label, "arms": who}
+        lines.append(line | {"status": str(status), "reason": str(reason)})
+        named.add(metric)
     return lines
 
 

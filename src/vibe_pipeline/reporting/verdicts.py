@@ -1,7 +1,8 @@
 """How the page says what a claim or a comparison came to."""
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
@@ -20,7 +21,7 @@ from vibe_pipeline.evaluation.readings import (
     level,
 )
 from vibe_pipeline.experiment.arms import ArmParams
-from vibe_pipeline.reporting.glossary import ARROWS, number, words
+from vibe_pipeline.reporting.glossary import ARROWS, number, together, words
 from vibe_pipeline.reporting.published import published_difference, published_gain
 from vibe_pipeline.reporting.tables import arm_label
 
@@ -42,19 +43,22 @@ def claim_shown(
 ) -> dict[str, Any]:
     """A claim with its evidence, for the template; `not_run` says of arms that were left out why.
 
-    The verdict is the corrected one; what the claim says by itself stands beside.
+    The verdict is the corrected one; what the claim says by itself stands beside. Why something is missing is said
+    once, in the list of what was skipped, to which `absent` leads.
     """
     claim = judgement.claim
     reasons = [why for arm, why in (not_run or {}).items() if arm in (claim.arm, claim.other)]
     gains = published_difference(published, claim.arm, claim.other)
     return {
+        "name": claim.name.replace("_", " "),
         "statement": claim.statement,
         "source": claim.source,
         "compared": f"{arm_label(claim.arm, arms)} − {arm_label(claim.other, arms)}",
         "verdict": judgement.corrected,
         "kind": KINDS[judgement.corrected],
         "mark": MARKS[judgement.corrected],
-        "reason": "; ".join(filter(None, [_alone(judgement), judgement.reason, *reasons])),
+        "reason": "; ".join(filter(None, [_alone(judgement), "" if judgement.verdict == ABSENT else judgement.reason])),
+        "absent": judgement.verdict == ABSENT or bool(reasons),
         "published": ", ".join(f"{label} {signed(gain)}" for label, gain in gains.items()),
         "evidence": [_evidence_shown(e, judgement, published, bootstrap) for e in judgement.evidence],
     }
@@ -75,7 +79,8 @@ def _evidence_shown(
     line["label"] += ", primary" if e is judgement.evidence[0] else ""
     if asked.at_least:
         line["label"] += f", by at least {number(asked.at_least)}"
-    figures = {"difference": number(e.difference), "low": number(e.low), "high": number(e.high), "pairs": e.pairs}
+    difference, low, high = together(e.difference, e.low, e.high)
+    figures = {"difference": difference, "low": low, "high": high, "pairs": e.pairs, "absent": e.verdict == ABSENT}
     reason = "; ".join(filter(None, [e.reason, prompts_that_tell(e, bootstrap, gain)]))
     beside = _tests_shown(e, bootstrap)
     if not math.isnan(gain) and e.pairs:
@@ -109,7 +114,7 @@ def prompts_that_tell(found: Evidence, bootstrap: Bootstrap, gain: float = math.
         bootstrap: Of its interval.
         gain: The published difference of the same two, in percentage points; NaN: none.
     """
-    if found.corrected != OPEN or found.found is None or not found.found.clips:
+    if found.corrected != OPEN or found.found is None or not found.found.has_interval:
         return ""
     size = "as small as the one seen to be equivalent" if found.negligible else "as large as the one seen"
     ways = {size: found.needed}
@@ -121,6 +126,27 @@ def prompts_that_tell(found: Evidence, bootstrap: Bootstrap, gain: float = math.
     if told:
         return f"about {', '.join(told)}, four times in five"
     return "no number of prompts would tell it" + (": training seeds differ by more" if found.found.of_seeds else "")
+
+
+def verdict_line(claims: Sequence[Mapping[str, Any]]) -> str:
+    """How many claims have which verdict, in one sentence; '' where none was put to the test."""
+    counts = Counter(str(claim["verdict"]) for claim in claims)
+    if not counts:
+        return ""
+    order = sorted(counts, key=list(KINDS).index)
+    said = [f"{counts[verdict]} {_plural(verdict) if counts[verdict] > 1 else verdict}" for verdict in order]
+    listed = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
+    return f"Of {sum(counts.values())} claim{'s' * (len(claims) > 1)}, {listed}."
+
+
+def _plural(verdict: str) -> str:
+    return {HOLDS: "hold", FAILS: "do not hold"}.get(verdict, verdict)
+
+
+def keys(claims: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """The mark of every verdict that was given, and its words."""
+    found = {str(claim["verdict"]): str(claim["mark"]) for claim in claims}
+    return [(found[verdict], verdict) for verdict in sorted(found, key=list(KINDS).index)]
 
 
 def points_of(metric: str) -> float:

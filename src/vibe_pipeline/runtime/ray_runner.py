@@ -49,7 +49,7 @@ class Resources:
 def resources_of(node: Node, catalog: CatalogProtocol) -> Resources:
     """What a node's tags name; no GPU if its `params:model` says that it stays on the CPU."""
     named = {m["kind"]: int(m["count"]) for tag in node.tags if (m := TAG.fullmatch(tag))}
-    model = catalog.get("params:model").load() if named.get("gpu") and "params:model" in node.inputs else None
+    model = catalog.load("params:model") if named.get("gpu") and "params:model" in node.inputs else None
     device = model.get("device") if isinstance(model, dict) else getattr(model, "device", None)
     return Resources(named.get("cpu", 1), 0 if device == "cpu" else named.get("gpu", 0))
 
@@ -87,7 +87,7 @@ def pack(pipeline: Pipeline, catalog: CatalogProtocol, run_id: str | None, is_as
     packed, refused = {}, {}
     for node in pipeline.nodes:
         names = {*node.inputs, *node.outputs, *node.confirms}
-        own = DataCatalog({name: catalog.get(name) for name in sorted(names)})
+        own = DataCatalog({name: found for name in sorted(names) if (found := catalog.get(name)) is not None})
         task = Task(node, own, is_async, run_id=run_id, parallel=True)
         try:
             packed[node] = cloudpickle.dumps((project.PACKAGE_NAME, dict(project.LOGGING), task))
@@ -239,7 +239,7 @@ class RayRunner(AbstractRunner):
                         self._logger.error("Node %s failed: %s", node.name, error)
                     else:
                         done.add(node)
-                        self._logger.info("Completed %d of %d: %s", len(done), len(parents), node.name)
+                        self._logger.debug("Completed %d of %d: %s", len(done), len(parents), node.name)
         finally:
             _cancel(ray, list(running))
         return done, failed

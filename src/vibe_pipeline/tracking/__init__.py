@@ -6,10 +6,13 @@ of a node) nothing is tracked.
 """
 
 from vibe_pipeline.io.redact import redact
-from vibe_pipeline.tracking.children import TrackedAdapter, tracked_adapter, tracked_arm
+from vibe_pipeline.tracking.arms import CONTENT, model_of, same_arms, tracked_arm
+from vibe_pipeline.tracking.children import TrackedAdapter, tracked_adapter
+from vibe_pipeline.tracking.inputs import images_input, prompts_input
 from vibe_pipeline.tracking.monitor import start_monitor
-from vibe_pipeline.tracking.parent import end_parent, git_commit, start_parent
+from vibe_pipeline.tracking.parent import CHANGED, changes, end_parent, git_commit, run_name, start_parent
 from vibe_pipeline.tracking.runs import (
+    CLIP,
     LONGEST_PARAM,
     PARENT,
     URI,
@@ -18,21 +21,32 @@ from vibe_pipeline.tracking.runs import (
     log_artifact,
     log_node_seconds,
     parent_run,
+    run_address,
 )
 
 __all__ = [
+    "CHANGED",
+    "CLIP",
+    "CONTENT",
     "LONGEST_PARAM",
     "PARENT",
     "URI",
     "Tracked",
     "TrackedAdapter",
+    "changes",
     "end_parent",
     "flatten",
     "git_commit",
+    "images_input",
     "log_artifact",
     "log_node_seconds",
+    "model_of",
     "parent_run",
+    "prompts_input",
     "redact",
+    "run_address",
+    "run_name",
+    "same_arms",
     "start_monitor",
     "start_parent",
     "tracked_adapter",

@@ -1,10 +1,10 @@
-"""The child runs: one per adapter and per arm."""
+"""The child runs of adapters, and what those of arms share with them."""
 
 import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.redact import redact
 from vibe_pipeline.runtime.deadline import OutOfTimeError
 from vibe_pipeline.runtime.torchrun import is_follower
-from vibe_pipeline.tracking.runs import LONGEST_PARAM, PARENT, Curve, Tracked, connected, flatten
+from vibe_pipeline.tracking.models import log_adapter
+from vibe_pipeline.tracking.runs import LONGEST_PARAM, PARENT, ROW, TRAINING, Curve, Tracked, connected, flatten
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +33,12 @@ BATCH_SECONDS = 5.0
 LEADER_SECONDS = 300.0
 """How long the leading process may take to upload an adapter."""
 
-SHARED = (
-    "generation.seeds",
-    "generation.prompts",
-    "generation.count",
-    "generation.native_source",
-    "model.path",
-    "model.target.height",
-    "model.target.width",
-)
-"""Parameters of the parent that an arm repeats, so that arms of different runs can be set side by side."""
+REPEATED = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
+"""Tags of the parent that a child repeats: MLflow's list shows them in columns of their own."""
+
+STAGES = {"stage1": "stage 1", "stage2": "stage 2"}
+MODEL = "model_id"
+"""The tag of an adapter's run that names its logged model."""
 
 
 class TrackedAdapter(Tracked):
@@ -52,6 +49,7 @@ class TrackedAdapter(Tracked):
         run_id: An open run.
         known: Steps that its curve has already.
         pause: Seconds between two batches of the curve; the first goes at once.
+        begin: Opens a run if it trains after all, where an earlier run holds the adapter.
     """
 
     def __init__(
@@ -60,14 +58,23 @@ class TrackedAdapter(Tracked):
         run_id: str = "",
         known: Iterable[int] = (),
         pause: float = BATCH_SECONDS,
+        begin: "Callable[[], TrackedAdapter] | None" = None,
     ) -> None:
         super().__init__(client, run_id)
         self._curve = Curve(self, set(known), pause)
+        self._begin = begin
 
     def log(self, records: list[dict[str, float]]) -> None:
         """Take log lines; they reach the store in batches, while training runs, and each step once."""
+        if self._begin is not None:
+            begin, self._begin = self._begin, None
+            try:
+                begun = begin()
+                self.client, self.run_id = begun.client, begun.run_id
+            except (MlflowException, OSError) as error:
+                say_untracked("an adapter that is trained again", error)
         if self.client is not None:
-            self._curve.add(records)
+            self._curve.add([_grouped(record) for record in records])
 
     def flush(self) -> None:
         """Send what waits."""
@@ -84,24 +91,44 @@ class TrackedAdapter(Tracked):
         home = folder / HOLDER
         if is_follower():
             _await(home)
-        if manifest.reused:
+        if manifest.reused and self.client is not None:
             self.log(pd.read_csv(manifest.losses).to_dict("records"))
-        held = self.client is None or (home.exists() and _active(self.client, home.read_text()))
-        if not held and self.artifact(manifest.path, "adapter") and self.artifact(manifest.losses):
+        held = self.client is None or (home.exists() and active(self.client, home.read_text()))
+        if not held and self._uploaded(manifest) and self.artifact(manifest.losses):
             write_atomic(home, lambda p: p.write_text(self.run_id))
         (folder / OPEN).unlink(missing_ok=True)
         holder = home.read_text() if home.exists() else ""
         self.tags({"adapter_key": manifest.key, "adapter_run_id": holder, "reused": manifest.reused})
         outcome = {
-            "final_loss": manifest.final_loss,
-            "held_out_loss": manifest.held_out_loss,
-            "training_seconds": manifest.seconds,
+            "train/final_loss": manifest.final_loss,
+            "train/held_out_loss": manifest.held_out_loss,
+            TRAINING: manifest.seconds,
         }
         super().log([{name: value for name, value in outcome.items() if value is not None}])
         return manifest.model_copy(update={"run_id": holder})
 
+    def _uploaded(self, manifest: AdapterManifest) -> bool:
+        """Whether the adapter is a logged model of this run now."""
+        if self.client is None:
+            return False
+        with self._tolerant(manifest.path.name) as arrived:
+            arrived.append(log_adapter(self.client, self.run_id, manifest))
+            self.tags({MODEL: arrived[0]})
+        return bool(arrived)
 
-def _say_untracked(name: str, error: Exception) -> None:
+
+def _grouped(record: Mapping[str, float]) -> dict[str, float]:
+    """A line of the training's log under names that MLflow shows in groups: speed, time, and the rest, the losses."""
+    return {name if name == "step" else f"{_group(name)}/{name}": value for name, value in record.items()}
+
+
+def _group(name: str) -> str:
+    if name.endswith("_per_second") or name in ("share_of_peak", "peak_memory_gb"):
+        return "speed"
+    return "time" if name == "seconds" else "train"
+
+
+def say_untracked(name: str, error: Exception) -> None:
     """The server went away after the run was opened: the work goes on."""
     log.warning("%s is not tracked, as MLflow does not answer: %s", name, redact(str(error)))
 
@@ -113,7 +140,7 @@ def _await(file: Path) -> None:
         time.sleep(0.2)
 
 
-def _active(client: MlflowClient, run_id: str) -> Run | None:
+def active(client: MlflowClient, run_id: str) -> Run | None:
     """The run, unless it is of another store or was deleted."""
     try:
         run = client.get_run(run_id)
@@ -122,25 +149,34 @@ def _active(client: MlflowClient, run_id: str) -> Run | None:
     return run if run.info.lifecycle_stage == "active" else None
 
 
-def _new_child(client: MlflowClient, name: str, tags: Mapping[str, str]) -> str:
-    parent = os.environ[PARENT]
-    experiment = client.get_run(parent).info.experiment_id
-    tags = {k: redact(v) for k, v in tags.items()} | {"mlflow.parentRunId": parent}
-    run = client.create_run(experiment, run_name=name, tags=tags)
-    return run.info.run_id
+def new_child(client: MlflowClient, parent: Run, name: str, tags: Mapping[str, str], seconds: float = 0.0) -> str:
+    """Open a child that began `seconds` ago; its id."""
+    said = {k: v for k, v in parent.data.tags.items() if k in REPEATED}
+    said |= {k: redact(v) for k, v in tags.items()} | {"mlflow.parentRunId": parent.info.run_id}
+    begun = int(1000 * (time.time() - seconds))
+    run = client.create_run(parent.info.experiment_id, start_time=begun, run_name=name, tags=said)
+    return str(run.info.run_id)
 
 
 def _settings(row: BaseModel) -> dict[str, Any]:
-    """The row, and its objective in words: a column to compare by."""
+    """What of the row counts, and its objective in words: a column to compare by."""
+    settings = row.model_dump(mode="json", exclude_none=True)
     if isinstance(row, AdapterParams):
+        settings["attention"] = row.attention.counting()
         words = " + ".join(k if v == 1 else f"{v:g} {k}" for k, v in row.objective.items())
+        if not row.degrades:
+            del settings["degradation"]
+        elif row.degradation.kind == "pixel":
+            settings["degradation"] = {"kind": "pixel"}
     else:
         words = "velocity" if isinstance(row, Stage1Params) else ""
-    return row.model_dump(mode="json") | ({"objective_name": words} if words else {})
+    if settings.get("sigma_sampling") == "uniform_shifted":
+        settings = {k: v for k, v in settings.items() if not k.startswith("logit_")}
+    return settings | ({"objective_name": words} if words else {})
 
 
 @contextlib.contextmanager
-def _ending(run: Tracked) -> Iterator[None]:
+def ending(run: Tracked) -> Iterator[None]:
     """Close a child as its work ended."""
     status = "FAILED"
     try:
@@ -175,21 +211,36 @@ def tracked_adapter(
     """
     found, run = connected(), TrackedAdapter(None)
     if found is not None:
+        client = found[0]
+
+        def begin() -> TrackedAdapter:
+            begun = _interrupted(client, folder, row) or _fresh(client, name, stage, row, checks)
+            if folder is not None:
+                write_atomic(folder / OPEN, lambda p: p.write_text(begun.run_id))
+            return begun
+
         try:
-            run = _interrupted(found[0], folder, row) or _fresh(found[0], name, stage, row, checks)
+            run = TrackedAdapter(None, begin=begin) if _is_held(client, folder) else begin()
         except (MlflowException, OSError) as error:
-            _say_untracked(name, error)
-    if folder is not None and run.client is not None:
-        write_atomic(folder / OPEN, lambda p: p.write_text(run.run_id))
-    with _ending(run):
+            say_untracked(name, error)
+    with ending(run):
         yield run
 
 
+def _is_held(client: MlflowClient, folder: Path | None) -> bool:
+    """Whether a run of this store trained what lies in the folder: another run of the same would say nothing new."""
+    if folder is None or not (folder / HOLDER).exists() or (folder / OPEN).exists():
+        return False
+    return active(client, (folder / HOLDER).read_text()) is not None
+
+
 def _fresh(client: MlflowClient, name: str, stage: str, row: BaseModel, checks: pd.DataFrame | None) -> TrackedAdapter:
-    run = TrackedAdapter(client, _new_child(client, name, {"kind": "adapter", "stage": stage}))
+    tags = {"kind": "adapter", "stage": stage, ROW: name}
+    parent = client.get_run(os.environ[PARENT])
+    run = TrackedAdapter(client, new_child(client, parent, f"{STAGES.get(stage, stage)} · {name}", tags))
     run.params(_settings(row))
     for check in checks.itertuples() if checks is not None else ():
-        figures = {f"check.{check.kind}.{k}": getattr(check, k) for k in checks.columns if k.startswith("mse")}
+        figures = {f"check/{check.kind}/{k}": getattr(check, k) for k in checks.columns if k.startswith("mse")}
         Tracked.log(run, [figures])
     return run
 
@@ -198,11 +249,11 @@ def _interrupted(client: MlflowClient, folder: Path | None, row: BaseModel) -> T
     """The run of a training that was interrupted in this folder, open again; None if there is none."""
     if folder is None or not (folder / OPEN).exists():
         return None
-    found = _active(client, (folder / OPEN).read_text())
+    found = active(client, (folder / OPEN).read_text())
     if found is None or found.info.status == "FINISHED":
         return None
     run_id, tags = found.info.run_id, found.data.tags
-    steps = {m.step for m in client.get_metric_history(run_id, "loss")}
+    steps = {m.step for m in client.get_metric_history(run_id, "train/loss")}
     run = TrackedAdapter(client, run_id, steps)
     client.update_run(run_id, status="RUNNING")
     began = tags.get("began_in") or tags["mlflow.parentRunId"]
@@ -211,30 +262,3 @@ def _interrupted(client: MlflowClient, folder: Path | None, row: BaseModel) -> T
     now = {k: v[:LONGEST_PARAM] for k, v in flatten(_settings(row)).items()}
     run.tags({f"on_resuming.{k}": v for k, v in now.items() if found.data.params.get(k, v) != v})
     return run
-
-
-@contextlib.contextmanager
-def tracked_arm(name: str, row: BaseModel, tags: Mapping[str, str]) -> Iterator[Tracked]:
-    """The child run of an arm: its settings, those of its adapter's training, and what the whole run shares.
-
-    `tags` may hold `adapter_run_id`, the run that the adapter's settings are taken from.
-    """
-    client, parent = connected() or (None, "")
-    run, shared = Tracked(None), {}
-    if client is not None:
-        try:
-            run = Tracked(client, _new_child(client, name, {"kind": "arm"} | dict(tags)))
-            shared = client.get_run(parent).data.params
-        except (MlflowException, OSError) as error:
-            _say_untracked(name, error)
-    with _ending(run):
-        run.params(row)
-        if run.client is not None:
-            run.params({k: shared[k] for k in SHARED if k in shared})
-            run.params(_training_settings(run.client, tags.get("adapter_run_id", "")))
-        yield run
-
-
-def _training_settings(client: MlflowClient, adapter_run: str) -> dict[str, str]:
-    found = _active(client, adapter_run) if adapter_run else None
-    return {f"training.{k}": v for k, v in found.data.params.items()} if found else {}

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from vibe_pipeline.tracking.runs import NODE
+from vibe_pipeline.tracking.runs import CLIP, NODE, ROW, TRAINING
 
 
 def cost_metrics(
@@ -15,7 +15,7 @@ def cost_metrics(
 
     Args:
         client: Of the store.
-        run_id: The parent; `node_seconds/NODE` of every node that ended are on it.
+        run_id: The parent; `time/node/NODE` of every node that ended are on it.
         children: Its adapters and arms.
         stages: The pipeline of every node. Nodes run side by side: a stage takes the time
             during which any of its nodes runs.
@@ -29,11 +29,11 @@ def cost_metrics(
         if metric.key.startswith(NODE) and stage is not None:
             end = metric.timestamp / 1000
             spans.setdefault(stage, []).append((end - metric.value, end))
-    found = {f"wall_seconds/{stage}": _covered(times) for stage, times in spans.items()}
+    found = {f"time/stage/{stage}": _covered(times) for stage, times in spans.items()}
     for child in children:
-        for name in ("training_seconds", "seconds_per_clip"):
+        for name, short in ((TRAINING, "training"), (CLIP, "clip")):
             if name in child.data.metrics:
-                found[f"{name}/{child.info.run_name}"] = child.data.metrics[name]
+                found[f"time/{short}/{child.data.tags[ROW]}"] = child.data.metrics[name]
     return found
 
 

@@ -1,10 +1,12 @@
 """The parent run: one per `kedro run`, opened before anything expensive and closed as the run ended."""
 
+import getpass
 import logging
 import os
 import platform
 import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,60 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from vibe_pipeline.experiment.run import TrackingParams
+from vibe_pipeline.experiment.sweep_names import short_fields
 from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.redact import redact
 from vibe_pipeline.tracking.costs import cost_metrics
-from vibe_pipeline.tracking.runs import PARENT, URI, Tracked
+from vibe_pipeline.tracking.runs import PARENT, URI, Tracked, flatten
 from vibe_pipeline.tracking.store import opened
 
 log = logging.getLogger(__name__)
+
+CHANGED = "changed"
+"""The tag that holds what the command line changed, as the run's name says it."""
+
+KIND = ("mlflow.experimentKind", "custom_model_development")
+"""What makes MLflow open the experiment at its list of runs, and not at traces of language models."""
+
+BESIDE = ("tracking.", "run.", "folders.", "report.")
+"""Groups that change where and how a run works, and nothing that it makes."""
+
+NAMED = 3
+
+
+def changes(given: Mapping[str, Any]) -> str:
+    """What the command line's `--params` change of the experiment: `native_source=truth`; '' if nothing.
+
+    Args:
+        given: Parameters as they were given, nested or with dotted names.
+    """
+    found = {name: value for name, value in flatten(given).items() if not name.startswith(BESIDE)}
+    short = short_fields(found)
+    said = [f"{short[name]}={redact(value)[:40]}" for name, value in found.items()]
+    return ", ".join([*said[:NAMED], *([f"and {len(said) - NAMED} more"] if len(said) > NAMED else [])])
+
+
+def run_name(env: str, names: str, changed: str) -> str:
+    """What a run is called: its environment, which pipelines if not all, what the command line changed."""
+    return " · ".join(filter(None, [env, "" if names == "__default__" else names, changed]))
+
+
+def _origin(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags that MLflow's list shows in columns of their own: who ran what, from which commit."""
+    commit = tags.get("git_commit", "unknown").removesuffix("+changes")
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    # Of a source MLflow shows what stands behind the last slash, which may be one of an option's.
+    source = " ".join(command[:2]).rpartition("/")[2]
+    found = {"mlflow.source.name": source, "mlflow.source.type": "LOCAL", "mlflow.user": _user()}
+    found["command"] = shlex.join(command)
+    return found | ({} if commit == "unknown" else {"mlflow.source.git.commit": commit})
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())
 
 
 def git_commit(folder: Path) -> str:
@@ -52,11 +101,12 @@ def start_parent(
     """
     with opened(tracking, project) as (client, uri):
         experiment = _experiment(client, tracking.experiment, uri, project)
+        client.set_experiment_tag(experiment, *KIND)
         _close_the_dead(client, experiment, project)
         before = _unfinished_before(client, experiment, tags.get("config_hash", ""))
         ours = {"kind": "run", "process": _process(os.getpid()), "project": str(project)}
         resumes = {"resumes": before.info.run_id} if before else {}
-        masked = {k: redact(v) for k, v in (dict(tags) | ours | resumes).items()}
+        masked = {k: redact(v) for k, v in (_origin(tags) | dict(tags) | ours | resumes).items()}
         run = client.create_run(experiment, run_name=name, tags=masked)
         _try_artifacts(client, run, params)
     os.environ[PARENT], os.environ[URI] = run.info.run_id, uri

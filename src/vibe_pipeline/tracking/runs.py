@@ -3,6 +3,8 @@
 import logging
 import math
 import os
+import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import DatasetInput, LoggedModelInput, Metric, Param, RunInfo, RunTag
 from mlflow.exceptions import MlflowException
+from PIL import Image
 from pydantic import BaseModel
 
 from vibe_pipeline.io.redact import redact
@@ -20,7 +23,17 @@ log = logging.getLogger(__name__)
 
 PARENT, URI = "VIBE_MLFLOW_PARENT", "VIBE_MLFLOW_URI"
 LONGEST_PARAM = 500
-NODE = "node_seconds/"
+NODE = "time/node/"
+TRAINING, CLIP = "time/training_seconds", "time/seconds_per_clip"
+"""Metrics in seconds: of every node on the parent, of a training on its adapter, of a clip on its arm."""
+
+ROW = "row"
+"""The tag of a child that holds the name of its row: the name of the run says more."""
+
+NOTE = "mlflow.note.content"
+"""The tag that MLflow shows as a run's description, in Markdown."""
+
+LONGEST_KEY = 100
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -43,6 +56,14 @@ class Tracked:
     def __init__(self, client: MlflowClient | None, run_id: str = "") -> None:
         self.client, self.run_id = client, run_id
 
+    @property
+    def begun(self) -> float | None:
+        """When the run began, seconds since 1970; None where nothing is tracked or the server does not answer."""
+        if self.client is not None:
+            with self._tolerant("its start"):
+                return self.client.get_run(self.run_id).info.start_time / 1000
+        return None
+
     def params(self, params: Mapping[str, Any] | BaseModel) -> None:
         """Record parameters, flattened; passwords in addresses are masked."""
         if self.client is not None:
@@ -57,6 +78,16 @@ class Tracked:
         if self.client is not None:
             with self._tolerant("tags"):
                 self.client.log_batch(self.run_id, tags=[RunTag(k, redact(str(v))) for k, v in tags.items()])
+
+    def describe(self, note: str) -> None:
+        """Set what MLflow shows as the run's description; as it is, since masking would break addresses in it.
+
+        Args:
+            note: Markdown of ours, which holds no address that was given.
+        """
+        if self.client is not None:
+            with self._tolerant("its description"):
+                self.client.set_tag(self.run_id, NOTE, note)
 
     def log(self, records: list[dict[str, float]]) -> None:
         """Record metrics in one batch; `step` names the step. Values that are not finite are left out."""
@@ -81,25 +112,73 @@ class Tracked:
         for start in range(0, len(metrics), 1000):
             self.client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
 
-    def artifact(self, path: Path, folder: str | None = None) -> bool:
-        """Upload a file.
+    def info(self) -> RunInfo | None:
+        """What the store says of it: name, experiment, start; None if it is not tracked."""
+        if self.client is None:
+            return None
+        with self._tolerant("what is asked of it") as found:
+            found.append(self.client.get_run(self.run_id).info)
+        return found[0] if found else None
+
+    def artifact(self, path: Path, folder: str | None = None, name: str = "") -> bool:
+        """Upload a file, under another name if one is given.
 
         Returns:
             Whether it is there now.
         """
         if self.client is None:
             return False
-        with self._tolerant(path.name) as arrived:
-            self.client.log_artifact(self.run_id, str(path), folder)
+        with self._tolerant(path.name) as arrived, _named(path, name) as file:
+            self.client.log_artifact(self.run_id, str(file), folder)
             arrived.append(path.name)
         return bool(arrived)
 
+    def text(self, content: str, name: str) -> None:
+        """Upload a text as a file of this name."""
+        if self.client is not None:
+            with self._tolerant(name):
+                self.client.log_text(self.run_id, content, name)
+
+    def picture(self, key: str, image: Image.Image, step: int) -> None:
+        """A picture of MLflow's image grid: those of equal key stand in one row, a column a run.
+
+        Args:
+            key: Any text; what MLflow takes in no key is left out, and it is cut to 100 characters. What stands before
+                a slash is the section of the page that it stands in.
+            image: RGB.
+            step: What the grid's slider goes over.
+        """
+        if self.client is not None:
+            words = re.sub(r"[^\w\-./ ]+", " ", key, flags=re.ASCII).split()
+            said = " ".join(words)[:LONGEST_KEY].strip() or "picture"
+            with self._tolerant(f"the picture {said}"):
+                self.client.log_image(self.run_id, image, key=said, step=step, synchronous=True)
+
+    def reads(self, data: DatasetInput, model: str = "") -> None:
+        """State what the run was made from: data and, where there is one, the logged model."""
+        if self.client is not None:
+            models = [LoggedModelInput(model)] if model else []
+            with self._tolerant("its inputs"):
+                self.client.log_inputs(self.run_id, datasets=[data], models=models)
+
     @contextmanager
-    def _tolerant(self, what: str) -> Iterator[list[str]]:
+    def _tolerant(self, what: str) -> Iterator[list[Any]]:
         try:
             yield []
         except (MlflowException, OSError) as error:  # requests' errors are OSErrors
             log.warning("the MLflow run %s goes without %s: %s", self.run_id, what, redact(str(error)))
+
+
+@contextmanager
+def _named(path: Path, name: str) -> Iterator[Path]:
+    """The file, or a link to it of another name: MLflow calls an artefact as the file is called."""
+    if not name or name == path.name:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / name
+        link.symlink_to(path.absolute())
+        yield link
 
 
 class Curve:
@@ -151,6 +230,23 @@ def log_node_seconds(name: str, seconds: float) -> None:
 def connected() -> tuple[MlflowClient, str] | None:
     """A client and the id of this `kedro run`'s own run; None if nothing is tracked."""
     return (MlflowClient(os.environ[URI]), os.environ[PARENT]) if PARENT in os.environ else None
+
+
+def run_address() -> str:
+    """Where this `kedro run` is to be seen in MLflow; '' if nothing is tracked or the server does not answer.
+
+    Runs in a file need MLflow's own server, `make mlflow`, whose address is then meant.
+    """
+    if (found := connected()) is None:
+        return ""
+    try:
+        experiment = found[0].get_run(found[1]).info.experiment_id
+    except (MlflowException, OSError) as error:
+        log.warning("the MLflow run %s cannot be named: %s", found[1], redact(str(error)))
+        return ""
+    served = os.environ[URI].startswith("http")
+    server = redact(os.environ[URI]).rstrip("/") if served else "http://127.0.0.1:5000"
+    return f"{server}/#/experiments/{experiment}/runs/{found[1]}{'' if served else '  (after `make mlflow`)'}"
 
 
 def parent_run() -> Tracked:

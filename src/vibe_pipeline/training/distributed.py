@@ -29,6 +29,7 @@ from torch.multiprocessing import _prctl_pr_set_pdeathsig
 
 from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.runtime.deadline import OutOfTimeError
+from vibe_pipeline.runtime.terminal import WholeLines, hush
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +207,9 @@ def _process(
 ) -> None:
     # torch asks for SIGINT when the parent dies, which an exchange under way, or its clean-up, can outlast
     _prctl_pr_set_pdeathsig(signal.SIGKILL)
-    logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format=f"[process {rank}] %(message)s")
+    level = logging.INFO if rank == 0 else logging.WARNING
+    logging.basicConfig(level=level, handlers=[WholeLines(f"[process {rank}] %(message)s")])
+    hush()
     place = {"rank": rank, "local_rank": rank, "world_size": processes, "local_world_size": processes}
     address = {"master_addr": "127.0.0.1", "master_port": port}
     threads = int(os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // processes)))

@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
-from tqdm import tqdm
 
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.crops import Placed
@@ -21,6 +20,7 @@ from vibe_pipeline.diffusion.flow import loss_weight
 from vibe_pipeline.diffusion.models import velocity_predictor
 from vibe_pipeline.images.cache import epoch_batches
 from vibe_pipeline.runtime.deadline import out_of_time, require_time
+from vibe_pipeline.runtime.progress import Progress
 from vibe_pipeline.training.checkpoint import resume, save_state
 from vibe_pipeline.training.distributed import Group, OnLog, no_log
 from vibe_pipeline.training.job import Batch, TrainingJob, TrainingState, draw_batch
@@ -118,10 +118,10 @@ def _start(job: TrainingJob, transformer: WanTransformer3DModel, group: Group, o
     return state
 
 
-def _progress(state: TrainingState) -> tqdm:
+def _progress(state: TrainingState) -> Progress[None]:
     steps = state.job.row.steps
     hidden = not state.group.leads
-    return tqdm(initial=state.step, total=steps, desc=state.job.name, mininterval=2, disable=hidden)
+    return Progress(initial=state.step, total=steps, desc=state.job.name, hidden=hidden)
 
 
 def _step(state: TrainingState, batch: Batch) -> tuple[dict[str, Tensor], int]:
@@ -193,7 +193,7 @@ def _work_done(state: TrainingState, batch: Batch, forwards: int) -> tuple[int, 
     return count, count * math.prod(grid), count * forwards * state.flops[key]
 
 
-def _report(state: TrainingState, bar: tqdm) -> None:
+def _report(state: TrainingState, bar: Progress[None]) -> None:
     """Validate and log, if it is time."""
     row, last = state.job.row, state.step == state.job.row.steps
     validates = row.validate_every is not None and (last or state.step % row.validate_every == 0)

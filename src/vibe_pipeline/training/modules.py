@@ -20,9 +20,9 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from vibe_pipeline.runtime.deadline import out_of_time, require_time
+from vibe_pipeline.runtime.progress import Progress
 from vibe_pipeline.training.checkpoint import NAME, START_OVER, load_checkpoint, save_checkpoint
 from vibe_pipeline.training.distributed import Group, OnLog, Records, run_processes
 from vibe_pipeline.training.optim import make_ema, warm_up
@@ -118,7 +118,14 @@ def work(group: Group, on_log: OnLog, job: ModuleJob) -> None:
     model = state.module
     if group.size > 1:
         model = DistributedDataParallel(model, find_unused_parameters=True)
-    bar = tqdm(initial=state.step, total=job.steps, desc=job.name, disable=not group.leads, mininterval=5)
+    bar = Progress[None](initial=state.step, total=job.steps, desc=job.name, hidden=not group.leads)
+    with bar:
+        _to_the_end(state, model, bar, on_log)
+
+
+def _to_the_end(state: ModuleState, model: nn.Module, bar: Progress[None], on_log: OnLog) -> None:
+    """Step after step, from where the state is."""
+    job, group = state.job, state.group
     while state.step < job.steps:
         state.losses.append(_step(state, model))
         state.step += 1

@@ -163,7 +163,7 @@ def _finished(job: TrainingJob) -> AdapterManifest | None:
         return None
     if not manifest.path.exists():
         return None
-    log.info("%s is trained already, in %s", job.name, job.folder)
+    log.info("%s is trained already", job.name)
     return manifest.model_copy(update={"name": job.name, "reused": True})
 
 

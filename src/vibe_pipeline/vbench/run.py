@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vibe_pipeline.io.keys import content_key
 from vibe_pipeline.runtime.deadline import out_of_time, require_time
+from vibe_pipeline.runtime.progress import Progress, live_folder
 from vibe_pipeline.vbench.dimensions import FLOW_DIMENSIONS, dimension_of
 from vibe_pipeline.vbench.jobs import Result, ScoringJob, Settings, not_started
 from vibe_pipeline.vbench.kept_scores import ENGINE_VERSION, ScoreStore, weights_fingerprint
@@ -69,11 +70,15 @@ def run_jobs(jobs: Sequence[ScoringJob], ready: Mapping[str, Ready], scoring: Sc
         found = {name: kept[name, keys[name]] for name in job.dimensions if (name, keys[name]) in kept}
         outcome.values.update({(job.clip, name): value for name, value in found.items()})
         todo.append(replace(job, dimensions=tuple(name for name in job.dimensions if name not in found)))
-    for python in dict.fromkeys(state.python for state in ready.values()):
-        here = [replace(job, dimensions=_run_by(python, job, ready)) for job in todo]
-        for result in _results(python, [job for job in here if job.dimensions], scoring):
-            _keep(result, keys, store, outcome)
-            require_time(f"{len(outcome.values)} VBench scores")
+    total, outside = sum(len(job.dimensions) for job in todo), live_folder() is None
+    bar = Progress[None](total=total, desc="VBench", unit="score", hidden=outside)  # workers' lines go where it would
+    with bar:
+        for python in dict.fromkeys(state.python for state in ready.values()):
+            here = [replace(job, dimensions=_run_by(python, job, ready)) for job in todo]
+            for result in _results(python, [job for job in here if job.dimensions], scoring):
+                _keep(result, keys, store, outcome)
+                bar.update()
+                require_time(f"{len(outcome.values)} VBench scores")
     return outcome
 
 
@@ -104,7 +109,6 @@ def _results(python: Path | None, jobs: Sequence[ScoringJob], scoring: Scoring) 
     if not jobs:
         return
     workers = min(scoring.workers, len(jobs))
-    logger.info("VBench scores %d clips, %d at once", len(jobs), workers)
     settings = Settings(
         str(scoring.cache_dir.resolve()), str(scoring.work_dir.resolve()), scoring.device, scoring.flow_side
     )

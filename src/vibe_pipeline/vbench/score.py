@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.score_table import Place, check_clip_table, score_row, score_table, unusable
 from vibe_pipeline.vbench.dimensions import FLOW_DIMENSIONS, dimension_of
 from vibe_pipeline.vbench.jobs import ScoringJob
@@ -108,6 +109,7 @@ def _wants(clips: pd.DataFrame, dimension: str) -> list[bool]:
 def _all_rows(clips: pd.DataFrame, names: Sequence[str], scoring: Scoring) -> list[ScoreRow]:
     """Rows of every dimension, in the order asked for."""
     found = states(clips, names, scoring)
+    logger.info("%s", told(found))
     ready = {name: state for name, state in found.items() if isinstance(state, Ready)}
     broken = {i: reason for i, path in enumerate(clips["path"]) if (reason := unusable(Path(path)))}
     jobs = _jobs(clips.drop(index=list(broken)), list(ready)) if ready else {}
@@ -118,7 +120,6 @@ def _all_rows(clips: pd.DataFrame, names: Sequence[str], scoring: Scoring) -> li
     for name, state in found.items():
         mine = clips[_wants(clips, name)]
         if isinstance(state, Skipped):
-            logger.warning("VBench %s: %s", name, state.reason)
             rows += _arm_rows(clips, name, "skipped", state.reason)
         elif name in outcome.whole:
             logger.error("VBench %s: %s", name, outcome.whole[name])
@@ -129,6 +130,29 @@ def _all_rows(clips: pd.DataFrame, names: Sequence[str], scoring: Scoring) -> li
                 for clip in mine.itertuples()
             ]
     return rows
+
+
+def told(found: Mapping[str, Ready | Skipped]) -> str:
+    """One line on all dimensions: how many are scored, and what the others lack, those of one lack together."""
+    lacks: dict[str, list[str]] = {}
+    for name, state in found.items():
+        if isinstance(state, Skipped):
+            lacks.setdefault(_lack(state), []).append(name)
+    scored = sum(isinstance(state, Ready) for state in found.values())
+    parts = [
+        f"{len(names)} {lack.format(have='need' if len(names) > 1 else 'needs')}: {', '.join(names)}"
+        for lack, names in lacks.items()
+    ]
+    return "; ".join([f"VBench: {scored} of {len(found)} dimensions scored", *parts])
+
+
+def _lack(state: Skipped) -> str:
+    """What the dimension lacks, in the words of many, `{have}` as their number wants it."""
+    fetch = "kedro vibe fetch-weights"
+    if state.fix.startswith(fetch) and ";" not in state.fix:
+        return f"{{have}} weights (`{fetch}`)"
+    reason = one_line(state.reason.removeprefix("skipped, because "), 120).replace("{", "{{").replace("}", "}}")
+    return f"left out, because {reason}"
 
 
 def _jobs(clips: pd.DataFrame, ready: Sequence[str]) -> dict[int, ScoringJob]:

@@ -60,7 +60,7 @@ def test_resamples_tell_how_much_few_clips_raise_it() -> None:
     values, biases = [], []
     for seed in range(30):
         clips = np.random.default_rng(seed).standard_normal((20, 1, 5))
-        found = spread(clips, real, seed=seed, samples=60)
+        found = spread(clips, range(20), real, seed=seed)
         values.append(frechet_distance(moments(clips[:, 0]), real))
         biases.append(found.bias)
         assert found.below > 0 and found.above > 0
@@ -71,9 +71,9 @@ def test_the_spread_shrinks_with_clips_and_patches_of_a_clip_stay_together() -> 
     """Ten copies of a clip's patch say no more than one does."""
     real = Moments(np.full(4, 2.0), np.eye(4))
     clips = np.random.default_rng(1).standard_normal((40, 1, 4))
-    alone, copied = spread(clips, real), spread(np.repeat(clips, 10, axis=1), real)
+    alone, copied = (spread(c, range(40), real) for c in (clips, np.repeat(clips, 10, axis=1)))
     assert copied.above == pytest.approx(alone.above, rel=0.1)
-    more = spread(np.random.default_rng(2).standard_normal((640, 1, 4)), real)
+    more = spread(np.random.default_rng(2).standard_normal((640, 1, 4)), range(640), real)
     assert more.above == pytest.approx(alone.above / 4, rel=0.35)
 
 
@@ -86,6 +86,14 @@ def test_resampled_moments_are_those_of_the_repeated_clips() -> None:
     np.testing.assert_allclose(found.covariance, expected.covariance, atol=1e-9)
 
 
-def test_few_clips_have_no_spread() -> None:
-    found = spread(RNG.standard_normal((7, 3, 2)), random_moments(2, 5))
-    assert all(math.isnan(value) for value in (found.below, found.above, found.bias))
+def test_clips_of_one_prompt_are_drawn_together() -> None:
+    """Ten seeds that made one and the same clip of every prompt say no more than one seed."""
+    real = Moments(np.full(4, 2.0), np.eye(4))
+    clips = list(np.random.default_rng(1).standard_normal((40, 1, 4)))
+    alone, seeds = spread(clips, range(40), real), spread(clips * 10, [*range(40)] * 10, real)
+    assert seeds.above == pytest.approx(alone.above, rel=0.1) and len(seeds.resamples) == len(alone.resamples)
+
+
+def test_few_prompts_have_no_spread() -> None:
+    found = spread(RNG.standard_normal((21, 3, 2)), [*range(7)] * 3, random_moments(2, 5))
+    assert all(math.isnan(value) for value in (found.below, found.above, found.bias)) and not found.resamples

@@ -13,6 +13,7 @@ from vibe_pipeline.diffusion.flow import seeded_noise
 from vibe_pipeline.diffusion.models import encode_video
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.load import ParameterError
+from vibe_pipeline.generation.clip_settings import arm_sampling
 from vibe_pipeline.generation.methods import checked_tables, method_of
 from vibe_pipeline.images.resize import enlarge
 from vibe_pipeline.io.video import read_clip
@@ -90,7 +91,21 @@ def test_a_midpoint_step_is_two_evaluations() -> None:
         twice = arm.model_copy(update={"scheduler": "midpoint"})
         assert [n for _, n in method_of(arm).workload(arm, 4).forwards] == euler
         assert [n for _, n in method_of(twice).workload(twice, 4).forwards] == [2 * n for n in euler]
+        assert [n for _, n in method_of(twice).workload(twice, 4, guided=3).forwards] == [8 + 3] * len(euler)
         assert "midpoint" in method_of(twice).describe(twice)
     cached = {"method": "freeswim", "attention": {"kind": "window"}, "refresh_every": 2, "scheduler": "midpoint"}
     with pytest.raises(ParameterError, match="between the steps that refresh_every counts"):
         checked_tables(rows(cached))
+    for kind in ("taylor", "first_block"):
+        with pytest.raises(ParameterError, match=r"arms\.a: scheduler midpoint .* step_cache counts: leave one out"):
+            checked_tables(rows({"scheduler": "midpoint", "step_cache": {"kind": kind}}))
+
+
+@pytest.mark.parametrize("arm", [*({"bridge": start, "steps": 5} for start in STARTS), {"strength": 0.4}], ids=str)
+@pytest.mark.parametrize("shift", [None, 4.0])
+def test_the_plan_has_the_levels_of_the_pass(wan21, arm: dict[str, Any], shift: float | None) -> None:
+    model, row = wan21.model(), ArmParams(label="a", flow_shift=shift, guidance_interval=(0.2, 0.9), **arm)
+    method = method_of(row)
+    sampling = arm_sampling(row, model, method.strength(row))
+    assert (*method.levels(row, model.flow_shift), 0.0) == pytest.approx(sampling.sigmas.tolist(), abs=1e-6)
+    assert sampling.guidance_interval == (0.2, 0.9)

@@ -13,6 +13,7 @@ import torch
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.load import ParameterError
+from vibe_pipeline.experiment.step_cache import StepCacheParams
 from vibe_pipeline.generation.clip_cache import Make
 from vibe_pipeline.generation.methods import METHODS, ArmJob, Method, checked_tables, method_of
 from vibe_pipeline.generation.render import arm_clips
@@ -102,6 +103,10 @@ def test_what_a_clip_takes() -> None:
     load = METHODS["refine"].workload(refine, 10)
     assert (load.encodes, load.decodes, load.copies) == (1, 2, 1)
     assert load.forwards == ((refine.attention, 20),)
+    assert METHODS["refine"].workload(refine, 10, guided=4).forwards == ((refine.attention, 14),)
+    taylor = refine.model_copy(update={"step_cache": StepCacheParams(before=2)})
+    computed = 2 + 4, 2 + 1  # 3, 5, 7 and 9 of ten; 3 of four
+    assert METHODS["refine"].workload(taylor, 10, guided=4).forwards == ((refine.attention, sum(computed)),)
     swim = ArmParams(label="a", method="freeswim", attention={"kind": "window"}, refresh_every=3)
     cached = METHODS["freeswim"].workload(swim, 10)
     assert [times for _, times in cached.forwards] == [20, 4] and cached.forwards[1][0].kind == "full"

@@ -6,18 +6,19 @@ flex    flex_attention over a block-sparse mask (flex.py): GPU; on the CPU forwa
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from vibe_pipeline.diffusion.attention.flex import build_block_mask
+from vibe_pipeline.diffusion.attention.choice import choose_backend, choose_order
+from vibe_pipeline.diffusion.attention.flex import build_block_mask, compiled_flex, kernel_options
 from vibe_pipeline.diffusion.attention.gather import Tile, TiledAttention, plan_tiles
 from vibe_pipeline.diffusion.attention.geometry import (
-    BACKENDS,
     Backend,
     Grid,
     HalfWindow,
@@ -29,8 +30,6 @@ from vibe_pipeline.diffusion.attention.geometry import (
     reorder_tokens,
 )
 from vibe_pipeline.diffusion.attention.kinds.base import Place
-
-DENSE_TOKENS = {"cpu": 1024, "cuda": 2048}  # up to here one masked SDPA call beats the sparse backends
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ class WindowPlan:
         tiles: for gather.
         block_mask: for flex.
         flex: the flex_attention to call, compiled for this plan alone where that pays.
+        options: Of flex's kernel, by what the device can do.
     """
 
     windows: Windows
@@ -52,6 +52,7 @@ class WindowPlan:
     tiles: tuple[Tile, ...] = ()
     block_mask: BlockMask | None = None
     flex: Callable[..., Tensor] = flex_attention
+    options: Mapping[str, bool] | None = None
 
     @property
     def grid(self) -> Grid:
@@ -87,10 +88,12 @@ class WindowPlan:
             raise NotImplementedError("flex has no backward on the CPU: use backend 'gather' or 'auto' there")
         if pooled:
             # Pooled keys start on a block of their own, so that their blocks are whole and need no mask.
+            assert self.block_mask is not None  # made with the plan, for this backend
             gap = (0, 0, 0, self.block_mask.seq_lengths[1] - self.windows.pooled - self.windows.tokens)
             k, v = (torch.cat([pad(x, gap), p], dim=2) for x, p in zip((k, v), pooled, strict=True))
         call = flex_attention if torch.compiler.is_compiling() else self.flex
-        return call(q, k, v, block_mask=self.block_mask, scale=scale)
+        options = None if self.options is None else dict(self.options)
+        return call(q, k, v, block_mask=self.block_mask, scale=scale, kernel_options=options)
 
 
 def one_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -98,20 +101,6 @@ def one_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
     device = tensors[0].device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensors[-1].dtype
     return tuple(x.to(dtype) for x in tensors)
-
-
-def choose_backend(windows: Windows, backend: Backend, device: torch.device | str) -> Backend:
-    """Resolve "auto": dense for few tokens or plain full attention, else flex on CUDA and gather elsewhere."""
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown attention backend {backend!r}: use one of {', '.join(BACKENDS)}")
-    kind = torch.device(device).type
-    if windows.is_full:
-        return "dense"  # and no mask: plain SDPA
-    if backend != "auto":
-        return backend
-    if windows.tokens <= DENSE_TOKENS.get(kind, DENSE_TOKENS["cpu"]):
-        return "dense"
-    return "flex" if kind == "cuda" else "gather"
 
 
 def _dense_mask(windows: Windows) -> Tensor | None:
@@ -141,17 +130,18 @@ def make_plan(
     Raises:
         ValueError: for an unknown backend.
     """
-    backend = choose_backend(windows, backend, device)
+    device = torch.device(device)
+    backend = choose_backend(windows, backend, device.type)
     if backend == "dense":
         mask = _dense_mask(windows)
         return WindowPlan(windows, backend, mask=None if mask is None else mask.to(device))
     if backend == "gather":
         return WindowPlan(windows, backend, tiles=plan_tiles(windows, device))
     if compile_flex is None:
-        compile_flex = torch.device(device).type == "cuda"
-    # Isolated: grids must not use up each other's recompilations, after which flex falls back to eager.
-    flex = torch.compile(flex_attention, dynamic=False, isolate_recompiles=True) if compile_flex else flex_attention
-    return WindowPlan(windows, backend, block_mask=build_block_mask(windows, device), flex=flex)
+        compile_flex = device.type == "cuda"
+    flex = compiled_flex() if compile_flex else flex_attention
+    mask = build_block_mask(windows, device)
+    return WindowPlan(windows, backend, block_mask=mask, flex=flex, options=kernel_options(device))
 
 
 def plan_windows(windows: Windows, place: Place) -> WindowPlan:
@@ -161,9 +151,8 @@ def plan_windows(windows: Windows, place: Place) -> WindowPlan:
         windows: visibility on the place's grid, in any order.
         place: device, backend, and the order if one is forced.
     """
-    backend = choose_backend(windows, place.backend, place.device)
-    order = place.order or ("hwt" if backend == "flex" else "thw")
-    order = "thw" if windows.grid[0] == 1 else order  # the same order, by its cheaper name
+    backend = choose_backend(windows, cast("Backend", place.backend), torch.device(place.device).type)
+    order = choose_order(windows, backend, place.order)
     return make_plan(replace(windows, order=order), backend, place.device)
 
 
@@ -201,6 +190,7 @@ def gclf_attention(
         ValueError: for shapes, windows, pooling or a backend that do not fit; the message quotes them.
         NotImplementedError: for gradients through flex on the CPU.
     """
-    windows = Windows(tuple(grid), tuple(half_window), pool, order)
+    (t, h, w), (d_h, d_w) = grid, half_window
+    windows = Windows((t, h, w), (d_h, d_w), pool, order)
     check_tokens(windows, q, k, v)
     return make_plan(windows, backend, q.device)(q, k, v, scale)

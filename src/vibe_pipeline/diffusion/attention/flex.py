@@ -4,17 +4,39 @@ A block of consecutive tokens is a few runs along the width (segments). Rows and
 intervals, so what two segments see of each other is four comparisons.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from vibe_pipeline.diffusion.attention.geometry import Windows, window_starts
 
 BLOCK = 128
+OLD_RECOMPILE_LIMIT = 256  # grids times grad modes of one process
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def compiled_flex() -> Callable[..., Tensor]:
+    """flex_attention, compiled for one grid alone: past a limit of recompilations torch falls back to eager, which
+    holds all scores, so that grids must not use up each other's."""
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
+        return torch.compile(flex_attention, dynamic=False, isolate_recompiles=True)
+    # torch before 2.12 counts all grids together.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, OLD_RECOMPILE_LIMIT)
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def kernel_options(device: torch.device) -> dict[str, bool] | None:
+    """What flex's kernel is told: from Hopper on, to load by TMA, a tenth faster on an H100 (docs/benchmarks.md).
+
+    torch itself goes back to plain loads for tensors that TMA cannot take.
+    """
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
+        return None
+    return {"USE_TMA": True}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ kept for the backward pass; each tile is computed again there, so memory is that
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -115,7 +116,14 @@ class TiledAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, windows: Windows, tiles: tuple[Tile, ...], scale: float, q: Tensor, k: Tensor, v: Tensor, *pooled: Tensor
+        ctx: Any,
+        windows: Windows,
+        tiles: tuple[Tile, ...],
+        scale: float,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *pooled: Tensor,
     ) -> Tensor:
         """q, k, v [B, heads, L, D] in the order of `windows`; pooled: none, or two of [B, heads, P, D]."""
         ctx.save_for_backward(q, k, v, *pooled)
@@ -130,7 +138,7 @@ class TiledAttention(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Compute each tile again and add up the gradients, in float32 at least."""
         inputs = ctx.saved_tensors
         grads = [torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) for x in inputs]
@@ -143,7 +151,8 @@ class TiledAttention(torch.autograd.Function):
             boxes = (tile.queries, tile.keys, tile.keys, ..., ...)[: len(sources)]
             parts = [x[box].detach().requires_grad_() for x, box in zip(sources, boxes, strict=True)]
             with torch.enable_grad():
-                out = attend_tile(*parts[:3], tuple(parts[3:]), tile.mask, ctx.scale)
+                q, k, v, *pooled = parts
+                out = attend_tile(q, k, v, tuple(pooled), tile.mask, ctx.scale)
             found = torch.autograd.grad(out, parts, grad[tile.queries])
             for target, box, g in zip(targets, boxes, found, strict=True):
                 target[box] += g

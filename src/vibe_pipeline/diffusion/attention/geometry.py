@@ -63,7 +63,8 @@ class Windows:
     @property
     def sizes(self) -> tuple[int, int]:
         """Keys seen along height and width; the same for every query."""
-        return tuple(min(2 * d + 1, n) for d, n in zip(self.half_window, self.grid[1:], strict=True))
+        (d_h, d_w), (_, height, width) = self.half_window, self.grid
+        return min(2 * d_h + 1, height), min(2 * d_w + 1, width)
 
     @property
     def keys_per_query(self) -> int:

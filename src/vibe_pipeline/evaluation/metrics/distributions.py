@@ -38,12 +38,15 @@ class Figure:
         low: End of its interval; NaN where there is none.
         high: Likewise.
         note: From how many clips, and how far that makes it wrong.
+        resamples: What it becomes when prompts are drawn again; the i-th is of the same draw in every arm that has the
+            same prompts.
     """
 
     value: float
     low: float
     high: float
     note: str
+    resamples: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +54,12 @@ class Distribution(Network):
     """A metric of an arm: `load` gives watchers whose result is a clip's features [N, D].
 
     Attributes:
-        figure: From the features of the arm's clips and of the real ones (empty unless `real`), the confidence and the
-            seed of resamples, to what is said.
+        figure: From the features of the arm's clips, the prompt of each, the features of the real ones (empty unless
+            `real`), the confidence and the seed of resamples, to what is said.
         real: Clips of the folder `evaluation.real_clips` are needed.
     """
 
-    figure: Callable[[Sequence[Features], Sequence[Features], float, int], Figure]
+    figure: Callable[[Sequence[Features], Sequence[int], Sequence[Features], float, int], Figure]
     real: bool = True
 
 
@@ -117,12 +120,14 @@ def load_i3d(files: Sequence[Path], device: str) -> Callable[[], Watcher]:
     return lambda: Patches(lambda pixels: network(pixels * 2 - 1, **said), device)
 
 
-def hd_fvd(clips: Sequence[Features], real: Sequence[Features], confidence: float, seed: int) -> Figure:
+def hd_fvd(
+    clips: Sequence[Features], prompts: Sequence[int], real: Sequence[Features], confidence: float, seed: int
+) -> Figure:
     """The Fréchet distance of all patches' features, and what the number of clips does to it."""
     true = moments(np.concatenate(real))
     value = frechet_distance(moments(np.concatenate(clips)), true)
-    found = spread(clips, true, confidence, seed)
-    return Figure(value, value - found.below, value + found.above, _note(clips, real, found))
+    found = spread(clips, prompts, true, confidence, seed)
+    return Figure(value, value - found.below, value + found.above, _note(clips, real, found), found.resamples)
 
 
 def _note(clips: Sequence[Features], real: Sequence[Features], found: Spread) -> str:
@@ -140,8 +145,9 @@ def _fvd(name: str, network: str, **own: Any) -> Distribution:
         name=name,
         label=f"HD-FVD ({network})",
         explanation=f"Fréchet distance between the {network} features of 224-pixel patches of all clips of the arm and "
-        "of real clips (UltraGen). It rewards what the real clips hold, noise and compression among it, and is too "
-        "high for few clips.",
+        "of real clips (UltraGen). It rewards what the real clips hold, noise and compression among it. It is too "
+        "high for few clips, the more so the more they scatter: a difference of two arms of as many clips holds what "
+        "of that they do not share.",
         direction="lower",
         asked=True,
         settings=(SIDE, FRAMES),

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Features = NDArray[np.floating]
-FEWEST_CLIPS = 8
-"""Fewer give no spread over clips worth printing."""
+FEWEST_PROMPTS = 8
+"""Clips of fewer give no spread over prompts worth printing."""
 RESAMPLES = 200
 
 
@@ -72,39 +72,44 @@ class Spread:
         below: From the distance to the lower end of its interval.
         above: To the upper end.
         bias: How far resamples lie above the distance on average: about as far as it lies above that of endless clips.
+        resamples: The distances themselves. The i-th is of the same draw in every set of as many prompts, so that those
+            of two sets with the same prompts may be subtracted.
     """
 
     below: float = math.nan
     above: float = math.nan
     bias: float = math.nan
+    resamples: tuple[float, ...] = ()
 
 
 def spread(
-    clips: Sequence[Features], real: Moments, confidence: float = 0.95, seed: int = 0, samples: int = RESAMPLES
+    clips: Sequence[Features], prompts: Sequence[int], real: Moments, confidence: float = 0.95, seed: int = 0
 ) -> Spread:
-    """Bootstrap over clips, whose patches stay together; nothing below :data:`FEWEST_CLIPS` clips.
+    """Bootstrap over prompts, whose clips and patches stay together; nothing below :data:`FEWEST_PROMPTS` prompts.
 
     A set of few samples lies too far from any other, and a resample, which holds fewer different ones, farther still:
-    so the resamples' spread is taken about their own mean and says how much other clips of the arm would change the
-    figure, and that mean over the figure itself says how much it is too high.
+    so the resamples' spread is taken about their own mean and says how much other prompts would change the figure, and
+    that mean over the figure itself says how much it is too high.
 
     Args:
         clips: Features [patches, D] of each.
+        prompts: The prompt of each, by its index: what is drawn, in the order of indices.
         real: Of the real clips, which are not resampled: they are the same for every arm.
         confidence: Of the interval.
         seed: Of the draws.
-        samples: How many.
     """
-    if len(clips) < FEWEST_CLIPS:
+    _, of_prompt = np.unique(np.asarray(prompts), return_inverse=True)
+    count = int(of_prompt.max(initial=-1)) + 1
+    if count < FEWEST_PROMPTS:
         return Spread()
     half, rng = root(real.covariance), np.random.default_rng(seed)
     value = frechet_distance(moments(np.concatenate(clips)), real, half)
     sums = _Sums(clips)
-    drawn = (rng.multinomial(len(clips), np.full(len(clips), 1 / len(clips))) for _ in range(samples))
+    drawn = (rng.multinomial(count, np.full(count, 1 / count))[of_prompt] for _ in range(RESAMPLES))
     found = np.array([frechet_distance(sums.moments(times), real, half) for times in drawn])
     tail = (1 - confidence) / 2
     low, high = np.quantile(found, [tail, 1 - tail]) - found.mean()
-    return Spread(float(-low), float(high), float(found.mean() - value))
+    return Spread(float(-low), float(high), float(found.mean() - value), tuple(map(float, found)))
 
 
 class _Sums:

@@ -7,6 +7,7 @@ plan, the checks, the scores and the report take the rest from the entry.
 from collections.abc import Mapping
 from typing import Any
 
+from vibe_pipeline.diffusion.step_cache import step_cache_of
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.load import ParameterError, experiment_of
 from vibe_pipeline.experiment.tables import Experiment
@@ -24,7 +25,17 @@ METHODS: dict[str, Method] = {
     m.name: m for m in (Refine(), FreeSwim(), Direct(), Cascade(), Upsample(), SuperResolution(), Truth(), External())
 }
 
-__all__ = ["METHODS", "ArmJob", "Bound", "DenoisingMethod", "Method", "Workload", "checked_tables", "method_of"]
+__all__ = [
+    "METHODS",
+    "ArmJob",
+    "Bound",
+    "DenoisingMethod",
+    "Method",
+    "Workload",
+    "checked_tables",
+    "counting_settings",
+    "method_of",
+]
 
 
 def method_of(arm: ArmParams) -> Method:
@@ -48,6 +59,7 @@ def checked_tables(params: Mapping[str, Any]) -> Experiment:
     for name, arm in tables.arms.items():
         try:
             _check(arm)
+            _check_batch(arm, params.get("generation", {}).get("batch_size", 1))
         except ValueError as error:
             raise ParameterError(f"arms.{name}: {error}") from None
     return tables
@@ -59,8 +71,31 @@ def _check(arm: ArmParams) -> None:
         raise ValueError(f"method {arm.method!r} runs no transformer: an adapter would do nothing")
     if arm.transformer is not None and not method.runs_transformer:
         raise ValueError(f"method {arm.method!r} runs no transformer: weights of its own would do nothing")
+    if arm.step_cache is not None and not method.runs_transformer:
+        raise ValueError(f"method {arm.method!r} runs no transformer: a step_cache would do nothing")
     for field in sorted(frozenset().union(*(m.own_fields for m in METHODS.values())) - method.own_fields):
         if getattr(arm, field) is not None:
             owners = " and ".join(m.name for m in METHODS.values() if field in m.own_fields)
             raise ValueError(f"{field} belongs to {owners}, not to method {arm.method!r}")
     method.check(arm)
+
+
+def counting_settings(arm: ArmParams) -> dict[str, Any]:
+    """The settings of a row that its method reads and that are set: one that does nothing is not a setting of it."""
+    method = method_of(arm)
+    foreign = frozenset().union(*(m.own_fields for m in METHODS.values())) - method.own_fields
+    if not (method.second_pass or arm.stages):
+        foreign |= {"strength", "strength_mode"}
+    read = set(ArmParams.model_fields) - foreign if method.runs_transformer else method.own_fields
+    found = arm.model_dump(mode="json", include={"label", "method", *read} - {"optional"}, exclude_none=True)
+    found |= {name: getattr(arm, name).counting() for name in ("attention", "rope") if name in found}
+    return {name: value for name, value in found.items() if value not in ([], {}, False)}
+
+
+def _check_batch(arm: ArmParams, batch_size: int) -> None:
+    """A clip must not depend on which others it is made with."""
+    cache = step_cache_of(arm.step_cache)
+    if cache is not None and cache.by_batch and batch_size > 1:
+        raise ValueError(
+            f"step_cache {cache.name!r} decides for a whole batch: set generation.batch_size, {batch_size}, to 1"
+        )

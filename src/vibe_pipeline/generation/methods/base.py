@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import pandas as pd
 
 from vibe_pipeline.diffusion.attention import attention_words, kind_of, require_windowed
+from vibe_pipeline.diffusion.flow import Levels, evaluated, guides, noise_levels
 from vibe_pipeline.diffusion.rope import rope_of
+from vibe_pipeline.diffusion.step_cache import StepCache, step_cache_of
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.generation import GenerationParams
@@ -122,6 +124,15 @@ class Method:
         """The strength that counts: only a second pass starts from a clip."""
         return arm.strength if self.second_pass else 1.0
 
+    def levels(self, arm: ArmParams, shift: float) -> Levels:
+        """Noise levels of the row's own pass for the plan, all but the 0 at its end; `shift` is the model's."""
+        return noise_levels(arm.steps, arm.flow_shift or shift, self.strength(arm), arm.strength_mode)
+
+    def guided(self, arm: ArmParams, shift: float) -> int:
+        """Evaluations of the row's own pass that are guided, likewise."""
+        asked = evaluated(self.levels(arm, shift), midpoint=arm.scheduler == "midpoint")
+        return sum(guides(sigma, arm.guidance_scale, arm.guidance_interval) for sigma in asked)
+
     def prepare(self, job: ArmJob) -> AbstractContextManager[Make]:
         """Load what is needed and give the function from rows of prompts to their clips; see `clip_cache.Make`.
 
@@ -129,8 +140,8 @@ class Method:
         """
         raise NotImplementedError
 
-    def workload(self, arm: ArmParams, steps: int) -> Workload:
-        """What one clip takes, at `steps` steps of the sampler."""
+    def workload(self, arm: ArmParams, steps: int, guided: int | None = None) -> Workload:
+        """What one clip takes, at `steps` steps of the sampler, `guided` evaluations with both passes (None: all)."""
         return Workload()
 
     def clips(self, job: ArmJob) -> pd.DataFrame:
@@ -168,9 +179,11 @@ class DenoisingMethod(Method):
     runs_transformer = True
 
     def check(self, arm: ArmParams) -> None:
-        """A truncated schedule leaves at least one step; positions by tiles need attention by windows."""
+        """A truncated schedule leaves a step, positions by tiles need windows, and a cache counts whole steps."""
         if rope_of(arm.rope).relative:
             require_windowed(kind_of(arm.attention))
+        if arm.scheduler == "midpoint" and arm.step_cache is not None:
+            raise ValueError("scheduler midpoint evaluates between the steps that step_cache counts: leave one out")
         if arm.strength_mode == "truncated" and int(self.strength(arm) * arm.steps) < 1:
             raise ValueError(
                 f"strength_mode truncated: strength {arm.strength} of {arm.steps} steps leaves none: raise either"
@@ -179,6 +192,7 @@ class DenoisingMethod(Method):
     def describe(self, arm: ArmParams) -> str:
         """Weights of its own, adapter, attention, start, steps, solver, guidance."""
         truncated = arm.strength_mode == "truncated" and self.strength(arm) < 1
+        cache = step_cache_of(arm.step_cache)
         parts = {
             f"transformer {arm.transformer.path.stem}" if arm.transformer else "": arm.transformer is not None,
             f"adapter {arm.adapter}" if arm.adapter else "no adapter": True,
@@ -193,7 +207,8 @@ class DenoisingMethod(Method):
             "UniPC": arm.scheduler == "unipc",
             "midpoint": arm.scheduler == "midpoint",
             f"flow shift {arm.flow_shift or 0:g}": arm.flow_shift is not None,
-            f"guidance {arm.guidance_scale:g}": arm.guidance_scale != 1,
+            _guidance(arm): arm.guidance_scale != 1,
+            cache.words() if cache else "": cache is not None,
             f"{arm.detail_transfer or 0:g} of the change added to the enlarged clip": arm.detail_transfer is not None,
         }
         return " · ".join(part for part, applies in parts.items() if applies)
@@ -212,6 +227,7 @@ class DenoisingMethod(Method):
         """The arm's models, loaded; a context manager."""
         from vibe_pipeline.generation.clip_settings import arm_sampling
         from vibe_pipeline.generation.denoiser import Denoiser
+        from vibe_pipeline.generation.native_latents import NativeLatents
         from vibe_pipeline.generation.text_cache import text_cache
 
         return Denoiser(
@@ -224,21 +240,36 @@ class DenoisingMethod(Method):
             adapter=job.adapter,
             stage1=job.stage1,
             attach=self.attach,
+            natives=NativeLatents.of(job.model, job.root),
         )
 
     def attach(self, denoiser: "Denoiser", arm: ArmParams, native_grid: tuple[int, int]) -> None:
         """Give the transformer the row's attention; `native_grid` is (H, W) in tokens."""
-        from vibe_pipeline.generation.denoiser import attach_attention
+        from vibe_pipeline.generation.stages import attach_attention
 
         attach_attention(denoiser, arm, native_grid)
 
-    def workload(self, arm: ArmParams, steps: int) -> Workload:
+    def workload(self, arm: ArmParams, steps: int, guided: int | None = None) -> Workload:
         """The row's attention in every pass; a second pass encodes first, and once more decodes for the transfer."""
         decodes = 1 if arm.detail_transfer is None else 2
-        forwards = ((arm.attention, steps * passes(arm)),)
+        forwards = ((arm.attention, passes(arm, steps, guided)),)
         return Workload(encodes=int(self.second_pass), decodes=decodes, forwards=forwards)
 
 
-def passes(arm: ArmParams) -> int:
-    """Forwards of one step: two under classifier-free guidance, twice as many with the midpoint."""
-    return (1 if arm.guidance_scale == 1 else 2) * (2 if arm.scheduler == "midpoint" else 1)
+def passes(arm: ArmParams, steps: int, guided: int | None = None) -> int:
+    """Forwards of so many steps that are computed: conditional ones, and those of classifier-free guidance.
+
+    Args:
+        arm: Guidance scale, solver, step cache.
+        steps: Of the sampler; of two evaluations each with the midpoint.
+        guided: Evaluations that are guided; None: all.
+    """
+    cache, evaluated = step_cache_of(arm.step_cache) or StepCache(), steps * (2 if arm.scheduler == "midpoint" else 1)
+    free = 0 if arm.guidance_scale == 1 else evaluated if guided is None else guided
+    return cache.computed(evaluated) + cache.computed(free)
+
+
+def _guidance(arm: ArmParams) -> str:
+    """Scale and interval, for the report."""
+    where = "" if arm.guidance_interval is None else " at sigma {:g} to {:g}".format(*arm.guidance_interval)
+    return f"guidance {arm.guidance_scale:g}{where}"

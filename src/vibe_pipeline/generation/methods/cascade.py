@@ -14,7 +14,8 @@ from vibe_pipeline.generation.clip_cache import Make, Scale
 from vibe_pipeline.generation.methods.base import ArmJob, DenoisingMethod, Workload, passes
 
 if TYPE_CHECKING:
-    from vibe_pipeline.generation.denoiser import Denoiser, Stage
+    from vibe_pipeline.generation.denoiser import Denoiser
+    from vibe_pipeline.generation.stages import Stage
 
 
 class Cascade(DenoisingMethod):
@@ -57,7 +58,7 @@ class Cascade(DenoisingMethod):
     def _stage(self, job: ArmJob, stage: StageParams) -> "Stage":
         from vibe_pipeline.diffusion.checkpoint import find_model, token_grid
         from vibe_pipeline.generation.clip_settings import stage_sampling
-        from vibe_pipeline.generation.denoiser import Stage, attach_attention
+        from vibe_pipeline.generation.stages import Stage, attach_attention
 
         native = token_grid(find_model(job.model.path), job.model.native.height, job.model.native.width)
 
@@ -71,13 +72,13 @@ class Cascade(DenoisingMethod):
             restore=lambda denoiser: attach(job.arm, denoiser),
         )
 
-    def workload(self, arm: ArmParams, steps: int) -> Workload:
+    def workload(self, arm: ArmParams, steps: int, guided: int | None = None) -> Workload:
         """The stages' passes at their sizes, the row's at the target; one decode."""
         earlier = [
-            (s.height, s.width, s.attention, schedule_steps(s.steps, s.strength, s.strength_mode) * passes(arm))
+            (s.height, s.width, s.attention, passes(arm, schedule_steps(s.steps, s.strength, s.strength_mode)))
             for s in arm.stages or ()
         ]
-        return Workload(decodes=1, forwards=((arm.attention, steps * passes(arm)),), earlier=tuple(earlier))
+        return Workload(decodes=1, forwards=((arm.attention, passes(arm, steps, guided)),), earlier=tuple(earlier))
 
 
 def _sizes(arm: ArmParams) -> str:

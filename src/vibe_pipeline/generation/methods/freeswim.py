@@ -27,6 +27,8 @@ class FreeSwim(Refine):
             raise ValueError(f"freeswim is window attention beside full: attention.kind is {arm.attention.kind!r}")
         if arm.scheduler == "midpoint" and arm.refresh_every is not None:
             raise ValueError("scheduler midpoint evaluates between the steps that refresh_every counts: leave one out")
+        if arm.step_cache is not None:
+            raise ValueError("freeswim keeps cross-attention between steps itself: leave step_cache out")
         if rope_of(arm.rope).relative:
             raise ValueError("freeswim's two paths have the same positions: rope.kind is 'ar'; use another")
 
@@ -46,10 +48,10 @@ class FreeSwim(Refine):
         """The name."""
         return {"FreeSwim": True, **super().said(arm)}
 
-    def workload(self, arm: ArmParams, steps: int) -> Workload:
+    def workload(self, arm: ArmParams, steps: int, guided: int | None = None) -> Workload:
         """The full path beside: in every pass, or in the conditional one of each k-th step."""
-        plain = super().workload(arm, steps)
-        full = steps * passes(arm) if arm.refresh_every is None else -(-steps // arm.refresh_every)
+        plain = super().workload(arm, steps, guided)
+        full = passes(arm, steps, guided) if arm.refresh_every is None else -(-steps // arm.refresh_every)
         return replace(
             plain,
             forwards=(*plain.forwards, (AttentionParams(), full)),

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from vibe_pipeline.diffusion.bridge import SHIFT, bridge_levels
+from vibe_pipeline.diffusion.flow import Levels
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.generation.clip_cache import Make
 from vibe_pipeline.generation.methods.base import ArmJob, DenoisingMethod, Workload
@@ -27,9 +29,15 @@ class Refine(DenoisingMethod):
         if arm.enlarge == "latent" and arm.detail_transfer is not None:
             raise ValueError("detail_transfer adds to the enlarged clip, and enlarge: latent makes none: choose one")
 
-    def workload(self, arm: ArmParams, steps: int) -> Workload:
+    def levels(self, arm: ArmParams, shift: float) -> Levels:
+        """Those of a bridge are its own."""
+        if arm.bridge is None:
+            return super().levels(arm, shift)
+        return bridge_levels(arm.steps, arm.bridge.sigma, arm.bridge.form, arm.flow_shift or SHIFT)
+
+    def workload(self, arm: ArmParams, steps: int, guided: int | None = None) -> Workload:
         """A latent is enlarged after the small clip is encoded."""
-        load = super().workload(arm, steps)
+        load = super().workload(arm, steps, guided)
         return replace(load, encodes=0, native_encodes=1) if arm.enlarge == "latent" else load
 
     def said(self, arm: ArmParams) -> dict[str, bool]:

@@ -52,7 +52,7 @@ class SuperResolution(Method):
         with released(network.model):
             yield lambda rows: [enlarged(Path(row["native_path"]), network, chosen, job.size) for row in rows]
 
-    def workload(self, arm: ArmParams, steps: int) -> Workload:
+    def workload(self, arm: ArmParams, steps: int, guided: int | None = None) -> Workload:
         """The network on every frame."""
         return Workload(network=network_of(arm))
 

@@ -41,6 +41,6 @@ class Truth(Method):
                 [decode_video(vae, encode_video(vae, clip[None])) for clip in true_renders(rows, job.size)]
             )
 
-    def workload(self, arm: ArmParams, steps: int) -> Workload:
+    def workload(self, arm: ArmParams, steps: int, guided: int | None = None) -> Workload:
         """Once through the VAE."""
         return Workload(encodes=1, decodes=1)

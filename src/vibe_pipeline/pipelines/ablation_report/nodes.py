@@ -16,21 +16,31 @@ from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.folders import Folders
+from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import ReportParams, TrackingParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.io.files import write_atomic
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.pipelines.rows import of_kind
-from vibe_pipeline.reporting.narrative import differences
+from vibe_pipeline.reporting.ages import ages
+from vibe_pipeline.reporting.arm_runs import ArmRecord, log_arm_runs, note_on_arms, several_have
+from vibe_pipeline.reporting.kept import keep_report
 from vibe_pipeline.reporting.page import ReportInputs, write_report
 from vibe_pipeline.reporting.provenance import Origin, degradation_rows, losses
-from vibe_pipeline.tracking import parent_run, tracked_arm
+from vibe_pipeline.reporting.result import result_of, to_read_first
+from vibe_pipeline.tracking import parent_run
 
 
 def list_not_run(not_run: dict[str, Any]) -> dict[str, Any]:
     """Arms that were left out since files that they name are not there: label, reason, fix and row, by name."""
     return not_run
+
+
+def gather_trainings(**by_row: AdapterManifest) -> dict[str, list[AdapterManifest]]:
+    """Every manifest of either stage ("adapter-<name>", "stage1-<name>"), in one file."""
+    kinds = {"stage2": "adapter", "stage1": "stage1"}
+    return {stage: [*of_kind(kind, by_row).values()] for stage, kind in kinds.items()}
 
 
 def make_table(
@@ -69,58 +79,27 @@ def log_arms(
     tables: Experiment,
     tracking: TrackingParams,
     evaluation: EvaluationParams,
+    generation: GenerationParams,
+    claims: Claims,
     scores: pd.DataFrame,
+    clips: pd.DataFrame,
+    trainings: dict[str, list[AdapterManifest]],
     ablation_table: pd.DataFrame,
-    **by_row: Any,
 ) -> dict[str, Any]:
-    """One MLflow run per arm, every replicate too: its settings, every score with its interval, a few clips.
-
-    `by_row` holds every arm's clips ("clips-<arm>") and every adapter's manifest ("adapter-<name>").
-    """
-    clips, adapters = of_kind("clips", by_row), of_kind("adapter", by_row)
+    """One MLflow run per arm, every replicate too, and the result on their parent; see `reporting.arm_runs`."""
+    made = dict(list(clips.groupby("arm")))
+    adapters = {manifest.name: manifest for manifest in trainings["stage2"]}
+    table = ablation_table
     if any(arm.replicate for arm in tables.arms.values()):
-        ablation_table = _summary(scores, {name: name for name in tables.arms}, evaluation)
-    for name, arm in tables.arms.items():
-        tags = _tags(name, arm, clips[name], adapters)
-        _log_arm(name, arm, tags, ablation_table[ablation_table["arm"] == name], clips[name], tracking)
-    return {name: {"clips": len(table)} for name, table in clips.items()}
-
-
-def _log_arm(
-    name: str, arm: ArmParams, tags: dict[str, str], rows: pd.DataFrame, clips: pd.DataFrame, tracking: TrackingParams
-) -> None:
-    """The run of one arm; `rows` are its own of the ablation table."""
-    with tracked_arm(name, arm, tags) as run:
-        run.params({"swept": arm.swept})
-        run.log([_metrics(rows) | {"seconds_per_clip": float(clips["seconds"].mean())}])
-        run.tags({f"missing.{r.metric}": r.reason for r in rows.itertuples() if r.status != "scored"})
-        for path in clips["preview_path"].head(tracking.clips_per_arm):
-            run.artifact(Path(path), "clips")
-
-
-def _tags(name: str, arm: ArmParams, clips: pd.DataFrame, adapters: Mapping[str, AdapterManifest]) -> dict[str, str]:
-    """What an arm's run can be found by."""
-    tags = {"arm": name, "adapter": arm.adapter or "none"} | _origin_tags(arm)
-    if said := differences(clips).get(name):
-        tags["differs"] = said
-    if arm.adapter is not None:
-        manifest = adapters[arm.adapter]
-        tags |= {"adapter_run_id": manifest.run_id, "adapter_key": manifest.key}
-    return tags
-
-
-def _origin_tags(arm: ArmParams) -> dict[str, str]:
-    """Of a sweep's variant, which row it comes from; of a replicate, which arm it is pooled into."""
-    tags = {"family": arm.family} if arm.family else {}
-    if arm.replicate:
-        tags |= {"replicate_of": arm.replicate.of, "training_seed": arm.replicate.seed}
-    return tags
-
-
-def _metrics(rows: pd.DataFrame) -> dict[str, float]:
-    scored = rows[rows["status"] == "scored"]
-    named = (("", "mean"), (".ci_low", "ci_low"), (".ci_high", "ci_high"))
-    return {f"{r.metric}{suffix}": float(getattr(r, column)) for r in scored.itertuples() for suffix, column in named}
+        table = _summary(scores, {name: name for name in tables.arms}, evaluation)
+    records = [
+        ArmRecord(name, arm, table[table["arm"] == name], made[name], adapters.get(arm.adapter or ""))
+        for name, arm in tables.arms.items()
+    ]
+    runs, earlier = log_arm_runs(records, generation, tracking.clips_per_arm)
+    first = to_read_first(several_have(ablation_table), claims.root)
+    note_on_arms(ablation_table, first, runs, earlier)
+    return {name: {"clips": len(made[name]), "run_id": runs[name]} for name in tables.arms}
 
 
 def write_page(
@@ -133,23 +112,18 @@ def write_page(
     folders: Folders,
     ablation_table: pd.DataFrame,
     scores: pd.DataFrame,
+    clips: pd.DataFrame,
+    spectra: pd.DataFrame,
+    trainings: dict[str, list[AdapterManifest]],
     degradation_checks: pd.DataFrame,
     image_quarantine: pd.DataFrame,
     vbench_manifest: dict[str, Any],
     not_run_arms: dict[str, Any],
-    **by_row: Any,
 ) -> dict[str, Any]:
-    """The self-contained page.
-
-    `by_row` holds every arm's clips and spectrum ("clips-<arm>", "spectrum-<arm>") and every manifest of either stage
-    ("adapter-<name>", "stage1-<name>").
-    """
-    clips = pd.concat(of_kind("clips", by_row).values(), ignore_index=True)
-    spectra = pd.concat(of_kind("spectrum", by_row).values(), ignore_index=True)
-    manifests = {"stage2": [*of_kind("adapter", by_row).values()], "stage1": [*of_kind("stage1", by_row).values()]}
+    """The self-contained page."""
     pools, quarantined = pools_of(tables), len(image_quarantine)
     origin = Origin(
-        tables=tables, model=model, evaluation=evaluation, clips=clips, manifests=manifests,
+        tables=tables, model=model, evaluation=evaluation, clips=clips, manifests=trainings,
         quarantined=quarantined, vbench=vbench_manifest,
     )  # fmt: skip
     inputs = ReportInputs(
@@ -161,7 +135,7 @@ def write_page(
         table=ablation_table,
         scores=pools.pool(scores),
         clips=pools.pool(clips),
-        losses=losses(manifests),
+        losses=losses(trainings),
         checks=degradation_rows(degradation_checks, tables),
         spectra=pools.mean_spectra(spectra),
         provenance=origin.described(),
@@ -170,20 +144,25 @@ def write_page(
         band=evaluation.fine_band,
         clips_shown=report.clips_shown,
         bootstrap=_bootstrap(evaluation),
+        ages=ages(clips, pools.arms, trainings["stage2"], vbench_manifest.get("scored"), parent_run().begun),
     )
-    return _published(write_report(inputs, folders.report), _export(pools, scores, clips, folders.report))
+    page, exported = write_report(inputs, folders.report), _export(pools, scores, clips, folders.report)
+    made = _published(page, exported, folders.reports)
+    return made | {"result": result_of(ablation_table, inputs.claims, inputs.judgements, evaluation.reference_arm)}
 
 
 def _bootstrap(evaluation: EvaluationParams) -> Bootstrap:
     return Bootstrap(confidence=evaluation.confidence, samples=evaluation.bootstrap_samples, seed=evaluation.seed)
 
 
-def _published(page: Path, exported: Path) -> dict[str, Any]:
-    """Attach page and scores to the parent run; the page's manifest."""
+def _published(page: Path, exported: Path, reports: Path) -> dict[str, Any]:
+    """Attach page and scores to the parent run, keep both beside those of earlier runs; the page's manifest."""
     run = parent_run()
     run.artifact(page, "report")
     run.artifact(exported)
-    return {"path": str(page), "bytes": page.stat().st_size}
+    info = run.info()
+    kept = keep_report(page.parent, reports, {"run_id": run.run_id, "name": str(info.run_name) if info else ""})
+    return {"path": str(page), "bytes": page.stat().st_size, "kept": str(kept)}
 
 
 def _export(pools: Pools, scores: pd.DataFrame, clips: pd.DataFrame, folder: Path) -> Path:

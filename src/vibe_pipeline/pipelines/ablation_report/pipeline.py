@@ -6,19 +6,26 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.pipelines.ablation_report import nodes
 from vibe_pipeline.pipelines.rows import named
 
-PAGE_TABLES = ("scores", "degradation_checks", "image_quarantine", "vbench_manifest", "not_run_arms")
+CHECKS = ("degradation_checks", "image_quarantine", "vbench_manifest", "not_run_arms")
+PAGE_TABLES = ("scores", "clips", "spectra", "trainings", *CHECKS)
 
 
 def create_pipeline(tables: Experiment) -> Pipeline:
     """The table, the arms' MLflow runs, the page."""
     stage1 = sorted({row.start for row in tables.adapters.values()} & set(tables.stage1))
-    clips, adapters = named("clips", tables.arms), named("adapter", tables.adapters)
-    made = clips | named("spectrum", tables.arms) | adapters | named("stage1", stage1)
+    trained = named("adapter", tables.adapters) | named("stage1", stage1)
     groups = ["params:stage1", "params:adapters", "params:arms", "params:evaluation"]
     return Pipeline(
         [
             Node(nodes.check_tables, groups, "tables", name="check_tables"),
             Node(nodes.list_not_run, "params:not_run", "not_run_arms", name="list_not_run"),
+            Node(
+                nodes.gather_trainings,
+                trained,
+                "trainings",
+                name="gather_trainings",
+                namespace="adapters",
+            ),
             Node(
                 nodes.make_table,
                 ["tables", "scores", "params:evaluation", "not_run_arms"],
@@ -33,15 +40,15 @@ def create_pipeline(tables: Experiment) -> Pipeline:
             ),
             Node(
                 nodes.log_arms,
-                _parameters("tracking", "evaluation") | _same("tables", "scores", "ablation_table") | clips | adapters,
+                _parameters("tracking", "evaluation", "generation", "claims")
+                | _same("tables", "scores", "clips", "trainings", "ablation_table"),
                 "tracked_arms",
                 name="log_arms",
             ),
             Node(
                 nodes.write_page,
                 _parameters("evaluation", "report", "claims", "published", "model", "folders")
-                | _same("tables", "ablation_table", *PAGE_TABLES)
-                | made,
+                | _same("tables", "ablation_table", *PAGE_TABLES),
                 "report",
                 name="write_page",
             ),

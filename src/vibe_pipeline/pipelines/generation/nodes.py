@@ -12,6 +12,7 @@ from vibe_pipeline.experiment.run import TrackingParams
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.generation.render import arm_clips, native_clips, reference_clips
 from vibe_pipeline.io.manifests import AdapterManifest
+from vibe_pipeline.pipelines.rows import of_kind
 from vibe_pipeline.reporting.preview import write_preview
 from vibe_pipeline.tracking import parent_run
 
@@ -74,3 +75,8 @@ def render_arm(
     truth = references.set_index(["prompt_index", "seed"])["path"]
     keys = zip(made["prompt_index"], made["seed"], strict=True)
     return made.assign(reference_path=[truth.get(key, "") for key in keys])
+
+
+def gather_clips(**by_row: pd.DataFrame) -> pd.DataFrame:
+    """The clips of every arm ("clips-<arm>") as one table, in the arms' order."""
+    return pd.concat(of_kind("clips", by_row).values(), ignore_index=True)

@@ -10,7 +10,7 @@ from kedro.pipeline import Node, Pipeline
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.pipelines.generation import nodes
-from vibe_pipeline.pipelines.rows import for_row, resources
+from vibe_pipeline.pipelines.rows import for_row, named, resources
 
 PARAMS = ["params:model", "params:generation", "params:folders"]
 GPU = resources(gpus=1)
@@ -31,7 +31,14 @@ def create_pipeline(tables: Experiment) -> Pipeline:
     if tables.stop_after_preview:
         return Pipeline(first, tags="generation")
     references = Node(nodes.render_references, ["prompts", *PARAMS], "reference_clips", name="render_references")
-    return Pipeline([*first, references, *[_arm(name, tables) for name in tables.arms]], tags="generation")
+    arms = [_arm(name, tables) for name in tables.arms]
+    return Pipeline([*first, references, *arms, gather_clips(tables)], tags="generation")
+
+
+def gather_clips(tables: Experiment) -> Node:
+    """The joint table of all arms' clips, which alone leaves their namespace."""
+    clips = named("clips", tables.arms)
+    return Node(nodes.gather_clips, clips, "clips", name="gather_clips", namespace="arms")
 
 
 def _arm(name: str, tables: Experiment) -> Node:

@@ -14,7 +14,7 @@ from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.validation_clips import ValidationClips
 from vibe_pipeline.images.degradation import check_of
 from vibe_pipeline.io.manifests import AdapterManifest
-from vibe_pipeline.tracking import log_artifact, tracked_adapter
+from vibe_pipeline.tracking import images_input, log_artifact, tracked_adapter
 from vibe_pipeline.training.stages import alone, stage2_job, train
 
 
@@ -36,6 +36,7 @@ def train_resolution(
     job = stage2_job(name, latent_cache, stage1, model, row, folders.adapters)
     check = check_of(degradation_checks, row)
     with alone(job), tracked_adapter(name, "stage2", row, check, job.folder) as run:
+        run.reads(images_input(latent_cache))
         if generation is not None and arm is not None:
             clips = ValidationClips(
                 adapter=name,

@@ -1,5 +1,6 @@
 """Nodes of vbench_eval: VBench over all arms, and the measures that see resolution, per arm."""
 
+import time
 from typing import Any
 
 import pandas as pd
@@ -25,14 +26,13 @@ def run_vbench(
     generation: GenerationParams,
     model: ModelParams,
     folders: Folders,
-    **by_row: pd.DataFrame,
+    clips: pd.DataFrame,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """VBench's own scores of every clip; a dimension that cannot run is a row with its reason.
+    """VBench's own scores of every clip of all arms; a dimension that cannot run is a row with its reason.
 
-    `by_row` holds the clips of every arm ("clips-<arm>").
+    The manifest says when, as the page tells how old scores are.
     """
     limit_threads(model.threads)
-    clips = pd.concat(of_kind("clips", by_row).values(), ignore_index=True)
     protocol = generation.prompts if generation.prompts in (*VBENCH_PROTOCOLS, FOUR_K) else "custom"
     manifest = vbench_manifest(
         clips, evaluation.vbench_dimensions, protocol, evaluation.prompt_rewriting, evaluation.flow_side
@@ -46,7 +46,8 @@ def run_vbench(
         threads=model.threads,
         second_env=folders.vbench_env,
     )
-    return score_vbench(clips, evaluation.vbench_dimensions, scoring, require_any=False), manifest
+    scores = score_vbench(clips, evaluation.vbench_dimensions, scoring, require_any=False)
+    return scores, manifest | {"scored": time.time()}
 
 
 def measure(
@@ -77,7 +78,13 @@ def _device(model: ModelParams) -> str:
     return "cuda" if model.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def collect_scores(evaluation: EvaluationParams, vbench_scores: pd.DataFrame, **by_row: pd.DataFrame) -> pd.DataFrame:
-    """All scores in one long table: VBench's, every arm's own ("scores-<arm>"), and what is made of VBench's."""
+def gather_measured(**by_row: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Every arm's own scores ("scores-<arm>") as one table, and its spectra ("spectrum-<arm>"), in the arms' order."""
+    scores, spectra = (pd.concat(of_kind(kind, by_row).values(), ignore_index=True) for kind in ("scores", "spectrum"))
+    return scores, spectra
+
+
+def collect_scores(evaluation: EvaluationParams, vbench_scores: pd.DataFrame, own_scores: pd.DataFrame) -> pd.DataFrame:
+    """All scores in one long table: VBench's, every arm's own, and what is made of VBench's."""
     made = composite_scores(vbench_scores, evaluation.overall_dimensions)
-    return pd.concat([vbench_scores, *of_kind("scores", by_row).values(), made], ignore_index=True)
+    return pd.concat([vbench_scores, own_scores, made], ignore_index=True)

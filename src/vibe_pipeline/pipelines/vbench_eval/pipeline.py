@@ -15,7 +15,7 @@ def create_pipeline(tables: Experiment) -> Pipeline:
         [
             Node(
                 nodes.run_vbench,
-                {group: f"params:{group}" for group in GROUPS} | named("clips", tables.arms),
+                {group: f"params:{group}" for group in GROUPS} | {"clips": "clips"},
                 ["vbench_scores", "vbench_manifest"],
                 name="run_vbench",
                 tags=resources(gpus=1),
@@ -31,8 +31,15 @@ def create_pipeline(tables: Experiment) -> Pipeline:
                 for arm in tables.arms
             ],
             Node(
+                nodes.gather_measured,
+                named("scores", tables.arms) | named("spectrum", tables.arms),
+                ["own_scores", "spectra"],
+                name="gather_measured",
+                namespace="arms",
+            ),
+            Node(
                 nodes.collect_scores,
-                {"evaluation": "params:evaluation", "vbench_scores": "vbench_scores"} | named("scores", tables.arms),
+                ["params:evaluation", "vbench_scores", "own_scores"],
                 "scores",
                 name="collect_scores",
             ),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from vibe_pipeline.diffusion.attention.choice import Kernel
 from vibe_pipeline.diffusion.attention.geometry import Grid, NativeGrid, Order, Windows
 
 if TYPE_CHECKING:
@@ -98,6 +99,14 @@ class AttentionKind:
             ValueError: The grid does not fit.
         """
         raise NotImplementedError
+
+    def kernel(self, grid: Grid, native: NativeGrid | None, layer: int, device: str) -> tuple[Kernel, float]:
+        """What computes a layer on a type of device, and the keys that it compares a query with to that end.
+
+        Raises:
+            ValueError: The grid does not fit.
+        """
+        return "sdpa", self.keys(grid, native, layer)
 
     def plan(self, place: Place) -> AttentionPlan:
         """Everything that is slow, done once for a place.

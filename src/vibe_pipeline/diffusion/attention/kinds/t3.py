@@ -64,7 +64,8 @@ class T3(AttentionKind):
 
     def multiples(self, grid: Grid) -> Grid:
         """What all layer types divide."""
-        return tuple(math.lcm(*axis) for axis in zip(*self._types(grid), strict=True))
+        t, h, w = (math.lcm(*axis) for axis in zip(*self._types(grid), strict=True))
+        return t, h, w
 
     def variant(self, layer: int) -> int:
         """The layer's type."""
@@ -75,7 +76,7 @@ class T3(AttentionKind):
         return ("groups " + " ".join("{}x{}x{}".format(*g) for g in self.groups),) if self.groups else ()
 
     def _types(self, grid: Grid) -> tuple[Groups, ...]:
-        types = self.groups or PUBLISHED.get(tuple(grid))
+        types = self.groups or PUBLISHED.get((grid[0], grid[1], grid[2]))
         if types is None:
             raise ValueError(
                 f"T3-Video's groups are published for the token grids (T, H, W) = {' and '.join(map(str, PUBLISHED))}, "
@@ -155,8 +156,8 @@ def _attend(
 ) -> Tensor:
     from torch.nn.functional import scaled_dot_product_attention  # here: plans and checks read the entry without torch
 
-    parts = [_grouped(x, grid, groups, dilated) for x in (q, k, v)]
-    return _together(scaled_dot_product_attention(*parts, scale=scale), grid, groups, dilated)
+    q, k, v = (_grouped(x, grid, groups, dilated) for x in (q, k, v))
+    return _together(scaled_dot_product_attention(q, k, v, scale=scale), grid, groups, dilated)
 
 
 def _grouped(x: Tensor, grid: Grid, groups: Groups, dilated: bool) -> Tensor:

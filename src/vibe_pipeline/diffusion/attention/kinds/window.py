@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, PositiveInt
 
+from vibe_pipeline.diffusion.attention.choice import Kernel, kernel_of
 from vibe_pipeline.diffusion.attention.geometry import BACKENDS, Grid, HalfWindow, NativeGrid, Windows
 from vibe_pipeline.diffusion.attention.kinds.base import AttentionKind, AttentionPlan, Place
 
@@ -43,6 +44,10 @@ class Window(AttentionKind):
         """Those of the window over all frames, and the pooled ones."""
         return self.windows(grid, native).keys_per_query
 
+    def kernel(self, grid: Grid, native: NativeGrid | None, layer: int, device: str) -> tuple[Kernel, float]:
+        """By the backend that suits the grid."""
+        return kernel_of(self.windows(grid, native), device)
+
     def plan(self, place: Place) -> AttentionPlan:
         """By the place's backend."""
         from vibe_pipeline.diffusion.attention.backends import plan_windows
@@ -51,10 +56,8 @@ class Window(AttentionKind):
 
     def check(self, native: NativeGrid | None) -> None:
         """Positive windows, or a native grid to take them from."""
-        if self.half_window is None and native is None:
-            raise ValueError("half_window is None, that is half the native grid: give native_grid (H, W) in tokens")
-        if self.half_window is None and len(native) != 2:
-            raise ValueError(f"native_grid must be (H, W) in tokens, not {native}")
+        if self.half_window is None:
+            _sides(native)
         side = max(self.tile, 1)
         self.windows((1, side, side), native)  # any grid that divides by the tiles will do
 
@@ -65,7 +68,21 @@ class Window(AttentionKind):
     def _half(self, grid: Grid, native: NativeGrid | None) -> HalfWindow:
         """Half the native grid lies as the grid does: the native size of an upright image is the native size turned."""
         if self.half_window is not None:
-            return tuple(self.half_window)
-        half = tuple(max(1, n // 2) for n in native)
-        turned = (grid[1] - grid[2]) * (half[0] - half[1]) < 0
-        return half[::-1] if turned else half
+            d_h, d_w = self.half_window
+            return d_h, d_w
+        d_h, d_w = (max(1, n // 2) for n in _sides(native))
+        turned = (grid[1] - grid[2]) * (d_h - d_w) < 0
+        return (d_w, d_h) if turned else (d_h, d_w)
+
+
+def _sides(native: NativeGrid | None) -> NativeGrid:
+    """A native grid to take a window from.
+
+    Raises:
+        ValueError: There is none, or it has not two sides.
+    """
+    if native is None:
+        raise ValueError("half_window is None, that is half the native grid: give native_grid (H, W) in tokens")
+    if len(native) != 2:
+        raise ValueError(f"native_grid must be (H, W) in tokens, not {native}")
+    return native

@@ -1,0 +1,62 @@
+"""Which backend computes windows, and how many keys it looks at for that: the one rule of the plan and of what runs.
+
+No torch is needed to ask; only the blocks of a block-sparse kernel are counted with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from vibe_pipeline.diffusion.attention.geometry import BACKENDS, Backend, Order, Windows
+
+DENSE_TOKENS = {"cpu": 1024, "cuda": 8192}
+"""Up to here one SDPA call with a mask beats the sparse backends. On an H100 a training step of 4,128 tokens takes 4.1
+ms a layer with a mask and 3.9 with flex, which compiles for 10 to 15 s a grid and grad mode (docs/benchmarks.md)."""
+
+Kernel = Literal["sdpa", "masked", "flex", "gather"]
+"""SDPA without a mask; SDPA with one; flex_attention; SDPA on gathered tiles."""
+
+
+def choose_backend(windows: Windows, backend: Backend, device: str) -> Backend:
+    """Resolve "auto": dense for few tokens or plain full attention, else flex on CUDA and gather elsewhere.
+
+    Args:
+        windows: The geometry.
+        backend: What is asked for.
+        device: Its type, `cuda` or `cpu`.
+
+    Raises:
+        ValueError: An unknown backend.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown attention backend {backend!r}: use one of {', '.join(BACKENDS)}")
+    if windows.is_full:
+        return "dense"  # and no mask: plain SDPA
+    if backend != "auto":
+        return backend
+    if windows.tokens <= DENSE_TOKENS.get(device, DENSE_TOKENS["cpu"]):
+        return "dense"
+    return "flex" if device == "cuda" else "gather"
+
+
+def choose_order(windows: Windows, backend: Backend, asked: Order | None) -> Order:
+    """Tokens lie (h, w, t) for flex, (t, h, w) otherwise, unless another order is asked for."""
+    order = asked or ("hwt" if backend == "flex" else "thw")
+    return "thw" if windows.grid[0] == 1 else order  # the same order, by its cheaper name
+
+
+def kernel_of(windows: Windows, device: str) -> tuple[Kernel, float]:
+    """The kernel that computes windows where nothing else is asked for, and the keys that it compares a query with.
+
+    A mask hides keys but saves none of them; a block-sparse kernel computes whole blocks.
+    """
+    backend = choose_backend(windows, "auto", device)
+    if backend == "flex":
+        from vibe_pipeline.diffusion.attention.flex import computed_share
+
+        ordered = replace(windows, order=choose_order(windows, backend, None))
+        return "flex", computed_share(ordered) * windows.tokens + windows.pooled
+    if backend == "gather":
+        return "gather", float(windows.keys_per_query)
+    return ("sdpa" if windows.is_full else "masked"), float(windows.tokens + windows.pooled)

@@ -1,0 +1,158 @@
+"""Step caches: denoising steps that take over what an earlier step computed, by diffusers' hooks.
+
+`STEP_CACHES` lists every one; to add one, write its entry (a frozen dataclass under `StepCache`) and list it. Both
+guidance passes keep states of their own (`cache_context`): without, FirstBlockCache raises and others mix the two. A
+cache changes clips, so it is off in every arm that does not ask for it.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field, PositiveInt
+
+from vibe_pipeline.diffusion.entries import chosen_entry, known_entry
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from vibe_pipeline.diffusion.objectives import Predict
+
+
+@dataclass(frozen=True)
+class StepCache:
+    """One way of leaving out forwards; subclasses fill in what differs, and their fields are a row's.
+
+    Attributes:
+        name: As `step_cache.kind` says it.
+        by_batch: It decides for all clips of a batch at once, so that a clip depends on those beside it.
+    """
+
+    name: ClassVar[str]
+    by_batch: ClassVar[bool] = False
+
+    def computed(self, calls: int) -> int:
+        """How many of so many forwards in a row are computed; the most that can be, where that depends on the clip."""
+        return calls
+
+    def config(self) -> Any:
+        """diffusers' configuration."""
+        raise NotImplementedError
+
+    def words(self) -> str:
+        """For the report."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class FirstBlock(StepCache):
+    """The blocks after the first are left out where the first changes little (ParaAttention's First Block Cache).
+
+    Attributes:
+        threshold: Mean absolute change of the first block's update, relative to it, up to which they are.
+    """
+
+    name: ClassVar[str] = "first_block"
+    by_batch: ClassVar[bool] = True
+
+    threshold: Annotated[float, Field(gt=0, description="first_block: change up to which blocks are left out")] = 0.05
+
+    def config(self) -> Any:
+        """diffusers' FirstBlockCacheConfig."""
+        from diffusers import FirstBlockCacheConfig
+
+        return FirstBlockCacheConfig(threshold=self.threshold)
+
+    def words(self) -> str:
+        """Name and threshold."""
+        return f"first-block cache {self.threshold:g}"
+
+
+@dataclass(frozen=True)
+class Taylor(StepCache):
+    """Whole forwards are replaced by a Taylor expansion of the model's last ones (TaylorSeer, arXiv 2503.06923).
+
+    In its lite form: what is expanded is the model's output alone, which takes no memory to speak of. Which forwards
+    are computed is fixed beforehand.
+
+    Attributes:
+        interval: One forward in so many is computed.
+        before: So many at the start are all computed.
+        order: Highest order of the expansion; 0 repeats the last output.
+    """
+
+    name: ClassVar[str] = "taylor"
+
+    interval: Annotated[int, Field(ge=2, description="taylor: one forward in so many is computed")] = 2
+    before: Annotated[PositiveInt, Field(description="taylor: forwards at the start that are all computed")] = 3
+    order: Annotated[int, Field(ge=0, le=3, description="taylor: highest order of the expansion")] = 1
+
+    def computed(self, calls: int) -> int:
+        """Those at the start, and then one in `interval`, counted as diffusers' hook counts."""
+        return sum(i < self.before or (i - self.before - 1) % self.interval == 0 for i in range(calls))
+
+    def config(self) -> Any:
+        """diffusers' TaylorSeerCacheConfig."""
+        import torch
+        from diffusers import TaylorSeerCacheConfig
+
+        return TaylorSeerCacheConfig(
+            cache_interval=self.interval,
+            disable_cache_before_step=self.before,
+            max_order=self.order,
+            taylor_factors_dtype=torch.float32,
+            use_lite_mode=True,
+        )
+
+    def words(self) -> str:
+        """Name and interval."""
+        return f"Taylor cache, 1 in {self.interval} after {self.before}"
+
+
+STEP_CACHES: dict[str, type[StepCache]] = {cache.name: cache for cache in (FirstBlock, Taylor)}
+
+
+def known_step_cache(name: str) -> str:
+    """The name of a step cache, as it is.
+
+    Raises:
+        ValueError: There is none of that name; lists those there are.
+    """
+    return known_entry(name, STEP_CACHES, "step cache")
+
+
+def step_cache_of(settings: Any) -> StepCache | None:
+    """The entry that settings name, with its fields filled in; None for None."""
+    return None if settings is None else chosen_entry(settings, STEP_CACHES, "step cache")
+
+
+def install_step_cache(transformer: nn.Module, cache: StepCache) -> None:
+    """Put a cache on a diffusers transformer."""
+    transformer.enable_cache(cache.config())
+
+
+def remove_step_cache(transformer: nn.Module) -> None:
+    """Take it off again, with the registries that hold the modules they hang on."""
+    if transformer.is_cache_enabled:
+        transformer.disable_cache()
+    for module in transformer.modules():
+        if hasattr(module, "_diffusers_hook"):
+            del module._diffusers_hook
+
+
+def forget_steps(transformer: nn.Module) -> None:
+    """Begin a clip: nothing is taken over from the one before."""
+    if transformer.is_cache_enabled:
+        transformer._reset_stateful_cache()
+
+
+def in_context(transformer: nn.Module, name: str, predict: Predict) -> Predict:
+    """A predictor whose cached steps are its own, not those of the other guidance pass."""
+
+    def within(x: Tensor, sigma: Tensor) -> Tensor:
+        with transformer.cache_context(name) if transformer.is_cache_enabled else nullcontext():
+            return predict(x, sigma)
+
+    return within

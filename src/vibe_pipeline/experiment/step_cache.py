@@ -1,0 +1,25 @@
+"""A row's step cache: `StepCacheParams`, with the fields of every entry of `diffusion.step_cache.STEP_CACHES`."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from vibe_pipeline.diffusion.step_cache import STEP_CACHES, known_step_cache
+from vibe_pipeline.experiment.kinds import KindParams, kind_params
+
+
+class _StepCache(KindParams):
+    """Which denoising steps take over what an earlier one computed."""
+
+    kind: Annotated[str, AfterValidator(known_step_cache)] = Field(
+        "taylor", description="an entry of `diffusion.step_cache.STEP_CACHES`"
+    )
+
+    @classmethod
+    def entries(cls) -> Mapping[str, type]:
+        """Those there are."""
+        return STEP_CACHES
+
+
+StepCacheParams = kind_params("StepCacheParams", _StepCache, "step cache", STEP_CACHES.values())

@@ -1,0 +1,64 @@
+"""How one pass over a clip is denoised, and passes before a row's own."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from vibe_pipeline.diffusion.attention import install_gclf
+from vibe_pipeline.diffusion.flow import Interval
+from vibe_pipeline.diffusion.rope import install_rope, rope_of
+from vibe_pipeline.diffusion.sampling import Scheduler
+from vibe_pipeline.experiment.arms import ArmParams, StageParams
+from vibe_pipeline.generation.clip_cache import Scale
+
+if TYPE_CHECKING:
+    from vibe_pipeline.generation.denoiser import Denoiser
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a clip is denoised: noise levels [n + 1], solver, guidance scale, and between which levels it is applied."""
+
+    sigmas: Tensor
+    scheduler: Scheduler
+    guidance_scale: float
+    guidance_interval: Interval | None = None
+
+
+Attach = Callable[["Denoiser", ArmParams, tuple[int, int]], None]
+
+
+def attach_attention(denoiser: "Denoiser", arm: ArmParams | StageParams, native_grid: tuple[int, int]) -> None:
+    """A row's or a stage's attention and rotary positions, windows measured on the native token grid (H, W)."""
+    rope = rope_of(arm.rope)
+    install_rope(denoiser.transformer, rope, native_grid)
+    install_gclf(denoiser.transformer, arm.attention, native_grid, rope=rope)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A pass before a row's own.
+
+    Attributes:
+        size: Of its clips.
+        sampling: Noise levels, solver, guidance.
+        attach: Gives the transformer the stage's attention and positions; undone by that of the row.
+        restore: Gives it the row's again.
+    """
+
+    size: Scale
+    sampling: Sampling
+    attach: Callable[["Denoiser"], None]
+    restore: Callable[["Denoiser"], None]
+
+    @contextmanager
+    def entered(self, denoiser: "Denoiser") -> Iterator[None]:
+        """The stage's attention inside, the row's afterwards."""
+        self.attach(denoiser)
+        try:
+            yield
+        finally:
+            self.restore(denoiser)

@@ -1,0 +1,78 @@
+"""A run's result in a few lines, for the terminal: arms by the measures to read first, and every claim's verdict."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vibe_pipeline.evaluation.claims import ClaimVerdict
+from vibe_pipeline.experiment.claims import Claim
+from vibe_pipeline.io.text_table import aligned
+from vibe_pipeline.reporting.glossary import ARROWS, number, words
+from vibe_pipeline.reporting.tables import is_scored, metric_order
+from vibe_pipeline.reporting.verdicts import MARKS
+
+MEASURES, ARMS = 3, 10
+
+
+def result_of(
+    table: pd.DataFrame, claims: Sequence[Claim], judgements: Sequence[ClaimVerdict], reference: str
+) -> dict[str, Any]:
+    """What of the ablation table is read first, for JSON.
+
+    Args:
+        table: Ablation table.
+        claims: What was put to the test: measures that most of them rest on come first, and the arms they compare.
+        judgements: What came of each.
+        reference: The reference arm, which comes first.
+    """
+    scored = table[is_scored(table)] if len(table) else table
+    metrics = to_read_first(scored, claims)
+    arms = list(dict.fromkeys([reference, *(a for c in claims for a in (c.arm, c.other)), *table.get("arm", ())]))
+    arms = [arm for arm in arms if len(scored) and arm in set(scored["arm"])]
+    means = {(row.arm, row.metric): float(row.mean) for row in scored.itertuples()}
+    better = {row.metric: row.direction for row in scored.itertuples()}
+    return {
+        "measures": [f"{words(m).label} {ARROWS.get(better[m], '')}".strip() for m in metrics],
+        "arms": {arm: [number(means.get((arm, m), float("nan"))) for m in metrics] for arm in arms[:ARMS]},
+        "more_arms": max(0, len(arms) - ARMS),
+        "claims": [[MARKS[j.corrected], j.corrected, j.claim.statement] for j in judgements],
+    }
+
+
+def to_read_first(scored: pd.DataFrame, claims: Sequence[Claim]) -> list[str]:
+    """The measures that most claims are decided by, of those that most arms have; then in the table's order."""
+    if scored.empty:
+        return []
+    arms = scored.groupby("metric")["arm"].nunique()
+    there = [metric for metric in metric_order(scored) if arms[metric] > arms.max() / 2]  # not of the ceiling alone
+    decides = Counter(claim.primary.metric for claim in claims)
+    named = Counter(asked.metric for claim in claims for asked in claim.secondary)
+    return sorted(there, key=lambda metric: (-decides[metric], -named[metric], there.index(metric)))[:MEASURES]
+
+
+def ending(report: Mapping[str, Any] | None, run: str) -> list[str]:
+    """The lines that a run ends with.
+
+    Args:
+        report: The page's manifest; None where this run made no page.
+        run: The run's address in MLflow; '' if it has none.
+    """
+    lines = ["done"] if report is None else [*_table(report["result"]), ""]
+    if report is not None:
+        lines.append(f"report   {Path(report['path']).absolute().as_uri()}")
+    if run:
+        lines.append(f"MLflow   {run}")
+    return lines
+
+
+def _table(result: Mapping[str, Any]) -> list[str]:
+    """The arms' rows, then a line a claim."""
+    if not result["arms"]:
+        return ["no arm was scored: the report says why"]
+    lines = aligned([("arm", *result["measures"]), *((arm, *cells) for arm, cells in result["arms"].items())], left=1)
+    if result["more_arms"]:
+        lines.append(f"and {result['more_arms']} more in the report")
+    return [*lines, "", *(f"{mark} {verdict}: {statement}" for mark, verdict, statement in result["claims"])]

@@ -1,0 +1,151 @@
+"""Step caches: which forwards are computed, what stands in for the others, guidance's two passes apart."""
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor
+
+from vibe_pipeline.diffusion.attention import GclfSettings, install_gclf
+from vibe_pipeline.diffusion.flow import sigma_schedule
+from vibe_pipeline.diffusion.models import velocity_predictor
+from vibe_pipeline.diffusion.objectives import Predict
+from vibe_pipeline.diffusion.sampling import denoise, guided
+from vibe_pipeline.diffusion.step_cache import (
+    FirstBlock,
+    StepCache,
+    Taylor,
+    forget_steps,
+    in_context,
+    install_step_cache,
+    remove_step_cache,
+)
+
+STEPS = 8
+TEXTS = torch.randn(2, 1, 12, 64, generator=torch.Generator().manual_seed(1))
+START = torch.randn(1, 16, 2, 8, 12, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def transformer(wan21) -> Iterator[WanTransformer3DModel]:
+    yield (made := wan21.transformer().eval().requires_grad_(False))
+    remove_step_cache(made)
+
+
+def passes(transformer: WanTransformer3DModel) -> list[Predict]:
+    return [
+        in_context(transformer, name, velocity_predictor(transformer, text, False, torch.float32))
+        for name, text in zip(("conditional", "unconditional"), TEXTS, strict=True)
+    ]
+
+
+def clip(predict: Predict) -> Tensor:
+    return denoise(predict, START.clone(), sigma_schedule(STEPS, 3.0, 0.7))
+
+
+def counting(transformer: WanTransformer3DModel) -> list[int]:
+    """How often the last block's feed-forward layer is at work."""
+    calls: list[int] = []
+    transformer.blocks[-1].ffn.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def test_without_a_cache_not_a_bit_changes_and_after_one_neither(transformer) -> None:
+    plain = [velocity_predictor(transformer, text, False, torch.float32) for text in TEXTS]
+    before = clip(guided(*plain, 3.0))
+    assert torch.equal(clip(guided(*passes(transformer), 3.0)), before)
+    install_step_cache(transformer, Taylor())
+    assert not torch.equal(clip(guided(*passes(transformer), 3.0)), before)
+    remove_step_cache(transformer)
+    assert torch.equal(clip(guided(*passes(transformer), 3.0)), before)
+    assert not any(hasattr(module, "_diffusers_hook") for module in transformer.modules())
+
+
+@pytest.mark.parametrize("cache", [Taylor(), Taylor(3, 1, 2), Taylor(2, 4, 0)])
+def test_as_many_forwards_are_computed_as_the_plan_counts(transformer, cache: Taylor) -> None:
+    calls = counting(transformer)
+    install_step_cache(transformer, cache)
+    clip(passes(transformer)[0])
+    assert len(calls) == cache.computed(STEPS) < StepCache().computed(STEPS)
+    forget_steps(transformer)
+    calls.clear()
+    clip(guided(*passes(transformer), 3.0))
+    assert len(calls) == 2 * cache.computed(STEPS)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_what_stands_in_is_the_expansion_of_the_last_outputs(transformer, order: int) -> None:
+    """By hand: the last output, and its slope between the last two that were computed."""
+    cache = Taylor(interval=2, before=3, order=order)
+    plain, seen = velocity_predictor(transformer, TEXTS[0], False, torch.float32), []
+
+    def by_hand(x: Tensor, sigma: Tensor) -> Tensor:
+        step = by_hand.step = getattr(by_hand, "step", -1) + 1
+        if step < 3 or (step - 4) % 2 == 0:
+            seen.append((step, plain(x, sigma)))
+            return seen[-1][1]
+        (one, before), (two, last) = seen[-2:]
+        return last + (step - two) * (last - before) / (two - one) * (order == 1)
+
+    expected = clip(by_hand)
+    install_step_cache(transformer, cache)
+    torch.testing.assert_close(clip(passes(transformer)[0]), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cache", [Taylor(2, 1, 1), FirstBlock(0.3)])
+def test_the_passes_of_guidance_do_not_mix(wan21, transformer, cache: StepCache) -> None:
+    """As two transformers of the same weights, each with a cache of its own."""
+    other = wan21.transformer().eval().requires_grad_(False)
+    for each in (transformer, other):
+        install_step_cache(each, cache)
+    together = clip(guided(*passes(transformer), 3.0))
+    forget_steps(transformer)
+    apart = clip(guided(passes(transformer)[0], passes(other)[1], 3.0))
+    assert torch.equal(together, apart)
+    remove_step_cache(other)
+
+
+def test_the_next_clip_takes_nothing_over(transformer) -> None:
+    install_step_cache(transformer, FirstBlock(0.5))
+    first = clip(passes(transformer)[0])
+    forget_steps(transformer)
+    assert torch.equal(clip(passes(transformer)[0]), first)
+
+
+def test_first_block_leaves_out_blocks_by_its_threshold(transformer) -> None:
+    calls = counting(transformer)
+    plain = clip(passes(transformer)[0])
+    install_step_cache(transformer, FirstBlock(1e-9))
+    assert torch.equal(clip(passes(transformer)[0]), plain) and len(calls) == 2 * STEPS
+    remove_step_cache(transformer)
+    calls.clear()
+    install_step_cache(transformer, FirstBlock(1e9))
+    clip(passes(transformer)[0])
+    assert len(calls) == 1
+
+
+def test_with_our_attention_the_tokens_come_back_in_their_order(transformer) -> None:
+    """An output that stands in is in the transformer's order, which the last hook turns back."""
+    settings, found = GclfSettings("window", (1, 2), 0), []
+    for order in ("thw", "hwt"):
+        install_gclf(transformer, settings, (2, 3), "gather", order)
+        install_step_cache(transformer, Taylor(2, 1, 1))
+        found.append(clip(passes(transformer)[0]))
+        remove_step_cache(transformer)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_a_transformer_that_had_a_cache_goes_without_the_garbage_collector(wan21) -> None:
+    gc.disable()
+    try:
+        transformer = wan21.transformer()
+        install_step_cache(transformer, Taylor())
+        remove_step_cache(transformer)
+        reference = weakref.ref(transformer)
+        del transformer
+        assert reference() is None
+    finally:
+        gc.enable()

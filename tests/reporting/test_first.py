@@ -1,0 +1,44 @@
+"""The first screen says which arm is best, by how much, and shows the true render only where it is the same scene."""
+
+from dataclasses import replace
+
+from vibe_pipeline.reporting import first, gallery
+from vibe_pipeline.reporting.page import ReportInputs
+
+
+def roles(inputs: ReportInputs) -> first.Roles:
+    return first.roles_of(inputs.table, inputs.clips, inputs.arms)
+
+
+def test_the_best_arm_is_the_one_with_the_best_leading_measure_and_no_bound(inputs: ReportInputs) -> None:
+    assert first.leading_metric(inputs.table, inputs.arms) == "spectrum_distance"
+    rows = inputs.table[(inputs.table["metric"] == "spectrum_distance")].set_index("arm")["mean"]
+    assert roles(inputs) == first.Roles("upsample", rows.drop(["upsample", "truth"]).idxmin(), "truth")
+
+
+def test_the_sentence_has_the_tables_figures(inputs: ReportInputs) -> None:
+    found = roles(inputs)
+    rows = first.first_rows(inputs.table, inputs.scores, found, inputs.arms, inputs.bootstrap)
+    assert len(rows) == first.ROWS and rows[0].metric == "spectrum_distance"
+    said = first.outcome(rows, found, inputs.arms, 16)
+    assert said.before.startswith(f"The best arm on 16 prompts, {inputs.arms[found.best].label}")
+    assert said.figures == (
+        f"spectrum distance {rows[0].cells[1]} against {rows[0].cells[0]} for plain upsampling and {rows[0].cells[2]} "
+        "for the true render"
+    )
+    assert "a clear gain" in said.after and rows[0].gain.kind == "better" and rows[0].gain.text.startswith("−")
+
+
+def test_beside_the_bases_own_clips_the_true_render_is_another_scene(inputs: ReportInputs) -> None:
+    other = replace(inputs, clips=inputs.clips.assign(native_source="base"))
+    assert roles(other).truth == ""
+    assert "True render" not in gallery.sheets(other.clips, other.arms, 1, 10_000_000)[0].alt
+    take = gallery.takes(other.clips, other.arms, 1, 10_000_000)[0]
+    assert take.reels[-1].label == "True render, through the VAE (another scene of this caption)"
+    same = gallery.takes(inputs.clips, inputs.arms, 1, 10_000_000)[0]
+    assert same.reels[-1].label == "True render, through the VAE"
+
+
+def test_a_run_without_scores_or_clips_has_no_sentence(bare: ReportInputs) -> None:
+    assert roles(bare) == first.Roles("", "", "")
+    assert first.outcome([], roles(bare), bare.arms, 0) is None

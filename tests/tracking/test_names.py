@@ -1,0 +1,45 @@
+"""What runs are called, and what MLflow's own columns show of them."""
+
+import getpass
+
+import pytest
+
+from vibe_pipeline.tracking import changes, run_name
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, ""),
+        ({"generation": {"native_source": "truth"}}, "native_source=truth"),
+        (
+            {"generation.native_source": "truth", "tracking.uri": "sqlite:///x.db", "run": {"hours": 3}},
+            "native_source=truth",
+        ),
+        ({"arms": {"full": {"steps": 3}, "other": {"steps": 4}}}, "full_steps=3, other_steps=4"),
+        ({f"a.field{i}": i for i in range(5)}, "field0=0, field1=1, field2=2, and 2 more"),
+    ],
+)
+def test_a_name_says_what_the_command_line_changed(given: dict, said: str) -> None:
+    assert changes(given) == said
+
+
+def test_a_run_is_named_by_environment_pipelines_and_changes() -> None:
+    assert run_name("base", "__default__", "") == "base"
+    assert run_name("base", "generation", "native_source=truth") == "base · generation · native_source=truth"
+
+
+def test_mlflows_columns_are_filled_and_children_repeat_them(parent, children, monkeypatch) -> None:
+    from vibe_pipeline.experiment.arms import ArmParams
+    from vibe_pipeline.tracking import tracked_arm
+
+    client, parent_id = parent
+    with tracked_arm("full", ArmParams(label="A"), {"adapter": "none"}):
+        pass
+    (child,) = children(parent_id)
+    for run in (client.get_run(parent_id), child):
+        assert run.data.tags["mlflow.user"] == getpass.getuser()
+        assert run.data.tags["mlflow.source.git.commit"] == "abc"
+        assert run.data.tags["mlflow.source.name"]
+    experiment = client.get_experiment(child.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
