@@ -108,6 +108,31 @@ def test_sigmas_and_weights_by_name() -> None:
             draw()
 
 
+@pytest.mark.parametrize("shift", [1.0, 5.0])
+def test_min_snr_is_its_formula(shift: float) -> None:
+    """min(SNR, 5) of an x0 loss, sigma^2 times that of a velocity loss, and mean 1."""
+    grid = training_grid(shift)
+    raw = [min(((1 - s) / s) ** 2, 5.0) for s in grid.tolist()]
+    for kind, expected in (
+        ("min_snr_x0", raw),
+        ("min_snr", [w * s * s for w, s in zip(raw, grid.tolist(), strict=True)]),
+    ):
+        found = loss_weight(kind, grid, shift)
+        assert float(found.mean()) == pytest.approx(1, rel=1e-4)
+        assert found.tolist() == pytest.approx([w * 1000 / sum(expected) for w in expected], rel=1e-3, abs=1e-9)
+
+
+def test_weighing_by_the_logit_normal_density_is_drawing_by_it() -> None:
+    """E over even levels of density x f is E over logit-normal levels of f, whatever the shift."""
+    shift, mean, std = 3.0, 0.4, 0.7
+    even = shift_sigma((torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000, shift)
+    weighed = (loss_weight("logit_normal", even, shift, mean, std) * even.square()).mean()
+    drawn = draw_sigma("logit_normal", 400_000, shift, torch.Generator().manual_seed(0), mean, std)
+    assert float(weighed) == pytest.approx(float(drawn.square().mean()), abs=2e-3)
+    ends = loss_weight("logit_normal", torch.tensor([0.0, 1.0]), shift)
+    assert ends.tolist() == [0, 0] and torch.isfinite(loss_weight("logit_normal", training_grid(5.0), 5.0)).all()
+
+
 def test_noise_is_mixed_in_by_each_samples_sigma() -> None:
     x0, noise = torch.full((2, 1, 1, 2, 2), 2.0), torch.full((2, 1, 1, 2, 2), -1.0)
     mixed = add_noise(x0, noise, torch.tensor([0.0, 0.75]))

@@ -12,6 +12,8 @@ from vibe_pipeline.diffusion.objectives import (
     degraded_velocity_loss,
     hfato_loss,
     mixed_loss,
+    split_spectrum,
+    star_loss,
     velocity_loss,
 )
 
@@ -69,6 +71,29 @@ def test_hfato_is_its_equation(batch: dict) -> None:
     error = (x_sigma - s * predict(x_sigma, sigma) - x0).square().mean((1, 2, 3, 4))
     weight = torch.tensor([0.5, 2.0, 1.0])
     torch.testing.assert_close(hfato_loss(predict, **batch, degraded=degraded, weight=weight), (weight * error).mean())
+
+
+def test_star_is_its_equation_and_teaches(batch: dict) -> None:
+    """The spectra written out by the full FFT, and a gradient through the frequency term alone."""
+    x0, noise, sigma = batch.values()
+    s = sigma.view(-1, 1, 1, 1, 1)
+    x_sigma = (1 - s) * x0 + s * noise
+    gain = torch.ones((), requires_grad=True)
+    velocity = gain * predict(x_sigma, sigma)
+    error = torch.fft.fft2(x_sigma - s * velocity - x0, norm="ortho")[..., : SHAPE[-1] // 2 + 1]
+    radius = (torch.tensor([0, 1, 2, 3, 2, 1]) / 3)[:, None].square() + (torch.arange(5) / 4).square()
+    low = 1 / (1 + torch.exp(-10 * (0.5 - radius.sqrt())))
+    means = [(part * error).abs().mean((1, 2, 3, 4)) for part in (low, 1 - low)]
+    term = 0.01 * ((1 - sigma) * (sigma**2 * means[0] + (1 - sigma**2) * means[1])).mean()
+    weight = torch.tensor([0.0, 2.0, 1.0])
+    found = star_loss(lambda x, level: gain * predict(x, level), x0, noise, sigma, weight)
+    plain = velocity_loss(lambda x, level: gain * predict(x, level), x0, noise, sigma, weight)
+    torch.testing.assert_close(found, plain + term)
+    slope, expected = (torch.autograd.grad(v, gain, retain_graph=True)[0] for v in (found - plain, term))
+    assert float(expected.abs()) > 1e-5
+    torch.testing.assert_close(slope, expected, rtol=1e-3, atol=1e-6)
+    parts = split_spectrum(x0)
+    torch.testing.assert_close(torch.fft.irfft2(sum(parts), s=SHAPE[-2:], norm="ortho"), x0, rtol=1e-4, atol=1e-5)
 
 
 def test_without_x0_loss_the_degraded_latent_is_the_target(batch: dict) -> None:

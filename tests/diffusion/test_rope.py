@@ -201,12 +201,14 @@ def test_tables_and_attention_kinds_and_token_orders_go_together(wan21, velocity
 
 def test_what_cannot_go_together_is_refused(wan21) -> None:
     transformer = wan21.transformer()
-    with pytest.raises(ValueError, match="rope ar goes with the attention kinds full, window, gclf, not with t3"):
+    with pytest.raises(
+        ValueError, match="rope ar goes with the attention kinds full, window, gclf, proxy, not with t3"
+    ):
         install_gclf(transformer, type("S", (), {"kind": "t3", "scale": None, "groups": ((1, 1, 1),)})(), rope=Ar())
     with pytest.raises(ValueError, match=r"rope\.reach native is one less than the native grid"):
         install_gclf(transformer, GclfSettings("full"), rope=Ar(reach="native"))
-    with pytest.raises(ValueError, match="unknown kind of RoPE 'yarn'; known: none, ntk, ar"):
-        rope_of(type("S", (), {"kind": "yarn"})())
+    with pytest.raises(ValueError, match="unknown kind of RoPE 'yearn'; known: none, ntk, yarn"):
+        rope_of(type("S", (), {"kind": "yearn"})())
 
 
 def test_a_new_kind_is_one_class(wan21, velocity, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vibe_pipeline.diffusion.flow import add_noise, guides, noise_levels, sigma_schedule
+from vibe_pipeline.diffusion.flow import add_noise, evaluated, guides, noise_levels, sigma_schedule
+from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.sampling import denoise, guided, make_solver
 
 
@@ -63,6 +64,26 @@ def test_guidance_in_an_interval_runs_the_prompts_pass_alone_elsewhere(interval,
     assert not any(guides(sigma, 1.0, interval) for sigma in levels)
 
 
+@pytest.mark.parametrize(("interval", "guided_at"), [(None, 8), ((0.5, 0.8), 3), ((0.1, 0.2), 1)])
+def test_a_midpoint_is_guided_where_it_lies(interval, guided_at: int) -> None:
+    """Steps at 0.25, 0.5, 0.75 and 1, midpoints an eighth below each."""
+    bound_calls, free_calls = [], []
+
+    def counted(calls: list[float]) -> Predict:
+        def predict(x: Tensor, sigma: Tensor) -> Tensor:
+            calls.append(float(sigma[0]))
+            return torch.ones_like(x)
+
+        return predict
+
+    predict = guided(counted(bound_calls), counted(free_calls), 5.0, interval)
+    denoise(predict, torch.zeros(2, 1, 1, 2, 2), sigma_schedule(4, 1.0), "midpoint")
+    asked = evaluated(noise_levels(4, 1.0), midpoint=True)
+    assert sorted(bound_calls) == sorted(asked) and len(free_calls) == guided_at
+    assert guided_at == sum(guides(sigma, 5.0, interval) for sigma in asked)
+    assert evaluated((1.0, 0.5), midpoint=False) == (1.0, 0.5)
+
+
 def test_a_plans_noise_levels_are_the_samplers() -> None:
     for steps, shift, strength, mode in product((1, 7, 16, 50), (1.0, 5.0), (0.7, 1.0), ("all_steps", "truncated")):
         if int(strength * steps):
@@ -96,6 +117,38 @@ def test_unipc_is_far_closer_than_euler_at_the_same_steps(start: float) -> None:
     errors = {n: float((denoise(gaussian_field, x, sigmas, n) - 1.5 * noise).abs().max()) for n in ("euler", "unipc")}
     assert errors["unipc"] < errors["euler"] / 4
     assert errors["euler"] < 0.9
+
+
+def test_midpoint_is_rf_solvers_step_and_of_second_order() -> None:
+    """x + D v + (D^2 / 2) (v_mid - v) / (D / 2), as published; half the step, a third of the error or less."""
+    generator, errors = torch.Generator().manual_seed(0), []
+    noise = torch.randn(1, 3, 2, 4, 4, generator=generator)
+    sigmas = sigma_schedule(1, 3.0)[:1].repeat(2)
+    sigmas[1] = 0.6
+    v, width = gaussian_field(noise, sigmas[:1]), sigmas[1] - sigmas[0]
+    middle = gaussian_field(noise + width / 2 * v, sigmas[:1] + width / 2)
+    published = noise + width * v + width**2 / 2 * (middle - v) / (width / 2)
+    torch.testing.assert_close(denoise(gaussian_field, noise, sigmas, "midpoint"), published)
+    for steps in (4, 8, 16):
+        found = denoise(gaussian_field, noise, sigma_schedule(steps, 1.0), "midpoint")
+        errors.append(float((found - 1.5 * noise).abs().max()))
+    assert errors[0] > 3 * errors[1] > 9 * errors[2] > 0
+    euler = denoise(gaussian_field, noise, sigma_schedule(8, 1.0))
+    assert errors[0] < float((euler - 1.5 * noise).abs().max()), "at as many evaluations"
+    with pytest.raises(ValueError, match="between steps: give predict"):
+        make_solver("midpoint", sigmas)
+
+
+def test_midpoint_holds_the_first_frame_between_steps_too() -> None:
+    frame, seen = torch.full((1, 3, 1, 4, 4), 7.0), []
+
+    def field(x: Tensor, sigma: Tensor) -> Tensor:
+        seen.append((x[:, :, :1], float(sigma[0])))
+        return x
+
+    denoise(field, torch.ones(1, 3, 2, 4, 4), sigma_schedule(2, 1.0), "midpoint", first_frame=frame)
+    assert [level for _, level in seen] == pytest.approx([1, 0.75, 0.5, 0.25])
+    assert all(torch.equal(x, frame) for x, _ in seen)
 
 
 def test_an_unknown_scheduler_is_refused() -> None:

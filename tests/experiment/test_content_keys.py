@@ -44,6 +44,7 @@ ARM_CHANGES: dict[str, Any] = {
     "guidance_scale": 4.0,
     "detail_transfer": 0.5,
     "enlarge": "latent",
+    "bridge": {},
     "guidance_interval": (0.2, 0.9),
     "step_cache": {"kind": "taylor"},
     "rope": {"kind": "ntk"},
@@ -80,6 +81,7 @@ CHOICE = {
     "shard",
 }  # a prompt has its own key
 GENERATION_HARMLESS = {"batch_size", "stop_after_preview"}
+CROP = {"height": 32, "width": 48}
 TRAIN_CHANGES: dict[str, Any] = {
     "steps": 5,
     "batch_size": 2,
@@ -93,8 +95,14 @@ TRAIN_CHANGES: dict[str, Any] = {
     "autocast": False,
     "objective": {"velocity": 1.0},
     "degradation": {"factor": 0.25},
+    "bridge": {},
+    "crop": CROP,
     "attention": {"kind": "window"},
 }
+BRIDGE = {"bridge": 1.0}
+BRIDGES: tuple[dict[str, Any], ...] = ({"degradation": "latent"}, {"ddpm_steps": (600, 900)}, {"sigma_start": 0.6})
+# What a field needs beside it.
+WITH: dict[str, dict[str, Any]] = {"bridge": {"objective": BRIDGE}, "crop": {"attention": {"kind": "full"}}}
 TRAIN_HARMLESS: dict[str, Any] = {
     "label": "b",
     "micro_batch": 1,
@@ -183,11 +191,18 @@ def test_of_an_arms_clips(arm_key, wan21) -> None:
     caches = [{"kind": "taylor", "interval": 3}, {"before": 2}, {"order": 0}, {"kind": "first_block"}]
     keys |= {f"cache {c}": arm_key(arm={"step_cache": c}) for c in (*caches, caches[-1] | {"threshold": 0.2})}
     ropes = [{"kind": "ntk", "alpha": (1, 25, 25)}, {"kind": "ar"}, {"kind": "ar", "reach": "native"}]
+    ropes += [{"kind": "yarn"}, {"kind": "yarn", "rotations": (16.0, 1.0)}, {"kind": "vision_yarn"}]
+    ropes += [{"kind": "time_aware"}, {"kind": "time_aware", "watershed": 0.5}]
+    ropes += [{"kind": "dype"}, {"kind": "dype", "power": 1.0}, {"kind": "dype", "strength": 1.0}]
     ropes += [{"kind": "ar", "near": (1, 1)}, {"kind": "ar", "tile": (2, 2)}]
     keys |= {f"rope {rope}": arm_key(arm={"rope": rope}) for rope in ropes}
     size = {"height": 32, "width": 48}
     stages = [size, {"height": 64, "width": 48}, size | {"steps": 3}, size | {"flow_shift": 7.0}]
     stages += [size | {"attention": {"kind": "window"}}, size | {"rope": {"kind": "ntk"}}]
+    starts = ({"form": "literal"}, {"ddpm_step": 700}, {"sigma_start": 0.6}, {"form": "literal", "noise": False})
+    keys |= {"proxy": arm_key(arm={"attention": {"kind": "proxy"}})}
+    keys |= {"midpoint": arm_key(arm={"scheduler": "midpoint"})}
+    keys |= {f"bridge {start}": arm_key(arm={"bridge": start}) for start in starts}
     keys |= {f"stage {s}": arm_key(arm={"method": "cascade", "stages": [s]}) for s in stages}
     again = [[size, size | more] for more in ({}, {"strength": 0.5}, {"strength_mode": "all_steps"})]
     keys |= {f"stages {s}": arm_key(arm={"method": "cascade", "stages": s}) for s in again}
@@ -288,13 +303,18 @@ def test_of_an_adapter(wan21, wan22, tmp_path: Path) -> None:
 
     keys = {"as it is": key(), "images": key(cache="d"), "stage 1": key(stage1="t"), "naive": key(stage1=None)}
     keys |= {"base": key(model=wan22.model())}
-    keys |= {name: key(**{name: value}) for name, value in TRAIN_CHANGES.items()}
+    keys |= {name: key(**WITH.get(name, {}) | {name: value}) for name, value in TRAIN_CHANGES.items()}
+    keys |= {f"bridge {b}": key(objective=BRIDGE, bridge=b) for b in BRIDGES}
+    crops = ({"height": 64}, {"width": 64}, {"pool": 4}, {"pool": None})
+    keys |= {f"crop {c}": key(attention={"kind": "full"}, crop=CROP | c) for c in crops}
+    keys |= {"literal": key(objective={"bridge_literal": 1.0}, bridge={})}
     keys |= {f"{part} {n}": key(**{part: {n: v}}) for part, fields in PARTS.items() for n, v in fields.items()}
     keys |= {
         "pool": key(attention={"kind": "gclf", "pool": 4}),
         "window": key(attention={"kind": "gclf", "half_window": (1, 1)}),
     }
     keys |= {"form": key(degradation={"kind": "pixel"}), "mode": key(degradation={"mode": "nearest"})}
+    keys |= {"share": key(degradation={"probability": 0.5})}
     assert len(set(keys.values())) == len(keys), keys
     same = {name: key(**{name: value}) for name, value in TRAIN_HARMLESS.items()}
     same |= {"a renamed stage 1": key(start="renamed")}  # its content has a key of its own

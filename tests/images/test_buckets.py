@@ -112,7 +112,7 @@ def test_each_image_is_encoded_in_its_own_bucket(
     assert manifest["settings"]["buckets"][manifest["images"][0]["bucket"]]["high"] == (128, 256)
     vae, bucket = load_vae(found, torch.device("cpu")), buckets[manifest["images"][5]["bucket"]]
     cache = LatentCache({**manifest, "images": [manifest["images"][5] | {"held_out": False}]})
-    for part, pixels in prepare_pixels([Path(usable.loc[5, "path"])], bucket, 0.0).items():
+    for part, pixels in prepare_pixels([usable.loc[5]], bucket, params).items():
         torch.testing.assert_close(cache.batch(part, [0]), encode_video(vae, pixels), rtol=2e-3, atol=2e-3)
         height, width = bucket.low if part == "low" else bucket.high
         assert cache.shape(part, 0) == (16, 1, height // 8, width // 8)
@@ -132,7 +132,7 @@ def test_the_low_image_is_the_middle_undistorted_and_the_pixel_one_lies_upon_the
     params = data(tmp_path, (128, 256), (64, 96))
     (bucket,) = [b for b in make_buckets(found, wan21.model().native, params) if b.high == (128, 256)]
     assert bucket.low == (64, 96)
-    pixels = prepare_pixels([Path(usable.loc[0, "path"])], bucket, 0.0)
+    pixels = prepare_pixels([usable.loc[0]], bucket, params)
     slope = {p: [float(x[0, c, 0].diff(dim=c)[4:-4, 4:-4].mean()) for c in (0, 1)] for p, x in pixels.items()}
     assert slope["low"] == pytest.approx([2 * s for s in slope["high"]], rel=0.03)
     assert slope["pixel"] == pytest.approx(slope["high"], rel=0.03)

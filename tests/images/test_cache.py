@@ -22,11 +22,12 @@ from transformers import UMT5EncoderModel
 from vibe_pipeline.diffusion.models import encode_texts, encode_video, find_model, load_vae
 from vibe_pipeline.diffusion.objectives import degrade
 from vibe_pipeline.experiment.adapters import AdapterParams, DegradationParams
-from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.data import DataParams, PixelDraws
 from vibe_pipeline.images import cache as cache_module
 from vibe_pipeline.images import encode as encode_module
 from vibe_pipeline.images.cache import PARTS, LatentCache, build_cache
 from vibe_pipeline.images.degradation import check_of, degradation_check
+from vibe_pipeline.images.encode import drawn_factor
 from vibe_pipeline.images.resize import enlarge, shrink
 from vibe_pipeline.runtime.deadline import DEADLINE, OutOfTimeError
 
@@ -66,9 +67,9 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     prepare, embed = encode_module.prepare_pixels, encode_module.text_embeddings
 
-    def spy(paths: list[Path], *rest: Any, **more: Any) -> dict:
-        names.extend(p.stem for p in paths)
-        return prepare(paths, *rest, **more)
+    def spy(rows: list[dict[str, Any]], *rest: Any, **more: Any) -> dict:
+        names.extend(Path(row["path"]).stem for row in rows)
+        return prepare(rows, *rest, **more)
 
     def spied(texts: Iterator[str], captions: Iterable[str], *rest: Any) -> Iterator:
         return embed(texts, (names.append(c) or c for c in captions), *rest)
@@ -92,6 +93,35 @@ def test_the_cache_holds_what_encoding_gives(wan21, build, usable) -> None:
     text = encode_texts(found, [row["caption"]], 12, cpu, torch.float32)
     torch.testing.assert_close(cache.batch("text", [i]), text)
     assert cache.batch("high", [0, 1]).shape == (2, 16, 1, 8, 12)
+
+
+def test_drawn_degradations_are_by_factors_of_each_image(wan21, usable, build) -> None:
+    """The same in whatever batch; the other latents are those of a cache without them."""
+    draws = {"least": 1.5, "most": 4.0, "count": 2}
+    manifest, plain = build(pixel_draws=draws, encode_batch=3), build()
+    cache, without = LatentCache(manifest), LatentCache(plain)
+    assert (cache.draws, without.draws) == (2, 0) and manifest["key"] != plain["key"]
+    vae, paths = load_vae(find_model(str(wan21.path)), torch.device("cpu")), usable.set_index("sha256")["path"]
+    factors = []
+    for i, entry in enumerate(cache.entries):
+        image = torch.from_numpy(np.asarray(Image.open(paths[entry.sha256]), np.float32) / 255).permute(2, 0, 1)[None]
+        for draw in range(2):
+            factors.append(drawn_factor(entry.sha256, draw, PixelDraws(**draws), 0))
+            size = round(64 / factors[-1]), round(96 / factors[-1])
+            small = torch.nn.functional.interpolate(image, size=size, mode="bilinear", antialias=True)
+            back = torch.nn.functional.interpolate(small, size=(64, 96), mode="bilinear", antialias=True)
+            found = cache.batch("drawn", [i], torch.tensor([draw]))
+            torch.testing.assert_close(found, encode_video(vae, back[:, :, None]), rtol=2e-3, atol=2e-3)
+    assert len(set(factors)) == len(factors) and all(1.5 <= f <= 4.0 for f in factors)
+    both = cache.batch("drawn", [1, 1], torch.tensor([0, 1]))
+    assert torch.equal(both[:1], cache.batch("drawn", [1], torch.tensor([0]))) and not torch.equal(both[0], both[1])
+    torch.testing.assert_close(cache.batch("pixel", [0, 1]), without.batch("pixel", [0, 1]), rtol=2e-3, atol=2e-3)
+    with pytest.raises(ValueError, match="has no part 'drawn'"):
+        without.batch("drawn", [0], torch.tensor([0]))
+    rows = degradation_check(manifest, [AdapterParams(label="a", degradation={"kind": "pixel_drawn"})])
+    assert rows["kind"].tolist() == ["latent", "pixel", "pixel_drawn"] and rows["mse_degraded"].notna().all()
+    adapter = AdapterParams(label="a", degradation={"kind": "pixel_drawn"})
+    assert len(check_of(rows, adapter)) == 1
 
 
 def test_held_out_images_are_never_trained_on(build) -> None:
@@ -134,7 +164,7 @@ import os, signal, sys
 from pathlib import Path
 import pandas as pd
 import vibe_pipeline
-from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.data import DataParams, PixelDraws
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.diffusion.models import find_model
 from vibe_pipeline.images import cache, encode

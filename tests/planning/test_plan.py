@@ -245,6 +245,60 @@ def states(findings: list[Finding]) -> dict[str, str]:
     return {f.item: f.state for f in findings}
 
 
+def test_each_objective_takes_a_forward(params) -> None:
+    rows = {row.name: row for row in make_plan(params).rows if row.group == "stage2"}
+    params["adapters"]["full"]["objective"] = {"hfato": 1.0, "velocity": 1.0}
+    params["adapters"]["no_hfato"]["objective"] = {"star": 1.0}
+    mixed = {row.name: row for row in make_plan(params).rows if row.group == "stage2"}
+    assert mixed["full"].teraflops == pytest.approx(2 * rows["full"].teraflops)
+    assert mixed["full"].seconds == pytest.approx(2 * rows["full"].seconds)
+    assert mixed["no_hfato"].teraflops == rows["no_hfato"].teraflops
+
+
+def test_midpoints_and_levels_of_a_bridge_are_guided_where_they_lie(params) -> None:
+    """Levels 0.8, 0.6, 0.4 and 0.2, and midpoints a tenth below each: in the interval lie 3, and 2 of the midpoints."""
+    arm = params["arms"]["full"] | {"adapter": None, "bridge": {"sigma_start": 0.8}, "steps": 4, "flow_shift": 1.0}
+    arm = {k: v for k, v in arm.items() if k not in ("strength", "strength_mode")}
+    euler = arm | {"guidance_scale": 5.0, "guidance_interval": [0.15, 0.65]}
+    params["arms"] = {
+        "full": params["arms"]["full"],
+        **{f"free_{n}": arm | {"steps": n, "guidance_scale": 1.0} for n in (4, 8)},
+        "euler": euler,
+        "midpoint": euler | {"scheduler": "midpoint"},
+    }
+    row = {r.name: r.teraflops for r in make_plan(params).rows if r.group == "arm"}
+    one = (row["free_8"] - row["free_4"]) / 4
+    assert (row["euler"] - row["free_4"]) / one == pytest.approx(3)
+    assert (row["midpoint"] - row["free_8"]) / one == pytest.approx(5)
+
+
+def test_crops_make_4k_images_trainable_on_24_gb() -> None:
+    """The 5B: 880 tokens of a native crop beside 2,040 of the whole, in place of 8,160; the rest as the row says."""
+    content = read_conf(ROOT / "conf/wan22_ti2v_5b") | {"folders": FOLDERS.model_dump(mode="json")}
+    content["data"] |= {"high": {"height": 2176, "width": 3840}, "buckets": "single"}
+    whole = content["adapters"]["full"] | {"attention": {"kind": "full"}, "gradient_checkpointing": True, "seed": [0]}
+    crop = {"height": 704, "width": 1280}
+    content["adapters"] |= {"full": whole, "no_hfato": whole | {"crop": crop}}
+    content["adapters"]["window_only"] = whole | {"crop": crop | {"pool": None}, "seed": 0}
+    plan = make_plan(content, "4090", images=2)
+    rows = {row.name.removesuffix("_seed_0"): row for row in plan.rows if row.group == "stage2"}
+    assert [rows[n].tokens for n in ("full", "no_hfato", "window_only")] == [8160, 880 + 2040, 880]
+    assert rows["no_hfato"].memory_gb < rows["full"].memory_gb
+    assert plan.device_memory_gb == 24 and rows["no_hfato"].memory_gb < 24
+    assert rows["no_hfato"].teraflops < 0.4 * rows["full"].teraflops
+    assert rows["window_only"].seconds < rows["no_hfato"].seconds < 0.4 * rows["full"].seconds
+
+
+def test_drawn_degradations_are_encoded_and_kept(params) -> None:
+    plain = next(row for row in make_plan(params).rows if row.group == "data")
+    params["data"]["pixel_draws"] = {"most": 4.0, "least": 2.0, "count": 3}
+    drawn = next(row for row in make_plan(params).rows if row.group == "data")
+    params["data"]["pixel_draws"]["count"] = 6
+    twice = next(row for row in make_plan(params).rows if row.group == "data")
+    assert twice.teraflops - drawn.teraflops == pytest.approx(drawn.teraflops - plain.teraflops) > 0
+    assert twice.disk_gb - drawn.disk_gb == pytest.approx(drawn.disk_gb - plain.disk_gb) > 0
+
+
 def test_a_healthy_environment_lacks_nothing_needed(params) -> None:
     findings = examine(params)
     assert "missing" not in states(findings).values(), format_findings(findings)

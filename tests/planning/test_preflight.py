@@ -33,6 +33,7 @@ from vibe_pipeline.planning.preflight import (
     check_generation,
     check_parameters,
     check_scoring,
+    check_single_size,
     check_space,
     check_training,
     generation_checks,
@@ -492,3 +493,39 @@ def test_stills_too_small_for_the_linear_filter_are_refused_before_the_run(wan21
         said = r"arms\.a: method linear .* at least 17 pixels high, .* of 17/11 takes; data\.high makes them 16"
         with pytest.raises(ValueError, match=said):
             check_parameters(params, tables(method="linear"), {"generation"})
+
+
+def test_drawn_degradations_need_latents_that_are_made() -> None:
+    row = AdapterParams(label="a", start="base", degradation={"kind": "pixel_drawn"})
+    adapters = Experiment(stage1={}, adapters={"d": row}, arms={"a": ArmParams(label="a")}, reference_arm="a")
+    sizes = {"low": {"height": 64, "width": 64}, "high": {"height": 128, "width": 128}}
+    with pytest.raises(ValueError, match=r"adapters\.d\.degradation: kind pixel_drawn .* set data\.pixel_draws"):
+        check_training(DataParams(path="x", **sizes), adapters)
+    check_training(DataParams(path="x", pixel_draws={}, **sizes), adapters)
+    with pytest.raises(ValueError, match="least 9 lies above most 8"):
+        DataParams(path="x", pixel_draws={"least": 9.0}, **sizes)
+    with pytest.raises(ValueError, match="most 200 leaves nothing of a side of 128 pixels"):
+        DataParams(path="x", pixel_draws={"most": 200.0}, **sizes)
+
+
+def test_crops_that_do_not_fit_are_refused(wan21) -> None:
+    def check(crop: dict, **data: Any) -> None:
+        row = AdapterParams(label="a", start="base", attention={"kind": "full"}, crop=crop)
+        adapters = Experiment(stage1={}, adapters={"d": row}, arms={"a": ArmParams(label="a")}, reference_arm="a")
+        sizes = {"low": {"height": 64, "width": 64}, "high": {"height": 128, "width": 192}}
+        check_single_size(wan21.model(), DataParams(path="x", **sizes | {"buckets": "single"} | data), adapters)
+
+    check({"height": 64, "width": 96})
+    for crop, data, message in (
+        ({"height": 72, "width": 96}, {}, r"adapters\.d\.crop 72x96 .* nearest that are: 64x96 or 80x96"),
+        ({"height": 128, "width": 192}, {}, r"crop 128x192 is not a part of data\.high 128x192"),
+        ({"height": 160, "width": 96}, {}, r"crop 160x96 is not a part of data\.high"),
+        ({"height": 64, "width": 96, "pool": 3}, {}, r"adapters\.d\.crop: data\.high 128x192 .* nearest that are"),
+        (
+            {"height": 64, "width": 96, "pool": 4},
+            {"buckets": "aspect"},
+            r"crop\.pool 4 does not divide data\.bucket_tokens 2: .* set bucket_tokens to a multiple of 4",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check(crop, **data)

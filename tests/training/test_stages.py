@@ -8,10 +8,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.attention import GclfAttnProcessor
+from vibe_pipeline.diffusion.bridge import bridge_start, start_sigmas
 from vibe_pipeline.diffusion.models import find_model, load_transformer
 from vibe_pipeline.diffusion.objectives import degrade
 from vibe_pipeline.experiment.adapters import AdapterParams, DegradationParams
@@ -19,7 +21,7 @@ from vibe_pipeline.experiment.training import Stage1Params
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.training import stages
 from vibe_pipeline.training.distributed import Group, no_log
-from vibe_pipeline.training.job import StageLoss, TrainingJob
+from vibe_pipeline.training.job import StageLoss, TrainingJob, draw_batch
 from vibe_pipeline.training.stages import alone, stage1_job, stage2_job, train
 
 SHAPE = {"lora": {"rank": 2, "alpha": 4}, "steps": 2, "batch_size": 2, "optimiser": {"learning_rate": 1e-2}}
@@ -166,6 +168,130 @@ def test_the_degraded_latent_is_made_as_the_row_says(kind: str) -> None:
     torch.testing.assert_close(seen[0], 0.5 * expected + 0.5 * noise)
     torch.testing.assert_close(value, (seen[0] - high).square().mean())
     assert loss.parts == (("high", "pixel") if kind == "pixel" else ("high",))
+
+
+def drawn_cache(cache: dict[str, Any]) -> dict[str, Any]:
+    """The same images with two more degraded latents each."""
+    shard, generator = Path(cache["images"][0]["shard"]), torch.Generator().manual_seed(5)
+    tensors = load_file(shard)
+    for name in [n for n in tensors if n.endswith(".pixel")]:
+        for draw in range(2):
+            tensors[name.replace("pixel", f"drawn{draw}")] = torch.randn(
+                tensors[name].shape, generator=generator
+            ).half()
+    save_file(tensors, shard)
+    return cache | {"key": "drawn", "settings": {"latents": {"pixel_draws": {"count": 2}}}}
+
+
+BRIDGES: dict[str, dict[str, Any]] = {
+    "latent": {"bridge": {"degradation": "latent"}},
+    "pixel": {"bridge": {"degradation": "pixel"}, "degradation": {"kind": "pixel"}},
+    "both": {"bridge": {}, "degradation": {"kind": "pixel_drawn"}},
+    "shrunk latent": {"bridge": {"sigma_start": 0.6}},
+}
+
+
+@pytest.mark.parametrize("which", BRIDGES)
+def test_a_bridge_starts_from_what_the_row_degrades_with_the_noise_it_draws(wan21, make_cache, tmp_path, which) -> None:
+    cache = drawn_cache(make_cache())
+    row = AdapterParams(label="a", objective={"bridge_literal": 1.0}, **SHAPE | {"batch_size": 6}, **BRIDGES[which])
+    job = stage2_job("a", cache, None, wan21.model(), row, tmp_path)
+    batch = draw_batch(job, Group(), 0, list(range(6)))
+    start, levels = batch.parts["sigma_start"], torch.tensor(start_sigmas(650, 750))
+    fixed = {"pixel": 0.0, "shrunk latent": 0.6}.get(which)
+    if fixed is None:
+        assert torch.isin(start, levels).all() and len(start.unique()) > 1
+    else:
+        assert (start == torch.tensor(fixed)).all()
+    again = draw_batch(job, Group(), 0, list(range(6)))
+    assert all(torch.equal(batch.parts[n], again.parts[n]) for n in batch.parts)
+    high, seen = batch.parts["high"], []
+
+    def predict(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return torch.zeros_like(x)
+
+    ones = torch.ones(6)
+    value = job.loss(predict, batch.parts, batch.noise, ones, ones)["loss"]  # level 1: the start itself
+    if which == "both":
+        cached = torch.stack([job.images.batch("drawn", range(6), torch.full((6,), d)) for d in range(2)])
+        degraded = batch.parts["drawn"]
+        assert {int((cached[:, i] == degraded[i]).flatten(1).all(1).int().argmax()) for i in range(6)} == {0, 1}
+    else:
+        degraded = {"latent": high, "pixel": batch.parts.get("pixel"), "shrunk latent": degrade(high)}[which]
+    expected = bridge_start(degraded, batch.noise, start, "literal")
+    torch.testing.assert_close(seen[0], expected)
+    torch.testing.assert_close(value, (expected - high).square().mean())
+    assert row.degrades == (which != "latent")
+
+
+def test_a_bridge_trains_and_is_measured_in_either_form(wan21, make_cache, tmp_path) -> None:
+    cache = drawn_cache(make_cache())
+    for objective in ("bridge", "bridge_literal"):
+        row = AdapterParams(
+            label="a", objective={objective: 1.0}, bridge={}, degradation={"kind": "pixel_drawn"}, **SHAPE
+        )
+        made = train(stage2_job("a", cache, None, wan21.model(), row, tmp_path / objective), no_log)
+        assert 0 < made.final_loss < 100 and 0 < made.held_out_loss < 100
+
+
+def test_a_share_of_images_is_degraded_and_the_others_are_learned_as_they_are(wan21, make_cache, tmp_path) -> None:
+    row = AdapterParams(label="a", degradation={"probability": 0.3}, **SHAPE | {"batch_size": 6})
+    job = stage2_job("a", make_cache(), None, wan21.model(), row, tmp_path)
+    many = job.loss.draws(5000, torch.Generator().manual_seed(0), 0)["degraded"]
+    assert float(many.float().mean()) == pytest.approx(0.3, abs=0.03)
+    step = next(s for s in range(20) if 0 < draw_batch(job, Group(), s, list(range(6))).parts["degraded"].sum() < 6)
+    batch, seen = draw_batch(job, Group(), step, list(range(6))), []
+
+    def predict(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return torch.zeros_like(x)
+
+    job.loss(predict, batch.parts, batch.noise, torch.full((6,), 0.5), torch.ones(6))
+    high, chosen = batch.parts["high"], batch.parts["degraded"].view(-1, 1, 1, 1, 1)
+    torch.testing.assert_close(seen[0], 0.5 * torch.where(chosen, degrade(high), high) + 0.5 * batch.noise)
+    every = AdapterParams(label="a", **SHAPE)
+    assert "probability" not in every.model_dump()["degradation"], "older adapters keep their keys"
+    assert not StageLoss("high", {"hfato": 1.0}).draws(3, torch.Generator(), 0)
+
+
+@pytest.mark.parametrize("style", ["wan21", "wan22"])
+def test_crops_train_and_are_measured_and_their_work_is_counted(request, make_cache, tmp_path, style) -> None:
+    """Of 4 x 6 tokens a crop of 2 x 3 and a context of 2 x 3: half of them."""
+    tiny = request.getfixturevalue(style)
+    cache, logged = make_cache(16 if style == "wan21" else 48), {}
+    crop = {"height": 2 * tiny.token, "width": 3 * tiny.token}
+    rows = {"whole": {}, "crop": {"crop": crop}, "alone": {"crop": crop | {"pool": None}}}
+    for name, extra in rows.items():
+        row = AdapterParams(label=name, attention={"kind": "full"}, **SHAPE | {"log_every": 2}, **extra)
+        job = stage2_job(name, cache, None, tiny.model(), row, tmp_path)
+        lines: list[dict] = []
+        made = train(job, lines.extend)
+        logged[name] = lines[0]["tokens_per_second"] * lines[0]["seconds"]
+        assert 0 < made.held_out_loss < 100
+    assert [round(v / logged["whole"], 2) for v in logged.values()] == [1, 0.5, 0.25]
+    with pytest.raises(ValidationError, match="crop has tokens of two grids"):
+        AdapterParams(label="a", crop=crop)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"objective": {"bridge": 1.0}}, "need `bridge`: where the way starts"),
+        ({"bridge": {}}, "bridge belongs to the objectives bridge and bridge_literal"),
+        ({"objective": {"bridge": 1.0}, "bridge": {"degradation": "pixel"}}, "only bridge_literal can learn"),
+        (
+            {"objective": {"bridge": 1.0}, "bridge": {"sigma_start": 0.5, "ddpm_steps": (600, 700)}},
+            "give one of the two",
+        ),
+        ({"objective": {"bridge": 1.0}, "bridge": {"ddpm_steps": (700, 600)}}, "the first lies above the second"),
+        ({"objective": {"bridge": 1.0}, "bridge": {"ddpm_steps": (700, 1000)}}, "less than or equal to 999"),
+        ({"objective": {"bridge": 1.0}, "bridge": {"sigma_start": 1.0}}, "less than 1"),
+    ],
+)
+def test_rows_of_a_bridge_that_contradict_themselves_are_refused(row: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        AdapterParams(label="a", **row)
 
 
 def test_what_changes_the_weights_changes_the_key_and_nothing_else_does(

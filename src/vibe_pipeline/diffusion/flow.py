@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +19,8 @@ Level = TypeVar("Level", "Tensor", float)
 """Noise levels: a tensor of them, or one."""
 
 TRAINING_STEPS = 1000
+Weighting = Literal["bell", "uniform", "cosmap", "min_snr", "min_snr_x0", "logit_normal"]
+"""w(sigma) by name; see :func:`loss_weight`."""
 StrengthMode = Literal["all_steps", "truncated"]
 """Which steps a strength below 1 runs; see :func:`sigma_schedule`."""
 Levels = tuple[float, ...]
@@ -89,8 +91,41 @@ def draw_sigma(
     raise ValueError(f"unknown sampling of sigma {kind!r}: use uniform_shifted or logit_normal")
 
 
-def loss_weight(kind: Literal["bell", "uniform", "cosmap"], sigma: Tensor, shift: float) -> Tensor:
-    """w(sigma) by name, [B]: the paper's `bell`, `uniform` (1), or `cosmap` (arXiv 2403.03206, section 3.1).
+def min_snr_weight(sigma: Tensor, shift: float, of_x0: bool, gamma: float = 5.0) -> Tensor:
+    """min(SNR, gamma) of an x0 loss, sigma^2 times that of a velocity loss; mean 1 over the training grid, [B].
+
+    SNR = ((1 - sigma) / sigma)^2, and x0_hat - x0 = -sigma (v - v_true). Min-SNR-gamma, arXiv 2303.09556.
+    """
+
+    def raw(s: Tensor) -> Tensor:
+        snr = ((1 - s) / s).square().clamp(max=gamma)
+        return snr if of_x0 else s.square() * snr
+
+    return raw(sigma) / raw(training_grid(shift).to(sigma.device)).mean()
+
+
+def logit_normal_weight(sigma: Tensor, shift: float, mean: float, std: float) -> Tensor:
+    """The density of a logit-normal draw at the level before the shift, [B]; 0 at its ends.
+
+    Levels that are drawn evenly and weighted by it count as those drawn by it do (arXiv 2403.03206, section 3.1).
+    """
+    u = sigma / (shift - (shift - 1) * sigma)
+    inside = (u > 0) & (u < 1)
+    u = u.where(inside, 0.5)
+    density = (-0.5 * ((u.logit() - mean) / std).square()).exp() / (std * math.sqrt(2 * math.pi) * u * (1 - u))
+    return density.where(inside, 0.0)
+
+
+def loss_weight(kind: Weighting, sigma: Tensor, shift: float, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """w(sigma) by name, [B].
+
+    Args:
+        kind: The paper's `bell`; `uniform` (1); `cosmap` (arXiv 2403.03206, section 3.1); `min_snr` of a velocity
+            loss, `min_snr_x0` of an x0 loss such as HFATO; `logit_normal`.
+        sigma: [B].
+        shift: Of the training levels.
+        mean: Of logit_normal, before the sigmoid.
+        std: Likewise.
 
     Raises:
         ValueError: An unknown kind.
@@ -103,7 +138,11 @@ def loss_weight(kind: Literal["bell", "uniform", "cosmap"], sigma: Tensor, shift
         return torch.ones_like(sigma)
     if kind == "cosmap":
         return 2 / (math.pi * (1 - 2 * sigma + 2 * sigma.square()))
-    raise ValueError(f"unknown loss weighting {kind!r}: use bell, uniform or cosmap")
+    if kind in ("min_snr", "min_snr_x0"):
+        return min_snr_weight(sigma, shift, of_x0=kind == "min_snr_x0")
+    if kind == "logit_normal":
+        return logit_normal_weight(sigma, shift, mean, std)
+    raise ValueError(f"unknown loss weighting {kind!r}: use one of {', '.join(get_args(Weighting))}")
 
 
 def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
@@ -164,6 +203,12 @@ def noise_levels(steps: int, shift: float, strength: float = 1.0, strength_mode:
     kept = schedule_steps(steps, strength, strength_mode)
     begin = 1.0 if strength_mode == "truncated" else strength
     return tuple(float(shift_sigma(begin * (steps - i) / steps, shift)) for i in range(steps - kept, steps))
+
+
+def evaluated(levels: Levels, midpoint: bool) -> Levels:
+    """Levels at which a solver asks for the velocity: its steps' own, and with the midpoint those between two."""
+    between = zip(levels, (*levels[1:], 0.0), strict=True)
+    return (*levels, *((one + other) / 2 for one, other in between)) if midpoint else levels
 
 
 def guides(sigma: float, scale: float, interval: Interval | None) -> bool:

@@ -26,6 +26,7 @@ from vibe_pipeline.diffusion.checkpoint import (
     tile_stride,
     token_grid,
 )
+from vibe_pipeline.diffusion.crops import Placed, placed_in
 from vibe_pipeline.diffusion.lifetime import release, released
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.onednn import use_onednn
@@ -184,7 +185,7 @@ def velocity_predictor(
     dtype: torch.dtype,
     first_frame: bool = False,
 ) -> Predict:
-    """The transformer as `predict(x_sigma, sigma)`.
+    """The transformer as `predict(x_sigma, sigma)`; of a crop in its place, `predict(x_sigma, sigma, placed)`.
 
     Args:
         transformer: Any diffusers Wan transformer.
@@ -203,14 +204,15 @@ def velocity_predictor(
     if first_frame and not expand_timesteps:
         raise ValueError("this base takes no first frame: only models with per-token timesteps (TI2V) do")
 
-    def predict(x: Tensor, sigma: Tensor) -> Tensor:
+    def predict(x: Tensor, sigma: Tensor, placed: Placed | None = None) -> Tensor:
         timestep = 1000 * sigma.float()
         if first_frame:
             frames, height, width = (n // p for n, p in zip(x.shape[2:], patch, strict=True))
             timestep = timestep[:, None].repeat(1, frames * height * width)
             timestep[:, : height * width] = 0
         embedded = text.to(x.device, dtype)
-        out = transformer(x.to(dtype), timestep, embedded, return_dict=False)[0]
+        with placed_in(transformer, placed):
+            out = transformer(x.to(dtype), timestep, embedded, return_dict=False)[0]
         return out.float()
 
     return predict

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from vibe_pipeline.diffusion.bridge import Form, bridge_start
 from vibe_pipeline.diffusion.flow import add_noise
 
 if TYPE_CHECKING:  # rows of parameters are checked against `OBJECTIVES`, for which torch need not be loaded
@@ -70,6 +71,88 @@ def degraded_velocity_loss(
     return velocity_loss(predict, degraded, noise, sigma, weight)
 
 
+def bridge_loss(
+    predict: Predict,
+    x0: Tensor,
+    degraded: Tensor,
+    noise: Tensor,
+    sigma: Tensor,
+    sigma_start: Tensor,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """w ||v - (x_start - x0) / sigma_start||^2 on the straight way from x_start, the noised degraded latent, to x0.
+
+    With u = sigma / sigma_start: x_start = (1 - sigma_start) degraded + sigma_start noise, x_sigma = (1 - u) x0 +
+    u x_start, so that dx/dsigma is the target, and x_start is what the second pass starts from. Where nothing is
+    degraded this is the velocity loss. FlashVideo's (arXiv 2502.05179, temp_train) in Wan's noise levels; this form is
+    ours.
+
+    Args:
+        predict: Velocity.
+        x0: Clean latents.
+        degraded: Of the small picture, enlarged.
+        noise: Of their shape.
+        sigma: [B], in (0, sigma_start].
+        sigma_start: [B], in (0, 1).
+        weight: [B].
+    """
+    start = bridge_start(degraded, noise, sigma_start, "wan")
+    way = (start - x0) / sigma_start.view(-1, *[1] * (x0.ndim - 1)).to(x0)
+    velocity = predict(add_noise(x0, start, sigma / sigma_start), sigma)
+    return _weighted_mean((velocity - way).float().square(), weight)
+
+
+def literal_bridge_loss(
+    predict: Predict,
+    x0: Tensor,
+    degraded: Tensor,
+    noise: Tensor,
+    sigma: Tensor,
+    sigma_start: Tensor,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """The same way as published: the velocity loss whose noise is x_start, of unit variance, at levels of (0, 1]."""
+    return velocity_loss(predict, x0, bridge_start(degraded, noise, sigma_start, "literal"), sigma, weight)
+
+
+def star_loss(
+    predict: Predict, x0: Tensor, noise: Tensor, sigma: Tensor, weight: Tensor | None = None, beta: float = 1.0
+) -> Tensor:
+    """The velocity loss, and STAR's dynamic-frequency loss on the predicted clean latent, in one forward.
+
+    w ||v - (eps - x0)||^2 + 0.01 beta (1 - sigma) [sigma^2 L1(low) + (1 - sigma^2) L1(high)],
+    x0_hat = x_sigma - sigma v: early, while it is noisy, structure is asked for, late detail. L1 is the mean modulus of
+    what `split_spectrum` gives of x0_hat - x0. STAR (arXiv 2501.02976, NJU-PCALab/STAR) decodes x0_hat without a
+    gradient, so its released term teaches nothing, and splits by magnitude; here it is the latent, split by frequency,
+    with its gradient.
+    """
+    x_sigma = add_noise(x0, noise, sigma)
+    velocity = predict(x_sigma, sigma)
+    s = sigma.view(-1, *[1] * (x0.ndim - 1))
+    low, high = split_spectrum((x_sigma - s * velocity - x0).float())
+    share = sigma.square()
+    frequency = share * low.abs().flatten(1).mean(1) + (1 - share) * high.abs().flatten(1).mean(1)
+    plain = _weighted_mean((velocity - (noise - x0)).float().square(), weight)
+    return plain + 0.01 * beta * ((1 - sigma) * frequency).mean()
+
+
+def split_spectrum(x: Tensor, cutoff: float = 0.5, sharpness: float = 10.0) -> tuple[Tensor, Tensor]:
+    """Low and high frequencies of each frame of x [B, C, T, H, W], complex [B, C, T, H, W // 2 + 1]; their sum is all.
+
+    Args:
+        x: 32 bit.
+        cutoff: Radius where both have a half, as a share of the highest frequency along an axis.
+        sharpness: Of the step between them: low has sigmoid(sharpness (cutoff - radius)).
+    """
+    import torch
+
+    spectrum = torch.fft.rfft2(x, norm="ortho")
+    rows = torch.fft.fftfreq(x.shape[-2], 0.5, device=x.device)[:, None]
+    columns = torch.fft.rfftfreq(x.shape[-1], 0.5, device=x.device)
+    share = torch.sigmoid(sharpness * (cutoff - torch.hypot(rows, columns)))
+    return spectrum * share, spectrum * (1 - share)
+
+
 @dataclass(frozen=True)
 class Sample:
     """What a loss is computed from.
@@ -80,6 +163,7 @@ class Sample:
         sigma: Noise levels [B].
         weight: w(sigma) [B]; None weighs all alike.
         degraded: Degraded latents, of the shape of x0; needed by the objectives that say `degrades`.
+        sigma_start: [B], how much noise the start of the way holds; needed by the objectives that have a `bridge`.
     """
 
     x0: Tensor
@@ -87,6 +171,7 @@ class Sample:
     sigma: Tensor
     weight: Tensor | None = None
     degraded: Tensor | None = None
+    sigma_start: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -97,11 +182,13 @@ class Objective:
         loss: The mean over the batch.
         words: What is learned, in words.
         degrades: It reads the degraded latent.
+        bridge: The form of the way from a noised degraded latent that it learns; sigma is then the share of that way.
     """
 
     loss: Callable[[Predict, Sample], Tensor]
     words: str
     degrades: bool = False
+    bridge: Form | None = None
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -121,7 +208,29 @@ OBJECTIVES: dict[str, Objective] = {
         "velocity towards the degraded latent (without x0 loss)",
         degrades=True,
     ),
+    "star": Objective(
+        lambda predict, s: star_loss(predict, s.x0, s.noise, s.sigma, s.weight),
+        "velocity, with structure asked for while it is noisy and detail when it is clean (STAR)",
+    ),
+    "bridge": Objective(
+        lambda predict, s: bridge_loss(**_way(predict, s) | {"sigma": s.sigma * s.sigma_start}),
+        "the way from a noised degraded latent to the clean one, in Wan's noise levels (FlashVideo)",
+        degrades=True,
+        bridge="wan",
+    ),
+    "bridge_literal": Objective(
+        lambda predict, s: literal_bridge_loss(**_way(predict, s)),
+        "the way from a noised degraded latent to the clean one, as FlashVideo publishes it",
+        degrades=True,
+        bridge="literal",
+    ),
 }
+
+
+def _way(predict: Predict, s: Sample) -> dict[str, Any]:
+    """What both forms of a bridge take."""
+    named = {"x0": s.x0, "degraded": s.degraded, "noise": s.noise, "sigma": s.sigma}
+    return named | {"predict": predict, "sigma_start": s.sigma_start, "weight": s.weight}
 
 
 def degrades(weights: Mapping[str, float]) -> bool:
@@ -129,16 +238,24 @@ def degrades(weights: Mapping[str, float]) -> bool:
     return any(share and OBJECTIVES[name].degrades for name, share in weights.items())
 
 
+def bridges(weights: Mapping[str, float]) -> set[Form]:
+    """Forms of the bridges among the objectives with a weight."""
+    return {form for name, share in weights.items() if share and (form := OBJECTIVES[name].bridge) is not None}
+
+
 def mixed_loss(weights: Mapping[str, float], predict: Predict, sample: Sample) -> dict[str, Tensor]:
     """The weighted sum of objectives under `loss`, and each unweighted under its name.
 
     Raises:
-        ValueError: A name in `weights` is not an objective, or one needs the degraded latent and there is none.
+        ValueError: A name in `weights` is not an objective, or one needs the degraded latent or the start of a bridge
+            and there is none.
     """
     if unknown := sorted(set(weights) - set(OBJECTIVES)):
         raise ValueError(f"unknown objectives {unknown}; known: {', '.join(OBJECTIVES)}")
     if degrades(weights) and sample.degraded is None:
         raise ValueError(f"objectives {sorted(weights)} need the degraded latent: give sample.degraded")
+    if bridges(weights) and sample.sigma_start is None:
+        raise ValueError(f"objectives {sorted(weights)} need the start of the bridge: give sample.sigma_start")
     parts = {name: OBJECTIVES[name].loss(predict, sample) for name, share in weights.items() if share}
     return {"loss": sum(weights[name] * value for name, value in parts.items())} | parts
 

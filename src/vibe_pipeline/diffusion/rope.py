@@ -1,56 +1,30 @@
 """Rotary positions beyond the native size: `ROPES` lists every kind, one entry each.
 
-Wan turns queries and keys by angles of three axes (t, h, w). A kind changes the angles of an axis (`ntk`), or where
-keys stand as seen from a tile of queries (`ar`, which attention/relative.py computes). To add one, write a frozen
-dataclass under `RopeKind` and list it in `ROPES`: the fields of `rope` in a row, the tables, checks and the report
-follow. torch is imported where tables are made: parameters and plans read the entries without it.
+Wan turns queries and keys by angles of three axes (t, h, w). A kind changes the angles of an axis (`ntk`), by how much
+larger than native the grid is and at which noise level (rope_scaled.py), or where keys stand as seen from a tile of
+queries (`ar`, which attention/relative.py computes). To add one, write a frozen dataclass under `RopeKind` and list it
+in `ROPES`: the fields of `rope` in a row, the tables, checks and the report follow. torch is imported where tables are
+made: parameters and plans read the entries without it.
 """
 
 from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from vibe_pipeline.diffusion.entries import Chosen, chosen_entry, known_entry
+from vibe_pipeline.diffusion.rope_base import RopeKind, RopePlace, ntk_angles
+from vibe_pipeline.diffusion.rope_scaled import Dype, TimeAware, VisionYarn, Yarn
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-THETA = 10000.0
 Pair = tuple[PositiveInt, PositiveInt]
-
-
-def ntk_angles(positions: Tensor, dim: int, alpha: float = 1.0, theta: float = THETA) -> Tensor:
-    """Angles of rotary pairs on one axis: position x (alpha theta)^(-2 j / dim), j = 0 … dim/2 - 1.
-
-    alpha multiplies theta directly, as CineScale has it (arXiv 2508.15774, `precompute_freqs_cis_ntk`); the highest
-    frequency stays, the lowest is divided by alpha^((dim - 2) / dim).
-
-    Args:
-        positions: [L], any number type.
-        dim: Channels of the axis, even.
-        alpha: 1 is plain RoPE.
-        theta: Base of the frequencies.
-
-    Returns:
-        float64 [L, dim/2], in radians.
-
-    Raises:
-        ValueError: An odd or empty dim, or an alpha or theta that is not positive.
-    """
-    import torch
-
-    if dim < 2 or dim % 2:
-        raise ValueError(f"rotary channels come in pairs: dim {dim} is not a positive even number")
-    if alpha <= 0 or theta <= 0:
-        raise ValueError(f"alpha and theta must be positive, not {alpha} and {theta}")
-    # The expression of diffusers' own tables, so that alpha 1 gives them to the last bit.
-    frequencies = 1.0 / ((theta * alpha) ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim))
-    return torch.outer(positions.to(torch.float64), frequencies)
 
 
 def relative_positions(length: int, start: int, stop: int, reach: int, near: int) -> Tensor:
@@ -98,38 +72,6 @@ def _require_reach(tokens: int, reach: int) -> None:
             f"a tile of {tokens} tokens is longer than its keys may reach, {reach}: set rope.tile to at most "
             f"{reach + 1} there, or rope.reach higher"
         )
-
-
-@dataclass(frozen=True)
-class RopeKind:
-    """One way of giving tokens their places; subclasses fill in what differs, and their fields are a row's.
-
-    Attributes:
-        name: As `rope.kind` says it.
-        stock: It is what diffusers computes.
-        relative: Keys stand elsewhere for every tile of queries: attention applies it (attention/relative.py).
-        copies: Of a relative kind: as those of an attention kind, in whose place they count.
-    """
-
-    name: ClassVar[str]
-    stock: ClassVar[bool] = False
-    relative: ClassVar[bool] = False
-    copies: ClassVar[float] = 0
-
-    def angles(self, axis: int, positions: Tensor, dim: int) -> Tensor:
-        """Angles [L, dim/2] of an axis (0 t, 1 h, 2 w), float64."""
-        return ntk_angles(positions, dim)
-
-    def check(self, grid: tuple[int, int, int], native: tuple[int, int]) -> None:
-        """Refuse a token grid (T, H, W) that it cannot place; `native` is (H, W) of the native one.
-
-        Raises:
-            ValueError: Names the field and the way out.
-        """
-
-    def words(self) -> tuple[str, ...]:
-        """What the report says of it; nothing of the stock kind."""
-        return (f"{self.name} RoPE",)
 
 
 @dataclass(frozen=True)
@@ -213,7 +155,8 @@ class Ar(RopeKind):
         return native[0] - 1, native[1] - 1
 
 
-ROPES: MappingProxyType[str, type[RopeKind]] = MappingProxyType({kind.name: kind for kind in (Plain, Ntk, Ar)})
+KINDS = (Plain, Ntk, Yarn, VisionYarn, TimeAware, Dype, Ar)
+ROPES: MappingProxyType[str, type[RopeKind]] = MappingProxyType({kind.name: kind for kind in KINDS})
 
 
 def known_rope(name: str) -> str:
@@ -235,38 +178,73 @@ def rope_of(settings: Chosen) -> RopeKind:
 
 
 class RopeTables:
-    """Another kind's tables in a transformer, until they are put back."""
+    """Another kind's tables in a transformer, until they are put back; of a scaled kind new ones for every forward."""
 
-    def __init__(self, transformer: nn.Module, kind: RopeKind) -> None:
+    def __init__(self, transformer: nn.Module, kind: RopeKind, native: tuple[int, int] | None = None) -> None:
         self._rope = weakref.ref(transformer.rope)
         self._stock = transformer.rope.freqs_cos, transformer.rope.freqs_sin
-        for name, table in zip(("freqs_cos", "freqs_sin"), rope_tables(transformer.rope, kind), strict=True):
-            setattr(transformer.rope, name, table)
+        self._kind, self._handle = kind, None
+        if kind.scaled:
+            if native is None:
+                raise ValueError(
+                    f"rope {kind.name} follows from how much larger than native the grid is: give native_grid"
+                )
+            self._handle = transformer.register_forward_pre_hook(partial(self._begin, native), with_kwargs=True)
+        else:
+            self._put(rope_tables(transformer.rope, kind))
+
+    def _put(self, tables: tuple[Tensor, Tensor]) -> None:
+        from vibe_pipeline.diffusion.lifetime import living  # with torch
+
+        rope = living(self._rope)
+        rope.freqs_cos, rope.freqs_sin = tables
+
+    def _begin(
+        self, native: tuple[int, int], transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """The tables of this forward's token grid and noise level; a held first frame has the level 0 beside it."""
+        latent = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        grid = tuple(n // p for n, p in zip(latent.shape[2:], transformer.config.patch_size, strict=True))
+        place = RopePlace(grid, native, float(timestep.max()) / 1000)
+        stock = self._stock[0]
+        self._put(tuple(t.to(stock.device) for t in rope_tables(transformer.rope, self._kind, place)))
 
     def restore(self) -> None:
         """The tables that were there before, the same tensors."""
+        if self._handle is not None:
+            self._handle.remove()
         if (rope := self._rope()) is not None:
             rope.freqs_cos, rope.freqs_sin = self._stock
 
 
-def rope_tables(rope: Any, kind: RopeKind) -> tuple[Tensor, Tensor]:
-    """cos and sin [positions, head dim] of a diffusers `WanRotaryPosEmbed`, each angle twice, in its dtype."""
+def rope_tables(rope: Any, kind: RopeKind, at: RopePlace | None = None) -> tuple[Tensor, Tensor]:
+    """cos and sin [positions, head dim] of a diffusers `WanRotaryPosEmbed`, each angle twice, in its dtype.
+
+    `at`: where, for a scaled kind.
+    """
     import torch
 
-    positions = torch.arange(rope.max_seq_len)
-    angles = [kind.angles(axis, positions, dim) for axis, dim in enumerate((rope.t_dim, rope.h_dim, rope.w_dim))]
+    positions, axes = torch.arange(rope.max_seq_len), enumerate((rope.t_dim, rope.h_dim, rope.w_dim))
+    if at is None:
+        angles, amplitude = [kind.angles(axis, positions, dim) for axis, dim in axes], 1.0
+    else:
+        angles, amplitude = [kind.angles_at(axis, positions, dim, at) for axis, dim in axes], kind.amplitude(at)
     turned = torch.cat([a.repeat_interleave(2, dim=1) for a in angles], dim=1)
-    return turned.cos().to(rope.freqs_cos), turned.sin().to(rope.freqs_sin)
+    return (amplitude * turned.cos()).to(rope.freqs_cos), (amplitude * turned.sin()).to(rope.freqs_sin)
 
 
-def install_rope(transformer: nn.Module, kind: RopeKind) -> None:
+def install_rope(transformer: nn.Module, kind: RopeKind, native_grid: tuple[int, int] | None = None) -> None:
     """Give a Wan transformer the tables of a kind, in place of any given before; the stock kind takes them out.
 
     Of a relative kind attention does the rest: `install_gclf` with the same settings.
+
+    Raises:
+        ValueError: A scaled kind without the native token grid (H, W).
     """
     remove_rope(transformer)
     if not (kind.stock or kind.relative):
-        transformer.rope.tables = RopeTables(transformer, kind)
+        transformer.rope.tables = RopeTables(transformer, kind, native_grid)
 
 
 def remove_rope(transformer: nn.Module) -> None:

@@ -5,21 +5,31 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from vibe_pipeline.experiment.attention import AttentionParams
-from vibe_pipeline.experiment.groups import Name, NonNegative, Params
+from vibe_pipeline.experiment.bridge import BridgeParams
+from vibe_pipeline.experiment.crop import CropParams
+from vibe_pipeline.experiment.groups import Grown, Name, NonNegative
 from vibe_pipeline.experiment.origin import Unfolded
 from vibe_pipeline.experiment.training import TrainParams
 
 
-class DegradationParams(Params):
+class DegradationParams(Grown):
     """How stage 2 makes the degraded latent that it learns to restore.
 
     `latent` is the paper's: shrink and enlarge the latent, by `factor` and `mode`. `pixel` is our own variation:
     shrink the image to native size, enlarge it, encode: what inference feeds the model; it has neither of the two.
+    `pixel_drawn` is FlashVideo's: the same by a factor drawn an image, of those that `data.pixel_draws` encodes.
     """
 
-    kind: Literal["latent", "pixel"] = Field("latent", description="the paper's form [C], or ours")
+    later = frozenset({"probability"})
+
+    kind: Literal["latent", "pixel", "pixel_drawn"] = Field(
+        "latent", description="the paper's form [C], ours, or FlashVideo's"
+    )
     factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="latent: side of the small latent, share [C]")
     mode: Literal["trilinear", "nearest"] = Field("trilinear", description="latent: how it is resized [C]")
+    probability: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="share of images that are degraded, drawn at every step; the others are learned as they are"
+    )
 
 
 def _weights_of_objectives(weights: dict[str, float]) -> dict[str, float]:
@@ -43,12 +53,16 @@ ObjectiveWeights = Annotated[
 class AdapterParams(Unfolded, TrainParams):
     """One row of `adapters`: a stage-2 adapter."""
 
+    later = frozenset({"bridge", "crop"})
+
     label: str = Field(description="what the report calls it")
     start: Name = Field(
         "modality", description="a row of `stage1`, fused and frozen (Relay), or `base` (naive tuning) [A]"
     )
     objective: ObjectiveWeights = {"hfato": 1.0}  # noqa: RUF012  pydantic copies it
     degradation: DegradationParams = Field(DegradationParams(), description="of objectives that degrade the latent")
+    bridge: BridgeParams | None = Field(None, description="of the objectives bridge and bridge_literal, which need it")
+    crop: CropParams | None = Field(None, description="learn a crop of each image (HPDM); None: all of it [C]")
     attention: AttentionParams = Field(AttentionParams(kind="gclf"), description="self-attention in training [A]")
     validation_clips: Annotated[int, Field(ge=0)] = Field(
         0, description="prompts rendered every validate_every steps, as the first arm of this adapter does"
@@ -60,9 +74,40 @@ class AdapterParams(Unfolded, TrainParams):
             raise ValueError("validation_clips are made every validate_every steps: give validate_every a number")
         return self
 
+    @model_validator(mode="after")
+    def _crops_see_all(self) -> Self:
+        if self.crop is not None and (self.attention.kind != "full" or self.attention.scale is not None):
+            raise ValueError("crop has tokens of two grids, crop and context: set attention to {kind: full}")
+        return self
+
+    @model_validator(mode="after")
+    def _bridge_is_an_objectives(self) -> Self:
+        forms = self.bridges
+        if self.bridge is None:
+            if forms:
+                raise ValueError("objectives bridge and bridge_literal need `bridge`: where the way starts; {} will do")
+        elif not forms:
+            raise ValueError("bridge belongs to the objectives bridge and bridge_literal: give one of them a weight")
+        elif self.bridge.degradation == "pixel" and "wan" in forms:
+            raise ValueError("bridge.degradation: pixel has no noise at its start, which only bridge_literal can learn")
+        return self
+
     @property
     def degrades(self) -> bool:
-        """Whether any of its losses takes a degraded latent."""
+        """Whether any of its losses takes a degraded latent; a bridge of noise alone takes the clean one."""
         from vibe_pipeline.diffusion.objectives import degrades
 
-        return degrades(self.objective)
+        noise_alone = self.bridge is not None and self.bridge.degradation == "latent"
+        return degrades(self.objective) and not noise_alone
+
+    @property
+    def forwards(self) -> int:
+        """One for each objective, as each noises its latents in its own way."""
+        return len(self.objective)
+
+    @property
+    def bridges(self) -> set[str]:
+        """Forms of the bridges among its losses."""
+        from vibe_pipeline.diffusion.objectives import bridges
+
+        return bridges(self.objective)

@@ -12,6 +12,7 @@ from pydantic import (
 
 from vibe_pipeline.diffusion.flow import StrengthMode
 from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.experiment.bridge import BridgeStart
 from vibe_pipeline.experiment.groups import Fraction, Name, Params
 from vibe_pipeline.experiment.origin import Unfolded
 from vibe_pipeline.experiment.rope import RopeParams
@@ -77,8 +78,12 @@ class ArmParams(Unfolded):
     )
     attention: AttentionParams = Field(AttentionParams(), description="self-attention in the second pass")
     rope: RopeParams = Field(RopeParams(), description="where tokens stand, as rotary positions have it")
-    scheduler: Literal["euler", "unipc"] = Field("euler", description="solver of the second pass")
-    flow_shift: PositiveFloat | None = Field(None, description="of this arm's schedule; None: the model's")
+    scheduler: Literal["euler", "unipc", "midpoint"] = Field(
+        "euler", description="solver of the second pass; midpoint takes two evaluations a step"
+    )
+    flow_shift: PositiveFloat | None = Field(
+        None, description="of this arm's schedule; None: the model's, of a bridge 2.5"
+    )
     strength: Annotated[float, Field(gt=0, le=1)] = Field(
         0.7,
         description="share of the noise schedule that is run, before the flow shift: 0.7 is sigma 0.921 at s = 5 [C]",
@@ -105,6 +110,9 @@ class ArmParams(Unfolded):
     )
     enlarge: Literal["pixels", "latent"] | None = Field(
         None, description="refine: what is enlarged, the native clip's frames (also None) or its latent, bilinearly"
+    )
+    bridge: BridgeStart | None = Field(
+        None, description="refine: start on the way that a bridge adapter learned, in place of strength; {} will do"
     )
     stages: Annotated[tuple[StageParams, ...], Field(min_length=1)] | None = Field(
         None, description="cascade: the passes before the row's own, each from the latent of the one before"

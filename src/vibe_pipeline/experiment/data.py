@@ -13,6 +13,23 @@ from vibe_pipeline.experiment.groups import Fraction, NonNegative, Params
 from vibe_pipeline.experiment.model import ClipSize
 
 
+class PixelDraws(Params):
+    """Degraded latents of every image by factors of its own, for `degradation: {kind: pixel_drawn}`.
+
+    FlashVideo draws a factor at every step; encoding takes as long as the step itself, so a few are drawn an image.
+    """
+
+    least: Annotated[float, Field(gt=1)] = Field(4.0, description="least factor that a side is shrunk by [C]")
+    most: Annotated[float, Field(gt=1)] = Field(8.0, description="largest; drawn evenly between the two [C]")
+    count: PositiveInt = Field(4, description="draws an image; a training step takes one of them at random [I]")
+
+    @model_validator(mode="after")
+    def _least_comes_first(self) -> Self:
+        if self.least > self.most:
+            raise ValueError(f"least {self.least:g} lies above most {self.most:g}")
+        return self
+
+
 class DataParams(Params):
     """Training images: where they are, and what is made of them."""
 
@@ -49,6 +66,9 @@ class DataParams(Params):
         1.0,
         description="miniature: how far its stills' colour grade is from its videos', times the world's own; 0: none",
     )
+    pixel_draws: PixelDraws | None = Field(
+        None, description="encode degraded latents by drawn factors too (FlashVideo); None: by the native size alone"
+    )
     min_usable_share: Fraction = Field(
         0.5, description="fewer usable images than this share of all that was found, refused ones too, stop the run"
     )
@@ -75,4 +95,6 @@ class DataParams(Params):
                 f"low {low.height}x{low.width} does not lie within high {high.height}x{high.width}: the low-resolution "
                 "images are made by shrinking the others"
             )
+        if self.pixel_draws is not None and self.pixel_draws.most > (side := min(high.height, high.width)):
+            raise ValueError(f"pixel_draws.most {self.pixel_draws.most:g} leaves nothing of a side of {side} pixels")
         return self

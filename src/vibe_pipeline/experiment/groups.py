@@ -7,8 +7,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -43,3 +45,16 @@ class Params(BaseModel):
             wanted = "a number" if kinds & {int, float} else "something else"
             raise ValueError(f"expected {wanted}, got the boolean {value} (YAML reads yes/no/on/off as booleans)")
         return value
+
+
+class Grown(Params):
+    """A group with fields that came later: at their defaults they are left out of what a key is made of."""
+
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Those fields."""
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        unset = {name for name in self.later if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in handler(self).items() if name not in unset}

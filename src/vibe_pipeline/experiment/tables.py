@@ -41,10 +41,34 @@ class Experiment(Params):
                 raise ValueError(f"arms.{name}.adapter: {arm.adapter!r} is not a row of adapters ({known})")
             if arm.keep_stage1 and self.adapters[arm.adapter].start == "base":
                 raise ValueError(f"arms.{name}.keep_stage1: adapter {arm.adapter!r} starts from the base, not stage 1")
+            self._require_fitting_bridge(name, arm)
         if self.reference_arm not in self.references:
             known = ", ".join(self.arms)
             raise ValueError(f"evaluation.reference_arm: {self.reference_arm!r} is not a row of arms ({known})")
         return self
+
+    def _require_fitting_bridge(self, name: str, arm: ArmParams) -> None:
+        """A pass goes a way that its adapter learned, from noise that its training drew."""
+        row = self.adapters.get(arm.adapter or "")
+        learned = row.bridges if row else set()
+        if arm.bridge is None:
+            if row and learned == {"literal"} and set(row.objective) == {"bridge_literal"}:
+                raise ValueError(
+                    f"arms.{name}: adapter {arm.adapter!r} learned the literal bridge alone; give the arm "
+                    "`bridge: {form: literal}`"
+                )
+            return
+        form, sigma = arm.bridge.form, arm.bridge.sigma
+        if form == "literal" and form not in learned:
+            raise ValueError(f"arms.{name}.bridge: the literal form needs an adapter of the objective bridge_literal")
+        if row and row.bridge and form in learned:
+            low, high = row.bridge.sigmas
+            if not low - 1e-3 <= sigma <= high + 1e-3:
+                drawn = f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
+                raise ValueError(
+                    f"arms.{name}.bridge starts at sigma {sigma:.3f}, and adapter {arm.adapter!r} was trained from "
+                    f"{drawn}: set ddpm_step or sigma_start within"
+                )
 
     def arm_of(self, adapter: str) -> str:
         """The first arm that uses an adapter, without stage 1: how its validation clips are made.

@@ -9,7 +9,8 @@ from pydantic import (
     model_validator,
 )
 
-from vibe_pipeline.experiment.groups import NonNegative, Params
+from vibe_pipeline.diffusion.flow import Weighting
+from vibe_pipeline.experiment.groups import Grown, NonNegative, Params
 
 
 class LoraParams(Params):
@@ -40,7 +41,7 @@ class OptimiserParams(Params):
     )
 
 
-class TrainParams(Params):
+class TrainParams(Grown):
     """What one adapter's training takes, whichever stage."""
 
     lora: LoraParams = Field(LoraParams(), description="shape of the update")
@@ -55,10 +56,12 @@ class TrainParams(Params):
     sigma_sampling: Literal["uniform_shifted", "logit_normal"] = Field(
         "uniform_shifted", description="the paper's [C], or the sigmoid of a normal draw; both are shifted by s"
     )
-    logit_mean: float = Field(0.0, description="any number: of the normal draw, for logit_normal")
-    logit_std: PositiveFloat = Field(1.0, description="standard deviation of the normal draw, for logit_normal")
-    loss_weighting: Literal["bell", "uniform", "cosmap"] = Field(
-        "bell", description="w(sigma): the paper's bell [C], 1, or the cosine map of Stable Diffusion 3"
+    logit_mean: float = Field(0.0, description="any number: of the normal draw, for either logit_normal")
+    logit_std: PositiveFloat = Field(1.0, description="standard deviation of the normal draw, for either logit_normal")
+    loss_weighting: Weighting = Field(
+        "bell",
+        description="w(sigma): the paper's bell [C], 1, the cosine map of Stable Diffusion 3, min-SNR (of a velocity "
+        "or an x0 loss), or the density of a logit-normal draw",
     )
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="average the adapter over steps with this decay; the average is what is kept"
@@ -78,6 +81,11 @@ class TrainParams(Params):
         if self.processes > self.batch_size:
             raise ValueError(f"batch_size {self.batch_size} leaves some of {self.processes} processes without an image")
         return self
+
+    @property
+    def forwards(self) -> int:
+        """Of the transformer, an image and step: one for each objective."""
+        return 1
 
 
 class Stage1Params(TrainParams):

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from vibe_pipeline.diffusion.bridge import SHIFT, bridge_schedule
 from vibe_pipeline.diffusion.flow import sigma_schedule
 from vibe_pipeline.diffusion.lora import fused_key
 from vibe_pipeline.diffusion.models import find_model, pick_device
@@ -14,7 +15,7 @@ from vibe_pipeline.generation.stages import Sampling
 from vibe_pipeline.io.keys import file_sha256, folder_fingerprint, weights_fingerprint
 from vibe_pipeline.io.manifests import AdapterManifest
 
-LATER = ("detail_transfer", "enlarge", "guidance_interval", "sharpen", "sr", "stages", "step_cache")
+LATER = ("bridge", "detail_transfer", "enlarge", "guidance_interval", "sharpen", "sr", "stages", "step_cache")
 """Fields that came after the first clips were made."""
 
 
@@ -85,7 +86,10 @@ def arm_sampling(arm: ArmParams, model: ModelParams, strength: float) -> Samplin
     Raises:
         ValueError: A truncated schedule that leaves no step.
     """
-    sigmas = sigma_schedule(arm.steps, arm.flow_shift or model.flow_shift, strength, arm.strength_mode)
+    if arm.bridge is not None:
+        sigmas = bridge_schedule(arm.steps, arm.bridge.sigma, arm.bridge.form, arm.flow_shift or SHIFT)
+    else:
+        sigmas = sigma_schedule(arm.steps, arm.flow_shift or model.flow_shift, strength, arm.strength_mode)
     return Sampling(sigmas, arm.scheduler, arm.guidance_scale, arm.guidance_interval)
 
 

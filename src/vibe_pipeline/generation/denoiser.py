@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vibe_pipeline.diffusion import lora
+from vibe_pipeline.diffusion.bridge import bridge_start
 from vibe_pipeline.diffusion.flow import add_noise, seeded_noise
 from vibe_pipeline.diffusion.freeswim import FreeSwim, freeswim_predictor
 from vibe_pipeline.diffusion.lifetime import release
@@ -92,6 +93,7 @@ class Denoiser:
         self.refresh_every: int | None = None
         self.detail_transfer = arm.detail_transfer if arm is not None else None
         self.enlarge = arm.enlarge if arm is not None else None
+        self.bridge = arm.bridge if arm is not None else None
         self._fused = ExitStack()
         try:
             if stage1 is not None:
@@ -144,7 +146,7 @@ class Denoiser:
         """
         with self._on_device(self.vae):
             latents = torch.cat([self._native_latent(row, size) for row in rows])
-        start = add_noise(latents, self._noise(rows, size), self.sampling.sigmas[0].expand(len(rows)))
+        start = self._second_start(latents, self._noise(rows, size))
         pixels = self._run(rows, size, start)
         if self.detail_transfer is None:
             return pixels
@@ -177,6 +179,12 @@ class Denoiser:
     def _noised(self, latent: Tensor, noise: Tensor, sampling: Sampling) -> Tensor:
         enlarged = resize_latents(latent.to(noise), *noise.shape[-2:])
         return add_noise(enlarged, noise, sampling.sigmas[0].expand(len(noise)))
+
+    def _second_start(self, latents: Tensor, noise: Tensor) -> Tensor:
+        """The noised native clip: at the first level of the schedule, or at the start of a bridge."""
+        if self.bridge is None:
+            return add_noise(latents, noise, self.sampling.sigmas[0].expand(len(noise)))
+        return bridge_start(latents, noise, torch.full((len(noise),), self.bridge.sigma), self.bridge.form)
 
     def _native_latent(self, row: dict[str, Any], size: Scale) -> Tensor:
         """A row's native clip as a latent of the target size, from the arms' common store where there is one."""

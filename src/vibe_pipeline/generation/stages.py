@@ -34,7 +34,7 @@ Attach = Callable[["Denoiser", ArmParams, tuple[int, int]], None]
 def attach_attention(denoiser: "Denoiser", arm: ArmParams | StageParams, native_grid: tuple[int, int]) -> None:
     """A row's or a stage's attention and rotary positions, windows measured on the native token grid (H, W)."""
     rope = rope_of(arm.rope)
-    install_rope(denoiser.transformer, rope)
+    install_rope(denoiser.transformer, rope, native_grid)
     install_gclf(denoiser.transformer, arm.attention, native_grid, rope=rope)
 
 

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 SHARD = 64
 PARTS = ("low", "high", "pixel", "text")
+"""Of every image; with `data.pixel_draws` there are `drawn` beside them."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ def _settings(model: WanCheckpoint, params: ModelParams, data: DataParams) -> di
             "camera_blur": data.camera_blur,
             "tile": params.tile,
             "vae_dtype": params.vae_dtype,
-        },
+        }
+        | ({} if data.pixel_draws is None else {"pixel_draws": data.pixel_draws.model_dump() | {"seed": data.seed}}),
     }
 
 
@@ -157,6 +159,11 @@ class LatentCache:
 
     Shards are opened and closed for every batch: pages of a mapped file count as this process's memory for as
     long as it stays open.
+
+    Attributes:
+        entries: Its images.
+        buckets: Bucket number to indices of images.
+        draws: Degraded latents by drawn factors that each image has.
     """
 
     def __init__(self, manifest: dict[str, Any], held_out: bool = False) -> None:
@@ -167,6 +174,8 @@ class LatentCache:
                 f"the latent cache's manifest is damaged or of another version ({one_line(repr(error))}); run "
                 "data_processing again"
             ) from error
+        made = manifest.get("settings", {}).get("latents", {}).get("pixel_draws")
+        self.draws = made["count"] if made else 0
         self.entries = [r for r in records if r.held_out == held_out]
         if not self.entries:
             raise ValueError(
@@ -179,12 +188,13 @@ class LatentCache:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def batch(self, part: str, indices: Sequence[int]) -> Tensor:
+    def batch(self, part: str, indices: Sequence[int], draws: Tensor | None = None) -> Tensor:
         """Read and stack one part of some images of one bucket, 32 bit.
 
         Args:
-            part: `low`, `high` or `pixel`, [B, C, 1, h, w]; or `text`, [B, L, width].
+            part: `low`, `high`, `pixel` or `drawn`, [B, C, 1, h, w]; or `text`, [B, L, width].
             indices: Positions in `entries`, one a sample of the batch.
+            draws: int64 [B], which of an image's draws; of `drawn` alone.
 
         Raises:
             ValueError: Images of several buckets, an unknown part, no images, or a damaged shard.
@@ -192,17 +202,20 @@ class LatentCache:
         buckets = {self.entries[i].bucket for i in indices}
         if len(buckets) != 1:
             raise ValueError(f"a batch holds images of one bucket; {list(indices)} are of {sorted(buckets)}")
-        tensors: dict[int, Tensor] = {}
+        chosen = [""] * len(indices) if part != "drawn" or draws is None else [str(int(draw)) for draw in draws]
+        wanted = list(zip(indices, chosen, strict=True))
+        tensors: dict[tuple[int, str], Tensor] = {}
         for shard, members in self._by_shard(part, indices).items():
             with _opened(shard) as file:
-                tensors |= {i: file.get_tensor(f"{self.entries[i].sha256}.{part}").float() for i in members}
+                for i, draw in {place for place in wanted if place[0] in members}:
+                    tensors[i, draw] = file.get_tensor(f"{self.entries[i].sha256}.{part}{draw}").float()
         if len({tensor.shape for tensor in tensors.values()}) != 1:
-            odd = {self.entries[i].sha256[:12]: tuple(tensor.shape) for i, tensor in tensors.items()}
+            odd = {self.entries[i].sha256[:12]: tuple(tensor.shape) for (i, _), tensor in tensors.items()}
             raise ValueError(
                 f"{self.entries[indices[0]].shard}: {part} of images of one bucket differs in shape, {one_line(odd)}; "
                 "delete the file and run data_processing again"
             )
-        return torch.stack([tensors[i] for i in indices])
+        return torch.stack([tensors[place] for place in wanted])
 
     def shape(self, part: str, index: int) -> tuple[int, ...]:
         """Of one part of one image, from the header of its shard: (C, 1, h, w), or (L, width) for text."""
@@ -211,8 +224,9 @@ class LatentCache:
             return tuple(file.get_slice(f"{self.entries[index].sha256}.{part}").get_shape())
 
     def _by_shard(self, part: str, indices: Sequence[int]) -> dict[Path, set[int]]:
-        if part not in PARTS:
-            raise ValueError(f"the latent cache has no part {part!r}; it has {', '.join(PARTS)}")
+        known = (*PARTS, "drawn") if self.draws else PARTS
+        if part not in known:
+            raise ValueError(f"the latent cache has no part {part!r}; it has {', '.join(known)}")
         members: dict[Path, set[int]] = {}
         for i in indices:
             entry = self.entries[i]

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from vibe_pipeline.diffusion.objectives import degrade
@@ -26,9 +27,9 @@ def degradation_check(manifest: dict[str, Any], adapters: Iterable[AdapterParams
         adapters: Whose degradations are checked beside the two forms as they are published and proposed.
 
     Returns:
-        One row per degradation, the two forms first: kind (latent, pixel), factor and mode (of latent alone),
-        mse_degraded (degraded against true), mse_upsampled (really enlarged against true), mse_between (degraded
-        against really enlarged), all per latent element of unit variance, mean over images.
+        One row per degradation, the two forms first: kind (latent, pixel, pixel_drawn), factor and mode (of latent
+        alone), mse_degraded (degraded against true), mse_upsampled (really enlarged against true), mse_between
+        (degraded against really enlarged), all per latent element of unit variance, mean over images.
     """
     asked = [_settings(d) for d in (*FORMS, *(a.degradation for a in adapters if a.degrades))]
     cache = LatentCache(manifest, held_out=True)
@@ -50,16 +51,21 @@ def check_of(checks: pd.DataFrame, adapter: AdapterParams) -> pd.DataFrame:
 
 
 def _settings(degradation: DegradationParams) -> tuple[str, float | None, str | None]:
-    """Kind, factor, mode; the pixel form has neither of the last two, as it shrinks to the native size."""
-    if degradation.kind == "pixel":
-        return "pixel", None, None
+    """Kind, factor, mode; the pixel forms have neither of the last two, as the latents are cached."""
+    if degradation.kind != "latent":
+        return degradation.kind, None, None
     return "latent", degradation.factor, degradation.mode
 
 
 def _figures(cache: LatentCache, index: int, settings: tuple[str, float | None, str | None]) -> dict[str, float]:
+    """Of one image; of drawn degradations the mean over its draws."""
     high, enlarged = cache.batch("high", [index]), cache.batch("pixel", [index])
     kind, factor, mode = settings
-    degraded = enlarged if kind == "pixel" else degrade(high, factor, mode)
+    if kind == "pixel_drawn":
+        made = [cache.batch("drawn", [index], torch.tensor([draw])) for draw in range(cache.draws)]
+    else:
+        made = [enlarged if kind == "pixel" else degrade(high, factor, mode)]
+    degraded = torch.cat(made)
 
     def distance(one: Tensor, other: Tensor) -> float:
         return float((one - other).square().mean())

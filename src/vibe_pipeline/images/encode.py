@@ -30,12 +30,12 @@ from vibe_pipeline.diffusion.models import (
     pick_device,
     text_embeddings,
 )
-from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.data import DataParams, PixelDraws
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.images.buckets import Bucket, Size
 from vibe_pipeline.images.check import load_rgb
 from vibe_pipeline.images.crop import resize_and_crop
-from vibe_pipeline.images.resize import enlarge, shrink
+from vibe_pipeline.images.resize import enlarge, shrink, there_and_back
 from vibe_pipeline.io.files import remove_abandoned, require_space, write_atomic
 from vibe_pipeline.runtime.deadline import require_time
 from vibe_pipeline.runtime.progress import Progress
@@ -64,10 +64,11 @@ def encode_shards(
 
     Args:
         texts: Rows with `sha256` and `caption`; get tensors `SHA256.text`, [L, width].
-        images: Rows with `sha256` and `path`; get `SHA256.low`, `.high` and `.pixel`, [C, 1, h, w], 16 bit.
+        images: Rows with `sha256` and `path`; get `SHA256.low`, `.high` and `.pixel`, and with `data.pixel_draws`
+            `.drawn0`, `.drawn1` and so on, [C, 1, h, w], 16 bit.
         model: The base model.
         params: Its text length, dtype, device and tile.
-        data: The native camera's blur, and how many images go through the VAE together.
+        data: The native camera's blur, drawn factors of shrinking, and how many images go through the VAE together.
 
     Raises:
         OSError: They would not fit on the disk, or no longer do; finished shards stay.
@@ -75,9 +76,10 @@ def encode_shards(
         OutOfTimeError: The run's hours are spent; finished shards stay.
     """
     texts, images = [s for s in texts if not _whole(s.path)], [s for s in images if not _whole(s.path)]
+    draws = data.pixel_draws.count if data.pixel_draws else 0
     for folder in {shard.path.parent for shard in (*texts, *images)}:
         remove_abandoned(folder, ".safetensors")
-        require_space(folder, _needed(texts, images, model, params))
+        require_space(folder, _needed(texts, images, model, params, draws))
     device = pick_device(params.device)
     if texts:
         _encode_texts(texts, model, params, device)
@@ -85,17 +87,29 @@ def encode_shards(
         _encode_images(images, model, params, data, device)
 
 
-def prepare_pixels(paths: Sequence[Path], bucket: Bucket, blur: float) -> dict[str, Tensor]:
-    """Read some images and cut them to a bucket.
+def prepare_pixels(rows: Sequence[Row], bucket: Bucket, data: DataParams) -> dict[str, Tensor]:
+    """Read some images, by their `path`, and cut them to a bucket.
 
     Returns:
         `high`; `low`, its middle in the low size's own proportions, shrunk; `pixel`, high shrunk to native and
-        enlarged back: [B, 3, 1, H, W] in [0, 1].
+        enlarged back; `drawn0` and so on, high shrunk by drawn factors and enlarged back: [B, 3, 1, H, W] in [0, 1].
     """
-    images = np.stack([resize_and_crop(load_rgb(path), *bucket.high) for path in paths])
+    blur = data.camera_blur
+    images = np.stack([resize_and_crop(load_rgb(Path(row["path"])), *bucket.high) for row in rows])
     high = torch.from_numpy(images).permute(0, 3, 1, 2)[:, :, None]
     low = shrink(_middle(high, bucket.low), *bucket.low, blur)
-    return {"low": low, "high": high, "pixel": enlarge(shrink(high, *bucket.native, blur), *bucket.high)}
+    parts = {"low": low, "high": high, "pixel": enlarge(shrink(high, *bucket.native, blur), *bucket.high)}
+    draws = data.pixel_draws
+    for draw in range(draws.count if draws else 0):
+        factors = [drawn_factor(row["sha256"], draw, draws, data.seed) for row in rows]
+        parts[f"drawn{draw}"] = torch.cat([there_and_back(x[None], f) for x, f in zip(high, factors, strict=True)])
+    return parts
+
+
+def drawn_factor(sha256: str, draw: int, draws: PixelDraws, seed: int) -> float:
+    """By how much a draw of an image is shrunk: even between the two ends, and the same whatever batch it is in."""
+    rng = np.random.default_rng([seed, draw, *sha256.encode()])
+    return float(rng.uniform(draws.least, draws.most))
 
 
 def _middle(pixels: Tensor, proportions: Size) -> Tensor:
@@ -128,9 +142,8 @@ def _encode_images(
             tensors: dict[str, Tensor] = {}
             starts = range(0, len(shard.rows), data.encode_batch)
             batches = [shard.rows[start : start + data.encode_batch] for start in starts]
-            paths = [[Path(row["path"]) for row in batch] for batch in batches]
-            prepare = partial(prepare_pixels, bucket=shard.bucket, blur=data.camera_blur)
-            for batch, pixels in zip(batches, _ahead(prepare, paths), strict=True):
+            prepare = partial(prepare_pixels, bucket=shard.bucket, data=data)
+            for batch, pixels in zip(batches, _ahead(prepare, batches), strict=True):
                 for part, values in pixels.items():
                     latents = encode_video(vae, values).to(torch.float16)
                     tensors |= {f"{r['sha256']}.{part}": x.clone() for r, x in zip(batch, latents, strict=True)}
@@ -169,13 +182,15 @@ def _whole(path: Path) -> bool:
     return False
 
 
-def _needed(texts: Sequence[Shard], images: Sequence[Shard], model: WanCheckpoint, params: ModelParams) -> int:
+def _needed(
+    texts: Sequence[Shard], images: Sequence[Shard], model: WanCheckpoint, params: ModelParams, draws: int
+) -> int:
     """Bytes of the shards to be written."""
     vae, width = model.config_of("vae"), model.config_of("text_encoder")["d_model"]
     caption = params.text_length * width * getattr(torch, params.dtype).itemsize
     total = sum(len(shard.rows) for shard in texts) * caption
     for shard in images:
-        sizes = (shard.bucket.low, shard.bucket.high, shard.bucket.high)
+        sizes = (shard.bucket.low, *(2 + draws) * (shard.bucket.high,))
         values = sum(math.prod(latent_shape(vae, *size, 1)) for size in sizes)
         total += len(shard.rows) * values * torch.float16.itemsize
     return int(total * HEADROOM)

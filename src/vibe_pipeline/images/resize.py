@@ -24,6 +24,15 @@ def enlarge(pixels: Tensor, height: int, width: int) -> Tensor:
     return _clips(frames.clamp(0, 1), pixels)
 
 
+def there_and_back(pixels: Tensor, factor: float) -> Tensor:
+    """[B, 3, T, H, W] shrunk by a factor and enlarged back, antialiased bilinear both ways, as FlashVideo degrades."""
+    height, width = pixels.shape[-2:]
+    small = max(1, round(height / factor)), max(1, round(width / factor))
+    frames = F.interpolate(_frames(pixels), size=small, mode="bilinear", align_corners=False, antialias=True)
+    frames = F.interpolate(frames, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
+    return _clips(frames, pixels)
+
+
 def sharpen(pixels: Tensor, sigma: float, amount: float) -> Tensor:
     """Unsharp mask of [B, 3, T, H, W] in [0, 1], IN PLACE and frame by frame: a 4K clip does not fit twice.
 

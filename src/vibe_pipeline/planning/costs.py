@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from vibe_pipeline.diffusion.attention import kind_of
+from vibe_pipeline.diffusion.crops import working_grid
 from vibe_pipeline.diffusion.flops import (
     AdapterLayers,
     Flops,
@@ -27,6 +28,7 @@ from vibe_pipeline.experiment.rope import RopeParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.planning.architecture import Architecture, Grid
+from vibe_pipeline.planning.crops import crop_tokens
 from vibe_pipeline.planning.devices import Device
 from vibe_pipeline.planning.figures import Figures
 from vibe_pipeline.planning.measure_costs import network_teraflops, writing_seconds
@@ -146,15 +148,19 @@ class Costs:
     ) -> Work:
         """One optimiser step of a LoRA training, over all its images and processes; on a fused `stage1`, if any."""
         frozen = [self._layers(adapter) for adapter in self.beside(stage1)]
-        flops = self._flops(size, attention, [*frozen, replace(self._layers(row.lora), trained=True)])
+        adapters = [*frozen, replace(self._layers(row.lora), trained=True)]
+        tokens = crop_tokens(self.architecture, size, row)
+        flops = self._flops(size, attention, adapters, tokens=tokens)
         again = int(row.gradient_checkpointing)
         linear = flops.linear_forward * (1 + again) + flops.linear_backward
         scores = flops.attention_forward * (1 + again) + flops.attention_backward
         rates = self.rates("bfloat16" if row.autocast else self.model.dtype).of_a_step()
         rest = rates.forward_compiled if row.compile else rates.forward
-        seconds = linear / rest + self._attention(size, attention, scores, rates)
+        # A crop's tokens and its context's all see each other.
+        attending = self._attention(size, attention, scores, rates) if tokens is None else scores / rates.sdpa
+        seconds = linear / rest + attending
         work = Work((linear + scores) / 1e12, {"transformer": seconds / 1e12 / row.processes})
-        return work * row.batch_size
+        return work * (row.batch_size * row.forwards)
 
     def rates(self, dtype: str) -> Rates:
         """TFLOP/s by kernel, for a transformer that computes in `dtype`."""
@@ -188,7 +194,9 @@ class Costs:
     ) -> float:
         """Peak bytes of a training step on each device; on a fused `stage1`, if there is one."""
         batch = row.micro_batch or -(-row.batch_size // row.processes)
-        grid, beside = self.architecture.grid(size), next(iter(self.beside(stage1)), None)
+        tokens = crop_tokens(self.architecture, size, row)
+        grid = self.architecture.grid(size) if tokens is None else working_grid(tokens)
+        beside = next(iter(self.beside(stage1)), None)
         copies = kind_of(attention).copies
         key = ("train", grid, batch, row.lora, row.autocast, row.gradient_checkpointing, beside, copies)
         activations = self._kept(
@@ -279,14 +287,19 @@ class Costs:
         return keys_by_layer(attention, grid, self.native_grid[1:], layers)
 
     def _flops(
-        self, size: ClipSize, attention: AttentionParams, adapters: Sequence[AdapterLayers], per_token: bool = False
+        self,
+        size: ClipSize,
+        attention: AttentionParams,
+        adapters: Sequence[AdapterLayers],
+        per_token: bool = False,
+        tokens: int | None = None,
     ) -> Flops:
-        """Of one sample through the transformer."""
+        """Of one sample through the transformer; `tokens` of a crop with its context, which all see each other."""
         return count_flops(
             config=self.architecture.transformer,
-            grid=self.architecture.grid(size),
+            grid=self.architecture.grid(size) if tokens is None else (1, 1, tokens),
             text_length=self.model.text_length,
-            keys=self._keys_by_layer(size, attention),
+            keys=self._keys_by_layer(size, attention) if tokens is None else None,
             adapters=adapters,
             per_token=per_token,
         )

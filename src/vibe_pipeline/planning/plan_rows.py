@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from vibe_pipeline.diffusion.flow import guides, noise_levels
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.data import DataParams
@@ -14,6 +13,7 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, stage1_of
+from vibe_pipeline.planning.crops import crop_tokens
 from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.stills_filter import filtering_seconds, fitting_seconds
 from vibe_pipeline.planning.work import Work
@@ -83,10 +83,11 @@ class PlanRow:
 
 
 def data_row(costs: Costs, data: DataParams, count: int) -> PlanRow:
-    """Captions and three latents of every image: low, high, and high after the pixel degradation."""
-    work = costs.text() + costs.encode(data.low) + costs.encode(data.high) * 2
+    """Captions and latents of every image: low, high, and high after each pixel degradation."""
+    large = 2 + (data.pixel_draws.count if data.pixel_draws else 0)
+    work = costs.text() + costs.encode(data.low) + costs.encode(data.high) * large
     encoding = costs.weights("vae") + data.encode_batch * costs.vae_memory(data.high, decode=False)
-    numbers = sum(_numbers(costs, size) for size in (data.low, data.high, data.high))
+    numbers = sum(_numbers(costs, size) for size in (data.low, *large * (data.high,)))
     text = costs.model.text_length * costs.architecture.transformer["text_dim"]
     size = 2 * numbers + costs.number_bytes * text
     peak = max(costs.text_memory(), CONTEXT_BYTES + encoding)
@@ -126,7 +127,8 @@ def training_row(
     stage1: LoraParams | None = None,
 ) -> PlanRow:
     """A stage-1 adapter, or one of `adapters`: its steps at the size that it is trained on."""
-    tokens, keys = costs.keys(size, FULL), costs.keys(size, attention)
+    tokens = crop_tokens(costs.architecture, size, row)
+    tokens, keys = (costs.keys(size, FULL), costs.keys(size, attention)) if tokens is None else (tokens, tokens)
     work, peak = costs.step(size, attention, row, stage1), costs.step_memory(size, attention, row, stage1)
     disk = 4.0 * costs.adapter_parameters(row.lora)
     once = costs.load("transformer") + costs.compiling(size, attention, row.compile, modes=2)
@@ -222,10 +224,8 @@ def arm_row(
 ) -> PlanRow:
     """An arm's clips, by the workload of its method."""
     size, method = costs.model.target, method_of(arm)
-    shift = arm.flow_shift or costs.model.flow_shift
-    disk, levels = clips * _clip_bytes(size), noise_levels(arm.steps, shift, method.strength(arm), arm.strength_mode)
-    guided = sum(guides(sigma, arm.guidance_scale, arm.guidance_interval) for sigma in levels)
-    load = method.workload(arm, len(levels), guided)
+    disk, levels = clips * _clip_bytes(size), method.levels(arm, costs.model.flow_shift)
+    load = method.workload(arm, len(levels), method.guided(arm, costs.model.flow_shift))
     work = costs.decode(size) * load.decodes
     if load.filtered:
         work += Work(parts={FILTER: filtering_seconds(size)})

@@ -27,11 +27,7 @@ from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
-from vibe_pipeline.generation.attention_sizes import (
-    require_fitting_attention,
-    require_fitting_buckets,
-    require_fitting_sizes,
-)
+from vibe_pipeline.generation.attention_sizes import require_fitting_sizes
 from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.first_frames import require_first_frames
 from vibe_pipeline.generation.methods.external import measured_clips
@@ -43,6 +39,7 @@ from vibe_pipeline.io.named import require_folder, require_no_file
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.claims import check_claims, check_published
 from vibe_pipeline.planning.stills_filter import check_filter
+from vibe_pipeline.planning.training_checks import check_single_size, check_training
 from vibe_pipeline.planning.weight_files import extra_adapter, network, own_transformer
 from vibe_pipeline.vbench.prompts import INSTALL, clips_per_dimension
 
@@ -157,17 +154,6 @@ def check_model(model: ModelParams) -> None:
         tile_stride(checkpoint.config_of("vae"), model.tile)
 
 
-def check_training(data: DataParams, tables: Experiment) -> None:
-    """Refuse buckets that an adapter's attention could not divide.
-
-    Raises:
-        ValueError: Names the adapter and both numbers.
-    """
-    for name, row in tables.adapters.items():
-        if data.buckets == "aspect":
-            require_fitting_buckets(data.bucket_tokens, row.attention, f"adapters.{name}")
-
-
 def check_images(data: DataParams) -> None:
     """Refuse a folder of images that is not one, or whose metadata cannot be read.
 
@@ -176,18 +162,6 @@ def check_images(data: DataParams) -> None:
     """
     if data.source == "folder":
         find_images(require_folder(data.path, "data.path", "put captioned images there"))
-
-
-def check_single_size(model: ModelParams, data: DataParams, tables: Experiment) -> None:
-    """Refuse a training size that an adapter's attention could not divide, where all images are cut to it.
-
-    Raises:
-        ValueError: Names the adapter and the nearest sizes that fit.
-    """
-    for name, row in tables.adapters.items():
-        if data.buckets == "single":
-            checkpoint = find_model(model.path)
-            require_fitting_attention(checkpoint, data.high, row.attention, f"adapters.{name}: data.high")
 
 
 def check_space(model: ModelParams, clips: int, arms: int, folder: Path) -> None:

@@ -103,7 +103,8 @@ def check_rows(checks: pd.DataFrame, adapters: Mapping[str, AdapterParams]) -> l
     for row in checks.itertuples():
         verdict, meaning = degradation_verdict(row.mse_degraded, row.mse_upsampled)
         label = adapters[row.adapter].label if row.adapter in adapters else str(row.adapter)
-        kind = "pixel (our own)" if row.kind == "pixel" else f"latent (the paper's), to {row.factor:g}, {row.mode}"
+        pixel = {"pixel": "pixel (our own)", "pixel_drawn": "pixel, by drawn factors (FlashVideo's)"}
+        kind = pixel.get(row.kind) or f"latent (the paper's), to {row.factor:g}, {row.mode}"
         figures = {"degraded": number(row.mse_degraded), "upsampled": number(row.mse_upsampled)}
         rows.append({"adapter": label, "kind": kind, "verdict": verdict, "meaning": meaning} | figures)
     return rows

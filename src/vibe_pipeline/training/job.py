@@ -9,9 +9,12 @@ from diffusers import WanTransformer3DModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
+from vibe_pipeline.diffusion.bridge import draw_start_sigma
+from vibe_pipeline.diffusion.crops import TokenCrop, cropped_loss
 from vibe_pipeline.diffusion.flow import draw_sigma
 from vibe_pipeline.diffusion.objectives import Predict, Sample, degrade, degrades, mixed_loss
 from vibe_pipeline.experiment.adapters import DegradationParams
+from vibe_pipeline.experiment.bridge import BridgeParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.training import TrainParams
 from vibe_pipeline.images.cache import LatentCache
@@ -30,30 +33,79 @@ class StageLoss:
         part: Which latents are learned: `low` or `high`.
         objective: Weights of `diffusion.objectives.OBJECTIVES`.
         degradation: How the degraded latent is made, where an objective reads it.
+        bridge: Where the way starts, of objectives that learn one.
+        crop: What of an image is learned; None: all of it.
     """
 
     part: str
     objective: Mapping[str, float]
     degradation: DegradationParams = field(default_factory=DegradationParams)
+    bridge: BridgeParams | None = None
+    crop: TokenCrop | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Cached latents that are needed; `part` is the first."""
-        return (self.part, "pixel") if degrades(self.objective) and self.degradation.kind == "pixel" else (self.part,)
+        return (self.part,) if self._made is None else (self.part, self._made)
+
+    @property
+    def _made(self) -> str | None:
+        """The cached latents that stand for the degraded one; None: it is made here, or not at all."""
+        if not degrades(self.objective) or self._noise_alone:
+            return None
+        return {"pixel": "pixel", "pixel_drawn": "drawn"}.get(self.degradation.kind)
+
+    @property
+    def _noise_alone(self) -> bool:
+        """Noise at the start of a bridge is all that is undone."""
+        return self.bridge is not None and self.bridge.degradation == "latent"
+
+    def draws(
+        self, count: int, generator: torch.Generator, cached: int = 0, shape: tuple[int, ...] = ()
+    ) -> dict[str, Tensor]:
+        """What else a step draws for `count` images, each of latents of `shape` and `cached` draws: by name.
+
+        `draw`: which of its cached degraded latents. `sigma_start`: where its way starts. `degraded`: whether it is.
+        `offset` and `context_noise`: see `TokenCrop.draws`.
+        """
+        found: dict[str, Tensor] = {}
+        if self._made == "drawn":
+            found["draw"] = torch.randint(cached, (count,), generator=generator)
+        if self.bridge is not None:
+            fixed = self.bridge.sigma_start if self.bridge.degradation != "pixel" else 0.0
+            steps = self.bridge.ddpm_steps
+            drawn = torch.full((count,), fixed) if fixed is not None else draw_start_sigma(steps, count, generator)
+            found["sigma_start"] = drawn
+        if degrades(self.objective) and self.degradation.probability < 1:
+            found["degraded"] = torch.rand(count, generator=generator) < self.degradation.probability
+        return found | (self.crop.draws(count, shape, generator) if self.crop is not None else {})
 
     def __call__(
         self, predict: Predict, batch: dict[str, Tensor], noise: Tensor, sigma: Tensor, weight: Tensor
     ) -> dict[str, Tensor]:
-        """Named losses, `loss` among them; means over the batch of cached parts."""
-        sample = Sample(x0=batch[self.part], noise=noise, sigma=sigma, weight=weight, degraded=self._degraded(batch))
+        """Named losses, `loss` among them; means over the batch of cached parts and of what was drawn."""
+        sample = Sample(
+            x0=batch[self.part],
+            noise=noise,
+            sigma=sigma,
+            weight=weight,
+            degraded=self._degraded(batch),
+            sigma_start=batch.get("sigma_start"),
+        )
+        if self.crop is not None:
+            return cropped_loss(self.objective, predict, sample, self.crop, batch)
         return mixed_loss(self.objective, predict, sample)
 
     def _degraded(self, batch: dict[str, Tensor]) -> Tensor | None:
         if not degrades(self.objective):
             return None
-        if self.degradation.kind == "pixel":
-            return batch["pixel"]
-        return degrade(batch[self.part], self.degradation.factor, self.degradation.mode)
+        clean = batch[self.part]
+        if self._noise_alone:
+            return clean
+        made = self._made and batch[self._made]
+        degraded = degrade(clean, self.degradation.factor, self.degradation.mode) if made is None else made
+        chosen = batch.get("degraded")
+        return degraded if chosen is None else degraded.where(chosen.view(-1, *[1] * (clean.ndim - 1)), clean)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +185,7 @@ class Batch:
 
     Attributes:
         indices: Of the images of the whole batch, over all processes.
-        parts: Cached latents by name, and `text`.
+        parts: Cached latents by name, `text`, and what else was drawn for each image.
         noise: Like the latents.
         sigma: One an image.
     """
@@ -145,7 +197,7 @@ class Batch:
 
 
 def draw_batch(job: TrainingJob, group: Group, step: int, indices: list[int]) -> Batch:
-    """Noise and sigma are drawn for the whole batch from (seed, step), then cut: shares do not change them."""
+    """All that is random is drawn for the whole batch from (seed, step), then cut: shares do not change it."""
     row, generator = job.row, torch.Generator().manual_seed(job.row.seed * 1_000_003 + step)
     shape = job.images.shape(job.loss.part, indices[0])
     noise = torch.randn((len(indices), *shape), generator=generator)
@@ -157,6 +209,16 @@ def draw_batch(job: TrainingJob, group: Group, step: int, indices: list[int]) ->
         mean=row.logit_mean,
         std=row.logit_std,
     )
+    drawn = job.loss.draws(len(indices), generator, job.images.draws, shape)
     first, end = group.bounds(len(indices))
-    parts = {name: job.images.batch(name, indices[first:end]) for name in (*job.loss.parts, "text")}
+    parts = read_parts(job.images, job.loss, indices[first:end], {n: v[first:end] for n, v in drawn.items()})
+    parts["text"] = job.images.batch("text", indices[first:end])
     return Batch(indices, parts, noise[first:end], sigma[first:end])
+
+
+def read_parts(
+    images: LatentCache, loss: StageLoss, indices: list[int], drawn: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The cached latents that a loss needs of some images, with what was drawn for them."""
+    parts = {name: images.batch(name, indices, drawn.get("draw")) for name in loss.parts}
+    return parts | {name: value for name, value in drawn.items() if name != "draw"}

@@ -14,6 +14,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from vibe_pipeline.diffusion import lora
+from vibe_pipeline.diffusion.crops import Placed
 from vibe_pipeline.diffusion.flops import transformer_flops
 from vibe_pipeline.diffusion.flow import loss_weight
 from vibe_pipeline.diffusion.models import velocity_predictor
@@ -150,15 +151,16 @@ def _chunk_losses(state: TrainingState, batch: Batch, rows: slice) -> tuple[dict
     job, device = state.job, state.group.device
     parts = {name: value[rows].to(device) for name, value in batch.parts.items()}
     noise, sigma = batch.noise[rows].to(device), batch.sigma[rows].to(device)
-    weight = loss_weight(job.row.loss_weighting, sigma, job.row.sigma_shift)
+    row = job.row
+    weight = loss_weight(row.loss_weighting, sigma, row.sigma_shift, row.logit_mean, row.logit_std)
     velocity = velocity_predictor(state.transformer, parts.pop("text"), job.expand_timesteps, job.dtype)
     calls = []
 
-    def predict(x: Tensor, level: Tensor) -> Tensor:
+    def predict(x: Tensor, level: Tensor, *placed: Placed) -> Tensor:
         calls.append(1)
-        return velocity(x, level)
+        return velocity(x, level, *placed)
 
-    with torch.autocast(device.type, torch.bfloat16, enabled=job.row.autocast):
+    with torch.autocast(device.type, torch.bfloat16, enabled=row.autocast):
         losses = job.loss(predict, parts, noise, sigma, weight)
     return losses, len(sigma) / len(batch.indices), len(calls)
 
@@ -183,6 +185,8 @@ def _work_done(state: TrainingState, batch: Batch, forwards: int) -> tuple[int, 
     count = len(batch.indices)
     patch = state.transformer.config.patch_size
     grid = tuple(s // p for s, p in zip(batch.noise.shape[-3:], patch, strict=True))
+    if (crop := state.job.loss.crop) is not None:
+        grid = (1, 1, crop.tokens(grid[1:]))
     key = (*grid, batch.parts["text"].shape[1])
     if key not in state.flops:
         state.flops[key] = transformer_flops(state.transformer, grid, key[-1]).total

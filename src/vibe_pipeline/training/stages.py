@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.attention import install_gclf
+from vibe_pipeline.diffusion.crops import TokenCrop
 from vibe_pipeline.diffusion.lifetime import released
 from vibe_pipeline.diffusion.models import (
     WanCheckpoint,
@@ -77,10 +78,19 @@ def stage2_job(
         key=key,
         folder=root / f"stage2-{key}",
         row=row,
-        loss=StageLoss("high", row.objective, row.degradation),
+        loss=StageLoss("high", row.objective, row.degradation, row.bridge, _crop(model, row)),
         fused=stage1.path if stage1 else None,
         **_ground(cache, model),
     )
+
+
+def _crop(model: ModelParams, row: AdapterParams) -> TokenCrop | None:
+    """A row's crop in tokens of the model."""
+    if row.crop is None:
+        return None
+    checkpoint = find_model(model.path)
+    patch = checkpoint.config_of("transformer")["patch_size"]
+    return TokenCrop(token_grid(checkpoint, row.crop.height, row.crop.width), row.crop.pool, tuple(patch[1:]))
 
 
 def _ground(cache: Mapping[str, Any], model: ModelParams) -> dict[str, Any]:

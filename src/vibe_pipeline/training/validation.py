@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vibe_pipeline.diffusion.models import velocity_predictor
 from vibe_pipeline.training.distributed import Group
-from vibe_pipeline.training.job import TrainingJob
+from vibe_pipeline.training.job import TrainingJob, read_parts
 
 SIGMAS = (0.2, 0.4, 0.6, 0.8)
 
@@ -16,17 +16,20 @@ def held_out_loss(job: TrainingJob, transformer: WanTransformer3DModel, group: G
     """The job's loss on its held-out images, unweighted, the mean over images and `SIGMAS`.
 
     Chunks of a micro-batch are shared out among the processes, all of which must call this and get the same number.
-    Each bucket's noise is drawn at once: chunks and processes do not change it.
+    What is random is drawn for each bucket at once: chunks and processes do not change it.
     """
     images, size = job.held_out, job.chunk(group.size)
     total, chunk = torch.zeros((), dtype=torch.float64), 0
     for indices in images.buckets.values():
         shape = (len(indices), *images.shape(job.loss.part, indices[0]))
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(shape, generator=generator)
+        drawn = job.loss.draws(len(indices), generator, images.draws, shape[1:])
         for start in range(0, len(indices), size):
             if chunk % group.size == group.rank:
                 rows = slice(start, start + size)
-                total += _chunk_loss(job, transformer, group.device, indices[rows], noise[rows])
+                parts = read_parts(images, job.loss, indices[rows], {n: v[rows] for n, v in drawn.items()})
+                total += _chunk_loss(job, transformer, group.device, indices[rows], noise[rows], parts)
             chunk += 1
     total = total.to(group.device)
     group.sum_([total])
@@ -34,10 +37,15 @@ def held_out_loss(job: TrainingJob, transformer: WanTransformer3DModel, group: G
 
 
 def _chunk_loss(
-    job: TrainingJob, transformer: WanTransformer3DModel, device: torch.device, indices: list[int], noise: Tensor
+    job: TrainingJob,
+    transformer: WanTransformer3DModel,
+    device: torch.device,
+    indices: list[int],
+    noise: Tensor,
+    parts: dict[str, Tensor],
 ) -> float:
     """The sum over the chunk's images of their mean loss over sigmas."""
-    batch = {name: job.held_out.batch(name, indices).to(device) for name in job.loss.parts}
+    batch = {name: value.to(device) for name, value in parts.items()}
     predict = velocity_predictor(transformer, job.held_out.batch("text", indices), job.expand_timesteps, job.dtype)
     noise, ones = noise.to(device), torch.ones(len(indices), device=device)
     values = [float(job.loss(predict, batch, noise, ones * s, ones)["loss"]) for s in SIGMAS]

@@ -156,11 +156,11 @@ def test_an_enlarged_latent_under_ar_rope_is_the_same_by_hand(wan21, native: pd.
         ),
         ({"method": "direct", "enlarge": "latent"}, "enlarge belongs to refine and freeswim, not to method 'direct'"),
         ({"enlarge": "latent", "detail_transfer": 0.5}, "detail_transfer adds to the enlarged clip"),
-        ({"rope": {"kind": "yarn"}}, r"rope\.kind.*unknown kind of RoPE 'yarn'; known: none, ntk, ar"),
+        ({"rope": {"kind": "yearn"}}, r"rope\.kind.*unknown kind of RoPE 'yearn'; known: none, ntk, yarn"),
         ({"rope": {"kind": "ntk", "tile": (2, 2)}}, "tile belongs to ar, not to kind of RoPE 'ntk'"),
         (
             {"rope": {"kind": "ar"}, "attention": {"kind": "t3"}},
-            "rope ar goes with the attention kinds full, window, gclf, not with t3",
+            "rope ar goes with the attention kinds full, window, gclf, proxy, not with t3",
         ),
         (
             {"method": "freeswim", "attention": {"kind": "window"}, "rope": {"kind": "ar"}},

@@ -31,12 +31,14 @@ class Windows:
         half_window: (d_h, d_w) in tokens; a window of 2 d + 1 or more than the axis sees the whole axis.
         pool: side of the pooled spatial tiles in tokens; 0 for no pooled keys.
         order: how the grid is flattened to L tokens, slowest axis first.
+        proxies: a token of each tile stands for it, in place of the average.
     """
 
     grid: Grid
     half_window: HalfWindow
     pool: int = 0
     order: Order = "thw"
+    proxies: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError with the offending values and the way out."""
@@ -151,10 +153,26 @@ def split_axes(x: Tensor, windows: Windows) -> Tensor:
 
 
 def pool_tokens(x: Tensor, windows: Windows) -> Tensor:
-    """Average over pool x pool spatial tiles of each frame: [B, heads, L, D] -> [B, heads, P, D]."""
+    """What stands for the pool x pool spatial tiles of each frame: [B, heads, L, D] -> [B, heads, P, D].
+
+    Their average, or with `proxies` one of their tokens, drawn once for a grid.
+    """
     f = windows.pool
     tiles = split_axes(x, windows).unflatten(4, (-1, f)).unflatten(3, (-1, f))
-    return tiles.mean(dim=(4, 6)).flatten(2, 4)
+    if not windows.proxies:
+        return tiles.mean(dim=(4, 6)).flatten(2, 4)
+    tiles = tiles.movedim(5, 4).flatten(5, 6)  # [B, heads, T, H / f, W / f, f f, D]
+    chosen = proxy_index(windows).to(x.device)[None, None, ..., None, None]
+    return tiles.take_along_dim(chosen, 5).squeeze(5).flatten(2, 4)
+
+
+def proxy_index(windows: Windows) -> Tensor:
+    """Which token of each tile stands for it, counted by rows within it: int64 [T, H / pool, W / pool]."""
+    import torch
+
+    frames, height, width = windows.grid
+    shape = (frames, height // windows.pool, width // windows.pool)
+    return torch.randint(windows.pool**2, shape, generator=torch.Generator().manual_seed(0))
 
 
 def reorder_tokens(x: Tensor, grid: Grid, dim: int, order: Order) -> Tensor:

@@ -68,8 +68,37 @@ def _cinescale_native(grid: Grid, native: NativeGrid | None, head_dim: int) -> f
     return cinescale_scale(grid[1] * grid[2], head_dim, native[0] * native[1])
 
 
+def proportional_scale(tokens: int, native_tokens: int, head_dim: int) -> float:
+    """Proportional attention sqrt(log_L0(L) / d): scores grow with the tokens that compete.
+
+    Args:
+        tokens: L, of the token grid at work, all frames.
+        native_tokens: L0, of the native one with as many frames.
+        head_dim: d, channels of one head.
+
+    Raises:
+        ValueError: A count below 2, or of channels below 1.
+
+    Source: Lumina-Next, arXiv 2406.18583 (`lumina_next_t2i`, proportional_attn); after arXiv 2306.08645.
+    """
+    if min(tokens, native_tokens) < 2 or head_dim < 1:
+        raise ValueError(f"need 2 tokens or more and head_dim >= 1, not {tokens}, {native_tokens}, {head_dim}")
+    return math.sqrt(math.log(tokens, native_tokens) / head_dim)
+
+
+def _proportional(grid: Grid, native: NativeGrid | None, head_dim: int) -> float:
+    if native is None:
+        raise ValueError("scale 'proportional' follows from the native token grid: give native_grid (H, W) in tokens")
+    return proportional_scale(max(2, math.prod(grid)), grid[0] * math.prod(native), head_dim)
+
+
 SCALES: MappingProxyType[str, Callable[[Grid, NativeGrid | None, int], float]] = MappingProxyType(
-    {"freeswim": _freeswim, "cinescale": _cinescale, "cinescale_native": _cinescale_native}
+    {
+        "freeswim": _freeswim,
+        "cinescale": _cinescale,
+        "cinescale_native": _cinescale_native,
+        "proportional": _proportional,
+    }
 )
 """By name, from the token grid (T, H, W) at work, the native one (H, W) and the head's channels."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import pandas as pd
 
 from vibe_pipeline.diffusion.attention import attention_words, kind_of, require_windowed
+from vibe_pipeline.diffusion.flow import Levels, evaluated, guides, noise_levels
 from vibe_pipeline.diffusion.rope import rope_of
 from vibe_pipeline.diffusion.step_cache import StepCache, step_cache_of
 from vibe_pipeline.experiment.arms import ArmParams
@@ -133,6 +134,15 @@ class Method:
         """What else determines the clips, beside the row, the base and the adapters; hashed into their keys."""
         return {}
 
+    def levels(self, arm: ArmParams, shift: float) -> Levels:
+        """Noise levels of the row's own pass for the plan, all but the 0 at its end; `shift` is the model's."""
+        return noise_levels(arm.steps, arm.flow_shift or shift, self.strength(arm), arm.strength_mode)
+
+    def guided(self, arm: ArmParams, shift: float) -> int:
+        """Evaluations of the row's own pass that are guided, likewise."""
+        asked = evaluated(self.levels(arm, shift), midpoint=arm.scheduler == "midpoint")
+        return sum(guides(sigma, arm.guidance_scale, arm.guidance_interval) for sigma in asked)
+
     def prepare(self, job: ArmJob) -> AbstractContextManager[Make]:
         """Load what is needed and give the function from rows of prompts to their clips; see `clip_cache.Make`.
 
@@ -141,7 +151,7 @@ class Method:
         raise NotImplementedError
 
     def workload(self, arm: ArmParams, steps: int, guided: int | None = None) -> Workload:
-        """What one clip takes, at `steps` steps of the sampler, `guided` of them with both passes (None: all)."""
+        """What one clip takes, at `steps` steps of the sampler, `guided` evaluations with both passes (None: all)."""
         return Workload()
 
     def clips(self, job: ArmJob) -> pd.DataFrame:
@@ -180,9 +190,11 @@ class DenoisingMethod(Method):
     runs_transformer = True
 
     def check(self, arm: ArmParams) -> None:
-        """A truncated schedule leaves at least one step; positions by tiles need attention by windows."""
+        """A truncated schedule leaves a step, positions by tiles need windows, and a cache counts whole steps."""
         if rope_of(arm.rope).relative:
             require_windowed(kind_of(arm.attention))
+        if arm.scheduler == "midpoint" and arm.step_cache is not None:
+            raise ValueError("scheduler midpoint evaluates between the steps that step_cache counts: leave one out")
         if arm.strength_mode == "truncated" and int(self.strength(arm) * arm.steps) < 1:
             raise ValueError(
                 f"strength_mode truncated: strength {arm.strength} of {arm.steps} steps leaves none: raise either"
@@ -201,15 +213,22 @@ class DenoisingMethod(Method):
             f"full path every {arm.refresh_every} steps": arm.refresh_every is not None,
             f"{attention_words(arm.attention)} attention": True,
             " · ".join(rope_of(arm.rope).words()): arm.rope.kind != "none",
-            f"strength {arm.strength:g}" if self.second_pass or arm.stages else "from noise": True,
+            self.start_words(arm): True,
             f"{int(self.strength(arm) * arm.steps)} of {arm.steps} steps" if truncated else f"{arm.steps} steps": True,
             "UniPC": arm.scheduler == "unipc",
+            "midpoint": arm.scheduler == "midpoint",
             f"flow shift {arm.flow_shift or 0:g}": arm.flow_shift is not None,
             _guidance(arm): arm.guidance_scale != 1,
             cache.words() if cache else "": cache is not None,
             f"{arm.detail_transfer or 0:g} of the change added to the enlarged clip": arm.detail_transfer is not None,
         }
         return " · ".join(part for part, applies in parts.items() if applies)
+
+    def start_words(self, arm: ArmParams) -> str:
+        """Where the row's own pass starts."""
+        if arm.bridge is not None:
+            return f"{arm.bridge.form} bridge from sigma {arm.bridge.sigma:.3g}"
+        return f"strength {arm.strength:g}" if self.second_pass or arm.stages else "from noise"
 
     def said(self, arm: ArmParams) -> dict[str, bool]:
         """What else the description says behind the adapter, and whether it applies to the row."""
@@ -252,13 +271,13 @@ def passes(arm: ArmParams, steps: int, guided: int | None = None) -> int:
     """Forwards of so many steps that are computed: conditional ones, and those of classifier-free guidance.
 
     Args:
-        arm: Guidance scale, step cache.
-        steps: Of the sampler.
-        guided: Steps that are guided; None: all.
+        arm: Guidance scale, solver, step cache.
+        steps: Of the sampler; of two evaluations each with the midpoint.
+        guided: Evaluations that are guided; None: all.
     """
-    cache = step_cache_of(arm.step_cache) or StepCache()
-    free = 0 if arm.guidance_scale == 1 else steps if guided is None else guided
-    return cache.computed(steps) + cache.computed(free)
+    cache, evaluated = step_cache_of(arm.step_cache) or StepCache(), steps * (2 if arm.scheduler == "midpoint" else 1)
+    free = 0 if arm.guidance_scale == 1 else evaluated if guided is None else guided
+    return cache.computed(evaluated) + cache.computed(free)
 
 
 def _guidance(arm: ArmParams) -> str:

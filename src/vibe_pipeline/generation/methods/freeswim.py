@@ -25,10 +25,12 @@ class FreeSwim(Refine):
         super().check(arm)
         if not kind_of(arm.attention).local:
             raise ValueError(f"freeswim is window attention beside full: attention.kind is {arm.attention.kind!r}")
+        if arm.scheduler == "midpoint" and arm.refresh_every is not None:
+            raise ValueError("scheduler midpoint evaluates between the steps that refresh_every counts: leave one out")
         if arm.step_cache is not None:
             raise ValueError("freeswim keeps cross-attention between steps itself: leave step_cache out")
         if rope_of(arm.rope).relative:
-            raise ValueError("freeswim's two paths have the same positions: rope.kind is 'ar'; use none or ntk")
+            raise ValueError("freeswim's two paths have the same positions: rope.kind is 'ar'; use another")
 
     def attach(self, denoiser: "Denoiser", arm: ArmParams, native_grid: tuple[int, int]) -> None:
         """Both paths; what the full one keeps for later steps stays in main memory where models take turns."""
@@ -38,7 +40,7 @@ class FreeSwim(Refine):
         from vibe_pipeline.diffusion.rope import install_rope
 
         store = torch.device("cpu") if denoiser.offload else None
-        install_rope(denoiser.transformer, rope_of(arm.rope))
+        install_rope(denoiser.transformer, rope_of(arm.rope), native_grid)
         denoiser.swim = install_freeswim(denoiser.transformer, arm.attention, native_grid, store)
         denoiser.refresh_every = arm.refresh_every
 

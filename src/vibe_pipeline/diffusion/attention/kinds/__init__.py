@@ -9,12 +9,13 @@ from typing import Protocol
 from vibe_pipeline.diffusion.attention.kinds.base import AttentionKind, AttentionPlan, FunctionPlan, Place
 from vibe_pipeline.diffusion.attention.kinds.full import Full
 from vibe_pipeline.diffusion.attention.kinds.gclf import Gclf
+from vibe_pipeline.diffusion.attention.kinds.proxy import Proxy
 from vibe_pipeline.diffusion.attention.kinds.t3 import T3
 from vibe_pipeline.diffusion.attention.kinds.window import Window
 from vibe_pipeline.diffusion.attention.scales import Scale
 from vibe_pipeline.diffusion.entries import chosen_entry, known_entry
 
-KINDS: dict[str, type[AttentionKind]] = {kind.name: kind for kind in (Full, Window, Gclf, T3)}
+KINDS: dict[str, type[AttentionKind]] = {kind.name: kind for kind in (Full, Window, Gclf, Proxy, T3)}
 
 __all__ = [
     "KINDS",
