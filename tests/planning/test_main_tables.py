@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tests.conf_files import loader_of_conf
-from tests.planning.test_environments import OVERALL, PRINTED, PUBLISHED, can_be_decided_either_way
 from tests.one_claim import evaluate_claim
+from tests.planning.test_environments import OVERALL, PRINTED, PUBLISHED, can_be_decided_either_way
 from vibe_pipeline.evaluation.metrics.registry import METRICS
 from vibe_pipeline.evaluation.pooling import pools_of
 from vibe_pipeline.evaluation.readings import FAILS, HOLDS
