@@ -82,7 +82,7 @@ def test_plan_prints_a_table_or_json(project: Path) -> None:
     table = call("plan")
     assert table.exit_code == 0 and "arm full_pixel" in table.output, table.output
     assert "device this machine (" in table.output and "at the speed measured on it" in table.output  # its model.device
-    assert "device h100, 80 GB, at 50% of dense peak, assumed" in call("plan", "--params=model.device=cuda").output
+    assert "device h100, 80 GB, each kernel at its measured rate" in call("plan", "--params=model.device=cuda").output
     content = json.loads(call("plan", "--json", "--device", "4090").output)
     assert content["device"] == "4090" and content["totals"]["peak_memory_gb"] > 0
     wrong = call("plan", "--device", "abacus")

@@ -103,7 +103,7 @@ def project(folder: Path, model: dict[str, Any], own: Path) -> Path:
     }
     high, low = ({k: model[which][k] for k in ("height", "width")} for which in ("target", "native"))
     params["data"] |= {"count": 6, "held_out": 2, "low": low, "high": high}
-    params["generation"] |= {"count": 1, "native_steps": 1}
+    params["generation"] |= {"count": 1, "native_steps": 1, "native_source": "base"}
     params["evaluation"] |= {"reference_arm": "full"}
     write_conf(base, params)
     return folder

@@ -39,7 +39,7 @@ def test_a_plan_from_kept_figures_is_the_plan_of_the_modules(params, tmp_path: P
 
 @pytest.mark.parametrize(
     "change",
-    [{"text_length": 17}, {"dtype": "bfloat16"}, {"target": {"height": 96, "width": 96, "frames": 5, "fps": 8}}],
+    [{"text_length": 17}, {"dtype": "float32"}, {"target": {"height": 96, "width": 96, "frames": 5, "fps": 8}}],
 )
 def test_another_setting_of_the_model_has_figures_of_its_own(params, tmp_path: Path, change: dict[str, Any]) -> None:
     before = make_plan(params, figures=Figures(tmp_path))

@@ -193,7 +193,7 @@ def test_a_first_frame_costs_a_timestep_a_token_in_every_pass_and_in_no_training
 
 def test_our_own_measures_are_counted(params, monkeypatch) -> None:
     """By the pixels of all clips, on two cores at most, and in main memory that does not grow with the clip."""
-    target = {"height": 64, "width": 96, "frames": 5, "fps": 8.0}
+    target = {"height": 64, "width": 128, "frames": 5, "fps": 8.0}
     params["model"]["target"] = target
     found = {}
     for name, cores, change in (("one", 1, {}), ("many", 64, {}), ("long", 64, {"frames": 9})):
@@ -204,7 +204,7 @@ def test_our_own_measures_are_counted(params, monkeypatch) -> None:
         found[name] = next(r for r in plan.rows if r.group == "measures"), plan.notes[-1]
     one, many, long = (found[name][0] for name in ("one", "many", "long"))
     assert one.count == 16 * len(params["arms"]) and one.memory_gb == one.disk_gb == 0
-    assert one.seconds == pytest.approx(MEASURE_SECONDS * 64 * 96 * 5 / 1e6)
+    assert one.seconds == pytest.approx(MEASURE_SECONDS * 64 * 128 * 5 / 1e6)
     assert many.seconds == pytest.approx(one.seconds / 2)
     assert long.seconds == pytest.approx(many.seconds * 9 / 5)
     assert "1 cores" in found["one"][1] and found["long"][1] == found["many"][1]

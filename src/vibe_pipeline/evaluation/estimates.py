@@ -15,7 +15,6 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
 
 from vibe_pipeline.evaluation.bootstrap import Matrix
 
@@ -49,6 +48,8 @@ class Estimate:
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """Both ends; the mean itself where nothing varies, NaN where nothing is known of the error."""
+        from scipy.special import stdtrit  # only where a claim is judged: commands that plan import this module
+
         half = float(stdtrit(self.freedom, (1 + confidence) / 2)) * self.error
         return self.mean - half, self.mean + half
 
@@ -64,6 +65,8 @@ class Estimate:
         """Chance of an error of that size or more, to one side."""
         if self.error == 0:
             return 0.0 if distance > 0 else 1.0
+        from scipy.special import stdtr
+
         return float(stdtr(self.freedom, -distance / self.error))
 
 

@@ -46,7 +46,7 @@ def log_adapter(client: MlflowClient, run_id: str, manifest: AdapterManifest) ->
 def _description(model: Any, manifest: AdapterManifest) -> dict[str, Any]:
     """The file that the registry asks of a model; by hand, since MLflow's own writer imports all its flavours."""
     return {
-        "artifact_path": model.artifact_location,
+        "artifact_path": f"models:/{model.model_id}",  # not its place, which changes with the project's
         "flavors": {FLAVOUR: {"weights": manifest.path.name}},
         "mlflow_version": version("mlflow"),
         "model_id": model.model_id,

@@ -15,7 +15,8 @@ const clock = (() => {
   const tell = () => { for (const watch of watchers) watch(frame, frames(), playing); };
 
   function show(index) {
-    frame = Math.min(Math.max(index, 0), frames() - 1);
+    frame = Math.max(index, 0);
+    if (videos().every((v) => v.duration)) frame = Math.min(frame, frames() - 1);  // else how many there are is not known
     for (const v of videos()) v.currentTime = Math.min((frame + 0.5) / rate(), Math.max(0, (v.duration || 0) - 0.001));
     tell();
     paint();
