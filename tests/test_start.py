@@ -27,7 +27,7 @@ def loaded_by(script: str, folder: Path, *arguments: str) -> tuple[list[str], st
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
-    assert "Traceback" not in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not done.returncode, done.stderr
     return json.loads(done.stderr.splitlines()[-1]), done.stdout
 
 

@@ -50,7 +50,8 @@ class TerminalHooks:
         keep_log(Path(self._folders["reporting"]) / "run.log")
         needed = pipeline.node_dependencies.items()
         parents = {node.name: frozenset(parent.name for parent in before) for node, before in needed}
-        alone = "SequentialRunner" in str(run_params.get("runner") or "SequentialRunner")
+        runner = str(run_params.get("runner"))  # "None" where a session was given none: Kedro's sequential one
+        alone = runner == "None" or "SequentialRunner" in runner
         log.info("%d nodes, %s", len(parents), "one after another" if alone else "side by side")
         self._live = LiveRun(Path(self._folders["data"]), Graph(parents, 1 if alone else os.cpu_count() or 1))
 
