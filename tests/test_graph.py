@@ -118,7 +118,6 @@ def test_the_default_graph_runs_is_tracked_and_is_idempotent(
     page = (project / "data/08_reporting/report/index.html").read_text()
     assert "published" in page and "data:video/mp4" in page
     assert "Real-ESRGAN" in page and "Stand-in network" in page and page.count(REASON) > 1
-    assert f"not in this run: gone; {REASON}" in page
     assert read_json(project / "data/08_reporting/not_run_arms.json")["gone"]["reason"] == REASON
 
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
@@ -137,7 +136,8 @@ def test_the_default_graph_runs_is_tracked_and_is_idempotent(
     assert not [name for name in by_kind["run"][0].data.params if name.startswith("_")]
     assert "compare-runs" in by_kind["run"][0].data.tags["mlflow.note.content"]
     arm = next(r for r in by_kind["arm"] if r.data.tags["row"] == "full")
-    assert [i.model_id for i in arm.inputs.model_inputs] == [full.data.tags["model_id"]]
+    (read,) = client.get_run(arm.info.run_id).inputs.model_inputs  # a search leaves them out
+    assert [read.model_id] == [full.data.tags["model_id"]]
     events = read_json(project / ".viz/kedro_pipeline_events.json")
     ended = {e["node"]: e["status"] for e in events if e["event"] == "after_node_run"}
     assert {"arms.full.generate", "adapters.full.train", "write_page"} < set(ended)
