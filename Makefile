@@ -21,6 +21,9 @@ export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := PASSIVE
 export PYTHONUNBUFFERED := 1
 
+# Test files run side by side; the tests of one file share what it makes, and stay together.
+TEST_PROCESSES ?= 2
+
 .PHONY: setup run test gates viz mlflow lint lock clean
 
 setup: $(STAMP)
@@ -42,7 +45,7 @@ run: setup
 	@echo "graph    make viz, then http://127.0.0.1:4141"
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
