@@ -61,6 +61,8 @@ class Row:
 class Images:
     """What a LatentCache offers, for images that are encoded, or drawn at random, whenever they are asked for."""
 
+    draws = 0  # none of theirs is degraded by drawn factors
+
     def __init__(self, count: int) -> None:
         self.entries = [CacheEntry(f"{i:02d}", CAPTION, Path(), False, 0, Path()) for i in range(count)]
         self.buckets = {0: list(range(count))}
@@ -89,7 +91,7 @@ class EncodedImages(Images):
         return self.latent if part != "text" else super().shape(part, index)
 
     @torch.inference_mode()
-    def batch(self, part: str, indices: Sequence[int]) -> Tensor:
+    def batch(self, part: str, indices: Sequence[int], draws: Tensor | None = None) -> Tensor:
         """Encode: this is the cost that a cache saves."""
         if part != "text":
             return encode_video(self.vae, self.pixels[list(indices)]).clone()
@@ -122,7 +124,7 @@ class RandomLatents(Images):
             "text": torch.randn(count, *text, generator=generator),
         }
 
-    def batch(self, part: str, indices: Sequence[int]) -> Tensor:
+    def batch(self, part: str, indices: Sequence[int], draws: Tensor | None = None) -> Tensor:
         """From memory."""
         return self.tensors[part][list(indices)]
 

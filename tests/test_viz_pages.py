@@ -4,10 +4,12 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from kedro.io import DataCatalog
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from tests.browser import free_port, needs_chromium, opened_page, served
 from tests.conf_files import loader_of_conf
@@ -60,8 +62,13 @@ def test_the_closed_graph_is_small_and_a_box_opens_to_rows_by_name(address: str)
 def test_a_rows_node_shows_its_code(address: str) -> None:
     with opened_page() as page:
         page.goto(f"{address}/?expandAllPipelines=true")
-        page.locator(".pipeline-node--task", has_text="generate").first.click(force=True)
-        page.get_by_text("Show Code").click()
+        node, show = page.locator(".pipeline-node--task", has_text="generate").first, page.get_by_text("Show Code")
+        for _ in range(6):  # the graph moves while it is laid out, and a click may miss
+            node.click(force=True)
+            with suppress(PlaywrightTimeout):
+                show.wait_for(timeout=10_000)
+                break
+        show.click()
         page.get_by_text("def render_arm").first.wait_for()
 
 

@@ -295,8 +295,10 @@ def test_drawn_degradations_are_encoded_and_kept(params) -> None:
     drawn = next(row for row in make_plan(params).rows if row.group == "data")
     params["data"]["pixel_draws"]["count"] = 6
     twice = next(row for row in make_plan(params).rows if row.group == "data")
-    assert twice.teraflops - drawn.teraflops == pytest.approx(drawn.teraflops - plain.teraflops) > 0
-    assert twice.disk_gb - drawn.disk_gb == pytest.approx(drawn.disk_gb - plain.disk_gb) > 0
+    assert twice.teraflops > drawn.teraflops > plain.teraflops
+    assert twice.teraflops - drawn.teraflops == pytest.approx(drawn.teraflops - plain.teraflops)
+    assert twice.disk_gb > drawn.disk_gb > plain.disk_gb
+    assert twice.disk_gb - drawn.disk_gb == pytest.approx(drawn.disk_gb - plain.disk_gb)
 
 
 def test_a_healthy_environment_lacks_nothing_needed(params) -> None:

@@ -207,7 +207,7 @@ class LatentCache:
         tensors: dict[tuple[int, str], Tensor] = {}
         for shard, members in self._by_shard(part, indices).items():
             with _opened(shard) as file:
-                for i, draw in {place for place in wanted if place[0] in members}:
+                for i, draw in sorted({place for place in wanted if place[0] in members}):
                     tensors[i, draw] = file.get_tensor(f"{self.entries[i].sha256}.{part}{draw}").float()
         if len({tensor.shape for tensor in tensors.values()}) != 1:
             odd = {self.entries[i].sha256[:12]: tuple(tensor.shape) for (i, _), tensor in tensors.items()}
