@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.reporting import first, gallery
 from vibe_pipeline.reporting.page import ReportInputs
 
@@ -14,6 +15,14 @@ def test_the_best_arm_is_the_one_with_the_best_leading_measure_and_no_bound(inpu
     assert first.leading_metric(inputs.table, inputs.arms) == "spectrum_distance"
     rows = inputs.table[(inputs.table["metric"] == "spectrum_distance")].set_index("arm")["mean"]
     assert roles(inputs) == first.Roles("upsample", rows.drop(["upsample", "truth"]).idxmin(), "truth")
+
+
+def test_what_enlarges_single_frames_is_a_bar_and_not_the_best_arm(inputs: ReportInputs) -> None:
+    """A filter, or a network trained on true pairs, may win on every measure; the page is about the video model."""
+    best = roles(inputs).best
+    for method, stays in (({"method": "linear"}, False), ({"method": "external", "path": "x"}, True)):
+        changed = inputs.arms | {best: ArmParams(label="x", **method)}
+        assert (roles(replace(inputs, arms=changed)).best == best) == stays, method
 
 
 def test_the_sentence_has_the_tables_figures(inputs: ReportInputs) -> None:

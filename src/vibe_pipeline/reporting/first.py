@@ -8,6 +8,7 @@ import pandas as pd
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.differences import paired_difference
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.reporting.copies import Grid
 from vibe_pipeline.reporting.glossary import ARROWS, DIRECTION_WORDS, together, words
 from vibe_pipeline.reporting.tables import arm_label, arm_order, bound_of, is_scored
@@ -85,11 +86,19 @@ def leading_metric(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> str:
     return next((metric for metric in (*LEADING, *READ_FIRST) if metric in scored), "")
 
 
+def _is_bar(arm: str, arms: Mapping[str, ArmParams]) -> bool:
+    """Whether an arm is what video models are held against: a bound, a filter, a network over single frames."""
+    if arm not in arms:
+        return False
+    method = method_of(arms[arm])
+    return method.from_native and not method.runs_transformer
+
+
 def _contestants(table: pd.DataFrame, arms: Mapping[str, ArmParams]) -> pd.DataFrame:
     if table.empty:
         return table
-    bounds = [arm for arm in arms if bound_of(arm, arms)]
-    return table[is_scored(table) & ~table["arm"].isin(bounds) & table["direction"].isin(["higher", "lower"])]
+    bars = [arm for arm in arms if _is_bar(arm, arms)]
+    return table[is_scored(table) & ~table["arm"].isin(bars) & table["direction"].isin(["higher", "lower"])]
 
 
 def roles_of(table: pd.DataFrame, clips: pd.DataFrame, arms: Mapping[str, ArmParams]) -> Roles:
@@ -108,7 +117,7 @@ def roles_of(table: pd.DataFrame, clips: pd.DataFrame, arms: Mapping[str, ArmPar
         falls = rows["direction"].iloc[0] == "lower"
         best = str(rows.sort_values("mean", ascending=falls, kind="stable")["arm"].iloc[0])
     else:
-        best = next((arm for arm in order if bound_of(arm, arms) is None), "")
+        best = next((arm for arm in order if not _is_bar(arm, arms)), "")
     return Roles(bounds["floor"], best, bounds["ceiling"] if same_scene(clips) else "")
 
 
