@@ -184,7 +184,9 @@ def test_a_wrong_value_is_refused_before_anything_runs(project: Path, monkeypatc
     """The message names the field, and nothing was written."""
     path = project / "conf/base/parameters.yml"
     before = path.read_text()
-    path.write_text(before.replace("strength: 0.15", "strength: 1.5"))
+    params = yaml.safe_load(before)
+    params["arms"]["full"]["strength"] = 1.5
+    path.write_text(yaml.safe_dump(params, sort_keys=False))
     made = sorted((project / "data").rglob("*.mp4"))
     try:
         with pytest.raises(Exception, match="strength"):

@@ -145,7 +145,7 @@ CASES: dict[str, tuple[str | None, bool, list[str], dict[str, Any]]] = {
         None,
         True,
         ["--params=adapters.full.steps=3"],
-        {"adapters.full.steps": 3, "adapters.full.batch_size": 8, "adapters.no_relay.start": "base"},
+        {"adapters.full.steps": 3, "adapters.full.batch_size": 2, "adapters.no_relay.start": "base"},
     ),
     "nested in a row": (
         None,
