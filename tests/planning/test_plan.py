@@ -76,7 +76,7 @@ def test_every_stage_adapter_and_arm_has_a_row_and_the_totals_add_up(params) -> 
 
 def test_cost_follows_the_settings(params) -> None:
     """Variants as rows of the tables: each costs what its settings say, beside the unchanged row."""
-    arm, adapter = params["arms"]["full"], params["adapters"]["full"]
+    arm, adapter = params["arms"]["full"] | {"steps": 6}, params["adapters"]["full"] | {"batch_size": 8}
     window = {"attention": {"kind": "window", "half_window": [1, 1]}}
     swim = arm | window | {"method": "freeswim", "adapter": None}
     params["arms"] = {
