@@ -122,7 +122,7 @@ def results(project: Path) -> dict[str, str]:
         str(path.relative_to(project)): hashlib.sha256(path.read_bytes()).hexdigest()
         for pattern in RESULTS
         for path in project.glob(pattern)
-        if not path.name.startswith(".")  # half a file of a process that was killed, until its folder is next written to
+        if not path.name.startswith(".")  # half a file of a process that was killed
     }
     scores = pd.read_parquet(project / "data/08_reporting/scores.parquet")
     columns = ["arm", "prompt_index", "seed", "metric", "value"]
