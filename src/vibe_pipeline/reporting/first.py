@@ -25,7 +25,7 @@ ROWS = 5
 
 @dataclass(frozen=True)
 class Roles:
-    """Arms of the first screen, '' for none: plain upsampling, the best that runs the model, the true render."""
+    """Arms of the first screen, '' for none: plain upsampling, the best of video models, the true render."""
 
     floor: str
     best: str
