@@ -16,7 +16,7 @@ class MiniatureParams(Params):
         0.0, description="weight of the VAE's equivariance terms; 0: trained plainly"
     )
     clips: PositiveInt = Field(8000, description="captioned native clips the transformer is trained on")
-    base_steps: PositiveInt = Field(8400, description="optimiser steps of the transformer, of twelve clips a process")
+    base_steps: PositiveInt = Field(14_000, description="optimiser steps of the transformer, of twelve clips a process")
     pixel_scenes: PositiveInt = Field(600, description="scenes the pixel network is trained on, a pair of frames each")
     pixel_steps: PositiveInt = Field(8000, description="optimiser steps of the pixel network")
     processes: PositiveInt = Field(1, description="single-thread training processes")
