@@ -109,7 +109,7 @@ def blocks_by_head(recall: Tensor, blocks: int, base: int, enough: float) -> Ten
     """
     step, heads = head_step(blocks, base), recall.shape[1]
     spare = (recall > enough).sum(1, keepdim=True)
-    rank = recall.argsort(1, descending=True, stable=True).argsort(1)
+    rank = recall.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return base - step * (rank < spare).long() + step * (rank >= heads - spare).long()
 
 

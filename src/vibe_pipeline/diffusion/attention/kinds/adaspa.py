@@ -69,14 +69,14 @@ class AdaSpa(AttentionKind):
 
     def keys(self, grid: Grid, native: NativeGrid | None, layer: int) -> float:
         """Those of the blocks that are seen once the search is over."""
-        return math.prod(grid) * self.kept(grid) / self.blocks(grid)
+        return self._seen(grid)
 
     def kernels(self, grid: Grid, native: NativeGrid | None, layer: int, device: str) -> dict[Kernel, float]:
         """Once the search is over."""
         backend = block_backend(math.prod(grid), self.block, "auto", device)
         if backend == "dense":
             return {"masked": float(math.prod(grid))}
-        return {"flex" if backend == "flex" else "gather": self.keys(grid, native, layer)}
+        return {"flex" if backend == "flex" else "gather": self._seen(grid)}
 
     def plan(self, place: Place) -> AttentionPlan:
         """One for each layer, as each keeps blocks of its own."""
@@ -122,6 +122,9 @@ class AdaSpa(AttentionKind):
         at = ", ".join(map(str, self.search_steps))
         return (f"{self.sparsity:.0%} of blocks of {self.block} left out, searched at step {at}", *adaptive)
 
+    def _seen(self, grid: Grid) -> float:
+        return math.prod(grid) * self.kept(grid) / self.blocks(grid)
+
 
 @dataclass(frozen=True)
 class CountedAdaSpa(AdaSpa):
@@ -136,7 +139,7 @@ class CountedAdaSpa(AdaSpa):
     def keys(self, grid: Grid, native: NativeGrid | None, layer: int) -> float:
         """The mean over the forwards, a search counted as half of full attention."""
         full, searches, sparse = self._shares(math.prod(grid))
-        return full + searches + sparse * super().keys(grid, native, layer)
+        return full + searches + sparse * self._seen(grid)
 
     def kernels(self, grid: Grid, native: NativeGrid | None, layer: int, device: str) -> dict[Kernel, float]:
         """Full steps without a mask; what a search runs takes about as long as SDPA with one."""
