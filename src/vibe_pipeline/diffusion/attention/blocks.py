@@ -178,7 +178,10 @@ def flex_block_mask(found: Found, block: int, tokens: int) -> BlockMask:
     """The blocks for flex_attention; where the last sticks out of the sequence, none counts as whole."""
     counts = found.kept.to(torch.int32)[..., None].expand(found.order.shape[:-1]).contiguous()
     lists = (counts, found.order.to(torch.int32))
-    none = (torch.zeros_like(counts), torch.zeros_like(lists[1][..., :1]))
+    none = (
+        torch.zeros_like(counts),
+        torch.zeros_like(lists[1]),
+    )  # of one shape, as older kernels read both by the strides of one
     partial, whole = (lists, none) if tokens % block else (none, lists)
     # Eager flex, on the CPU, goes by the mask alone; the kernel by the lists, and asks it only of partial blocks.
     mask_mod = _inside(tokens) if found.order.is_cuda else _listed(_chosen(found), block)
