@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pandas as pd
 
-from vibe_pipeline.diffusion.attention import AttentionKind, attention_words, kind_of, require_windowed
+from vibe_pipeline.diffusion.attention import attention_words, kind_of, require_windowed
 from vibe_pipeline.diffusion.flow import Levels, evaluated, guides, noise_levels
 from vibe_pipeline.diffusion.rope import rope_of
-from vibe_pipeline.diffusion.step_cache import StepCache, step_cache_of
+from vibe_pipeline.diffusion.step_cache import step_cache_of
 from vibe_pipeline.experiment.arms import ArmParams
-from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.generation.clip_cache import ClipJob, Make, Scale, make_clips
+from vibe_pipeline.generation.methods.forwards import Counted, forwards_of, require_whole_steps
 from vibe_pipeline.io.files import link_by_name
 from vibe_pipeline.io.keys import content_key
 from vibe_pipeline.io.manifests import AdapterManifest, FilterManifest
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from vibe_pipeline.generation.denoiser import Denoiser
 
 Bound = Literal["floor", "ceiling"]
-Counted = AttentionParams | AttentionKind
-"""Attention as a plan counts it: a row's, or what a kind is on the average over the steps of a pass."""
 
 
 @dataclass(frozen=True)
@@ -269,57 +267,6 @@ class DenoisingMethod(Method):
         return Workload(
             encodes=int(self.second_pass), decodes=decodes, forwards=forwards_of(arm, arm.attention, steps, guided)
         )
-
-
-def require_whole_steps(arm: ArmParams, attention: AttentionParams, steps: int) -> None:
-    """Refuse attention that goes by the steps of a pass, where these are too few or not whole.
-
-    Raises:
-        ValueError: Names the field and the way out.
-    """
-    kind = kind_of(attention)
-    if not kind.stepwise:
-        return
-    if arm.scheduler == "midpoint":
-        raise ValueError(f"scheduler midpoint evaluates between the steps that {kind.name} counts: leave one out")
-    if arm.step_cache is not None:
-        raise ValueError(f"step_cache leaves out steps that attention kind {kind.name} counts: leave one out")
-    kind.require_calls(steps)
-
-
-def forwards_of(
-    arm: ArmParams, attention: AttentionParams, steps: int, guided: int | None = None
-) -> tuple[tuple[Counted, int], ...]:
-    """The forwards of so many steps as `Workload` has them; each guidance pass for itself where steps differ.
-
-    Args:
-        arm: As of `calls`.
-        attention: Of the row, or of a stage.
-        steps: As of `calls`.
-        guided: As of `calls`.
-    """
-    kind, (bound, free) = kind_of(attention), calls(arm, steps, guided)
-    if not kind.stepwise:
-        return ((attention, bound + free),)
-    return tuple((kind.during(n), n) for n in (bound, free) if n)
-
-
-def calls(arm: ArmParams, steps: int, guided: int | None = None) -> tuple[int, int]:
-    """Forwards of so many steps that are computed: conditional ones, and those of classifier-free guidance.
-
-    Args:
-        arm: Guidance scale, solver, step cache.
-        steps: Of the sampler; of two evaluations each with the midpoint.
-        guided: Evaluations that are guided; None: all.
-    """
-    cache, evaluated = step_cache_of(arm.step_cache) or StepCache(), steps * (2 if arm.scheduler == "midpoint" else 1)
-    free = 0 if arm.guidance_scale == 1 else evaluated if guided is None else guided
-    return cache.computed(evaluated), cache.computed(free)
-
-
-def passes(arm: ArmParams, steps: int, guided: int | None = None) -> int:
-    """Both together."""
-    return sum(calls(arm, steps, guided))
 
 
 def _guidance(arm: ArmParams) -> str:
