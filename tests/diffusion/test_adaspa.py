@@ -26,6 +26,7 @@ from vibe_pipeline.diffusion.models import velocity_predictor
 from vibe_pipeline.diffusion.sampling import denoise, guided
 from vibe_pipeline.diffusion.step_cache import forget_steps, in_context
 from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.load import ParameterError
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.generation.attention_sizes import require_fitting_attention
@@ -33,6 +34,7 @@ from vibe_pipeline.generation.methods import checked_tables, method_of
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
+from vibe_pipeline.planning.plan_rows import arm_row
 
 AdaSpa = KINDS["adaspa"]
 GRID, RAGGED = (2, 4, 16), (3, 5, 9)  # 128 tokens are 16 blocks of 8; 135 are 17, the last of 7
@@ -317,6 +319,10 @@ def test_a_plan_counts_full_steps_searches_and_blocks(wan21) -> None:
     assert mean.seconds > 0 and mean.teraflops < full.teraflops
     assert costs.kept_in_attention(model.target, ROW) == 2 * kind.kept_bytes((2, 4, 6), 2)
     assert costs.kept_in_attention(model.target, AttentionParams()) == 0
+    found = tables({"attention": ROW.model_dump(), "steps": 6, "guidance_scale": 3.0})
+    generation = GenerationParams(prompts="miniature")
+    planned = arm_row(costs=costs, name="a", arm=row, tables=found, generation=generation, clips=1)
+    assert planned.keys_per_query == pytest.approx((2 * 48 + 2 * 24 + 4 * 24) / 6)
     large = AdaSpa().during(50).kernels((21, 68, 120), None, 0, "cuda")
     assert large["flex"] == pytest.approx(0.8 * 0.2 * 21 * 68 * 120, rel=0.01) and large["sdpa"] == 0.2 * 21 * 68 * 120
 
