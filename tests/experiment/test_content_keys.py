@@ -201,6 +201,10 @@ def test_of_an_arms_clips(arm_key, wan21) -> None:
     stages += [size | {"attention": {"kind": "window"}}, size | {"rope": {"kind": "ntk"}}]
     starts = ({"form": "literal"}, {"ddpm_step": 700}, {"sigma_start": 0.6}, {"form": "literal", "noise": False})
     keys |= {"proxy": arm_key(arm={"attention": {"kind": "proxy"}})}
+    own = [{"kind": "freelong"} | more for more in ({}, {"window_axes": "time"}, {"stop_time": 0.5})]
+    own += [{"kind": "freelong"} | more for more in ({"global_pass": "gclf"}, {"low_pass": "butterworth"})]
+    own += [{"kind": "adaspa"} | more for more in ({}, {"sparsity": 0.5}, {"block": 32}, {"search_steps": (1,)})]
+    keys |= {f"attention {a}": arm_key(arm={"attention": a}) for a in own}
     keys |= {"midpoint": arm_key(arm={"scheduler": "midpoint"})}
     keys |= {f"bridge {start}": arm_key(arm={"bridge": start}) for start in starts}
     keys |= {f"stage {s}": arm_key(arm={"method": "cascade", "stages": [s]}) for s in stages}

@@ -223,3 +223,17 @@ def test_freeswim_takes_the_layout_from_full_attention(tiny, native, adapter, pi
     dual, every, second, window = (clip / pixels[0].std() for clip in pixels)
     np.testing.assert_allclose(every, dual, rtol=0, atol=2e-3)
     assert np.abs(second - dual).max() > 1e-2 and np.abs(window - dual).max() > 1e-2
+
+
+def test_adaspa_gives_a_clip_the_same_alone_and_in_a_batch(tiny, native, adapter, pixels, tmp_path) -> None:
+    """Through an arm's models, guided: its blocks are the clip's own, and the clip after it starts without any."""
+    own = {"kind": "adaspa", "block": 8, "sparsity": 0.5, "search_steps": [1, 2], "recall": 0.6}
+    arm = ArmParams(**ARM | {"attention": own})
+    for size in (2, 1):
+        params = PARAMS.model_copy(update={"batch_size": size})
+        arm_clips("arm", arm, native, adapter, None, tiny.model(), params, tmp_path / str(size))
+    make_first(tiny, native, adapter, tmp_path, attention={"kind": "full"})
+    first, second, alone, after, full = (clip / pixels[0].std() for clip in pixels)
+    np.testing.assert_allclose(alone, first, rtol=0, atol=2e-3)
+    np.testing.assert_allclose(after, second, rtol=0, atol=2e-3)
+    assert np.abs(first - full).max() > 1e-2

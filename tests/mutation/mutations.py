@@ -11,6 +11,8 @@ OBJECTIVES = ("tests/diffusion/test_objectives.py",)
 SAMPLING = ("tests/diffusion/test_sampling.py",)
 ATTENTION = ("tests/diffusion/test_attention.py",)
 T3 = ("tests/diffusion/test_t3.py",)
+FREELONG = ("tests/diffusion/test_freelong.py",)
+ADASPA = ("tests/diffusion/test_adaspa.py",)
 OWN = ("tests/diffusion/test_own_weights.py",)
 INSTALL = ("tests/diffusion/test_attention_install.py",)
 FREESWIM = ("tests/diffusion/test_freeswim.py",)
@@ -249,6 +251,48 @@ DIFFUSION = [
         "v.transpose(1, 2), None, **own)",
         INSTALL,
         "attention scale ignored",
+    ),
+    (
+        "diffusion/attention/spectral.py",
+        "(close.float() + low.flatten(1, 3))",
+        "(far.float() + low.flatten(1, 3))",
+        FREELONG,
+        "high frequencies are the global pass's",
+    ),
+    (
+        "diffusion/attention/spectral.py",
+        "(2 * bins / stop).square()",
+        "(bins / stop).square()",
+        FREELONG,
+        "the filter stops at twice the frequency",
+    ),
+    (
+        "diffusion/attention/blocks.py",
+        "spare = (recall > enough)",
+        "spare = (recall < enough)",
+        ADASPA,
+        "heads that lose most give blocks away",
+    ),
+    (
+        "diffusion/attention/blocks.py",
+        "self.kind, scale, found.lse)",
+        "self.kind, scale)",
+        ADASPA,
+        "a later search computes the log-sum-exp again",
+    ),
+    (
+        "diffusion/attention/blocks.py",
+        "(self.steps.guidance, self.layer), self.steps.step",
+        "(self.layer,), self.steps.step",
+        ADASPA,
+        "both guidance passes share their blocks",
+    ),
+    (
+        "diffusion/attention/steps.py",
+        "self._counts.clear()",
+        "pass",
+        ADASPA,
+        "a clip goes on with the steps of the one before",
     ),
     (
         "diffusion/attention/kinds/t3.py",

@@ -19,7 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vibe_pipeline.diffusion.attention import AttentionSettings, kind_of
+from vibe_pipeline.diffusion.attention import AttentionKind, AttentionSettings, kind_of
 from vibe_pipeline.diffusion.attention.geometry import Grid, NativeGrid
 from vibe_pipeline.diffusion.checkpoint import tile_stride
 from vibe_pipeline.diffusion.headers import read_header
@@ -121,7 +121,9 @@ def layers_of_file(path: Path) -> AdapterLayers:
     return AdapterLayers({name: (*downs[name], up[0]) for name, up in ups.items() if up is not None})
 
 
-def keys_by_layer(settings: AttentionSettings, grid: Grid, native: NativeGrid | None, layers: int) -> list[float]:
+def keys_by_layer(
+    settings: AttentionSettings | AttentionKind, grid: Grid, native: NativeGrid | None, layers: int
+) -> list[float]:
     """Keys that a query of each block's self-attention is compared with, on the average over its queries.
 
     Raises:

@@ -143,16 +143,21 @@ def remove_step_cache(transformer: nn.Module) -> None:
 
 
 def forget_steps(transformer: nn.Module) -> None:
-    """Begin a clip: nothing is taken over from the one before."""
+    """Begin a clip: nothing is taken over from the one before, by a cache or by attention that goes by steps."""
+    from vibe_pipeline.diffusion.attention.install import forget_attention
+
+    forget_attention(transformer)
     if transformer.is_cache_enabled:
         transformer._reset_stateful_cache()
 
 
 def in_context(transformer: nn.Module, name: str, predict: Predict) -> Predict:
-    """A predictor whose cached steps are its own, not those of the other guidance pass."""
+    """A predictor whose steps, cached or counted by attention, are its own, not those of the other guidance pass."""
+    from vibe_pipeline.diffusion.attention.install import guidance_pass
 
     def within(x: Tensor, sigma: Tensor) -> Tensor:
-        with transformer.cache_context(name) if transformer.is_cache_enabled else nullcontext():
+        cached = transformer.cache_context(name) if transformer.is_cache_enabled else nullcontext()
+        with cached, guidance_pass(transformer, name):
             return predict(x, sigma)
 
     return within

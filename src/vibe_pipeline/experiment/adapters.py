@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from vibe_pipeline.diffusion.attention.kinds import kind_of
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.bridge import BridgeParams
 from vibe_pipeline.experiment.crop import CropParams
@@ -78,6 +79,15 @@ class AdapterParams(Unfolded, TrainParams):
     def _crops_see_all(self) -> Self:
         if self.crop is not None and (self.attention.kind != "full" or self.attention.scale is not None):
             raise ValueError("crop has tokens of two grids, crop and context: set attention to {kind: full}")
+        return self
+
+    @model_validator(mode="after")
+    def _attention_needs_no_clip(self) -> Self:
+        if kind_of(self.attention).stepwise:
+            raise ValueError(
+                f"attention kind {self.attention.kind!r} goes by the steps of a clip, and training has none: "
+                "train with full or gclf, and give it to the arm"
+            )
         return self
 
     @model_validator(mode="after")

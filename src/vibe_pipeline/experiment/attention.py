@@ -1,11 +1,11 @@
 """Self-attention of a row, in training or at inference: `AttentionParams`, with the fields of every attention kind."""
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, PositiveFloat
+from pydantic import AfterValidator, Field, PositiveFloat, model_validator
 
-from vibe_pipeline.diffusion.attention.kinds import KINDS, AttentionKind, known_kind
+from vibe_pipeline.diffusion.attention.kinds import KINDS, AttentionKind, kind_of, known_kind
 from vibe_pipeline.diffusion.attention.scales import known_scale
 from vibe_pipeline.experiment.kinds import KindParams, kind_params
 
@@ -20,6 +20,11 @@ class _Attention(KindParams):
     scale: PositiveFloat | Annotated[str, AfterValidator(known_scale)] | None = Field(
         None, description="of the scores; None: 1 / sqrt(head dim); or a name in `attention.scales.SCALES`"
     )
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        kind_of(self)  # a kind refuses fields of its own that exclude each other
+        return self
 
     @classmethod
     def entries(cls) -> Mapping[str, type[AttentionKind]]:

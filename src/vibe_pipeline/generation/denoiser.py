@@ -220,6 +220,7 @@ class Denoiser:
                 on_step=bar.update,
                 first_frame=first_frame,
             )
+        forget_steps(self.transformer)
         if self.swim is not None:
             self.swim.stored.clear()
         return latent

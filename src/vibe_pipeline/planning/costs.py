@@ -6,7 +6,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from vibe_pipeline.diffusion.attention import kind_of
+from vibe_pipeline.diffusion.attention import AttentionKind, kind_of
+from vibe_pipeline.diffusion.attention.choice import Kernel
 from vibe_pipeline.diffusion.crops import working_grid
 from vibe_pipeline.diffusion.flops import (
     AdapterLayers,
@@ -48,6 +49,8 @@ STATE_BYTES = {"adamw": 8.0, "adamw_8bit": 2.0}
 
 Adapter = LoraParams | Path
 """One that the run trains, or the file of another."""
+Counted = AttentionParams | AttentionKind
+"""A row's attention, or what a kind is on the average over the steps of a pass."""
 
 
 def _memory() -> ModuleType:
@@ -111,7 +114,7 @@ class Costs:
         size = NUMBER_BYTES[self.model.vae_dtype] if part == "vae" else self.number_bytes
         return float(self.parameters[part] * size)
 
-    def keys(self, size: ClipSize, attention: AttentionParams) -> float:
+    def keys(self, size: ClipSize, attention: Counted) -> float:
         """Keys that a query of self-attention is compared with, on the average over the layers."""
         keys = self._keys_by_layer(size, attention)
         return keys[0] if len(set(keys)) == 1 else sum(keys) / len(keys)
@@ -134,7 +137,7 @@ class Costs:
         return [row.lora, *self.beside(stage1_of(row, tables) if arm.keep_stage1 else None), *extras]
 
     def forward(
-        self, size: ClipSize, attention: AttentionParams, adapters: Sequence[Adapter] = (), compiled: bool = False
+        self, size: ClipSize, attention: Counted, adapters: Sequence[Adapter] = (), compiled: bool = False
     ) -> Work:
         """One sample through the transformer, with adapters beside it if there are any, by `torch.compile` or not."""
         flops = self._flops(size, attention, [self._layers(adapter) for adapter in adapters], self.first_frames)
@@ -173,21 +176,22 @@ class Costs:
         """Which of the rates nobody has measured."""
         return rates_of(self.device)[1]
 
-    def kernel(self, size: ClipSize, attention: AttentionParams) -> tuple[str, float]:
-        """What computes self-attention on this device, and the keys that it compares a query with to that end."""
+    def kernels(self, size: ClipSize, attention: Counted) -> dict[Kernel, float]:
+        """What computes self-attention on this device, and the keys that each compares a query with to that end."""
         grid, layers = self.architecture.grid(size), self.architecture.transformer["num_layers"]
         kind, native = kind_of(attention), self.native_grid[1:]
-        key = ("kernel", grid, native, layers, repr(kind))
-        found = self._kept(key, lambda: [kind.kernel(grid, native, layer, "cuda") for layer in range(layers)])
-        return found[0][0], sum(keys for _, keys in found) / len(found)
+        key = ("kernels", grid, native, layers, repr(kind))
+        found = self._kept(key, lambda: [kind.kernels(grid, native, layer, "cuda") for layer in range(layers)])
+        names = dict.fromkeys(name for kernels in found for name in kernels)
+        return {name: sum(kernels.get(name, 0.0) for kernels in found) / layers for name in names}
 
-    def _attention(self, size: ClipSize, attention: AttentionParams, operations: float, rates: Rates) -> float:
+    def _attention(self, size: ClipSize, attention: Counted, operations: float, rates: Rates) -> float:
         """Seconds of attention, 1e-12: kernels compute more than has to be, each at its own rate."""
-        name, computed = self.kernel(size, attention)
-        rate = {"sdpa": rates.sdpa, "masked": rates.masked, "flex": rates.flex}[name]
+        rate = {"sdpa": rates.sdpa, "masked": rates.masked, "flex": rates.flex, "gather": rates.masked}
         keys, text = self.keys(size, attention), self.model.text_length
         own = operations * keys / (keys + text)  # the rest is cross-attention
-        return own * computed / keys / rate + (operations - own) / rates.sdpa
+        slow = sum(computed / keys / rate[name] for name, computed in self.kernels(size, attention).items())
+        return own * slow + (operations - own) / rates.sdpa
 
     def step_memory(
         self, size: ClipSize, attention: AttentionParams, row: TrainParams, stage1: LoraParams | None = None
@@ -219,9 +223,7 @@ class Costs:
         frozen = self.weights("transformer") + sum(map(self.adapter_bytes, self.beside(stage1)))
         return CONTEXT_BYTES + frozen + trained + activations
 
-    def forward_memory(
-        self, size: ClipSize, batch: int, attention: AttentionParams, rope: RopeParams = NO_ROPE
-    ) -> float:
+    def forward_memory(self, size: ClipSize, batch: int, attention: Counted, rope: RopeParams = NO_ROPE) -> float:
         """Bytes of a forward beside weights."""
         grid, text = self.architecture.grid(size), self.model.text_length
         copies = rope_of(rope).copies or kind_of(attention).copies
@@ -237,6 +239,12 @@ class Costs:
                 copies=copies,
             ),
         )
+
+    def kept_in_attention(self, size: ClipSize, attention: Counted) -> float:
+        """Bytes that all layers keep between forwards, of one clip and one guidance pass."""
+        config = self.architecture.transformer
+        kept = kind_of(attention).kept_bytes(self.architecture.grid(size), config["num_attention_heads"])
+        return config["num_layers"] * kept
 
     def encode(self, size: ClipSize) -> Work:
         """A clip or an image to its latent."""
@@ -282,14 +290,14 @@ class Costs:
             return self._once(("file", adapter), lambda: layers_of_file(adapter))
         return adapter_layers(self.architecture.transformer, adapter.targets, adapter.rank)
 
-    def _keys_by_layer(self, size: ClipSize, attention: AttentionParams) -> list[float]:
+    def _keys_by_layer(self, size: ClipSize, attention: Counted) -> list[float]:
         grid, layers = self.architecture.grid(size), self.architecture.transformer["num_layers"]
         return keys_by_layer(attention, grid, self.native_grid[1:], layers)
 
     def _flops(
         self,
         size: ClipSize,
-        attention: AttentionParams,
+        attention: Counted,
         adapters: Sequence[AdapterLayers],
         per_token: bool = False,
         tokens: int | None = None,
@@ -314,7 +322,7 @@ class Costs:
 
     def compiling(self, size: ClipSize, attention: AttentionParams, blocks: bool, modes: int = 1) -> Work:
         """What torch.compile takes before the first call of a size in each grad mode; flex is always compiled."""
-        times = modes * (blocks or self.kernel(size, attention)[0] == "flex")
+        times = modes * (blocks or "flex" in self.kernels(size, attention))
         return Work(parts={"loading, compiling": times * COMPILE_SECONDS})
 
     def _vae(self, size: ClipSize, decode: bool) -> Work:

@@ -249,8 +249,9 @@ def arm_row(
     for height, width, attention, times in load.earlier:
         smaller = size.model_copy(update={"height": height, "width": width})
         work += costs.forward(smaller, attention, adapters, compiled) * times
-    tokens, keys = costs.keys(size, FULL), costs.keys(size, arm.attention)
+    tokens, keys = costs.keys(size, FULL), costs.keys(size, load.forwards[0][0])
     extra = sum(map(costs.adapter_bytes, adapters))
+    extra += generation.batch_size * _passes(arm.guidance_scale) * costs.kept_in_attention(size, arm.attention)
     if load.keeps_cross_attention and not costs.model.offload:
         config = costs.architecture.transformer
         width = config["num_attention_heads"] * config["attention_head_dim"]

@@ -60,3 +60,21 @@ def kernel_of(windows: Windows, device: str) -> tuple[Kernel, float]:
     if backend == "gather":
         return "gather", float(windows.keys_per_query)
     return ("sdpa" if windows.is_full else "masked"), float(windows.tokens + windows.pooled)
+
+
+def block_backend(tokens: int, block: int, backend: Backend, device: str) -> Backend:
+    """Likewise for blocks that are found while a clip is made: flex's tiles on CUDA are of 64 tokens or more.
+
+    Raises:
+        ValueError: An unknown backend, or flex on CUDA with blocks that its tiles do not divide.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown attention backend {backend!r}: use one of {', '.join(BACKENDS)}")
+    fits = block % 64 == 0
+    if backend == "flex" and device == "cuda" and not fits:
+        raise ValueError(f"flex on CUDA needs attention.block to be a multiple of 64, not {block}: or use 'gather'")
+    if backend != "auto":
+        return backend
+    if tokens <= DENSE_TOKENS.get(device, DENSE_TOKENS["cpu"]):
+        return "dense"
+    return "flex" if device == "cuda" and fits else "gather"

@@ -10,6 +10,8 @@ order. Both are settled by hooks on four small submodules, none of which is insi
 """
 
 import weakref
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +23,7 @@ from vibe_pipeline.diffusion.attention.kinds import AttentionPlan, AttentionSett
 from vibe_pipeline.diffusion.attention.processor import GclfAttnProcessor
 from vibe_pipeline.diffusion.attention.relative import plan_relative
 from vibe_pipeline.diffusion.attention.scales import Scale, scale_of
+from vibe_pipeline.diffusion.attention.steps import Steps
 from vibe_pipeline.diffusion.lifetime import living
 from vibe_pipeline.diffusion.rope import Ar, RopeKind
 
@@ -55,6 +58,7 @@ class GclfInstallation:
             them again in the backward pass, so finish one grid's backward before another grid's forward.
         scale: of the running forward's scores; None: 1 / sqrt(head dim).
         rotates: plans get q and k before RoPE, and its tables.
+        steps: which forward of a clip is running.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class GclfInstallation:
         self.rotates = self.kind.rotates or rope is not None
         self.plans: tuple[AttentionPlan, ...] = ()
         self.scale: float | None = None
+        self.steps = Steps()
         self._said_scale, self._head_dim = settings.scale, transformer.config.attention_head_dim
         self._native, self._backend = native, backend
         self._order: Order | None = None
@@ -105,7 +110,9 @@ class GclfInstallation:
 
     @torch.compiler.disable
     def _build(self, grid: Grid, device: torch.device) -> tuple[AttentionPlan, ...]:
-        place, variants, plans = Place(grid, self._native, device, self._backend, self._order), {}, []
+        place = Place(grid, self._native, device, self._backend, self._order, steps=self.steps)
+        variants: dict[Hashable, AttentionPlan] = {}
+        plans: list[AttentionPlan] = []
         for layer in range(self._layers):
             variant = self.kind.variant(layer)
             if variant not in variants:
@@ -148,6 +155,7 @@ class GclfInstallation:
     def _begin(self, rope: nn.Module, args: tuple[Tensor, ...]) -> None:
         latent = args[0]
         grid = tuple(n // p for n, p in zip(latent.shape[2:], rope.patch_size, strict=True))
+        self.steps.tick()
         self.plans, self.scale = self.prepare(grid, latent.device), self.scale_at(grid)
         if self._reordered:
             self._check_hooked()
@@ -221,6 +229,28 @@ def install_gclf(
     installation = GclfInstallation(transformer, settings, native_grid, backend, relative)
     installation.attach(order)
     return installation
+
+
+def forget_attention(transformer: nn.Module) -> None:
+    """Let attention keep nothing of the clip before: one begins, or has ended."""
+    if (steps := _steps_on(transformer)) is not None:
+        steps.forget()
+
+
+@contextmanager
+def guidance_pass(transformer: nn.Module, name: str) -> Iterator[None]:
+    """Tell attention which of the guidance passes the forwards inside are of."""
+    steps = _steps_on(transformer)
+    if steps is None:
+        yield
+        return
+    with steps.within(name):
+        yield
+
+
+def _steps_on(transformer: nn.Module) -> Steps | None:
+    processor = transformer.blocks[0].attn1.processor
+    return processor.installation.steps if isinstance(processor, GclfAttnProcessor) else None
 
 
 def remove_gclf(transformer: nn.Module) -> bool:

@@ -14,13 +14,13 @@ import pandas as pd
 from vibe_pipeline.diffusion.attention import attention_words, kind_of, require_windowed
 from vibe_pipeline.diffusion.flow import Levels, evaluated, guides, noise_levels
 from vibe_pipeline.diffusion.rope import rope_of
-from vibe_pipeline.diffusion.step_cache import StepCache, step_cache_of
+from vibe_pipeline.diffusion.step_cache import step_cache_of
 from vibe_pipeline.experiment.arms import ArmParams
-from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.generation.clip_cache import ClipJob, Make, Scale, make_clips
+from vibe_pipeline.generation.methods.forwards import Counted, forwards_of, require_whole_steps
 from vibe_pipeline.io.files import link_by_name
 from vibe_pipeline.io.keys import content_key
 from vibe_pipeline.io.manifests import AdapterManifest, FilterManifest
@@ -82,8 +82,8 @@ class Workload:
     encodes: int = 0
     decodes: int = 0
     native_encodes: int = 0
-    earlier: tuple[tuple[int, int, AttentionParams, int], ...] = ()
-    forwards: tuple[tuple[AttentionParams, int], ...] = ()
+    earlier: tuple[tuple[int, int, Counted, int], ...] = ()
+    forwards: tuple[tuple[Counted, int], ...] = ()
     copies: int = 1
     keeps_cross_attention: bool = False
     network: SuperResolutionParams | None = None
@@ -199,6 +199,7 @@ class DenoisingMethod(Method):
             raise ValueError(
                 f"strength_mode truncated: strength {arm.strength} of {arm.steps} steps leaves none: raise either"
             )
+        require_whole_steps(arm, arm.attention, len(self.levels(arm, 1.0)))
 
     def describe(self, arm: ArmParams) -> str:
         """Weights of its own, adapter, attention, start, steps, solver, guidance."""
@@ -263,21 +264,9 @@ class DenoisingMethod(Method):
     def workload(self, arm: ArmParams, steps: int, guided: int | None = None) -> Workload:
         """The row's attention in every pass; a second pass encodes first, and once more decodes for the transfer."""
         decodes = 1 if arm.detail_transfer is None else 2
-        forwards = ((arm.attention, passes(arm, steps, guided)),)
-        return Workload(encodes=int(self.second_pass), decodes=decodes, forwards=forwards)
-
-
-def passes(arm: ArmParams, steps: int, guided: int | None = None) -> int:
-    """Forwards of so many steps that are computed: conditional ones, and those of classifier-free guidance.
-
-    Args:
-        arm: Guidance scale, solver, step cache.
-        steps: Of the sampler; of two evaluations each with the midpoint.
-        guided: Evaluations that are guided; None: all.
-    """
-    cache, evaluated = step_cache_of(arm.step_cache) or StepCache(), steps * (2 if arm.scheduler == "midpoint" else 1)
-    free = 0 if arm.guidance_scale == 1 else evaluated if guided is None else guided
-    return cache.computed(evaluated) + cache.computed(free)
+        return Workload(
+            encodes=int(self.second_pass), decodes=decodes, forwards=forwards_of(arm, arm.attention, steps, guided)
+        )
 
 
 def _guidance(arm: ArmParams) -> str:

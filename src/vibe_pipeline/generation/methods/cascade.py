@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from vibe_pipeline.diffusion.flow import schedule_steps
 from vibe_pipeline.experiment.arms import ArmParams, StageParams
 from vibe_pipeline.generation.clip_cache import Make, Scale
-from vibe_pipeline.generation.methods.base import ArmJob, DenoisingMethod, Workload, passes
+from vibe_pipeline.generation.methods.base import ArmJob, DenoisingMethod, Workload
+from vibe_pipeline.generation.methods.forwards import forwards_of, require_whole_steps
 
 if TYPE_CHECKING:
     from vibe_pipeline.generation.denoiser import Denoiser
@@ -39,6 +40,12 @@ class Cascade(DenoisingMethod):
                     f"stages.{index} is {after.height}x{after.width}, smaller than the {before.height}x{before.width} "
                     "before it: a cascade only ever enlarges"
                 )
+
+        for index, stage in enumerate(arm.stages):
+            try:
+                require_whole_steps(arm, stage.attention, _steps(stage))
+            except ValueError as error:
+                raise ValueError(f"stages.{index}: {error}") from None
 
     def strength(self, arm: ArmParams) -> float:
         """Of the row's own pass, which starts from the enlarged latent."""
@@ -75,10 +82,16 @@ class Cascade(DenoisingMethod):
     def workload(self, arm: ArmParams, steps: int, guided: int | None = None) -> Workload:
         """The stages' passes at their sizes, the row's at the target; one decode."""
         earlier = [
-            (s.height, s.width, s.attention, passes(arm, schedule_steps(s.steps, s.strength, s.strength_mode)))
-            for s in arm.stages or ()
+            (stage.height, stage.width, attention, times)
+            for stage in arm.stages or ()
+            for attention, times in forwards_of(arm, stage.attention, _steps(stage))
         ]
-        return Workload(decodes=1, forwards=((arm.attention, passes(arm, steps, guided)),), earlier=tuple(earlier))
+        forwards = forwards_of(arm, arm.attention, steps, guided)
+        return Workload(decodes=1, forwards=forwards, earlier=tuple(earlier))
+
+
+def _steps(stage: StageParams) -> int:
+    return schedule_steps(stage.steps, stage.strength, stage.strength_mode)
 
 
 def _sizes(arm: ArmParams) -> str:

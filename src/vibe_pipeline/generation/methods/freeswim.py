@@ -7,7 +7,8 @@ from vibe_pipeline.diffusion.attention import kind_of
 from vibe_pipeline.diffusion.rope import rope_of
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
-from vibe_pipeline.generation.methods.base import Workload, passes
+from vibe_pipeline.generation.methods.base import Workload
+from vibe_pipeline.generation.methods.forwards import passes
 from vibe_pipeline.generation.methods.refine import Refine
 
 if TYPE_CHECKING:

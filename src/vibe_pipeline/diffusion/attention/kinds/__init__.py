@@ -6,7 +6,9 @@ below. The fields of `attention` in a row, installing, FLOPs, memory, checks of 
 
 from typing import Protocol
 
+from vibe_pipeline.diffusion.attention.kinds.adaspa import AdaSpa
 from vibe_pipeline.diffusion.attention.kinds.base import AttentionKind, AttentionPlan, FunctionPlan, Place
+from vibe_pipeline.diffusion.attention.kinds.freelong import FreeLong
 from vibe_pipeline.diffusion.attention.kinds.full import Full
 from vibe_pipeline.diffusion.attention.kinds.gclf import Gclf
 from vibe_pipeline.diffusion.attention.kinds.proxy import Proxy
@@ -15,7 +17,7 @@ from vibe_pipeline.diffusion.attention.kinds.window import Window
 from vibe_pipeline.diffusion.attention.scales import Scale
 from vibe_pipeline.diffusion.entries import chosen_entry, known_entry
 
-KINDS: dict[str, type[AttentionKind]] = {kind.name: kind for kind in (Full, Window, Gclf, Proxy, T3)}
+KINDS: dict[str, type[AttentionKind]] = {kind.name: kind for kind in (Full, Window, Gclf, Proxy, T3, FreeLong, AdaSpa)}
 
 __all__ = [
     "KINDS",
@@ -52,12 +54,16 @@ def known_kind(name: str) -> str:
     return known_entry(name, KINDS, "attention kind")
 
 
-def kind_of(settings: AttentionSettings) -> AttentionKind:
+def kind_of(settings: AttentionSettings | AttentionKind) -> AttentionKind:
     """The entry that settings name, with its own fields filled in; those that they lack keep their defaults.
 
+    A kind is given back as it is.
+
     Raises:
-        ValueError: There is no kind of that name.
+        ValueError: There is no kind of that name, or its fields exclude each other.
     """
+    if isinstance(settings, AttentionKind):
+        return settings
     return chosen_entry(settings, KINDS, "attention kind")
 
 

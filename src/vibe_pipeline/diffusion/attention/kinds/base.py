@@ -7,11 +7,12 @@ file of this folder. Parameters, plan and checks read the entries too, so torch 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from vibe_pipeline.diffusion.attention.choice import Kernel
 from vibe_pipeline.diffusion.attention.geometry import Grid, NativeGrid, Order, Windows
+from vibe_pipeline.diffusion.attention.steps import Steps
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,7 @@ class Place:
         backend: One of the kind's `backends`.
         order: The order of the tokens, if one is asked for; None: the kind's choice.
         layer: Index of the transformer's block.
+        steps: Which forward of a clip is running, for kinds that are `stepwise`.
     """
 
     grid: Grid
@@ -37,6 +39,7 @@ class Place:
     backend: str = "auto"
     order: Order | None = None
     layer: int = 0
+    steps: Steps = field(default_factory=Steps)
 
 
 class AttentionPlan(Protocol):
@@ -81,6 +84,7 @@ class AttentionKind:
         local: Every query sees its neighbourhood alone, as FreeSwim's first path must.
         rotates: It applies RoPE itself; its plans get q and k before RoPE.
         windowed: `windows` says which keys a query sees, so that AR-RoPE can turn them by tiles.
+        stepwise: What it computes depends on the step of a clip, so it is for inference alone.
         copies: How often q, k, v or the output are held once more while attention is computed; for the plan's memory.
     """
 
@@ -90,6 +94,7 @@ class AttentionKind:
     local: ClassVar[bool] = False
     rotates: ClassVar[bool] = False
     windowed: ClassVar[bool] = False
+    stepwise: ClassVar[bool] = False
     copies: ClassVar[float] = 0
 
     def keys(self, grid: Grid, native: NativeGrid | None, layer: int) -> float:
@@ -100,13 +105,13 @@ class AttentionKind:
         """
         raise NotImplementedError
 
-    def kernel(self, grid: Grid, native: NativeGrid | None, layer: int, device: str) -> tuple[Kernel, float]:
-        """What computes a layer on a type of device, and the keys that it compares a query with to that end.
+    def kernels(self, grid: Grid, native: NativeGrid | None, layer: int, device: str) -> dict[Kernel, float]:
+        """What computes a layer on a type of device, and the keys that each compares a query with to that end.
 
         Raises:
             ValueError: The grid does not fit.
         """
-        return "sdpa", self.keys(grid, native, layer)
+        return {"sdpa": self.keys(grid, native, layer)}
 
     def plan(self, place: Place) -> AttentionPlan:
         """Everything that is slow, done once for a place.
@@ -130,6 +135,21 @@ class AttentionKind:
         Raises:
             ValueError: Names the field and the way out.
         """
+
+    def require_calls(self, calls: int) -> None:
+        """Refuse a pass of so many forwards, of a kind that is `stepwise`.
+
+        Raises:
+            ValueError: Names the field and the way out.
+        """
+
+    def during(self, calls: int) -> AttentionKind:
+        """The kind as a plan counts it over so many forwards of one guidance pass, on the average."""
+        return self
+
+    def kept_bytes(self, grid: Grid, heads: int) -> float:
+        """What a layer of so many heads keeps between forwards, of one clip and one guidance pass."""
+        return 0.0
 
     def multiples(self, grid: Grid) -> Grid:
         """What the axes (T, H, W) of a token grid must divide by, for one near `grid`."""

@@ -44,9 +44,10 @@ class Window(AttentionKind):
         """Those of the window over all frames, and the pooled ones."""
         return self.windows(grid, native).keys_per_query
 
-    def kernel(self, grid: Grid, native: NativeGrid | None, layer: int, device: str) -> tuple[Kernel, float]:
+    def kernels(self, grid: Grid, native: NativeGrid | None, layer: int, device: str) -> dict[Kernel, float]:
         """By the backend that suits the grid."""
-        return kernel_of(self.windows(grid, native), device)
+        name, keys = kernel_of(self.windows(grid, native), device)
+        return {name: keys}
 
     def plan(self, place: Place) -> AttentionPlan:
         """By the place's backend."""
