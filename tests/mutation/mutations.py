@@ -286,9 +286,9 @@ DIFFUSION = [
         "weights of 8 bits without their scales are taken",
     ),
     (
-        "generation/denoiser.py",
-        "load_transformer(self.checkpoint, home, self.dtype, own)",
-        "load_transformer(self.checkpoint, home, self.dtype)",
+        "generation/experts.py",
+        "load_transformer(checkpoint, home, dtype, own, part)",
+        "load_transformer(checkpoint, home, dtype, None, part)",
         ("tests/generation/test_render.py",),
         "an arm's own transformer is ignored",
     ),
