@@ -113,20 +113,12 @@ class Experts:
     Args:
         checkpoint: How many there are, and the boundary between them.
         device: Where the one at work is.
-        offload: Whether none is there between passes.
-        equipment: What is put on each.
+        equipment: What is put on each; with the model's offload none is on the device between passes.
         sigmas: Levels that will be asked for; their experts are loaded here.
     """
 
-    def __init__(
-        self,
-        checkpoint: WanCheckpoint,
-        device: torch.device,
-        offload: bool,
-        equipment: Equipment,
-        sigmas: Tensor,
-    ) -> None:
-        self.checkpoint, self.device, self.offload = checkpoint, device, offload
+    def __init__(self, checkpoint: WanCheckpoint, device: torch.device, equipment: Equipment, sigmas: Tensor) -> None:
+        self.checkpoint, self.device, self.offload = checkpoint, device, equipment.model.offload
         self.equipment, self._loaded = equipment, dict[str, Expert]()
         self._active: Expert | None = None
         try:
