@@ -140,9 +140,9 @@ class Method:
         """Noise levels of the row's own pass for the plan, all but the 0 at its end; `shift` is the model's."""
         return noise_levels(arm.steps, arm.flow_shift or shift, self.strength(arm), arm.strength_mode)
 
-    def guided(self, arm: ArmParams, shift: float) -> int:
-        """Evaluations of the row's own pass that are guided, likewise."""
-        asked = evaluated(self.levels(arm, shift), midpoint=arm.scheduler == "midpoint")
+    def guided(self, arm: ArmParams, levels: Levels) -> int:
+        """Evaluations of a pass at these levels that are guided."""
+        asked = evaluated(levels, midpoint=arm.scheduler == "midpoint")
         return sum(guides(sigma, arm.guidance_scale, arm.guidance_interval) for sigma in asked)
 
     def prepare(self, job: ArmJob) -> AbstractContextManager[Make]:
