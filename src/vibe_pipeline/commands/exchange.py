@@ -46,7 +46,9 @@ def export_adapter(adapter: str, chosen: Chosen, layout: Any, output: Path, fold
 @click.argument("file", type=OwnPath())
 @click.option("--output", required=True, type=OwnPath(), help="Folder for the adapter in our format.")
 @click.option("--alpha", type=click.FloatRange(0, min_open=True), help="For a file that does not state its own.")
-@click.option("--base", help="Model that it must fit: a folder, a hub id, or wan22_t2v_a14b, wan22_ti2v_5b, wan21_t2v_1_3b.")
+@click.option(
+    "--base", help="Model that it must fit: a folder, a hub id, or wan22_t2v_a14b, wan22_ti2v_5b, wan21_t2v_1_3b."
+)
 @click.option("--differences", is_flag=True, help="Keep changes of norms, biases and other whole tensors too.")
 def import_adapter(file: Path, output: Path, alpha: float | None, base: str | None, differences: bool) -> None:
     """Read FILE, an adapter in diffusers, ComfyUI, kohya, LyCORIS, PEFT, DiffSynth or Wan's layout, into our format.

@@ -175,7 +175,7 @@ def _described(costs: Costs, device: str, own: float, notes: tuple[str, ...], ro
         notes: What the rows rest on.
         rows: The jobs.
     """
-    numbers = costs.parameters | {part: costs.parameters["transformer"] for part in costs.architecture.experts}
+    numbers = costs.parameters | dict.fromkeys(costs.architecture.experts, costs.parameters["transformer"])
     # Weights as published: 16 bit but for the VAE.
     weights = 2 * sum(count for part, count in numbers.items() if part != "vae") + 4 * numbers["vae"] + own
     return Plan(

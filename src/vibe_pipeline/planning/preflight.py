@@ -91,9 +91,7 @@ def generation_checks(
             yield Check(f"arms.{name}.path", lambda n=name, arm=arm: _external(n, arm, prompts, model), fix)
 
 
-def expert_checks(
-    model: ModelParams, generation: GenerationParams, arms: Mapping[str, ArmParams]
-) -> Iterator[Check]:
+def expert_checks(model: ModelParams, generation: GenerationParams, arms: Mapping[str, ArmParams]) -> Iterator[Check]:
     """Fields that speak of the second of two experts, where any are set."""
     fields = {"generation.native_guidance_scale_2": generation.native_guidance_scale_2 is not None}
     for name, arm in arms.items():

@@ -1,4 +1,4 @@
-"""What preflight asks of a training: sizes that attention, crops and cells divide, latents that will be made, levels."""
+"""What preflight asks of a training: sizes that attention, crops and cells divide, latents, noise levels."""
 
 from vibe_pipeline.diffusion.checkpoint import WanCheckpoint, find_model, require_fitting_size
 from vibe_pipeline.experiment.adapters import AdapterParams
@@ -55,8 +55,8 @@ def _check_share(row: TrainParams, boundary: float, name: str) -> None:
     if share < LEAST_SHARE:
         raise ValueError(
             f"{name}: {1 - share:.1%} of its noise levels (sigma_sampling {row.sigma_sampling}, sigma_shift "
-            f"{row.sigma_shift:g}) lie above the base's boundary_ratio {boundary:g}, and the low-noise expert, which is "
-            "trained, works below it: lower sigma_shift or logit_mean"
+            f"{row.sigma_shift:g}) lie above the base's boundary_ratio {boundary:g}, and the low-noise expert, which "
+            "is trained, works below it: lower sigma_shift or logit_mean"
         )
 
 
