@@ -155,7 +155,7 @@ def test_noise_depends_on_prompt_and_seed_alone() -> None:
 @pytest.mark.parametrize("boundary", [0.875, 0.9])
 def test_a_level_is_on_one_side_of_a_boundary_as_wan_pipeline_has_it(boundary: float) -> None:
     """At the boundary itself too, in 32 and in 64 bit."""
-    levels = sigma_schedule(40, 5.0).tolist() + [boundary, float(torch.tensor(boundary))]
+    levels = [*sigma_schedule(40, 5.0).tolist(), boundary, float(torch.tensor(boundary))]
     t = 1000 * torch.tensor(levels)
     assert [is_high_noise(s, boundary) for s in levels] == [bool(x >= boundary * 1000) for x in t]
 
@@ -174,6 +174,6 @@ def test_training_levels_of_a_low_noise_expert_are_all_draws_that_fall_below() -
     cut = draw_sigma(count=200_000, generator=torch.Generator().manual_seed(2), below=0.875, **settings)
     kept = free[free < 0.875]
     assert share_below("logit_normal", 5.0, 0.875, 0.3, 1.2) == pytest.approx(len(kept) / len(free), abs=0.005)
-    assert 0 < float(cut.min()) and float(cut.max()) <= 0.875 and cut.dtype == torch.float32
+    assert float(cut.min()) > 0 and float(cut.max()) <= 0.875 and cut.dtype == torch.float32
     for share in (0.1, 0.5, 0.9):
         assert float(cut.quantile(share)) == pytest.approx(float(kept.quantile(share)), rel=0.01)

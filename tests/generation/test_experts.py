@@ -1,4 +1,4 @@
-"""Two experts (Wan2.2-A14B): each at its own noise levels, adapters on the low-noise one, one on the device at a time."""
+"""Two experts (Wan2.2-A14B): each at its own noise levels, adapters on the low-noise one, one on the device."""
 
 import json
 from pathlib import Path
@@ -103,7 +103,7 @@ def test_an_adapter_lies_where_diffusers_loads_it_into_transformer_2(
 def test_a_second_pass_changes_experts_at_the_boundary(
     a14b, native: pd.DataFrame, adapter: AdapterManifest, tmp_path: Path
 ) -> None:
-    """From sigma 0.921: 0.921 is the high-noise expert's, without the adapter; 0.847, 0.729 and 0.515 are the other's."""
+    """0.921 is the high-noise expert's, without the adapter; 0.847, 0.729 and 0.515 are the other's."""
     model = a14b.model()
     arm = ArmParams(label="a", adapter="own", strength=0.7, steps=4, guidance_scale=1.0)
     made = arm_clips("a", arm, native, adapter, None, model, GENERATION, tmp_path)

@@ -18,9 +18,9 @@ from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.doctor import _main_memory
-from vibe_pipeline.planning.expert_loads import expert_loads
+from vibe_pipeline.planning.expert_loads import expert_loads, expert_notes
 from vibe_pipeline.planning.machine import Machine
-from vibe_pipeline.planning.plan import make_plan
+from vibe_pipeline.planning.plan import _described
 from vibe_pipeline.planning.plan_rows import arm_row, native_row, training_row
 from vibe_pipeline.planning.preflight import check_parameters, expert_checks
 from vibe_pipeline.planning.training_checks import check_levels
@@ -34,15 +34,16 @@ def a14b_params() -> dict[str, Any]:
     return loader_of_conf(ROOT / "conf", ENV)["parameters"]
 
 
-def both(tiny: Any, machine: bool = False) -> tuple[Costs, Costs]:
-    """Costs of a base of two experts, and of its first alone."""
-    device = find_device("h100")
-    if machine:
-        rates = dict.fromkeys(("transformer", "autocast", "vae"), 1.0)
-        device = Machine("this", 64.0, 1.0, rates)
-    architecture = load_architecture(str(tiny.path))
-    costs = Costs(architecture=architecture, model=tiny.model(), device=device, share=0.5)
-    return costs, Costs(architecture=replace(architecture, boundary=None), model=tiny.model(), device=device, share=0.5)
+@pytest.fixture(scope="module")
+def costs(a14b) -> Costs:
+    """On a card; what modules themselves give is kept for those that are made of it."""
+    architecture = load_architecture(str(a14b.path))
+    return Costs(architecture=architecture, model=a14b.model(), device=find_device("h100"), share=0.5)
+
+
+def of_one(costs: Costs) -> Costs:
+    """The same without the second expert."""
+    return replace(costs, architecture=replace(costs.architecture, boundary=None))
 
 
 def test_its_configuration_is_known_without_weights() -> None:
@@ -67,9 +68,9 @@ def test_its_environment_is_valid_and_each_second_pass_is_the_trained_experts(a1
     assert {arm.adapter for arm in tables.arms.values()} - {None} == set(tables.adapters)
 
 
-def test_a_clip_costs_what_one_transformer_of_that_size_would(a14b) -> None:
+def test_a_clip_costs_what_one_transformer_of_that_size_would(costs: Costs) -> None:
     """The same work and memory; each expert is read once, and on a processor the other's weights count too."""
-    two, one = both(a14b)
+    two, one = costs, of_one(costs)
     tables = Experiment(stage1={}, adapters={}, arms={"a": ArmParams(label="a", steps=4)}, reference_arm="a")
     for guidance in (1.0, 3.0):
         making = GENERATION.model_copy(update={"native_guidance_scale": guidance})
@@ -83,7 +84,8 @@ def test_a_clip_costs_what_one_transformer_of_that_size_would(a14b) -> None:
         arm_row(two, "a", row, tables, GENERATION, 2).once["loading, compiling"] for row in (low, tables.arms["a"])
     )
     assert below < above == arm.once["loading, compiling"]
-    here, alone = (native_row(c, GENERATION, 2).memory_gb for c in both(a14b, machine=True))
+    machine = Machine("this", 64.0, 1.0, dict.fromkeys(("transformer", "autocast", "vae"), 1.0))
+    here, alone = (native_row(replace(c, device=machine), GENERATION, 2).memory_gb for c in (two, one))
     assert here - alone == pytest.approx(two.weights("transformer") / 1e9)
     row = Stage1Params(lora={"rank": 2})
     trained, single = (
@@ -93,14 +95,13 @@ def test_a_clip_costs_what_one_transformer_of_that_size_would(a14b) -> None:
     assert trained == single
 
 
-def test_each_experts_forwards_have_its_own_guidance_and_adapters(a14b) -> None:
-    two, _ = both(a14b)
+def test_each_experts_forwards_have_its_own_guidance_and_cache(costs: Costs) -> None:
     arm = ArmParams(label="a", steps=4, guidance_scale=3.0, step_cache={"kind": "taylor", "before": 1})
     tables = Experiment(stage1={}, adapters={}, arms={"a": arm}, reference_arm="a")
 
     def forwards(**changes: Any) -> list[int]:
         row = arm.model_copy(update=changes)
-        return [sum(n for _, n in e.load.forwards) for e in expert_loads(two, row, tables)]
+        return [sum(n for _, n in e.load.forwards) for e in expert_loads(costs, row, tables)]
 
     assert forwards(step_cache=None) == [2, 6]
     assert forwards(step_cache=None, guidance_scale_2=1.0) == [2, 3]
@@ -110,22 +111,29 @@ def test_each_experts_forwards_have_its_own_guidance_and_adapters(a14b) -> None:
 
 
 def test_the_plan_says_what_it_rests_on(a14b_params: dict[str, Any]) -> None:
-    few = a14b_params | {"arms": {"upsample": a14b_params["arms"]["upsample"]}, "adapters": {}, "stage1": {}}
-    few["evaluation"] = a14b_params["evaluation"] | {"reference_arm": "upsample"}
-    plan = make_plan(few, images=10)
+    costs = Costs(
+        architecture=load_architecture(ENV), model=ModelParams(**a14b_params["model"]), device=find_device("h100")
+    )
+    notes = tuple(expert_notes(costs, experiment_of(a14b_params)))
+    assert "from sigma 0.875 transformer is at work" in notes[0] and "28.6 GB, in main memory" in notes[0]
+    assert notes[1].endswith("below sigma 0.875 alone, where 58% of all their draws would lie")
+    plan = _described(costs, "h100", 0.0, notes, ())
     assert plan.parameters["transformer_2"] == plan.parameters["transformer"]
     assert plan.weights_gb == pytest.approx(2 * (2 * 14.288 + 5.68) + 4 * 0.127, rel=0.01)
-    assert plan.waiting_gb == pytest.approx(28.58, abs=0.01)
-    assert any("from sigma 0.875 transformer is at work" in note for note in plan.notes)
     (finding,) = _main_memory(plan)
     assert finding.item == "main memory" and "57.2 GB" in finding.found
     assert not list(_main_memory(replace(plan, waiting_gb=0.0)))
 
 
+def tables_of(**rows: Any) -> Experiment:
+    given = {"stage1": {}, "adapters": {}} | rows
+    return Experiment(**given, arms={"u": ArmParams(label="u", method="upsample")}, reference_arm="u")
+
+
 REFUSED = {
-    "shift": ({"sigma_shift": 60.0}, r"stage1\.m: 9.* of its noise levels .*sigma_shift 60.*0\.875"),
+    "shift": ({"sigma_shift": 200.0}, r"stage1\.m: 9.* of its noise levels .*sigma_shift 200.*0\.875"),
     "mean": (
-        {"sigma_sampling": "logit_normal", "logit_mean": 6.0},
+        {"sigma_sampling": "logit_normal", "logit_mean": 3.0},
         r"adapters\.a: 9.*logit_normal.*lower sigma_shift or logit_mean",
     ),
     "literal": ({"objective": {"bridge_literal": 1.0}, "bridge": {}}, r"adapters\.a\.objective: bridge_literal names"),
@@ -138,10 +146,9 @@ REFUSED = {
 def test_trainings_at_levels_that_the_expert_never_sees_are_refused(a14b, wan21, case: str) -> None:
     changes, message = REFUSED[case]
     if case == "shift":
-        tables = Experiment(stage1={"m": Stage1Params(**changes)}, adapters={}, arms={}, reference_arm="a")
+        tables = tables_of(stage1={"m": Stage1Params(**changes)})
     else:
-        row = AdapterParams(label="a", start="base", **changes)
-        tables = Experiment(stage1={}, adapters={"a": row}, arms={}, reference_arm="a")
+        tables = tables_of(adapters={"a": AdapterParams(label="a", start="base", **changes)})
     with pytest.raises(ValueError, match=message):
         check_levels(a14b.model(), tables)
     check_levels(wan21.model(), tables)
@@ -153,7 +160,7 @@ def test_the_papers_trainings_are_not_refused(a14b, a14b_params: dict[str, Any])
     bridge = AdapterParams(label="a", start="base", objective={"bridge": 1.0}, bridge={})
     check_levels(a14b.model(), tables.model_copy(update={"adapters": {"a": bridge}}))
     high = {"model": a14b.model().model_dump()}
-    bad = tables.model_copy(update={"stage1": {"m": Stage1Params(sigma_shift=60.0)}, "adapters": {}})
+    bad = tables.model_copy(update={"stage1": {"m": Stage1Params(sigma_shift=200.0)}, "adapters": {}})
     with pytest.raises(ValueError, match=r"stage1\.m: "):
         check_parameters(high, bad, {"relay_stage1"})
 

@@ -139,7 +139,7 @@ def test_rows_keep_their_sizes_and_take_two_steps_so_that_the_optimisers_state_i
 
 
 def test_of_two_experts_both_are_tried(a14b) -> None:
-    """From sigma 0.921 the second step is the low-noise expert's, where the adapter is; below the boundary the first."""
+    """From sigma 0.921 the second step is the low-noise expert's, which has the adapter; from below 0.875 the first."""
     arm = ArmParams(label="a", strength=0.7)
     arms = {"a": arm, "below": ArmParams(label="b", strength=0.5)}
     tables = Experiment(stage1={}, adapters={}, arms=arms, reference_arm="a")
