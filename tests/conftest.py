@@ -1,4 +1,4 @@
-"""Two tiny checkpoints with random weights, in diffusers layout, of the very classes of Wan2.1 and Wan2.2-TI2V."""
+"""Tiny checkpoints with random weights, in diffusers layout, of the very classes of Wan2.1, Wan2.2-TI2V and A14B."""
 
 import importlib.util
 from collections.abc import Callable
@@ -57,9 +57,8 @@ class Tiny:
         return load_transformer(find_model(str(self.path)), CPU, torch.float32)
 
 
-def build_checkpoint(style: str, folder: Path) -> Path:
-    """Write a checkpoint with random weights whose transformer's output is not zero."""
-    torch.manual_seed(0)
+def build_transformer(style: str) -> WanTransformer3DModel:
+    """A transformer with random weights whose output is not zero."""
     channels = STYLES[style]["z_dim"]
     transformer = WanTransformer3DModel(
         patch_size=(1, 2, 2),
@@ -73,6 +72,13 @@ def build_checkpoint(style: str, folder: Path) -> Path:
         num_layers=2,
     )
     assert transformer.proj_out.weight.abs().max() > 0
+    return transformer
+
+
+def build_checkpoint(style: str, folder: Path, boundary: float | None = None) -> Path:
+    """Write a checkpoint with random weights; with a boundary it has two experts."""
+    torch.manual_seed(0)
+    transformer = build_transformer(style)
     WanPipeline(
         tokenizer=build_tokenizer(),
         text_encoder=build_text_encoder(),
@@ -80,6 +86,8 @@ def build_checkpoint(style: str, folder: Path) -> Path:
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         expand_timesteps=style == "wan22",
+        transformer_2=None if boundary is None else build_transformer(style),
+        boundary_ratio=boundary,
     ).save_pretrained(folder)
     return folder
 
@@ -94,6 +102,12 @@ def wan21(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 def wan22(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """Wan2.2-TI2V style: one timestep a token, 16 x 16 residual VAE."""
     return Tiny(build_checkpoint("wan22", tmp_path_factory.mktemp("wan22") / "model"), 32)
+
+
+@pytest.fixture(scope="session")
+def a14b(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Wan2.2-T2V-A14B style: Wan2.1's classes with two experts, which change at sigma 0.875."""
+    return Tiny(build_checkpoint("wan21", tmp_path_factory.mktemp("a14b") / "model", 0.875), 16)
 
 
 @pytest.fixture(params=["wan21", "wan22"])

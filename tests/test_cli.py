@@ -58,6 +58,14 @@ def test_an_adapter_goes_out_by_name_and_comes_back(project: Path, wan21) -> Non
     assert ours.keys() == again.keys() and all(torch.equal(ours[k], again[k]) for k in ours)
 
 
+def test_an_adapter_of_the_low_noise_expert_says_where_it_belongs(project: Path) -> None:
+    manifest = project / "data/06_models/adapters/full.json"
+    asked = "export-adapter", "full", "--to", "diffusers", "--output", "x.safetensors"
+    assert "transformer_2" not in call(*asked).output
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"part": "transformer_2"}))
+    assert "load_lora_weights(…, load_into_transformer_2=True)" in call(*asked).output
+
+
 def test_a_missing_alpha_is_asked_for_or_its_convention_is_stated(project: Path) -> None:
     call("export-adapter", "full", "--to", "diffsynth", "--fold", "--output", "folded.safetensors")
     back = call("import-adapter", "folded.safetensors", "--output", "back")

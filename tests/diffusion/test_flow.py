@@ -9,9 +9,11 @@ from vibe_pipeline.diffusion.flow import (
     add_noise,
     bell_weight,
     draw_sigma,
+    is_high_noise,
     loss_weight,
     sample_sigma,
     seeded_noise,
+    share_below,
     shift_sigma,
     sigma_schedule,
     training_grid,
@@ -148,3 +150,30 @@ def test_noise_depends_on_prompt_and_seed_alone() -> None:
     for prompt, seed in (("a cat", 2), ("a dog", 1), ("a ca", 1)):
         assert float((first - seeded_noise(shape, prompt, seed)).abs().mean()) > 0.5
     assert float(seeded_noise((10_000,), "x", 0).std()) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("boundary", [0.875, 0.9])
+def test_a_level_is_on_one_side_of_a_boundary_as_wan_pipeline_has_it(boundary: float) -> None:
+    """At the boundary itself too, in 32 and in 64 bit."""
+    levels = [*sigma_schedule(40, 5.0).tolist(), boundary, float(torch.tensor(boundary))]
+    t = 1000 * torch.tensor(levels)
+    assert [is_high_noise(s, boundary) for s in levels] == [bool(x >= boundary * 1000) for x in t]
+
+
+def test_training_levels_of_a_low_noise_expert_are_all_draws_that_fall_below() -> None:
+    """The same distribution, given that: its grid, cut; the normal draw, cut. 58.3 % of shift 5's are below 0.875."""
+    assert share_below("uniform_shifted", 5.0, 0.875) == pytest.approx(0.58333, abs=1e-5)
+    drawn = draw_sigma("uniform_shifted", 20_000, 5.0, torch.Generator().manual_seed(0), below=0.875)
+    grid = training_grid(5.0)
+    below = grid[grid < 0.875]
+    assert bool(torch.isin(drawn, below).all()) and drawn.max() < 0.875
+    assert len(below) == 583 and len(drawn.unique()) == 583
+    assert float(drawn.mean()) == pytest.approx(float(below.mean()), rel=0.01)
+    settings = {"kind": "logit_normal", "shift": 5.0, "mean": 0.3, "std": 1.2}
+    free = draw_sigma(count=200_000, generator=torch.Generator().manual_seed(1), **settings)
+    cut = draw_sigma(count=200_000, generator=torch.Generator().manual_seed(2), below=0.875, **settings)
+    kept = free[free < 0.875]
+    assert share_below("logit_normal", 5.0, 0.875, 0.3, 1.2) == pytest.approx(len(kept) / len(free), abs=0.005)
+    assert float(cut.min()) > 0 and float(cut.max()) <= 0.875 and cut.dtype == torch.float32
+    for share in (0.1, 0.5, 0.9):
+        assert float(cut.quantile(share)) == pytest.approx(float(kept.quantile(share)), rel=0.01)

@@ -40,10 +40,10 @@ def original(folder: Path, kind: str, width: int, vae: str = "Wan2.1_VAE.pth") -
     return folder
 
 
-def experts(folder: Path) -> Path:
+def experts(folder: Path, kind: str = "t2v") -> Path:
     for name in ("high_noise_model", "low_noise_model"):
         (folder / name).mkdir(parents=True)
-        (folder / name / "config.json").write_text('{"model_type": "t2v", "dim": 5120}')
+        (folder / name / "config.json").write_text(json.dumps({"model_type": kind, "dim": 5120}))
     return folder
 
 
@@ -52,10 +52,11 @@ def cache(folder: Path, wan21: Any) -> Path:
     return folder
 
 
-SMALL, LARGE, TI2V = (
+SMALL, LARGE, TI2V, A14B = (
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
     "Wan-AI/Wan2.1-T2V-14B-Diffusers",
     "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+    "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
 )
 # What is made of a folder or file, and what the message names.
 OTHERS: dict[str, tuple[Callable[[Path, Any], Path], tuple[str, ...]]] = {
@@ -65,7 +66,8 @@ OTHERS: dict[str, tuple[Callable[[Path, Any], Path], tuple[str, ...]]] = {
     "original 14B": (lambda p, w: original(p / "m", "t2v", 5120), (f"`hf download {LARGE}`",)),
     "original 5B": (lambda p, w: original(p / "m", "ti2v", 3072, "Wan2.2_VAE.pth"), (f"`hf download {TI2V}`",)),
     "original I2V": (lambda p, w: original(p / "m", "i2v", 5120), ("model_type i2v", "not run here")),
-    "original A14B": (lambda p, w: experts(p / "m"), ("high_noise_model", "not run here")),
+    "original A14B": (lambda p, w: experts(p / "m"), ("high_noise_model", f"`hf download {A14B}`")),
+    "original A14B I2V": (lambda p, w: experts(p / "m", "i2v"), ("high_noise_model", "not run here")),
     "ComfyUI file": (
         lambda p, w: single(p / "wan.safetensors", "model.diffusion_model.blocks.0.self_attn.q.weight"),
         ("a transformer in one file", "ComfyUI"),

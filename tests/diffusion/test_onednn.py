@@ -28,3 +28,9 @@ def test_the_vae_is_the_same(wan22):
     assert torch.allclose(latent, encode_video(plain, x), atol=1e-4)
     assert torch.allclose(decode_video(ours, latent), decode_video(plain, latent), atol=1e-4)
     assert all("_conv_forward" in m.__dict__ for m in ours.modules() if isinstance(m, nn.Conv3d))
+
+
+def test_latents_are_plain_rows(wan22):
+    """As files of latents ask for; the convolutions' own layout has channels last."""
+    vae = load_vae(find_model(str(wan22.path)), torch.device("cpu"))
+    assert encode_video(vae, torch.rand(2, 3, 5, 32, 32)).is_contiguous()

@@ -62,12 +62,23 @@ def diffusers(name: str) -> list[str]:
 
 # Fields of a Wan2.1 folder that make it one of another family, and what the message names.
 FAMILIES: dict[str, tuple[Change, tuple[str, ...]]] = {
-    "Wan2.2-T2V-A14B": (
-        {INDEX: {"transformer_2": diffusers("WanTransformer3DModel"), "boundary_ratio": 0.875}},
-        (INDEX, "two experts", "0.875", "only the first would be run"),
+    "A14B without its boundary": (
+        {INDEX: {"transformer_2": diffusers("WanTransformer3DModel")}},
+        (INDEX, "no boundary_ratio", "0.875"),
     ),
-    "A14B without its boundary": ({INDEX: {"transformer_2": diffusers("WanTransformer3DModel")}}, ("two experts",)),
-    "a boundary alone": ({INDEX: {"boundary_ratio": 0.9}}, ("two experts", "0.9")),
+    "a boundary alone": ({INDEX: {"boundary_ratio": 0.9}}, (INDEX, "boundary_ratio 0.9", "names no transformer_2")),
+    "a boundary that is no level": (
+        {INDEX: {"transformer_2": diffusers("WanTransformer3DModel"), "boundary_ratio": 875}},
+        ("boundary_ratio 875", "not a noise level between 0 and 1"),
+    ),
+    "VACE of two experts": (
+        {INDEX: {"transformer_2": diffusers("WanVACETransformer3DModel"), "boundary_ratio": 0.875}},
+        ("its transformer_2 is a WanVACETransformer3DModel", "control blocks"),
+    ),
+    "the second expert not downloaded": (
+        {INDEX: {"transformer_2": diffusers("WanTransformer3DModel"), "boundary_ratio": 0.875}},
+        ("transformer_2/config.json", "the download is incomplete"),
+    ),
     "Wan2.1-I2V": (
         {
             INDEX: {
@@ -157,6 +168,23 @@ def test_an_expert_that_the_index_does_not_name(wan21, copy: Callable) -> None:
 )
 def test_what_published_models_say_beside_is_no_fault(wan21, copy: Callable, changes: Change) -> None:
     require_whole(find_model(str(copy(wan21, changes))))
+
+
+def test_two_experts_are_supported_whole_and_alike(a14b, wan21, copy: Callable) -> None:
+    found = find_model(str(a14b.path))
+    require_whole(found)
+    assert (found.boundary, found.experts) == (0.875, ("transformer", "transformer_2"))
+    assert (find_model(str(wan21.path)).boundary, find_model(str(wan21.path)).experts) == (None, ("transformer",))
+    folder = copy(a14b, {"transformer_2/config.json": {"num_layers": 3}})
+    said(folder, "transformer_2/config.json", "num_layers 3 where the transformer's is 2", "alike")
+
+
+def test_either_expert_is_judged_by_its_weights(a14b, copy: Callable) -> None:
+    folder = copy(a14b, {})
+    change_tensors(lambda s: dict(sorted(s.items())[1:]))(weights(folder, "transformer_2"))
+    said(folder, "transformer_2", "lacks 1 of the", "download")
+    weights(folder, "transformer_2").unlink()
+    said(folder, "transformer_2/diffusion_pytorch_model.safetensors is not there")
 
 
 def weights(folder: Path, part: str) -> Path:

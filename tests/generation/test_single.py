@@ -73,7 +73,7 @@ def test_refining_equals_the_arms_own_second_pass_and_is_not_done_twice(tiny, tm
     expected = enlarge(native, model.target.height, model.target.width)[0].permute(1, 2, 3, 0).numpy()
     assert np.abs(plain - np.rint(expected * 255)).max() <= 1
     assert np.abs(frames.astype(int) - plain).mean() > 5
-    monkeypatch.setattr("vibe_pipeline.generation.denoiser.load_transformer", lambda *_: pytest.fail("made twice"))
+    monkeypatch.setattr("vibe_pipeline.generation.experts.load_transformer", lambda *_: pytest.fail("made twice"))
     again = np.stack(list(refine_clip(source, "a cat", job_of(tiny, tmp_path / "work"), 3).frames()))
     assert np.array_equal(frames, again)
 

@@ -58,6 +58,7 @@ class Mutation(NamedTuple):
 
 
 DENOISER, ARMS, CLIPS = "generation/denoiser.py", "generation/render.py", "generation/clip_cache.py"
+EXPERTS = "generation/experts.py"
 JOB, TRAIN, STAGE = "training/job.py", "training/loop.py", "training/stages.py"
 GATHERING, MEASURE = "evaluation/metrics/gathering.py", "evaluation/measure.py"
 
@@ -73,9 +74,9 @@ NAMED_BY_THE_ISSUE = [
         "negative prompt ignored",
     ),
     (
-        DENOISER,
-        "model.native.height, model.native.width",
-        "model.target.height, model.target.width",
+        EXPERTS,
+        "native = self.model.native",
+        "native = self.model.target",
         RENDER,
         "window of the target grid at inference",
     ),
@@ -330,9 +331,9 @@ DIFFUSION = [
         "weights of 8 bits without their scales are taken",
     ),
     (
-        "generation/denoiser.py",
-        "load_transformer(self.checkpoint, home, self.dtype, own)",
-        "load_transformer(self.checkpoint, home, self.dtype)",
+        EXPERTS,
+        "load_transformer(checkpoint, home, dtype, own, part)",
+        "load_transformer(checkpoint, home, dtype, None, part)",
         ("tests/generation/test_render.py",),
         "an arm's own transformer is ignored",
     ),
@@ -421,7 +422,7 @@ GENERATION = [
         RENDER,
         "clips of a batch share the noise",
     ),
-    (DENOISER, 'f"extra_{i}", extra.weight)', 'f"extra_{i}")', RENDER, "extra adapters at full weight"),
+    (EXPERTS, 'f"extra_{i}", extra.weight)', 'f"extra_{i}")', RENDER, "extra adapters at full weight"),
     (ARMS, "[model.text_length, generation.negative_prompt]", "[model.text_length]", KEYS, "key lacks negative prompt"),
     (ARMS, '"adapter": adapter.key if adapter else None', '"adapter": None', KEYS, "key lacks the adapter"),
     (ARMS, '        "flow_shift": model.flow_shift,\n', "", KEYS, "key lacks the model's flow shift"),

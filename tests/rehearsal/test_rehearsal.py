@@ -22,6 +22,7 @@ from vibe_pipeline.diffusion import objectives
 from vibe_pipeline.diffusion.models import find_model
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.load import experiment_of, settled_parameters
 from vibe_pipeline.experiment.loader import LayeredLoader
 from vibe_pipeline.experiment.model import ModelParams
@@ -30,7 +31,7 @@ from vibe_pipeline.hooks import RehearsalHooks
 from vibe_pipeline.images.cache import build_cache, is_current
 from vibe_pipeline.io.files import read_json, write_json
 from vibe_pipeline.rehearsal import Line, RehearsalError, format_line, rehearse, require_rehearsed
-from vibe_pipeline.rehearsal.small import judged_alone, moved, shortened
+from vibe_pipeline.rehearsal.small import few_native_steps, judged_alone, moved, shortened
 from vibe_pipeline.rehearsal.stage import failed_scores
 from vibe_pipeline.training import job as training_job
 
@@ -122,8 +123,9 @@ def test_every_row_is_tried_and_nothing_is_left_or_touched(project: Path) -> Non
 
 
 def test_rows_keep_their_sizes_and_take_two_steps_so_that_the_optimisers_state_is_there(project: Path) -> None:
-    whole = experiment_of(loader()["parameters"])
-    small = shortened(whole)
+    params = loader()["parameters"]
+    whole, model = experiment_of(params), ModelParams(**params["model"])
+    small = shortened(whole, model)
     for name, row in whole.adapters.items():
         few = {"steps": 2, "checkpoint_every": 1, "log_every": 1, "validate_every": 2}
         assert small.adapters[name] == row.model_copy(update=few)
@@ -131,9 +133,20 @@ def test_rows_keep_their_sizes_and_take_two_steps_so_that_the_optimisers_state_i
     assert small.arms["swim"].steps == 2  # the second takes the stored outputs
     stage = {"height": 64, "width": 64, "rope": {"kind": "ntk"}}
     cascade = ArmParams(label="c", method="cascade", stages=[stage], strength_mode="truncated")
-    (short,) = shortened(whole.model_copy(update={"arms": {"c": cascade}})).arms["c"].stages
+    (short,) = shortened(whole.model_copy(update={"arms": {"c": cascade}}), model).arms["c"].stages
     assert short == cascade.stages[0].model_copy(update={"steps": 1, "strength_mode": "all_steps"})
     assert set(judged_alone(small).arms) == {"full"} and set(judged_alone(small).adapters) == {"full"}
+
+
+def test_of_two_experts_both_are_tried(a14b) -> None:
+    """From sigma 0.921 the second step is the low-noise expert's, which has the adapter; from below 0.875 the first."""
+    arm = ArmParams(label="a", strength=0.7)
+    arms = {"a": arm, "below": ArmParams(label="b", strength=0.5)}
+    tables = Experiment(stage1={}, adapters={}, arms=arms, reference_arm="a")
+    small = shortened(tables, a14b.model())
+    assert {name: row.steps for name, row in small.arms.items()} == {"a": 2, "below": 1}
+    native = GenerationParams(prompts="miniature")
+    assert [few_native_steps(native, a14b.model(flow_shift=shift)).native_steps for shift in (5.0, 12.0)] == [2, 3]
 
 
 def latent_width(pixels: int) -> int:

@@ -13,6 +13,7 @@ from vibe_pipeline.commands.options import (
     parameters_of,
     said_plainly,
 )
+from vibe_pipeline.diffusion.support import LOW_NOISE
 
 
 @click.command()
@@ -28,9 +29,13 @@ def export_adapter(adapter: str, chosen: Chosen, layout: Any, output: Path, fold
 
     with said_plainly():
         adapters = Path(parameters_of(chosen)["folders"]["adapters"])
-        source = given_adapter(adapter, adapters).path
-        written = layouts.export_adapter(source, layout, output, fold)
-    click.echo(f"{written} ({layout}), from {source}")
+        given = given_adapter(adapter, adapters)
+        written = layouts.export_adapter(given.path, layout, output, fold)
+    click.echo(f"{written} ({layout}), from {given.path}")
+    if given.part == LOW_NOISE:
+        click.echo(
+            "it belongs to the low-noise expert alone: in diffusers load_lora_weights(…, load_into_transformer_2=True)"
+        )
     if layout == "diffsynth" and not fold:
         click.echo(
             "where alpha differs from the rank it stands in .alpha keys, which early DiffSynth-Studio ignores: --fold"
@@ -41,7 +46,9 @@ def export_adapter(adapter: str, chosen: Chosen, layout: Any, output: Path, fold
 @click.argument("file", type=OwnPath())
 @click.option("--output", required=True, type=OwnPath(), help="Folder for the adapter in our format.")
 @click.option("--alpha", type=click.FloatRange(0, min_open=True), help="For a file that does not state its own.")
-@click.option("--base", help="Model that it must fit: a folder, a hub id, or wan22_ti2v_5b, wan21_t2v_1_3b.")
+@click.option(
+    "--base", help="Model that it must fit: a folder, a hub id, or wan22_t2v_a14b, wan22_ti2v_5b, wan21_t2v_1_3b."
+)
 @click.option("--differences", is_flag=True, help="Keep changes of norms, biases and other whole tensors too.")
 def import_adapter(file: Path, output: Path, alpha: float | None, base: str | None, differences: bool) -> None:
     """Read FILE, an adapter in diffusers, ComfyUI, kohya, LyCORIS, PEFT, DiffSynth or Wan's layout, into our format.

@@ -204,7 +204,7 @@ def _job(chosen: Chosen, asked: Asked) -> "ArmJob":
     from vibe_pipeline.experiment.model import ModelParams
     from vibe_pipeline.generation.methods import ArmJob, checked_tables
     from vibe_pipeline.generation.single import chosen_arm, given_adapter
-    from vibe_pipeline.planning.preflight import weight_checks
+    from vibe_pipeline.planning.preflight import expert_checks, weight_checks
     from vibe_pipeline.planning.weight_files import require_fitting_adapter
 
     params = parameters_of(chosen)
@@ -212,7 +212,9 @@ def _job(chosen: Chosen, asked: Asked) -> "ArmJob":
     experiment = checked_tables(params)
     name, arm = chosen_arm(experiment, asked.arm, asked.changes)
     model = ModelParams(**params["model"])
-    for check in weight_checks(model, {name: arm}):
+    # Of one's own prompt there is no true render.
+    generation = GenerationParams(**params["generation"] | {"native_source": "base"})
+    for check in (*expert_checks(model, generation, {name: arm}), *weight_checks(model, {name: arm})):
         check.look()
     wanted = None if asked.no_adapter else asked.adapter or arm.adapter
     start = experiment.adapters[arm.adapter].start if arm.keep_stage1 and arm.adapter else None
@@ -224,8 +226,7 @@ def _job(chosen: Chosen, asked: Asked) -> "ArmJob":
         arm=arm,
         native=pd.DataFrame(),
         model=model,
-        # Of one's own prompt there is no true render.
-        generation=GenerationParams(**params["generation"] | {"native_source": "base"}),
+        generation=generation,
         root=folders.clips / "own",  # beside the run's clips: links by name there show the last run's
         adapter=adapter,
         stage1=stage1,

@@ -13,7 +13,14 @@ from types import MappingProxyType
 from typing import Any
 
 from vibe_pipeline.diffusion.foreign import absent, describe_file, describe_folder
-from vibe_pipeline.diffusion.support import CLASSES, read_config, require_supported
+from vibe_pipeline.diffusion.support import (
+    CLASSES,
+    boundary_in,
+    experts_of,
+    kind_of_part,
+    read_config,
+    require_supported,
+)
 from vibe_pipeline.diffusion.weights import Once, made, require_weights
 from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.named import require_folder
@@ -33,15 +40,27 @@ SIZES = MappingProxyType(
 
 @dataclass(frozen=True)
 class WanCheckpoint:
-    """A Wan model on disk, in diffusers layout."""
+    """A Wan model on disk, in diffusers layout.
+
+    Attributes:
+        path: Its folder.
+        expand_timesteps: Whether its transformer takes one timestep per token (TI2V).
+        boundary: Of two experts, the noise level from which `transformer` works; below it `transformer_2` does.
+    """
 
     path: Path
     expand_timesteps: bool
+    boundary: float | None = None
 
     @property
     def name(self) -> str:
         """What errors and manifests call it."""
         return self.path.name
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Its transformers, high noise first; adapters are trained on the last and belong to it."""
+        return experts_of(self.boundary)
 
     def config_of(self, part: str) -> dict:
         """The configuration of a part (`vae`, `transformer`, …), without loading it.
@@ -52,7 +71,7 @@ class WanCheckpoint:
         file = self.path / part / "config.json"
         # A file states only what the diffusers of its day knew: Wan2.1's VAE says nothing of its scale.
         content = class_defaults(part) | read_config(file)
-        for name in SIZES.get(part, ()):
+        for name in SIZES.get(kind_of_part(part), ()):
             values = content.get(name)
             if not all(type(n) is int and n > 0 for n in (values if isinstance(values, list | tuple) else [values])):
                 raise ValueError(f"{file}: {name} is {one_line(repr(values), 60)}; download the model again")
@@ -61,7 +80,8 @@ class WanCheckpoint:
 
 def class_defaults(part: str) -> dict[str, Any]:
     """What the class of a part takes where its configuration says nothing; nothing for parts that are transformers'."""
-    return dict(_written_defaults(SOURCES[part], CLASSES[part])) if part in SOURCES else {}
+    kind = kind_of_part(part)
+    return dict(_written_defaults(SOURCES[kind], CLASSES[kind])) if kind in SOURCES else {}
 
 
 @cache
@@ -92,9 +112,9 @@ def find_model(path_or_id: str) -> WanCheckpoint:
     if not index.exists():
         raise FileNotFoundError(describe_folder(folder))
     content = read_config(index)
-    model = WanCheckpoint(folder, bool(content.get("expand_timesteps", False)))
-    require_supported(folder, content, model.config_of)
-    return model
+    # Judged before the boundary is read: what is another family's is to be called so.
+    require_supported(folder, content, WanCheckpoint(folder, False).config_of)
+    return WanCheckpoint(folder, bool(content.get("expand_timesteps", False)), boundary_in(content, folder))
 
 
 def _folder(path_or_id: str) -> Path:
@@ -132,7 +152,8 @@ def require_whole(model: WanCheckpoint, once: Once = made) -> None:
     Raises:
         ValueError: One line that names the files.
     """
-    require_weights(model.path, {part: model.config_of(part) for part in SIZES}, once)
+    parts = (*SIZES, *model.experts[1:])
+    require_weights(model.path, {part: model.config_of(part) for part in parts}, once)
 
 
 def latent_shape(vae_config: dict, height: int, width: int, frames: int) -> tuple[int, int, int, int]:

@@ -33,6 +33,19 @@ def shift_sigma(u: Level, shift: float) -> Level:
     return shift * u / (1 + (shift - 1) * u)
 
 
+def unshift_sigma(sigma: Level, shift: float) -> Level:
+    """u of which :func:`shift_sigma` makes sigma."""
+    return sigma / (shift - (shift - 1) * sigma)
+
+
+def is_high_noise(sigma: float, boundary: float) -> bool:
+    """Whether a level is the high-noise expert's of two: 1000 sigma >= 1000 boundary, as diffusers' WanPipeline has it.
+
+    To a thousandth of a timestep, so that levels of 32 bit and the plan's of 64 fall on the same side.
+    """
+    return round(1000 * sigma, 3) >= round(1000 * boundary, 3)
+
+
 def training_grid(shift: float) -> Tensor:
     """The 1000 shifted noise levels training draws from, [1000], from 1 down."""
     import torch
@@ -41,11 +54,16 @@ def training_grid(shift: float) -> Tensor:
     return shift_sigma(u, shift).float()
 
 
-def sample_sigma(count: int, shift: float, generator: torch.Generator | None = None) -> Tensor:
-    """One training sigma per sample, [count]: uniform over 1000 steps, then shifted."""
+def sample_sigma(
+    count: int, shift: float, generator: torch.Generator | None = None, below: float | None = None
+) -> Tensor:
+    """One training sigma per sample, [count]: uniform over 1000 steps, or those of them `below` a level, shifted."""
     import torch
 
-    return training_grid(shift)[torch.randint(TRAINING_STEPS, (count,), generator=generator)]
+    grid = training_grid(shift)
+    if below is not None:
+        grid = grid[[not is_high_noise(sigma, below) for sigma in grid.tolist()]]
+    return grid[torch.randint(len(grid), (count,), generator=generator)]
 
 
 def bell_weight(sigma: Tensor, shift: float) -> Tensor:
@@ -66,8 +84,9 @@ def draw_sigma(
     generator: torch.Generator | None = None,
     mean: float = 0.0,
     std: float = 1.0,
+    below: float | None = None,
 ) -> Tensor:
-    """Training sigmas by name, [count], in (0, 1].
+    """Training sigmas by name, [count], in (0, 1], or in (0, below).
 
     Args:
         kind: `uniform_shifted` is :func:`sample_sigma`; `logit_normal` is the sigmoid of N(mean, std), then shifted
@@ -77,6 +96,8 @@ def draw_sigma(
         generator: Of the draws.
         mean: Mean of the normal draw, before the sigmoid.
         std: Standard deviation of that draw.
+        below: The levels of a low-noise expert end here: the same distribution, given that it falls below. So does
+            DiffSynth-Studio train one (its boundary of 0.417 is sigma 0.875 at shift 5).
 
     Raises:
         ValueError: An unknown kind.
@@ -84,11 +105,26 @@ def draw_sigma(
     import torch
 
     if kind == "uniform_shifted":
-        return sample_sigma(count, shift, generator)
+        return sample_sigma(count, shift, generator, below)
     if kind == "logit_normal":
+        if below is not None:
+            share = share_below(kind, shift, below, mean, std)
+            drawn = 1 - torch.rand(count, generator=generator, dtype=torch.float64)  # in (0, 1]
+            normal = torch.special.ndtri(share * drawn)
+            return shift_sigma(torch.sigmoid(mean + std * normal), shift).float()
         normal = torch.randn(count, generator=generator)
         return shift_sigma(torch.sigmoid(mean + std * normal), shift)
     raise ValueError(f"unknown sampling of sigma {kind!r}: use uniform_shifted or logit_normal")
+
+
+def share_below(
+    kind: Literal["uniform_shifted", "logit_normal"], shift: float, below: float, mean: float = 0.0, std: float = 1.0
+) -> float:
+    """Share of the draws of :func:`draw_sigma` that lie below a level of (0, 1), where all levels are drawn."""
+    u = unshift_sigma(below, shift)
+    if kind == "uniform_shifted":
+        return u
+    return (1 + math.erf((math.log(u / (1 - u)) - mean) / (std * math.sqrt(2)))) / 2
 
 
 def min_snr_weight(sigma: Tensor, shift: float, of_x0: bool, gamma: float = 5.0) -> Tensor:
@@ -109,7 +145,7 @@ def logit_normal_weight(sigma: Tensor, shift: float, mean: float, std: float) ->
 
     Levels that are drawn evenly and weighted by it count as those drawn by it do (arXiv 2403.03206, section 3.1).
     """
-    u = sigma / (shift - (shift - 1) * sigma)
+    u = unshift_sigma(sigma, shift)
     inside = (u > 0) & (u < 1)
     u = u.where(inside, 0.5)
     density = (-0.5 * ((u.logit() - mean) / std).square()).exp() / (std * math.sqrt(2 * math.pi) * u * (1 - u))

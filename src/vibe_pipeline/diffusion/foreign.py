@@ -14,6 +14,8 @@ RELEASES = {
     ("t2v", 5120): "Wan-AI/Wan2.1-T2V-14B-Diffusers",
     ("ti2v", 3072): "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
 }
+EXPERTS = {"t2v": "Wan-AI/Wan2.2-T2V-A14B-Diffusers"}
+"""Of two experts, by the type alone."""
 EXAMPLE = RELEASES["t2v", 1536]
 WEIGHTS = (".safetensors", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
 PARTS = ("transformer", "transformer_2", "vae", "text_encoder", "tokenizer", "scheduler", "image_encoder")
@@ -111,7 +113,7 @@ def _original(folder: Path) -> str:
         return ""
     seen = [f"model_type {kind}"] if kind else []
     seen += [path.name for path in (*experts, *files)][:3]
-    release = "" if experts else RELEASES.get((str(kind), config.get("dim", 0)), "")
+    release = EXPERTS.get(str(kind), "") if experts else RELEASES.get((str(kind), config.get("dim", 0)), "")
     if not release and not experts and kind in (None, "t2v") and (folder / "Wan2.2_VAE.pth").is_file():
         release = RELEASES["ti2v", 3072]
     said = f"Wan's original layout ({', '.join(seen)})"

@@ -92,10 +92,22 @@ def _load(cls: type[T], model: WanCheckpoint, part: str, dtype: torch.dtype) -> 
 
 
 def load_transformer(
-    model: WanCheckpoint, device: torch.device, dtype: torch.dtype, weights: Path | None = None
+    model: WanCheckpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    weights: Path | None = None,
+    part: str | None = None,
 ) -> WanTransformer3DModel:
-    """The transformer, frozen, ready for adapters; with all weights of a file of their own, if one is given."""
-    transformer = _load(WanTransformer3DModel, model, "transformer", dtype)
+    """A transformer, frozen, ready for adapters.
+
+    Args:
+        model: The checkpoint.
+        device: Where it goes.
+        dtype: Of its weights.
+        weights: A file of all weights of its own, in place of the checkpoint's.
+        part: Which of two experts; None: the one that adapters are trained on, of low noise.
+    """
+    transformer = _load(WanTransformer3DModel, model, part or model.experts[-1], dtype)
     if weights is not None:
         try:
             load_own_weights(transformer, weights, model.name)
@@ -165,7 +177,7 @@ def encode_video(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
     x = pixels.to(vae.device, vae.dtype).mul(2).sub_(1)
     latent = vae.encode(x).latent_dist.mode().float()
     mean, std = _statistics(vae, latent)
-    return ((latent - mean) / std).cpu()
+    return ((latent - mean) / std).cpu().contiguous()  # its layout is the convolutions'; files hold plain rows
 
 
 @torch.inference_mode()

@@ -1,8 +1,8 @@
 """Whether a model is one that this pipeline can run, told from its configurations alone.
 
-diffusers builds a part from the settings that its class knows and leaves the others out, so a model with a second
-expert, control blocks or further input channels would be run in part, or fail once hours are spent. Every rule below
-is about a family of published models that look alike on disk.
+diffusers builds a part from the settings that its class knows and leaves the others out, so a model with control
+blocks or further input channels would be run in part, or fail once hours are spent. Every rule below is about a family
+of published models that look alike on disk.
 """
 
 import json
@@ -17,14 +17,16 @@ from vibe_pipeline.io.errors import one_line
 Config = Mapping[str, Any]
 
 WAY_OUT = (
-    "set model.path to a model of one transformer that needs only text: Wan-AI/Wan2.1-T2V-1.3B-Diffusers, "
-    "Wan-AI/Wan2.1-T2V-14B-Diffusers or Wan-AI/Wan2.2-TI2V-5B-Diffusers"
+    "set model.path to a model that needs only text: Wan-AI/Wan2.1-T2V-1.3B-Diffusers, "
+    "Wan-AI/Wan2.1-T2V-14B-Diffusers, Wan-AI/Wan2.2-TI2V-5B-Diffusers or Wan-AI/Wan2.2-T2V-A14B-Diffusers"
 )
 # The last two have the parts of the first; what differs (an image encoder, channels) is judged by the parts.
 PIPELINES = ("WanPipeline", "WanVideoToVideoPipeline", "WanImageToVideoPipeline")
 CLASSES: Mapping[str, str] = MappingProxyType(
     {"transformer": "WanTransformer3DModel", "vae": "AutoencoderKLWan", "text_encoder": "UMT5EncoderModel"}
 )
+HIGH_NOISE, LOW_NOISE = "transformer", "transformer_2"
+"""Parts of a model of two experts, as diffusers names them: above the boundary of noise, and below."""
 FAMILIES: Mapping[str, str] = MappingProxyType(
     {
         "VACE": "VACE, whose control blocks would be left out",
@@ -50,20 +52,22 @@ def require_supported(folder: Path, index: Config, config_of: Callable[[str], di
         FileNotFoundError: A part has no configuration: the download is incomplete.
         ValueError: One line: what the model is, by which file, and which ones can be used.
     """
-    if (folder / "transformer_2").is_dir() and not class_in(index, "transformer_2"):
+    if (folder / LOW_NOISE).is_dir() and not class_in(index, LOW_NOISE):
         raise ValueError(
             f"{folder} holds a transformer_2 that its model_index.json does not name: half of a model of two experts "
             f"would be run; {WAY_OUT}"
         )
     for fault in _pipeline_faults(index):
         raise ValueError(f"{folder / 'model_index.json'}: {fault}; {WAY_OUT}")
-    for part in CLASSES:
+    experts = experts_of(boundary_in(index, folder))
+    for part in (*CLASSES, *experts[1:]):
         if not (file := folder / part / "config.json").is_file():
             raise FileNotFoundError(f"{file}: No such file; the download is incomplete: download the model again")
     transformer, vae, text = (config_of(part) for part in CLASSES)
     try:
         for part, fault in (
-            *_class_faults({"transformer": transformer, "vae": vae}),
+            *_class_faults({part: config_of(part) for part in (*experts, "vae")}),
+            *_expert_faults(*map(config_of, experts)),
             *_image_faults(index, transformer, vae),
             *_size_faults(transformer, vae, text),
             *_vae_faults(vae),
@@ -92,6 +96,38 @@ def read_config(file: Path) -> dict[str, Any]:
     return content
 
 
+def kind_of_part(part: str) -> str:
+    """What a part is: each of two experts is a transformer."""
+    return HIGH_NOISE if part == LOW_NOISE else part
+
+
+def experts_of(boundary: float | None) -> tuple[str, ...]:
+    """The transformers of a model, high noise first; with a boundary there are two. Adapters belong to the last."""
+    return (HIGH_NOISE,) if boundary is None else (HIGH_NOISE, LOW_NOISE)
+
+
+def boundary_in(index: Config, folder: Path) -> float | None:
+    """The noise level from which a model's first expert works, below which its second does; None: it has one.
+
+    Raises:
+        ValueError: A second expert without a level, a level without one, or a level outside of (0, 1).
+    """
+    boundary, second = index.get("boundary_ratio"), class_in(index, LOW_NOISE)
+    fault = ""
+    if boundary is None and second:
+        fault = (
+            "names a transformer_2 and no boundary_ratio, the noise level where two experts change: set it there, to "
+            "0.875 of Wan2.2-T2V-A14B"
+        )
+    elif boundary is not None and not second:
+        fault = f"states boundary_ratio {boundary}, where two experts change, and names no transformer_2"
+    elif boundary is not None and not (type(boundary) in (int, float) and 0 < boundary < 1):
+        fault = f"states boundary_ratio {one_line(repr(boundary), 40)}, which is not a noise level between 0 and 1"
+    if fault:
+        raise ValueError(f"{folder / 'model_index.json'} {fault}; download the model again, or {WAY_OUT}")
+    return None if boundary is None else float(boundary)
+
+
 def class_in(index: Config, part: str) -> str | None:
     """The class that an index names for a part; None where it has none."""
     entry = index.get(part)
@@ -104,19 +140,14 @@ def family_of(name: str) -> str:
 
 
 def _pipeline_faults(index: Config) -> Iterator[str]:
-    """Of the index: another pipeline, two experts, a part of another class or none."""
+    """Of the index: another pipeline, a part of another class or none."""
     pipeline = index.get("_class_name")
     if pipeline not in PIPELINES:
         said = family_of(pipeline) if isinstance(pipeline, str) else "which is not the name of a pipeline"
         yield f"its pipeline is {one_line(repr(pipeline), 60)}: {said}"
-    boundary = index.get("boundary_ratio")
-    if class_in(index, "transformer_2") or boundary is not None:
-        yield (
-            f"a model of two experts (transformer_2, boundary_ratio {boundary}), as the A14B models are: only the "
-            "first would be run"
-        )
-    for part, wanted in CLASSES.items():
-        name = class_in(index, part)
+    second = class_in(index, LOW_NOISE)
+    for part in (*CLASSES, *([LOW_NOISE] if second else [])):
+        name, wanted = class_in(index, part), CLASSES[kind_of_part(part)]
         if name is None:
             yield f"it names no {part}"
         elif name != wanted:
@@ -126,11 +157,20 @@ def _pipeline_faults(index: Config) -> Iterator[str]:
 def _class_faults(configs: Mapping[str, Config]) -> Iterator[tuple[str, str]]:
     """A part whose own configuration names another class than the index, or that is quantised."""
     for part, config in configs.items():
-        name = config.get("_class_name", CLASSES[part])
-        if name != CLASSES[part]:
-            yield part, f"a {one_line(name, 60)}, not a {CLASSES[part]}: {family_of(str(name))}"
+        wanted = CLASSES[kind_of_part(part)]
+        name = config.get("_class_name", wanted)
+        if name != wanted:
+            yield part, f"a {one_line(name, 60)}, not a {wanted}: {family_of(str(name))}"
         if config.get("quantization_config"):
             yield part, "its weights are quantised, and only 16 and 32 bit are read"
+
+
+def _expert_faults(first: Config, second: Config | None = None) -> Iterator[tuple[str, str]]:
+    """Two experts that are not of one architecture: attention, adapters and the plan take one for the other."""
+    for name in sorted(first if second is None else {**first, **second}):
+        one, other = first.get(name), (second or first).get(name)
+        if not name.startswith("_") and one != other:
+            yield LOW_NOISE, f"{name} {other} where the transformer's is {one}: two experts of one model are alike"
 
 
 def _image_faults(index: Config, transformer: Config, vae: Config) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from vibe_pipeline.diffusion.headers import impostor, read_header
-from vibe_pipeline.diffusion.support import WAY_OUT, read_config
+from vibe_pipeline.diffusion.support import WAY_OUT, kind_of_part, read_config
 from vibe_pipeline.io.errors import one_line
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def require_weights(folder: Path, configs: Mapping[str, Mapping[str, Any]], once
 
     Args:
         folder: Of the model.
-        configs: Of `transformer`, `vae` and `text_encoder`.
+        configs: Of `transformer`, `vae` and `text_encoder`, and `transformer_2` where there are two experts.
         once: Keeps the shapes that a configuration asks for; by default each is made by building the module.
 
     Raises:
@@ -87,7 +87,7 @@ def shards_of(folder: Path, stem: str) -> list[str]:
 
 
 def _files(folder: Path, part: str) -> list[str]:
-    return shards_of(folder / part, STEMS[part])
+    return shards_of(folder / part, STEMS[kind_of_part(part)])
 
 
 def _file_faults(folder: Path, part: str) -> Iterator[str]:
@@ -139,7 +139,7 @@ def _shape_faults(folder: Path, part: str, config: Mapping[str, Any], once: Once
     stored: Shapes = {}
     for name in _files(folder, part):
         stored |= read_header(folder / part / name).shapes
-    wanted, ignored = expected_shapes(part, config, once)
+    wanted, ignored = expected_shapes(kind_of_part(part), config, once)
     if part == "text_encoder":  # an encoder may lie in a file with its decoder
         stored = {name: shape for name, shape in stored.items() if name in wanted}
         tied = TIED if TIED & stored.keys() else frozenset()

@@ -25,6 +25,9 @@ class ExtraAdapter(Params):
 
     path: Path = Field(description="a .safetensors file in diffusers format; others: kedro vibe import-adapter")
     weight: float = Field(1.0, description="any number: the update is multiplied by it")
+    expert: Literal["low", "high"] = Field(
+        "low", description="of a base of two experts, whose weights it changes: of low noise (transformer_2), or high"
+    )
     differences: bool = Field(
         False, description="fuse differences.safetensors beside the file too, as import-adapter --differences wrote it"
     )
@@ -36,7 +39,10 @@ class ExtraAdapter(Params):
 
 
 class OwnTransformer(Params):
-    """All weights of the transformer, in place of the base's: T3-Video's, another whole fine-tune."""
+    """All weights of the transformer, in place of the base's: T3-Video's, another whole fine-tune.
+
+    Of a base of two experts they stand for the low-noise one.
+    """
 
     path: Path = Field(
         description="a .safetensors file with diffusers' or Wan's names, or a folder of shards as diffusers writes it"
@@ -95,6 +101,9 @@ class ArmParams(Unfolded):
     )
     guidance_scale: Annotated[float, Field(ge=1)] = Field(
         5.0, description="classifier-free guidance of the second pass [C]; 1: none, and half the work"
+    )
+    guidance_scale_2: Annotated[float, Field(ge=1)] | None = Field(
+        None, description="the same of the low-noise expert, of a base of two; None: guidance_scale, as in diffusers"
     )
     guidance_interval: tuple[Fraction, Fraction] | None = Field(
         None, description="(low, high): noise levels that are guided, both ends included; None: all of them"

@@ -38,6 +38,9 @@ class GenerationParams(Params):
     native_guidance_scale: Annotated[float, Field(ge=1)] = Field(
         5.0, description="classifier-free guidance of the native pass [C]; 1: none, and half the work"
     )
+    native_guidance_scale_2: Annotated[float, Field(ge=1)] | None = Field(
+        None, description="the same of the low-noise expert, of a base of two; None: native_guidance_scale"
+    )
     native_scheduler: Literal["euler", "unipc"] = Field("euler", description="solver of the native pass")
     native_source: Literal["base", "truth"] = Field("base", description="truth: true renders, for paired measurements")
     batch_size: PositiveInt = Field(1, description="clips denoised together")

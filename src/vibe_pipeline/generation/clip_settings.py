@@ -11,11 +11,15 @@ from vibe_pipeline.diffusion.models import find_model, pick_device
 from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter, StageParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.generation.experts import expert_steps
 from vibe_pipeline.generation.stages import Sampling
 from vibe_pipeline.io.keys import file_sha256, folder_fingerprint, weights_fingerprint
 from vibe_pipeline.io.manifests import AdapterManifest
 
-LATER = ("bridge", "detail_transfer", "enlarge", "guidance_interval", "sharpen", "sr", "stages", "step_cache")
+LATER = (
+    "bridge", "detail_transfer", "enlarge", "guidance_interval", "guidance_scale_2", "sharpen", "sr", "stages",
+    "step_cache",
+)  # fmt: skip
 """Fields that came after the first clips were made."""
 
 
@@ -53,9 +57,7 @@ def arm_settings(
     if arm.sr is not None:
         left_out["sr"] = {"weights"}  # by content, wherever it lies
     if arm.extra_adapters:  # by content too
-        left_out["extra_adapters"] = {
-            i: {"path"} if extra.differences else {"path", "differences"} for i, extra in enumerate(arm.extra_adapters)
-        }
+        left_out["extra_adapters"] = {i: _off(extra) for i, extra in enumerate(arm.extra_adapters)}
     return (
         base_settings(model, generation)
         | own
@@ -68,6 +70,12 @@ def arm_settings(
             "flow_shift": model.flow_shift,
         }
     )
+
+
+def _off(extra: ExtraAdapter) -> set[str]:
+    """Fields of an adapter that are in no key: where it lies, and later ones that are off."""
+    later = {"differences": extra.differences, "expert": extra.expert == "high"}
+    return {"path"} | {name for name, on in later.items() if not on}
 
 
 def _contents(extra: ExtraAdapter) -> list[str]:
@@ -90,20 +98,24 @@ def arm_sampling(arm: ArmParams, model: ModelParams, strength: float) -> Samplin
         sigmas = bridge_schedule(arm.steps, arm.bridge.sigma, arm.bridge.form, arm.flow_shift or SHIFT)
     else:
         sigmas = sigma_schedule(arm.steps, arm.flow_shift or model.flow_shift, strength, arm.strength_mode)
-    return Sampling(sigmas, arm.scheduler, arm.guidance_scale, arm.guidance_interval)
+    return _sampling(sigmas, arm)
+
+
+def _sampling(sigmas: torch.Tensor, arm: ArmParams) -> Sampling:
+    return Sampling(sigmas, arm.scheduler, arm.guidance_scale, arm.guidance_interval, arm.guidance_scale_2)
 
 
 def stage_sampling(stage: StageParams, arm: ArmParams, model: ModelParams) -> Sampling:
     """Noise levels of a pass before a row's own; solver and guidance are the row's."""
     shift = stage.flow_shift or model.flow_shift
-    sigmas = sigma_schedule(stage.steps, shift, stage.strength, stage.strength_mode)
-    return Sampling(sigmas, arm.scheduler, arm.guidance_scale, arm.guidance_interval)
+    return _sampling(sigma_schedule(stage.steps, shift, stage.strength, stage.strength_mode), arm)
 
 
 def notes(model: ModelParams, sampling: Sampling) -> dict[str, Any]:
-    """What a clip's manifest repeats of its sampling, and the device."""
+    """What a clip's manifest repeats of its sampling, and the device; of two experts, the steps of each."""
     device = pick_device(model.device)
-    return {
+    steps = expert_steps(find_model(model.path), sampling.sigmas)
+    return ({"expert_steps": steps} if steps else {}) | {
         "sigmas": [round(float(s), 6) for s in sampling.sigmas],
         "sigma_start": float(sampling.sigmas[0]),
         "steps": len(sampling.sigmas) - 1,

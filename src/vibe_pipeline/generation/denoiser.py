@@ -1,7 +1,7 @@
 """Text encoder, VAE and transformer of one arm at work: from noise, or from an enlarged native clip."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,37 +9,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.bridge import bridge_start
 from vibe_pipeline.diffusion.flow import add_noise, seeded_noise
-from vibe_pipeline.diffusion.freeswim import FreeSwim, freeswim_predictor
+from vibe_pipeline.diffusion.freeswim import freeswim_predictor
 from vibe_pipeline.diffusion.lifetime import release
-from vibe_pipeline.diffusion.lora_differences import fused_differences
 from vibe_pipeline.diffusion.models import (
     decode_video,
     encode_video,
     find_model,
     latent_shape,
     limit_threads,
-    load_transformer,
     load_vae,
     pick_device,
-    token_grid,
     velocity_predictor,
 )
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.sampling import denoise, guided, resize_latents
-from vibe_pipeline.diffusion.step_cache import (
-    forget_steps,
-    in_context,
-    install_step_cache,
-    remove_step_cache,
-    step_cache_of,
-)
+from vibe_pipeline.diffusion.step_cache import in_context
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.clip_cache import Rows, Scale
+from vibe_pipeline.generation.experts import Equipment, Expert, Experts
 from vibe_pipeline.generation.first_frames import first_frame_pixels
 from vibe_pipeline.generation.native_latents import NativeLatents
 from vibe_pipeline.generation.stages import Attach, Sampling, Stage, attach_attention
@@ -62,7 +53,7 @@ class Denoiser:
         arm: Attention, extra adapters, weights of its own; None for the native pass.
         adapter: Manifest of the arm's adapter.
         stage1: Manifest of the stage-1 adapter to keep (an ablation).
-        attach: Gives the transformer the arm's attention; (denoiser, arm, native token grid).
+        attach: Gives a transformer the arm's attention; (expert, arm, native token grid).
         natives: Latents of enlarged native clips that all arms share; None: every clip is encoded here.
     """
 
@@ -86,41 +77,18 @@ class Denoiser:
         self.native, self.natives = Scale.of(model.native), natives
         self.device, self.dtype = pick_device(model.device), getattr(torch, model.dtype)
         home = torch.device("cpu") if model.offload else self.device
-        own = arm.transformer.path if arm is not None and arm.transformer is not None else None
-        self.transformer = load_transformer(self.checkpoint, home, self.dtype, own)
-        self.vae = load_vae(self.checkpoint, home, model.tile, getattr(torch, model.vae_dtype))
-        self.swim: FreeSwim | None = None
-        self.refresh_every: int | None = None
+        self.refresh_every = arm.refresh_every if arm is not None else None
         self.detail_transfer = arm.detail_transfer if arm is not None else None
         self.enlarge = arm.enlarge if arm is not None else None
         self.bridge = arm.bridge if arm is not None else None
-        self._fused = ExitStack()
-        try:
-            if stage1 is not None:
-                lora.fuse_adapter(self.transformer, stage1.path)
-            if adapter is not None:
-                lora.load_adapter(self.transformer, adapter.path, adapter.name)
-            if arm is not None:
-                for i, extra in enumerate(arm.extra_adapters):
-                    lora.load_adapter(self.transformer, extra.path, f"extra_{i}", extra.weight)
-                    if extra.differences:
-                        changed = fused_differences(self.transformer, extra.differences_path, extra.weight)
-                        self._fused.enter_context(changed)
-                (attach or attach_attention)(
-                    self, arm, token_grid(self.checkpoint, model.native.height, model.native.width)
-                )
-            self._hasten(model, arm)
-        except BaseException:
-            self.close()
-            raise
 
-    def _hasten(self, model: ModelParams, arm: ArmParams | None) -> None:
-        """A step cache, or compiled blocks: a cache's hooks decide in Python, which torch.compile cannot look into."""
-        cache = step_cache_of(arm.step_cache) if arm is not None else None
-        if cache is not None:
-            install_step_cache(self.transformer, cache)
-        elif model.compile:
-            self.transformer.compile_repeated_blocks()
+        equipment = Equipment(model=model, arm=arm, adapter=adapter, stage1=stage1, attach=attach or attach_attention)
+        self.experts = Experts(self.checkpoint, self.device, equipment, sampling.sigmas)
+        try:
+            self.vae = load_vae(self.checkpoint, home, model.tile, getattr(torch, model.vae_dtype))
+        except BaseException:
+            self.experts.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -130,9 +98,8 @@ class Denoiser:
 
     def close(self) -> None:
         """Free the models' memory: the next arm, or training, loads its own."""
-        self._fused.close()
-        remove_step_cache(self.transformer)
-        release(self.transformer, self.vae)
+        self.experts.close()
+        release(self.vae)
 
     def from_noise(self, rows: Rows, size: Scale) -> Tensor:
         """Text (and a first frame) to video from pure noise: pixels [B, 3, T, H, W]."""
@@ -163,6 +130,8 @@ class Denoiser:
         every other arm, and the first that of any clip from noise of its size, such as the native one.
         """
         latent: Tensor | None = None
+        for stage in stages:
+            self.experts.ensure(stage.sampling.sigmas)
         for index, stage in enumerate(stages):
             marked = [row | {"prompt": f"stage {index}\n{row['prompt']}"} for row in rows] if index else rows
             noise = self._noise(marked, stage.size)
@@ -206,39 +175,36 @@ class Denoiser:
 
     def _denoised(self, rows: Rows, size: Scale, start: Tensor, sampling: Sampling) -> Tensor:
         first_frame = self._first_frames(rows, size)
-        forget_steps(self.transformer)
         steps = len(sampling.sigmas) - 1
-        with (
-            self._on_device(self.transformer),
-            Progress[None](total=steps, desc=f"{size.height}x{size.width}") as bar,
-        ):
-            latent = denoise(
-                predict=self._predict(rows, first_frame is not None, sampling),
+
+        def predictor(expert: Expert) -> Predict:
+            return self._predict(expert, rows, first_frame is not None, sampling)
+
+        with self.experts.at_work(), Progress[None](total=steps, desc=f"{size.height}x{size.width}") as bar:
+            return denoise(
+                predict=self.experts.switching(predictor),
                 x=start.to(self.device),
                 sigmas=sampling.sigmas,
                 scheduler=sampling.scheduler,
                 on_step=bar.update,
                 first_frame=first_frame,
             )
-        forget_steps(self.transformer)
-        if self.swim is not None:
-            self.swim.stored.clear()
-        return latent
 
-    def _predict(self, rows: Rows, first_frame: bool, sampling: Sampling) -> Predict:
+    def _predict(self, expert: Expert, rows: Rows, first_frame: bool, sampling: Sampling) -> Predict:
         conditional = self.texts.load([r["prompt"] for r in rows])
         empty = self.texts.load([self.negative]).expand_as(conditional)
         one, other = (
             in_context(
-                self.transformer,
+                expert.transformer,
                 name,
-                velocity_predictor(self.transformer, t, self.checkpoint.expand_timesteps, self.dtype, first_frame),
+                velocity_predictor(expert.transformer, t, self.checkpoint.expand_timesteps, self.dtype, first_frame),
             )
             for name, t in (("conditional", conditional), ("unconditional", empty))
         )
-        scale, interval = sampling.guidance_scale, sampling.guidance_interval
-        if self.swim is not None:
-            return freeswim_predictor(self.swim, one, other, scale, self.refresh_every, interval)
+        first, interval = expert.part == self.checkpoint.experts[0], sampling.guidance_interval
+        scale = sampling.guidance_scale if first else sampling.low_noise_scale
+        if expert.swim is not None:
+            return freeswim_predictor(expert.swim, one, other, scale, self.refresh_every, interval)
         return guided(one, other, scale, interval)
 
     def _noise(self, rows: Rows, size: Scale) -> Tensor:

@@ -59,9 +59,14 @@ def _base_job(prompts: pd.DataFrame, model: ModelParams, params: GenerationParam
         params.native_guidance_scale,
         params.native_scheduler,
         model.flow_shift,
+        *([] if params.native_guidance_scale_2 is None else [params.native_guidance_scale_2]),
     ]
-    sigmas = sigma_schedule(params.native_steps, model.flow_shift)
-    sampling = Sampling(sigmas, params.native_scheduler, params.native_guidance_scale)
+    sampling = Sampling(
+        sigmas=sigma_schedule(params.native_steps, model.flow_shift),
+        scheduler=params.native_scheduler,
+        guidance_scale=params.native_guidance_scale,
+        guidance_scale_2=params.native_guidance_scale_2,
+    )
 
     @contextmanager
     def prepare() -> Iterator[Make]:

@@ -16,26 +16,36 @@ from vibe_pipeline.generation.clip_cache import Scale
 
 if TYPE_CHECKING:
     from vibe_pipeline.generation.denoiser import Denoiser
+    from vibe_pipeline.generation.experts import Expert
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a clip is denoised: noise levels [n + 1], solver, guidance scale, and between which levels it is applied."""
+    """How a clip is denoised: noise levels [n + 1], solver, guidance scale, and between which levels it is applied.
+
+    `guidance_scale_2` is the low-noise expert's of two; None: the same.
+    """
 
     sigmas: Tensor
     scheduler: Scheduler
     guidance_scale: float
     guidance_interval: Interval | None = None
+    guidance_scale_2: float | None = None
+
+    @property
+    def low_noise_scale(self) -> float:
+        """The guidance scale of the second of two experts."""
+        return self.guidance_scale if self.guidance_scale_2 is None else self.guidance_scale_2
 
 
-Attach = Callable[["Denoiser", ArmParams, tuple[int, int]], None]
+Attach = Callable[["Expert", ArmParams, tuple[int, int]], None]
 
 
-def attach_attention(denoiser: "Denoiser", arm: ArmParams | StageParams, native_grid: tuple[int, int]) -> None:
+def attach_attention(expert: "Expert", arm: ArmParams | StageParams, native_grid: tuple[int, int]) -> None:
     """A row's or a stage's attention and rotary positions, windows measured on the native token grid (H, W)."""
     rope = rope_of(arm.rope)
-    install_rope(denoiser.transformer, rope, native_grid)
-    install_gclf(denoiser.transformer, arm.attention, native_grid, rope=rope)
+    install_rope(expert.transformer, rope, native_grid)
+    install_gclf(expert.transformer, arm.attention, native_grid, rope=rope)
 
 
 @dataclass(frozen=True)
@@ -45,20 +55,22 @@ class Stage:
     Attributes:
         size: Of its clips.
         sampling: Noise levels, solver, guidance.
-        attach: Gives the transformer the stage's attention and positions; undone by that of the row.
+        attach: Gives a transformer the stage's attention and positions; undone by that of the row.
         restore: Gives it the row's again.
     """
 
     size: Scale
     sampling: Sampling
-    attach: Callable[["Denoiser"], None]
-    restore: Callable[["Denoiser"], None]
+    attach: Callable[["Expert"], None]
+    restore: Callable[["Expert"], None]
 
     @contextmanager
     def entered(self, denoiser: "Denoiser") -> Iterator[None]:
         """The stage's attention inside, the row's afterwards."""
-        self.attach(denoiser)
+        for expert in denoiser.experts:
+            self.attach(expert)
         try:
             yield
         finally:
-            self.restore(denoiser)
+            for expert in denoiser.experts:
+                self.restore(expert)

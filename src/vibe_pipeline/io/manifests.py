@@ -25,6 +25,7 @@ class AdapterManifest(BaseModel):
         seconds: That training took.
         reused: Whether an earlier run trained it.
         run_id: Of the MLflow run that holds its weights; empty where nothing is tracked.
+        part: Of the base that it changes; `transformer_2` is the low-noise expert of two. None: not known.
     """
 
     # What another version wrote beside these fields is passed over.
@@ -40,6 +41,7 @@ class AdapterManifest(BaseModel):
     seconds: float | None = None
     reused: bool = False
     run_id: str = ""
+    part: str | None = None
 
     @property
     def trained(self) -> bool:

@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from vibe_pipeline.diffusion.checkpoint import WanCheckpoint, find_model, latent_shape
+from vibe_pipeline.diffusion.support import experts_of
 from vibe_pipeline.diffusion.weights import on_meta
 from vibe_pipeline.experiment.model import ClipSize
 
@@ -24,7 +25,7 @@ Grid = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Architecture:
-    """Configurations of a model's parts, and where they were read."""
+    """Configurations of a model's parts, and where they were read; of two experts, the level where they change."""
 
     name: str
     source: str
@@ -32,6 +33,12 @@ class Architecture:
     transformer: Mapping[str, Any]
     vae: Mapping[str, Any]
     text_encoder: Mapping[str, Any]
+    boundary: float | None = None
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Its transformers, alike in size, high noise first; adapters belong to the last."""
+        return experts_of(self.boundary)
 
     def latent(self, size: ClipSize) -> tuple[int, int, int, int]:
         """(C, t, h, w) of a clip's latent."""
@@ -57,7 +64,7 @@ class Architecture:
 
     @cached_property
     def parameters(self) -> dict[str, int]:
-        """Parameters of each part."""
+        """Parameters of each part; of two experts, of either."""
         parts = {
             "transformer": self.build_transformer(),
             "vae": self.build_vae(),
@@ -87,6 +94,7 @@ def load_architecture(path_or_id: str) -> Architecture:
         names = {content["id"].lower(), content["id"].split("/")[-1].lower(), file.name.removesuffix(".json")}
         if {path_or_id.lower(), path_or_id.rstrip("/").split("/")[-1].lower()} & names:
             parts = {k: content[k] for k in ("expand_timesteps", "transformer", "vae", "text_encoder")}
+            parts["boundary"] = content.get("boundary_ratio")
             return Architecture(content["id"], "configuration kept in this package; the weights are not here", **parts)
         known[content["id"]] = file.name.removesuffix(".json")
     raise FileNotFoundError(f"model.path {path_or_id!r}: neither on disk nor one of {', '.join(sorted(known))}")
@@ -94,4 +102,5 @@ def load_architecture(path_or_id: str) -> Architecture:
 
 def _from_folder(model: WanCheckpoint) -> Architecture:
     parts = {part: model.config_of(part) for part in ("transformer", "vae", "text_encoder")}
-    return Architecture(model.name, f"configuration in {model.path}", model.expand_timesteps, **parts)
+    source = f"configuration in {model.path}"
+    return Architecture(model.name, source, model.expand_timesteps, **parts, boundary=model.boundary)

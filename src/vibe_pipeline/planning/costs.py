@@ -21,6 +21,7 @@ from vibe_pipeline.diffusion.flops import (
 )
 from vibe_pipeline.diffusion.precision import fuses_exactly
 from vibe_pipeline.diffusion.rope import rope_of
+from vibe_pipeline.diffusion.support import kind_of_part
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
@@ -112,7 +113,7 @@ class Costs:
     def weights(self, part: str) -> float:
         """Bytes of a part's weights on the device."""
         size = NUMBER_BYTES[self.model.vae_dtype] if part == "vae" else self.number_bytes
-        return float(self.parameters[part] * size)
+        return float(self.parameters[kind_of_part(part)] * size)
 
     def keys(self, size: ClipSize, attention: Counted) -> float:
         """Keys that a query of self-attention is compared with, on the average over the layers."""
@@ -128,10 +129,11 @@ class Costs:
         """A fused stage 1, where it stands beside weights that cannot take it up; else nothing."""
         return () if stage1 is None or fuses_exactly(self.model.dtype) else (stage1,)
 
-    def arm_adapters(self, arm: ArmParams, tables: Experiment) -> list[Adapter]:
-        """What stands beside the transformer's weights in an arm: its adapter, a stage 1 that is kept, the files."""
-        extras = [extra.path for extra in arm.extra_adapters]
-        if arm.adapter is None:
+    def arm_adapters(self, arm: ArmParams, tables: Experiment, part: str) -> list[Adapter]:
+        """What stands beside a transformer's weights in an arm: its adapter, a stage 1 that is kept, the files."""
+        last = part == self.architecture.experts[-1]
+        extras = [extra.path for extra in arm.extra_adapters if (extra.expert == "low") == last]
+        if arm.adapter is None or not last:
             return [*extras]
         row = tables.adapters[arm.adapter]
         return [row.lora, *self.beside(stage1_of(row, tables) if arm.keep_stage1 else None), *extras]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 from packaging.requirements import Requirement
 
 from vibe_pipeline.diffusion.foreign import HUB_ID
@@ -70,7 +71,7 @@ def examine(params: Mapping[str, Any], images: int | None = None, figures: Figur
     findings += _looked([*generation_checks(model, generation, arms), *scoring_checks(evaluation, folders)])
     findings += [Finding(f"arms.{name}", "optional", row["reason"], row["fix"]) for name, row in not_run.items()]
     if isinstance(plan, Plan):
-        findings += [_disk(plan, folders), _memory(model, plan)]
+        findings += [_disk(plan, folders), _memory(model, plan), *_main_memory(plan)]
     else:
         findings.append(Finding("plan", "missing", plan, "mend what it names, or set model.path to a known model"))
     scored = [*_vbench(evaluation, generation, folders), *_measures(evaluation, folders)]
@@ -172,6 +173,15 @@ def _memory(model: ModelParams, plan: Plan) -> Finding:
         "set gradient_checkpointing, a smaller micro_batch, model.offload or model.tile (`kedro vibe plan` shows each)"
     )
     return Finding("device", "ok" if there >= plan.peak_memory_gb else "missing", said, fix)
+
+
+def _main_memory(plan: Plan) -> Iterator[Finding]:
+    """Room for the one of two experts that is not at work, and for both while they change places."""
+    if plan.waiting_gb:
+        there, needed = psutil.virtual_memory().total / 1e9, 2 * plan.waiting_gb
+        said = f"{there:.0f} GB; two experts take {needed:.1f} GB while they change places"
+        fix = "take a machine with more main memory, or a base of one transformer"
+        yield Finding("main memory", "ok" if there >= needed else "missing", said, fix)
 
 
 def _vbench(evaluation: EvaluationParams, generation: GenerationParams, folders: Folders) -> Iterator[Finding]:

@@ -25,6 +25,7 @@ from vibe_pipeline.images.find import find_images
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
+from vibe_pipeline.planning.expert_loads import expert_notes, waiting
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
 from vibe_pipeline.planning.machine import THIS, Machine, this_machine
 from vibe_pipeline.planning.network_costs import network_cost
@@ -56,7 +57,10 @@ SPREADS = (2.0, 3.0, 4.0, 6.0)
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs, and what they were computed for; `measured` if the device's speed was."""
+    """The jobs, and what they were computed for; `measured` if the device's speed was.
+
+    `waiting_gb` is main memory that the one of two experts takes which is not at work.
+    """
 
     model: str
     architecture: str
@@ -69,6 +73,7 @@ class Plan:
     notes: tuple[str, ...]
     rows: tuple[PlanRow, ...]
     measured: bool = False
+    waiting_gb: float = 0.0
 
     @property
     def hours(self) -> float:
@@ -155,7 +160,8 @@ def make_plan(
     )
     own_bytes, own_notes = _own_transformers(tables, 2 * costs.parameters["transformer"])
     power = _power_notes(clips // len(generation.seeds), evaluation)
-    notes = (image_note, *clip_notes, *power, measure_note, *own_notes, *_arm_notes(costs, tables))
+    notes = (image_note, *expert_notes(costs, tables), *clip_notes, *power, measure_note, *own_notes)
+    notes += tuple(_arm_notes(costs, tables))
     return _described(costs, found.product if measured else device.lower(), own_bytes, notes, rows)
 
 
@@ -169,9 +175,9 @@ def _described(costs: Costs, device: str, own: float, notes: tuple[str, ...], ro
         notes: What the rows rest on.
         rows: The jobs.
     """
-    numbers = costs.parameters
+    numbers = costs.parameters | dict.fromkeys(costs.architecture.experts, costs.parameters["transformer"])
     # Weights as published: 16 bit but for the VAE.
-    weights = 2 * (numbers["transformer"] + numbers["text_encoder"]) + 4 * numbers["vae"] + own
+    weights = 2 * sum(count for part, count in numbers.items() if part != "vae") + 4 * numbers["vae"] + own
     return Plan(
         model=costs.architecture.name,
         architecture=costs.architecture.source,
@@ -184,6 +190,7 @@ def _described(costs: Costs, device: str, own: float, notes: tuple[str, ...], ro
         notes=notes,
         rows=rows,
         measured=isinstance(costs.device, Machine),
+        waiting_gb=waiting(costs) / 1e9,
     )
 
 

@@ -14,6 +14,7 @@ from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, stage1_of
 from vibe_pipeline.planning.crops import crop_tokens
+from vibe_pipeline.planning.expert_loads import expert_loads, native_passes, waiting_on_device
 from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.stills_filter import filtering_seconds, fitting_seconds
 from vibe_pipeline.planning.work import Work
@@ -178,8 +179,9 @@ def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRo
             work=costs.write(size, beside=0.0),
             disk=disk,
         )
-    passes = generation.native_steps * _passes(generation.native_guidance_scale)
-    work = costs.text() + costs.forward(size, FULL, compiled=costs.model.compile) * passes + costs.decode(size)
+    passes = native_passes(costs, generation)
+    forward = costs.forward(size, FULL, compiled=costs.model.compile)
+    work = costs.text() + forward * sum(passes.values()) + costs.decode(size)
     work += costs.write(size, beside=work.seconds)
     peak = _rendering_memory(costs, size, costs.forward_memory(size, generation.batch_size, FULL), 0.0, False)
     tokens = costs.keys(size, FULL)
@@ -189,7 +191,7 @@ def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRo
         label="Native clips, shared by all arms",
         unit="clip",
         count=clips,
-        once=costs.load("text_encoder", "transformer", "vae") + costs.compiling(size, FULL, costs.model.compile),
+        once=costs.load("text_encoder", *passes, "vae") + costs.compiling(size, FULL, costs.model.compile),
         tokens=tokens,
         keys_per_query=tokens,
         work=work,
@@ -223,9 +225,9 @@ def arm_row(
     costs: Costs, name: str, arm: ArmParams, tables: Experiment, generation: GenerationParams, clips: int
 ) -> PlanRow:
     """An arm's clips, by the workload of its method."""
-    size, method = costs.model.target, method_of(arm)
-    disk, levels = clips * _clip_bytes(size), method.levels(arm, costs.model.flow_shift)
-    load = method.workload(arm, len(levels), method.guided(arm, costs.model.flow_shift))
+    size = costs.model.target
+    disk, shares = clips * _clip_bytes(size), expert_loads(costs, arm, tables)
+    load = shares[-1].load
     work = costs.decode(size) * load.decodes
     if load.filtered:
         work += Work(parts={FILTER: filtering_seconds(size)})
@@ -243,15 +245,16 @@ def arm_row(
             peak=peak,
             disk=disk,
         )
-    adapters, compiled = costs.arm_adapters(arm, tables), costs.model.compile and arm.step_cache is None
-    for attention, times in load.forwards:
-        work += costs.forward(size, attention, adapters, compiled) * times
+    adapters, compiled = shares[-1].adapters, costs.model.compile and arm.step_cache is None
+    for share in shares:
+        for attention, times in share.load.forwards:
+            work += costs.forward(size, attention, share.adapters, compiled) * times
     for height, width, attention, times in load.earlier:
         smaller = size.model_copy(update={"height": height, "width": width})
         work += costs.forward(smaller, attention, adapters, compiled) * times
     tokens, keys = costs.keys(size, FULL), costs.keys(size, load.forwards[0][0])
-    extra = sum(map(costs.adapter_bytes, adapters))
-    extra += generation.batch_size * _passes(arm.guidance_scale) * costs.kept_in_attention(size, arm.attention)
+    extra = max(sum(map(costs.adapter_bytes, share.adapters)) for share in shares)
+    extra += generation.batch_size * (1 + (arm.guidance_scale > 1)) * costs.kept_in_attention(size, arm.attention)
     if load.keeps_cross_attention and not costs.model.offload:
         config = costs.architecture.transformer
         width = config["num_attention_heads"] * config["attention_head_dim"]
@@ -260,7 +263,8 @@ def arm_row(
     forward = max(costs.forward_memory(size, batch, attention, arm.rope) for attention, _ in load.forwards)
     peak = _rendering_memory(costs, size, forward, extra, load.encodes > 0)
     work += costs.write(size, beside=work.seconds)
-    once = costs.load("transformer", "vae") + costs.compiling(size, arm.attention, compiled)
+    read = [share.part for share in shares if share.works or load.earlier]
+    once = costs.load(*read, "vae") + costs.compiling(size, arm.attention, compiled)
     return PlanRow.of(
         once=once,
         group="arm",
@@ -285,12 +289,9 @@ def arm_rows(costs: Costs, tables: Experiment, generation: GenerationParams, cli
             raise ValueError(f"arms.{name}: {error}") from None
 
 
-def _passes(guidance_scale: float) -> int:
-    return 1 if guidance_scale == 1 else 2
-
-
 def _rendering_memory(costs: Costs, size: ClipSize, forward: float, extra: float, encodes: bool) -> float:
     """Text encoder alone; then transformer, whose forward takes `forward` bytes, and VAE together, or in turns."""
+    extra += waiting_on_device(costs)
     denoising = costs.weights("transformer") + extra + forward
     # Clips are decoded one at a time.
     working = max(costs.vae_memory(size, True), costs.vae_memory(size, False) if encodes else 0.0)

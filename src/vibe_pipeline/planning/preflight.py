@@ -39,7 +39,7 @@ from vibe_pipeline.io.named import require_folder, require_no_file
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.claims import check_claims, check_published
 from vibe_pipeline.planning.stills_filter import check_filter
-from vibe_pipeline.planning.training_checks import check_single_size, check_training
+from vibe_pipeline.planning.training_checks import check_levels, check_single_size, check_training
 from vibe_pipeline.planning.weight_files import extra_adapter, network, own_transformer
 from vibe_pipeline.vbench.prompts import INSTALL, clips_per_dimension
 
@@ -79,8 +79,9 @@ def weights_check(path_or_id: str, once: Once = made) -> Check:
 def generation_checks(
     model: ModelParams, generation: GenerationParams, arms: Mapping[str, ArmParams]
 ) -> Iterator[Check]:
-    """The prompts and every file that these arms name."""
+    """The prompts, what only a base of two experts has, and every file that these arms name."""
     prompts = cache(lambda: load_prompts(generation))
+    yield from expert_checks(model, generation, arms)
     ours = "set generation.prompts to vbench_subset or a file of prompts"
     yield Check("prompts", lambda: _prompts(prompts(), model), INSTALL if _needs_vbench(generation) else ours)
     yield from weight_checks(model, arms)
@@ -88,6 +89,24 @@ def generation_checks(
         if arm.path is not None:
             fix = "put the other system's clips there, one for each prompt and seed"
             yield Check(f"arms.{name}.path", lambda n=name, arm=arm: _external(n, arm, prompts, model), fix)
+
+
+def expert_checks(model: ModelParams, generation: GenerationParams, arms: Mapping[str, ArmParams]) -> Iterator[Check]:
+    """Fields that speak of the second of two experts, where any are set."""
+    fields = {"generation.native_guidance_scale_2": generation.native_guidance_scale_2 is not None}
+    for name, arm in arms.items():
+        fields[f"arms.{name}.guidance_scale_2"] = arm.guidance_scale_2 is not None
+        for i, extra in enumerate(arm.extra_adapters):
+            fields[f"arms.{name}.extra_adapters.{i}.expert"] = extra.expert == "high"
+    for field in (field for field, given in fields.items() if given):
+        yield Check(field, lambda field=field: _two_experts(model, field), f"leave {field} out")
+
+
+def _two_experts(model: ModelParams, field: str) -> str:
+    architecture = load_architecture(model.path)
+    if architecture.boundary is None:
+        raise ValueError(f"{field} speaks of a base of two experts, and {architecture.name} has one: leave it out")
+    return f"{architecture.name} has two experts, which change at sigma {architecture.boundary:g}"
 
 
 def weight_checks(model: ModelParams, arms: Mapping[str, ArmParams]) -> Iterator[Check]:
@@ -218,6 +237,8 @@ def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[st
         check_model(ModelParams(**params["model"]))
     if tags & {"data_processing", "relay_stage2"}:
         check_single_size(ModelParams(**params["model"]), DataParams(**params["data"]), tables)
+    if tags & {"relay_stage1", "relay_stage2"}:
+        check_levels(ModelParams(**params["model"]), tables)
     if {"generation", "vbench_eval"} <= tags:
         evaluation = EvaluationParams(**params["evaluation"])
         check_scoring(GenerationParams(**params["generation"]), evaluation)

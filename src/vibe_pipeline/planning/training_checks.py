@@ -1,11 +1,17 @@
-"""What preflight asks of a training: sizes that attention, crops and cells divide, and latents that will be made."""
+"""What preflight asks of a training: sizes that attention, crops and cells divide, latents, noise levels."""
 
 from vibe_pipeline.diffusion.checkpoint import WanCheckpoint, find_model, require_fitting_size
+from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.crop import CropParams
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
+from vibe_pipeline.experiment.training import TrainParams
 from vibe_pipeline.generation.attention_sizes import require_fitting_attention, require_fitting_buckets
+from vibe_pipeline.planning.expert_loads import level_share
+
+LEAST_SHARE = 0.05
+"""Of a training's noise levels must lie where its expert works: else the row means another one."""
 
 
 def check_training(data: DataParams, tables: Experiment) -> None:
@@ -22,6 +28,50 @@ def check_training(data: DataParams, tables: Experiment) -> None:
             )
         if data.buckets == "aspect":
             require_fitting_buckets(data.bucket_tokens, row.attention, f"adapters.{name}")
+
+
+def check_levels(model: ModelParams, tables: Experiment) -> None:
+    """Refuse a training of the low-noise expert at levels that it never sees; of a base of one, nothing.
+
+    Draws are taken below the boundary (`training.job.TrainingJob.below`), so what is left to refuse is a row whose
+    distribution lies above, and a bridge, whose way cannot be cut.
+
+    Raises:
+        ValueError: Names the row, the field and the boundary.
+    """
+    boundary = find_model(model.path).boundary
+    if boundary is None:
+        return
+    for table, rows in (("stage1", tables.stage1), ("adapters", tables.adapters)):
+        for name, row in rows.items():
+            if isinstance(row, AdapterParams) and row.bridge is not None:
+                _check_bridge(row, boundary, f"adapters.{name}")
+            else:
+                _check_share(row, boundary, f"{table}.{name}")
+
+
+def _check_share(row: TrainParams, boundary: float, name: str) -> None:
+    share = level_share(row, boundary)
+    if share < LEAST_SHARE:
+        raise ValueError(
+            f"{name}: {1 - share:.1%} of its noise levels (sigma_sampling {row.sigma_sampling}, sigma_shift "
+            f"{row.sigma_shift:g}) lie above the base's boundary_ratio {boundary:g}, and the low-noise expert, which "
+            "is trained, works below it: lower sigma_shift or logit_mean"
+        )
+
+
+def _check_bridge(row: AdapterParams, boundary: float, name: str) -> None:
+    """A bridge is learned whole, at the levels that it is named for, and at no other objective's."""
+    way_out = f"the base's low-noise expert, which is trained, works below boundary_ratio {boundary:g}"
+    if "literal" in row.bridges:
+        raise ValueError(f"{name}.objective: bridge_literal names levels up to 1, and {way_out}: use bridge")
+    if others := sorted(set(row.objective) - {"bridge"}):
+        raise ValueError(
+            f"{name}.objective: beside a bridge {others[0]} would be drawn up to sigma 1, and {way_out}: train each in "
+            "a row of its own"
+        )
+    if row.bridge is not None and (start := row.bridge.sigmas[1]) >= boundary:
+        raise ValueError(f"{name}.bridge: its way starts as high as sigma {start:.3g}, and {way_out}: start lower")
 
 
 def check_single_size(model: ModelParams, data: DataParams, tables: Experiment) -> None:

@@ -1,6 +1,6 @@
 """A run's parameters, catalog and images made small: as large in pixels, tokens and batches, but few of everything."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from vibe_pipeline.diffusion.flow import Levels, is_high_noise, noise_levels
 from vibe_pipeline.diffusion.models import find_model
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.data import DataParams
@@ -16,6 +17,7 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import TrainParams
+from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.images.cache import is_current
 from vibe_pipeline.io.files import read_json
 from vibe_pipeline.io.keys import file_sha256
@@ -33,20 +35,23 @@ def judged_alone(tables: Experiment) -> Experiment:
     raise ValueError(f"evaluation.reference_arm: {tables.reference_arm!r} is not a row of arms")
 
 
-def shortened(tables: Experiment) -> Experiment:
+def shortened(tables: Experiment, model: ModelParams) -> Experiment:
     """The tables with rows that take few steps; sizes, batches, attention and objectives stay."""
+    boundary = find_model(model.path).boundary
     return tables.model_copy(
         update={
             "stage1": {name: _short_training(row) for name, row in tables.stage1.items()},
             "adapters": {name: _short_training(row) for name, row in tables.adapters.items()},
-            "arms": {name: _short_arm(arm) for name, arm in tables.arms.items()},
+            "arms": {name: _short_arm(arm, model.flow_shift, boundary) for name, arm in tables.arms.items()},
         }
     )
 
 
-def few_native_steps(generation: GenerationParams) -> GenerationParams:
-    """One step of the native pass, or the solver's first two."""
-    steps = 2 if generation.native_scheduler == "unipc" else 1
+def few_native_steps(generation: GenerationParams, model: ModelParams) -> GenerationParams:
+    """One step of the native pass, or the solver's first two; of two experts, until the second is at work."""
+    boundary = find_model(model.path).boundary
+    least = 2 if generation.native_scheduler == "unipc" else 1
+    steps = _steps_to_low_noise(least, lambda steps: noise_levels(steps, model.flow_shift), boundary)
     return generation.model_copy(update={"native_steps": steps, "shard": None})
 
 
@@ -59,12 +64,24 @@ def _short_training(row: TrainParams) -> TrainParams:
     return row.model_copy(update=changes)
 
 
-def _short_arm(arm: ArmParams) -> ArmParams:
-    """One step from the arm's own start; two where the second differs from the first."""
-    steps = 2 if arm.scheduler == "unipc" or (arm.refresh_every or 1) > 1 else 1
-    few = {"steps": steps, "strength_mode": "all_steps"}
+def _short_arm(arm: ArmParams, shift: float, boundary: float | None) -> ArmParams:
+    """One step from the arm's own start, two where the second differs; of two experts, until the second is at work."""
+    few = {"steps": 2 if arm.scheduler == "unipc" or (arm.refresh_every or 1) > 1 else 1, "strength_mode": "all_steps"}
     stages = arm.stages and tuple(stage.model_copy(update=few) for stage in arm.stages)
-    return arm.model_copy(update=few | {"stages": stages})
+    short = arm.model_copy(update=few | {"stages": stages})
+
+    def levels(steps: int) -> Levels:
+        return method_of(arm).levels(short.model_copy(update={"steps": steps}), shift)
+
+    return short.model_copy(update={"steps": _steps_to_low_noise(short.steps, levels, boundary)})
+
+
+def _steps_to_low_noise(least: int, levels: Callable[[int], Levels], boundary: float | None) -> int:
+    """The fewest steps, `least` or more, of which one is the low-noise expert's: what was trained is in it alone."""
+    steps = least
+    while boundary is not None and is_high_noise(levels(steps)[-1], boundary):
+        steps += 1
+    return steps
 
 
 # What an entry of the catalog says of the place it was written for: the new one is this machine's own.

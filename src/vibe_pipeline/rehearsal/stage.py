@@ -242,12 +242,12 @@ def _set_up(params: Mapping[str, Any], tables: Experiment, catalog: Mapping[str,
     values |= {"params:not_run": params.get("not_run", {})}
     values["params:folders"] = folders.below(folder)
     model, making = values["params:model"], values["params:generation"]
-    short = shortened(tables)
+    short = shortened(tables, model)
     rows = {"stage1": short.stage1, "adapters": short.adapters, "arms": short.arms}
     values |= {f"params:{table}.{name}": row for table, own in rows.items() for name, row in own.items()}
     judged = judged_alone(short)
     values |= {"params:stage1": judged.stage1, "params:adapters": judged.adapters, "params:arms": judged.arms}
-    values["params:generation"] = few_native_steps(making)
+    values["params:generation"] = few_native_steps(making, model)
     own = DataCatalog.from_config(moved(catalog, folder))
     kept = current_latents(model, values["params:data"], catalog)
     batch = max([row.batch_size for row in (*tables.stage1.values(), *tables.adapters.values())], default=1)

@@ -47,7 +47,7 @@ def _description(model: Any, manifest: AdapterManifest) -> dict[str, Any]:
     """The file that the registry asks of a model; by hand, since MLflow's own writer imports all its flavours."""
     return {
         "artifact_path": f"models:/{model.model_id}",  # not its place, which changes with the project's
-        "flavors": {FLAVOUR: {"weights": manifest.path.name}},
+        "flavors": {FLAVOUR: {"weights": manifest.path.name} | ({"part": manifest.part} if manifest.part else {})},
         "mlflow_version": version("mlflow"),
         "model_id": model.model_id,
         "run_id": model.source_run_id,

@@ -123,6 +123,7 @@ class TrainingJob:
         held_out: Those of the held-out loss, every `validate_every` steps and at the end.
         loss: Which of the latents, and how they are learned.
         fused: A stage-1 adapter to merge into the base first.
+        boundary: Of a base of two experts, the level below which the one in training works; see `below`.
         on_validate: Called on process 0 every `validate_every` steps, with the averaged adapter where there is one;
             must be picklable where there are several processes.
     """
@@ -137,12 +138,22 @@ class TrainingJob:
     held_out: LatentCache | None
     loss: StageLoss
     fused: Path | None = None
+    boundary: float | None = None
     on_validate: OnValidate | None = None
 
     @property
     def dtype(self) -> torch.dtype:
         """What the transformer computes in, where nothing is autocast."""
         return getattr(torch, self.model.dtype)
+
+    @property
+    def below(self) -> float | None:
+        """The level that training levels are drawn below; None: all are.
+
+        Of two experts the one of low noise is trained, and never sees higher levels. What is drawn for a bridge is the
+        share of its way, all of which is learned.
+        """
+        return None if self.loss.bridge is not None else self.boundary
 
     def chunk(self, processes: int) -> int:
         """Images per forward of one process."""
@@ -208,6 +219,7 @@ def draw_batch(job: TrainingJob, group: Group, step: int, indices: list[int]) ->
         generator=generator,
         mean=row.logit_mean,
         std=row.logit_std,
+        below=job.below,
     )
     drawn = job.loss.draws(len(indices), generator, job.images.draws, shape)
     first, end = group.bounds(len(indices))

@@ -95,9 +95,11 @@ def _crop(model: ModelParams, row: AdapterParams) -> TokenCrop | None:
 
 def _ground(cache: Mapping[str, Any], model: ModelParams) -> dict[str, Any]:
     """Fields of a job that both stages fill in alike."""
+    checkpoint = find_model(model.path)
     return {
         "model": model,
-        "expand_timesteps": find_model(model.path).expand_timesteps,
+        "expand_timesteps": checkpoint.expand_timesteps,
+        "boundary": checkpoint.boundary,
         "images": LatentCache(cache),
         "held_out": LatentCache(cache, held_out=True),
     }
@@ -209,6 +211,7 @@ def _publish(job: TrainingJob, transformer: WanTransformer3DModel, records: pd.D
         final_loss=float(records["loss"].iloc[-1]),
         held_out_loss=held_out,
         seconds=float(records["seconds"].sum()),
+        part=find_model(job.model.path).experts[-1],
     )
     write_json(job.folder / MANIFEST, manifest.model_dump(mode="json"))
     remove_checkpoints(job.folder)

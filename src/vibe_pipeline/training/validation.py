@@ -9,11 +9,12 @@ from vibe_pipeline.training.distributed import Group
 from vibe_pipeline.training.job import TrainingJob, read_parts
 
 SIGMAS = (0.2, 0.4, 0.6, 0.8)
+"""Noise levels, as shares of those that the training learns."""
 
 
 @torch.no_grad()
 def held_out_loss(job: TrainingJob, transformer: WanTransformer3DModel, group: Group) -> float:
-    """The job's loss on its held-out images, unweighted, the mean over images and `SIGMAS`.
+    """The job's loss on its held-out images, unweighted, the mean over images and levels (`SIGMAS` of its range).
 
     Chunks of a micro-batch are shared out among the processes, all of which must call this and get the same number.
     What is random is drawn for each bucket at once: chunks and processes do not change it.
@@ -48,5 +49,6 @@ def _chunk_loss(
     batch = {name: value.to(device) for name, value in parts.items()}
     predict = velocity_predictor(transformer, job.held_out.batch("text", indices), job.expand_timesteps, job.dtype)
     noise, ones = noise.to(device), torch.ones(len(indices), device=device)
-    values = [float(job.loss(predict, batch, noise, ones * s, ones)["loss"]) for s in SIGMAS]
+    levels = [s * (job.below or 1.0) for s in SIGMAS]
+    values = [float(job.loss(predict, batch, noise, ones * s, ones)["loss"]) for s in levels]
     return len(indices) * sum(values) / len(values)

@@ -6,6 +6,7 @@ where clips are made.
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -27,6 +28,7 @@ from vibe_pipeline.io.manifests import AdapterManifest, FilterManifest
 
 if TYPE_CHECKING:
     from vibe_pipeline.generation.denoiser import Denoiser
+    from vibe_pipeline.generation.experts import Expert
 
 Bound = Literal["floor", "ceiling"]
 
@@ -138,9 +140,9 @@ class Method:
         """Noise levels of the row's own pass for the plan, all but the 0 at its end; `shift` is the model's."""
         return noise_levels(arm.steps, arm.flow_shift or shift, self.strength(arm), arm.strength_mode)
 
-    def guided(self, arm: ArmParams, shift: float) -> int:
-        """Evaluations of the row's own pass that are guided, likewise."""
-        asked = evaluated(self.levels(arm, shift), midpoint=arm.scheduler == "midpoint")
+    def guided(self, arm: ArmParams, levels: Levels) -> int:
+        """Evaluations of a pass at these levels that are guided."""
+        asked = evaluated(levels, midpoint=arm.scheduler == "midpoint")
         return sum(guides(sigma, arm.guidance_scale, arm.guidance_interval) for sigma in asked)
 
     def prepare(self, job: ArmJob) -> AbstractContextManager[Make]:
@@ -219,7 +221,7 @@ class DenoisingMethod(Method):
             "UniPC": arm.scheduler == "unipc",
             "midpoint": arm.scheduler == "midpoint",
             f"flow shift {arm.flow_shift or 0:g}": arm.flow_shift is not None,
-            _guidance(arm): arm.guidance_scale != 1,
+            _guidance(arm): arm.guidance_scale != 1 or arm.guidance_scale_2 is not None,
             cache.words() if cache else "": cache is not None,
             f"{arm.detail_transfer or 0:g} of the change added to the enlarged clip": arm.detail_transfer is not None,
         }
@@ -251,15 +253,15 @@ class DenoisingMethod(Method):
             arm=job.arm,
             adapter=job.adapter,
             stage1=job.stage1,
-            attach=self.attach,
+            attach=partial(self.attach, offload=job.model.offload),
             natives=NativeLatents.of(job.model, job.root),
         )
 
-    def attach(self, denoiser: "Denoiser", arm: ArmParams, native_grid: tuple[int, int]) -> None:
-        """Give the transformer the row's attention; `native_grid` is (H, W) in tokens."""
+    def attach(self, expert: "Expert", arm: ArmParams, native_grid: tuple[int, int], offload: bool) -> None:
+        """Give a transformer the row's attention; `native_grid` is (H, W) in tokens, `offload` the model's."""
         from vibe_pipeline.generation.stages import attach_attention
 
-        attach_attention(denoiser, arm, native_grid)
+        attach_attention(expert, arm, native_grid)
 
     def workload(self, arm: ArmParams, steps: int, guided: int | None = None) -> Workload:
         """The row's attention in every pass; a second pass encodes first, and once more decodes for the transfer."""
@@ -270,6 +272,7 @@ class DenoisingMethod(Method):
 
 
 def _guidance(arm: ArmParams) -> str:
-    """Scale and interval, for the report."""
+    """Scale, that of low noise, and interval, for the report."""
+    low = "" if arm.guidance_scale_2 is None else f", {arm.guidance_scale_2:g} of the low-noise expert"
     where = "" if arm.guidance_interval is None else " at sigma {:g} to {:g}".format(*arm.guidance_interval)
-    return f"guidance {arm.guidance_scale:g}{where}"
+    return f"guidance {arm.guidance_scale:g}{low}{where}"

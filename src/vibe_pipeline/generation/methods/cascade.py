@@ -15,7 +15,7 @@ from vibe_pipeline.generation.methods.base import ArmJob, DenoisingMethod, Workl
 from vibe_pipeline.generation.methods.forwards import forwards_of, require_whole_steps
 
 if TYPE_CHECKING:
-    from vibe_pipeline.generation.denoiser import Denoiser
+    from vibe_pipeline.generation.experts import Expert
     from vibe_pipeline.generation.stages import Stage
 
 
@@ -69,14 +69,14 @@ class Cascade(DenoisingMethod):
 
         native = token_grid(find_model(job.model.path), job.model.native.height, job.model.native.width)
 
-        def attach(params: ArmParams | StageParams, denoiser: "Denoiser") -> None:
-            attach_attention(denoiser, params, native)
+        def attach(params: ArmParams | StageParams, expert: "Expert") -> None:
+            attach_attention(expert, params, native)
 
         return Stage(
             size=Scale(stage.height, stage.width, job.size.frames, job.size.fps),
             sampling=stage_sampling(stage, job.arm, job.model),
-            attach=lambda denoiser: attach(stage, denoiser),
-            restore=lambda denoiser: attach(job.arm, denoiser),
+            attach=lambda expert: attach(stage, expert),
+            restore=lambda expert: attach(job.arm, expert),
         )
 
     def workload(self, arm: ArmParams, steps: int, guided: int | None = None) -> Workload:

@@ -12,7 +12,7 @@ from vibe_pipeline.generation.methods.forwards import passes
 from vibe_pipeline.generation.methods.refine import Refine
 
 if TYPE_CHECKING:
-    from vibe_pipeline.generation.denoiser import Denoiser
+    from vibe_pipeline.generation.experts import Expert
 
 
 class FreeSwim(Refine):
@@ -33,17 +33,16 @@ class FreeSwim(Refine):
         if rope_of(arm.rope).relative:
             raise ValueError("freeswim's two paths have the same positions: rope.kind is 'ar'; use another")
 
-    def attach(self, denoiser: "Denoiser", arm: ArmParams, native_grid: tuple[int, int]) -> None:
+    def attach(self, expert: "Expert", arm: ArmParams, native_grid: tuple[int, int], offload: bool) -> None:
         """Both paths; what the full one keeps for later steps stays in main memory where models take turns."""
         import torch
 
         from vibe_pipeline.diffusion.freeswim import install_freeswim
         from vibe_pipeline.diffusion.rope import install_rope
 
-        store = torch.device("cpu") if denoiser.offload else None
-        install_rope(denoiser.transformer, rope_of(arm.rope), native_grid)
-        denoiser.swim = install_freeswim(denoiser.transformer, arm.attention, native_grid, store)
-        denoiser.refresh_every = arm.refresh_every
+        store = torch.device("cpu") if offload else None
+        install_rope(expert.transformer, rope_of(arm.rope), native_grid)
+        expert.swim = install_freeswim(expert.transformer, arm.attention, native_grid, store)
 
     def said(self, arm: ArmParams) -> dict[str, bool]:
         """The name."""

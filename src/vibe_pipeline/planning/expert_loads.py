@@ -1,0 +1,94 @@
+"""What of an arm's clip each transformer of the base computes: all of it, or its share of two experts' levels."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from vibe_pipeline.diffusion.flow import Levels, is_high_noise, noise_levels, share_below
+from vibe_pipeline.diffusion.support import HIGH_NOISE
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.tables import Experiment
+from vibe_pipeline.experiment.training import TrainParams
+from vibe_pipeline.generation.methods import method_of
+from vibe_pipeline.generation.methods.base import Workload
+from vibe_pipeline.planning.costs import Adapter, Costs
+from vibe_pipeline.planning.machine import Machine
+
+
+@dataclass(frozen=True)
+class ExpertLoad:
+    """One transformer's share.
+
+    Attributes:
+        part: Of the model.
+        adapters: Beside its weights.
+        load: At the levels that are its own; what is no forward is that of the whole clip.
+    """
+
+    part: str
+    adapters: Sequence[Adapter]
+    load: Workload
+
+    @property
+    def works(self) -> bool:
+        """Whether it is asked for at all."""
+        return any(times for _, times in self.load.forwards)
+
+
+def expert_loads(costs: Costs, arm: ArmParams, tables: Experiment) -> list[ExpertLoad]:
+    """Of an arm, high noise first. Stages before the row's own pass are counted as the last one's."""
+    method, found = method_of(arm), []
+    levels, experts = method.levels(arm, costs.model.flow_shift), costs.architecture.experts
+    for part, own in zip(experts, split(levels, costs.architecture.boundary), strict=True):
+        scale = arm.guidance_scale if part == experts[0] or arm.guidance_scale_2 is None else arm.guidance_scale_2
+        row = arm.model_copy(update={"guidance_scale": scale})
+        load = method.workload(row, len(own), method.guided(row, own))
+        found.append(ExpertLoad(part, costs.arm_adapters(arm, tables, part), load))
+    return found
+
+
+def native_passes(costs: Costs, generation: GenerationParams) -> dict[str, int]:
+    """Forwards of a native clip by each transformer."""
+    levels = noise_levels(generation.native_steps, costs.model.flow_shift)
+    one, two = generation.native_guidance_scale, generation.native_guidance_scale_2
+    scales = (one, one if two is None else two)
+    shares = zip(costs.architecture.experts, split(levels, costs.architecture.boundary), scales, strict=False)
+    return {part: len(own) * (1 if scale == 1 else 2) for part, own, scale in shares}
+
+
+def split(levels: Levels, boundary: float | None) -> list[Levels]:
+    """Levels of each transformer, high noise first; with one, all of them."""
+    if boundary is None:
+        return [levels]
+    return [tuple(s for s in levels if is_high_noise(s, boundary) == high) for high in (True, False)]
+
+
+def waiting(costs: Costs) -> float:
+    """Bytes of the expert that is not at work, which waits in main memory; 0 where there is one alone."""
+    return 0.0 if costs.architecture.boundary is None else costs.weights(HIGH_NOISE)
+
+
+def waiting_on_device(costs: Costs) -> float:
+    """The same, where the device's memory is the main memory."""
+    return waiting(costs) if isinstance(costs.device, Machine) else 0.0
+
+
+def expert_notes(costs: Costs, tables: Experiment) -> Iterator[str]:
+    """What a plan of two experts rests on; nothing where there is one."""
+    boundary, rows = costs.architecture.boundary, (*tables.stage1.values(), *tables.adapters.values())
+    if boundary is None:
+        return
+    yield (
+        f"two experts: from sigma {boundary:g} transformer is at work, below it transformer_2, which adapters belong "
+        f"to; one is on the device at a time, the other, {waiting(costs) / 1e9:.1f} GB, in main memory. Not counted: "
+        "how they change places, once a pass"
+    )
+    shares = {level_share(row, boundary) for row in rows if not getattr(row, "bridge", None)}
+    if shares:
+        said = " and ".join(f"{share:.0%}" for share in sorted(shares))
+        yield f"trainings draw noise levels below sigma {boundary:g} alone, where {said} of all their draws would lie"
+
+
+def level_share(row: TrainParams, boundary: float) -> float:
+    """Share of a training's noise levels that lie below a boundary, if all were drawn."""
+    return share_below(row.sigma_sampling, row.sigma_shift, boundary, row.logit_mean, row.logit_std)
