@@ -254,7 +254,7 @@ def arm_row(
         work += costs.forward(smaller, attention, adapters, compiled) * times
     tokens, keys = costs.keys(size, FULL), costs.keys(size, load.forwards[0][0])
     extra = max(sum(map(costs.adapter_bytes, share.adapters)) for share in shares)
-    extra += generation.batch_size * (1 + (arm.guidance_scale > 1)) * costs.kept_in_attention(size, arm.attention)
+    extra += generation.batch_size * (1 + (arm.guidance_scale != 1)) * costs.kept_in_attention(size, arm.attention)
     if load.keeps_cross_attention and not costs.model.offload:
         config = costs.architecture.transformer
         width = config["num_attention_heads"] * config["attention_head_dim"]
