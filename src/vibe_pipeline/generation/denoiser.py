@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.bridge import bridge_start
-from vibe_pipeline.diffusion.flow import add_noise, seeded_noise
+from vibe_pipeline.diffusion.chunks import chunked
+from vibe_pipeline.diffusion.flow import add_noise, seeded_generator, seeded_noise
 from vibe_pipeline.diffusion.freeswim import FreeSwim, freeswim_predictor
 from vibe_pipeline.diffusion.lifetime import release
 from vibe_pipeline.diffusion.lora_differences import fused_differences
@@ -28,6 +30,7 @@ from vibe_pipeline.diffusion.models import (
     velocity_predictor,
 )
 from vibe_pipeline.diffusion.objectives import Predict
+from vibe_pipeline.diffusion.regions import Regions, install_regions
 from vibe_pipeline.diffusion.sampling import denoise, guided, resize_latents
 from vibe_pipeline.diffusion.step_cache import (
     forget_steps,
@@ -94,6 +97,8 @@ class Denoiser:
         self.detail_transfer = arm.detail_transfer if arm is not None else None
         self.enlarge = arm.enlarge if arm is not None else None
         self.bridge = arm.bridge if arm is not None else None
+        self.long = arm.long if arm is not None else None
+        self.regions: Regions | None = None
         self._fused = ExitStack()
         try:
             if stage1 is not None:
@@ -115,9 +120,12 @@ class Denoiser:
             raise
 
     def _hasten(self, model: ModelParams, arm: ArmParams | None) -> None:
-        """A step cache, or compiled blocks: a cache's hooks decide in Python, which torch.compile cannot look into."""
+        """What leaves out work, or compiled blocks: hooks decide in Python, which torch.compile cannot look into."""
         cache = step_cache_of(arm.step_cache) if arm is not None else None
-        if cache is not None:
+        if arm is not None and arm.region_adaptive is not None:
+            native = token_grid(self.checkpoint, model.native.height, model.native.width)
+            self.regions = install_regions(self.transformer, arm.region_adaptive.schedule, arm.attention, native)
+        elif cache is not None:
             install_step_cache(self.transformer, cache)
         elif model.compile:
             self.transformer.compile_repeated_blocks()
@@ -131,6 +139,8 @@ class Denoiser:
     def close(self) -> None:
         """Free the models' memory: the next arm, or training, loads its own."""
         self._fused.close()
+        if self.regions is not None:
+            self.regions.detach()
         remove_step_cache(self.transformer)
         release(self.transformer, self.vae)
 
@@ -208,12 +218,14 @@ class Denoiser:
         first_frame = self._first_frames(rows, size)
         forget_steps(self.transformer)
         steps = len(sampling.sigmas) - 1
+        if self.regions is not None:
+            self.regions.begin(steps)
         with (
             self._on_device(self.transformer),
             Progress[None](total=steps, desc=f"{size.height}x{size.width}") as bar,
         ):
             latent = denoise(
-                predict=self._predict(rows, first_frame is not None, sampling),
+                predict=self._whole(rows, first_frame is not None, sampling, start.shape[2]),
                 x=start.to(self.device),
                 sigmas=sampling.sigmas,
                 scheduler=sampling.scheduler,
@@ -222,14 +234,25 @@ class Denoiser:
             )
         if self.swim is not None:
             self.swim.stored.clear()
+        if self.regions is not None:
+            self.regions.begin(0)  # the VAE has need of the memory
         return latent
+
+    def _whole(self, rows: Rows, first_frame: bool, sampling: Sampling, frames: int) -> Predict:
+        """The velocity of clips of so many latent frames, at once or in chunks."""
+        one = self._predict(rows, first_frame, sampling)
+        if self.long is None:
+            return one
+        later = self._predict(rows, False, sampling) if first_frame else one
+        draws = [seeded_generator(f"cuts\n{row['prompt']}", row["seed"]) for row in rows]
+        return chunked(one, later, self.long.chunks(frames, self.native.frames), self.long.blend, draws)
 
     def _predict(self, rows: Rows, first_frame: bool, sampling: Sampling) -> Predict:
         conditional = self.texts.load([r["prompt"] for r in rows])
         empty = self.texts.load([self.negative]).expand_as(conditional)
+        within = partial(in_context, self.transformer) if self.regions is None else self.regions.within
         one, other = (
-            in_context(
-                self.transformer,
+            within(
                 name,
                 velocity_predictor(self.transformer, t, self.checkpoint.expand_timesteps, self.dtype, first_frame),
             )
@@ -238,7 +261,8 @@ class Denoiser:
         scale, interval = sampling.guidance_scale, sampling.guidance_interval
         if self.swim is not None:
             return freeswim_predictor(self.swim, one, other, scale, self.refresh_every, interval)
-        return guided(one, other, scale, interval)
+        predict = guided(one, other, scale, interval)
+        return predict if self.regions is None else self.regions.stepping(predict)
 
     def _noise(self, rows: Rows, size: Scale) -> Tensor:
         shape = latent_shape(dict(self.vae.config), size.height, size.width, size.frames)

@@ -11,8 +11,9 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
-from vibe_pipeline.generation.methods import method_of
-from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, stage1_of
+from vibe_pipeline.generation.attention_sizes import chunk_size
+from vibe_pipeline.generation.methods import Workload, method_of
+from vibe_pipeline.planning.costs import CONTEXT_BYTES, Adapter, Costs, stage1_of
 from vibe_pipeline.planning.crops import crop_tokens
 from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.stills_filter import filtering_seconds, fitting_seconds
@@ -243,23 +244,23 @@ def arm_row(
             peak=peak,
             disk=disk,
         )
-    adapters, compiled = costs.arm_adapters(arm, tables), costs.model.compile and arm.step_cache is None
-    for attention, times in load.forwards:
-        work += costs.forward(size, attention, adapters, compiled) * times
-    for height, width, attention, times in load.earlier:
-        smaller = size.model_copy(update={"height": height, "width": width})
-        work += costs.forward(smaller, attention, adapters, compiled) * times
-    tokens, keys = costs.keys(size, FULL), costs.keys(size, arm.attention)
+    adapters = costs.arm_adapters(arm, tables)
+    compiled = costs.model.compile and arm.step_cache is None and arm.region_adaptive is None
+    seen = chunk_size(arm, size, costs.model.native.frames)
+    work += _denoising(costs, arm, load, adapters, compiled)
+    tokens, keys = costs.keys(seen, FULL), costs.keys(seen, arm.attention)
     extra = sum(map(costs.adapter_bytes, adapters))
     if load.keeps_cross_attention and not costs.model.offload:
         config = costs.architecture.transformer
         width = config["num_attention_heads"] * config["attention_head_dim"]
         extra += generation.batch_size * config["num_layers"] * tokens * width * costs.number_bytes
     batch = generation.batch_size * load.copies
-    forward = max(costs.forward_memory(size, batch, attention, arm.rope) for attention, _ in load.forwards)
+    forward = max(costs.forward_memory(seen, batch, attention, arm.rope) for attention, _ in load.forwards)
+    if method.partial(arm, costs.model.flow_shift):  # freed before the VAE is at work
+        forward += costs.kept_memory(size, batch, _passes(arm.guidance_scale))
     peak = _rendering_memory(costs, size, forward, extra, load.encodes > 0)
     work += costs.write(size, beside=work.seconds)
-    once = costs.load("transformer", "vae") + costs.compiling(size, arm.attention, compiled)
+    once = costs.load("transformer", "vae") + costs.compiling(seen, arm.attention, compiled)
     return PlanRow.of(
         once=once,
         group="arm",
@@ -273,6 +274,22 @@ def arm_row(
         peak=peak,
         disk=disk,
     )
+
+
+def _denoising(costs: Costs, arm: ArmParams, load: Workload, adapters: list[Adapter], compiled: bool) -> Work:
+    """Every forward of one clip: of whole clips or of their chunks, some with the active tokens alone."""
+    size, native, work = costs.model.target, costs.model.native.frames, Work()
+    chunks = 1 if arm.long is None else arm.long.seen(size.frames, native)[0]
+    seen = chunk_size(arm, size, native)
+    partial = method_of(arm).partial(arm, costs.model.flow_shift)
+    for attention, times in load.forwards:
+        work += costs.forward(seen, attention, adapters, compiled) * (chunks * times - partial)
+        if arm.region_adaptive is not None:
+            work += costs.forward(seen, attention, adapters, compiled, arm.region_adaptive.schedule) * partial
+    for height, width, attention, times in load.earlier:
+        smaller = size.model_copy(update={"height": height, "width": width})
+        work += costs.forward(smaller, attention, adapters, compiled) * times
+    return work
 
 
 def arm_rows(costs: Costs, tables: Experiment, generation: GenerationParams, clips: int) -> Iterator[PlanRow]:

@@ -10,6 +10,7 @@ order. Both are settled by hooks on four small submodules, none of which is insi
 """
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,6 +56,7 @@ class GclfInstallation:
             them again in the backward pass, so finish one grid's backward before another grid's forward.
         scale: of the running forward's scores; None: 1 / sqrt(head dim).
         rotates: plans get q and k before RoPE, and its tables.
+        attends: what attends in place of a plan, with it, the layer, q, k, v and scale; see `diffusion.regions`.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class GclfInstallation:
         self.rotates = self.kind.rotates or rope is not None
         self.plans: tuple[AttentionPlan, ...] = ()
         self.scale: float | None = None
+        self.attends: Callable[..., Tensor] | None = None
         self._said_scale, self._head_dim = settings.scale, transformer.config.attention_head_dim
         self._native, self._backend = native, backend
         self._order: Order | None = None

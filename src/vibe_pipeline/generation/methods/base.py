@@ -13,6 +13,7 @@ import pandas as pd
 
 from vibe_pipeline.diffusion.attention import attention_words, kind_of, require_windowed
 from vibe_pipeline.diffusion.flow import Levels, evaluated, guides, noise_levels
+from vibe_pipeline.diffusion.regions import require_selective
 from vibe_pipeline.diffusion.rope import rope_of
 from vibe_pipeline.diffusion.step_cache import StepCache, step_cache_of
 from vibe_pipeline.experiment.arms import ArmParams
@@ -143,6 +144,14 @@ class Method:
         asked = evaluated(self.levels(arm, shift), midpoint=arm.scheduler == "midpoint")
         return sum(guides(sigma, arm.guidance_scale, arm.guidance_interval) for sigma in asked)
 
+    def partial(self, arm: ArmParams, shift: float) -> int:
+        """Forwards of the row's own pass that run the active tokens of `region_adaptive` alone, likewise."""
+        if arm.region_adaptive is None:
+            return 0
+        levels, schedule = self.levels(arm, shift), arm.region_adaptive.schedule
+        free = [guides(sigma, arm.guidance_scale, arm.guidance_interval) for sigma in levels]
+        return schedule.partial_forwards([True] * len(levels)) + schedule.partial_forwards(free)
+
     def prepare(self, job: ArmJob) -> AbstractContextManager[Make]:
         """Load what is needed and give the function from rows of prompts to their clips; see `clip_cache.Make`.
 
@@ -190,11 +199,14 @@ class DenoisingMethod(Method):
     runs_transformer = True
 
     def check(self, arm: ArmParams) -> None:
-        """A truncated schedule leaves a step, positions by tiles need windows, and a cache counts whole steps."""
+        """A truncated schedule leaves a step, positions by tiles need windows, and what counts steps is alone."""
         if rope_of(arm.rope).relative:
             require_windowed(kind_of(arm.attention))
         if arm.scheduler == "midpoint" and arm.step_cache is not None:
             raise ValueError("scheduler midpoint evaluates between the steps that step_cache counts: leave one out")
+        _check_regions(arm)
+        if arm.long is not None and arm.step_cache is not None:
+            raise ValueError("long predicts each chunk of a step, and step_cache would mix them: leave one out")
         if arm.strength_mode == "truncated" and int(self.strength(arm) * arm.steps) < 1:
             raise ValueError(
                 f"strength_mode truncated: strength {arm.strength} of {arm.steps} steps leaves none: raise either"
@@ -220,6 +232,8 @@ class DenoisingMethod(Method):
             f"flow shift {arm.flow_shift or 0:g}": arm.flow_shift is not None,
             _guidance(arm): arm.guidance_scale != 1,
             cache.words() if cache else "": cache is not None,
+            arm.region_adaptive.words() if arm.region_adaptive else "": arm.region_adaptive is not None,
+            arm.long.words() if arm.long else "": arm.long is not None,
             f"{arm.detail_transfer or 0:g} of the change added to the enlarged clip": arm.detail_transfer is not None,
         }
         return " · ".join(part for part, applies in parts.items() if applies)
@@ -278,6 +292,21 @@ def passes(arm: ArmParams, steps: int, guided: int | None = None) -> int:
     cache, evaluated = step_cache_of(arm.step_cache) or StepCache(), steps * (2 if arm.scheduler == "midpoint" else 1)
     free = 0 if arm.guidance_scale == 1 else evaluated if guided is None else guided
     return cache.computed(evaluated) + cache.computed(free)
+
+
+def _check_regions(arm: ArmParams) -> None:
+    """What counts steps or leaves out work itself, and attention that has to see all queries, refuse RAS."""
+    if arm.region_adaptive is None:
+        return
+    if arm.step_cache is not None:
+        raise ValueError("region_adaptive and step_cache both take over what earlier steps computed: leave one out")
+    if arm.scheduler == "midpoint":
+        raise ValueError("scheduler midpoint evaluates between the steps that region_adaptive counts: leave one out")
+    if arm.long is not None:
+        raise ValueError("region_adaptive keeps keys of whole clips, and long has chunks: leave one out")
+    if rope_of(arm.rope).relative:
+        raise ValueError("region_adaptive keeps keys after RoPE, and rope.kind 'ar' turns them by tiles: use another")
+    require_selective(kind_of(arm.attention))
 
 
 def _guidance(arm: ArmParams) -> str:

@@ -81,6 +81,7 @@ class AttentionKind:
         local: Every query sees its neighbourhood alone, as FreeSwim's first path must.
         rotates: It applies RoPE itself; its plans get q and k before RoPE.
         windowed: `windows` says which keys a query sees, so that AR-RoPE can turn them by tiles.
+        selective: Some queries alone can be attended over all keys (its plan is a `WindowPlan`).
         copies: How often q, k, v or the output are held once more while attention is computed; for the plan's memory.
     """
 
@@ -90,6 +91,7 @@ class AttentionKind:
     local: ClassVar[bool] = False
     rotates: ClassVar[bool] = False
     windowed: ClassVar[bool] = False
+    selective: ClassVar[bool] = False
     copies: ClassVar[float] = 0
 
     def keys(self, grid: Grid, native: NativeGrid | None, layer: int) -> float:
