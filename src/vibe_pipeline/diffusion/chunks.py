@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # the plan counts chunks without torch
@@ -34,12 +35,12 @@ class Chunk:
 
 
 def cut_chunks(frames: int, length: int, overlap: int) -> list[Chunk]:
-    """A clip in chunks, each beginning `overlap` before the last one's end; the last ends with the clip.
+    """A clip in as few chunks as let each overlap the next by `overlap`, evenly spread.
 
     Args:
         frames: Of the clip, latent; as many as a chunk or fewer are one chunk.
         length: Of a chunk.
-        overlap: Of neighbours; that of the last two may be longer.
+        overlap: Of neighbours, at least: where the clip does not divide into such chunks they share more.
 
     Raises:
         ValueError: The overlap is not shorter than a chunk, or there is none.
@@ -51,9 +52,10 @@ def cut_chunks(frames: int, length: int, overlap: int) -> list[Chunk]:
         )
     if frames <= length:
         return [Chunk(0, frames)]
-    starts = [*range(0, frames - length, length - overlap), frames - length]
-    before = [0, *(start + length for start in starts[:-1])]
-    return [Chunk(s, s + length, max(0, end - s)) for s, end in zip(starts, before, strict=True)]
+    count = -(-(frames - overlap) // (length - overlap))
+    starts = [i * (frames - length) // (count - 1) for i in range(count)]
+    shared = [0, *(before + length - start for before, start in pairwise(starts))]
+    return [Chunk(start, start + length, own) for start, own in zip(starts, shared, strict=True)]
 
 
 def chunked(
