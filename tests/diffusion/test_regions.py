@@ -156,8 +156,11 @@ def test_some_queries_are_those_of_the_plan(settings: GclfSettings, backend: str
         torch.testing.assert_close(attend_some(plan, some.of(q, 2), k, v, some), expected)
 
 
-@pytest.mark.parametrize("changes", [{}, {"active": "high"}, {"starvation": 0.0, "share": 0.7}], ids=str)
-@pytest.mark.parametrize("settings", [FULL, WINDOW, GCLF], ids=lambda s: s.kind)
+@pytest.mark.parametrize(
+    ("settings", "changes"),
+    [(FULL, {}), (FULL, {"active": "high"}), (WINDOW, {"starvation": 0.0, "share": 0.7}), (GCLF, {})],
+    ids=str,
+)
 def test_it_is_the_slow_reference(wan21, transformer, settings: GclfSettings, changes: dict) -> None:
     """Both guidance passes, each with an interval in which the second is begun anew with all tokens."""
     other = wan21.transformer().eval().requires_grad_(False)

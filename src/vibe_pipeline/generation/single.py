@@ -24,7 +24,7 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.attention_sizes import chunk_size, require_fitting_pass, require_fitting_sizes
 from vibe_pipeline.generation.clip_cache import manifest_path
 from vibe_pipeline.generation.first_frames import require_first_frames
-from vibe_pipeline.generation.methods import ArmJob, method_of
+from vibe_pipeline.generation.methods import ArmJob, check_arm, method_of
 from vibe_pipeline.generation.pieces import Piece, cut, joined
 from vibe_pipeline.generation.prompts import prompt_rows
 from vibe_pipeline.io.clip_files import SUFFIXES, clip_files
@@ -62,9 +62,14 @@ def chosen_arm(experiment: Experiment, name: str | None, changes: Mapping[str, A
         raise ValueError(f"--arm {name!r} {why}; rows that take a clip: {', '.join(fitting) or 'none'}")
     row = fitting[name]
     try:
-        return name, ArmParams(**row.model_dump(exclude_unset=True) | dict(changes)) if changes else row
+        changed = ArmParams(**row.model_dump(exclude_unset=True) | dict(changes)) if changes else row
     except ValidationError as error:
         raise ValueError(refusal(error, f"arms.{name}", ArmParams)) from None
+    try:
+        check_arm(changed)
+    except ValueError as error:
+        raise ValueError(f"arms.{name}: {error}") from None
+    return name, changed
 
 
 def _first_of(name: str, arms: Mapping[str, ArmParams]) -> str:
