@@ -76,6 +76,17 @@ def test_a_clip_of_another_program_becomes_larger(project: Path, name: str, code
     assert content["pieces"][0]["settings"]["adapter"] == "k"
 
 
+def test_a_long_clip_is_taken_whole_if_asked_to(project: Path) -> None:
+    source = a_video(project.parent / "a.mp4", 7)
+    done = call("refine", str(source), "--prompt", "x", "--long", "random", "--output", str(project / "out"), *SHORT)
+    assert done.exit_code == 0, done.output
+    assert probe(project / "out/a-full-64x96.mp4").frames == 7
+    (piece,) = json.loads((project / "out/a-full-64x96.json").read_text())["pieces"]
+    assert piece["settings"]["arm"]["long"]["blend"] == "random" and piece["settings"]["chunk"] == 5
+    done = call("refine", str(source), "--prompt", "x", "--long", "random", "--arm", "upsample")
+    assert done.exit_code != 0 and "arms.upsample: long belongs to refine and direct, not to" in done.output
+
+
 def test_options_choose_another_row_its_settings_and_no_adapter(project: Path) -> None:
     source = a_video(project.parent / "a.mp4", 5)
     lossless = ["--lossless", "--output", str(project / "b.mp4"), "--to", "96x144", "--no-adapter"]

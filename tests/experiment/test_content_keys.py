@@ -47,6 +47,8 @@ ARM_CHANGES: dict[str, Any] = {
     "bridge": {},
     "guidance_interval": (0.2, 0.9),
     "step_cache": {"kind": "taylor"},
+    "region_adaptive": {},
+    "long": {},
     "rope": {"kind": "ntk"},
     "sharpen": {"amount": 0.5},
 }
@@ -206,6 +208,9 @@ def test_of_an_arms_clips(arm_key, wan21) -> None:
     own += [{"kind": "adaspa"} | more for more in ({}, {"sparsity": 0.5}, {"block": 32}, {"search_steps": (1,)})]
     keys |= {f"attention {a}": arm_key(arm={"attention": a}) for a in own}
     keys |= {"midpoint": arm_key(arm={"scheduler": "midpoint"})}
+    regions = [{"share": 0.4}, {"start": 3}, {"every": 5}, {"starvation": 0.2}, {"active": "high"}]
+    keys |= {f"regions {r}": arm_key(arm={"region_adaptive": r}) for r in regions}
+    keys |= {f"long {c}": arm_key(arm={"long": c}) for c in ({"chunk": 9}, {"overlap": 4}, {"blend": "linear"})}
     keys |= {f"bridge {start}": arm_key(arm={"bridge": start}) for start in starts}
     keys |= {f"stage {s}": arm_key(arm={"method": "cascade", "stages": [s]}) for s in stages}
     again = [[size, size | more] for more in ({}, {"strength": 0.5}, {"strength_mode": "all_steps"})]

@@ -5,9 +5,9 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -19,6 +19,7 @@ from vibe_pipeline.commands.options import (
     parameters_of,
     said_plainly,
 )
+from vibe_pipeline.diffusion.chunks import Blend
 from vibe_pipeline.io.clip_files import SUFFIXES
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Asked:
     seed: int
     output: Path | None
     lossless: bool
+    long: str | None = None
 
     @property
     def is_file(self) -> bool:
@@ -94,7 +96,8 @@ class Asked:
     def changes(self) -> dict[str, Any]:
         """The fields of the row that differ."""
         given = {"strength": self.strength, "steps": self.steps, "guidance_scale": self.guidance}
-        return {name: value for name, value in given.items() if value is not None}
+        changes = {name: value for name, value in given.items() if value is not None}
+        return changes | ({} if self.long is None else {"long": {"blend": self.long}})
 
 
 def row_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,7 +105,7 @@ def row_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_asked(**options: Any) -> Any:
-        own = {name: options.pop(name) for name in Asked.__dataclass_fields__}
+        own = {name: options.pop(name) for name in Asked.__dataclass_fields__ if name != "long"}
         return command(asked=Asked(**own), **options)
 
     taken: Callable[..., Any] = with_asked
@@ -129,9 +132,17 @@ def row_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("clip", type=OwnPath())
 @row_options
 @click.option("--to", type=SizeType(), help="The new size; without it as many times larger as the model's target.")
+@click.option(
+    "--long",
+    type=click.Choice(get_args(Blend)),
+    help="A clip longer than native whole, in chunks joined at every step at a random frame or by a fade; without it "
+    "as the row says, or in pieces that fade into one another once they are made.",
+)
 @click.option("--prompt", help="What the clip shows; without it the text of CLIP.txt, if there is one.")
 @parameter_options
-def refine(clip: Path, asked: Asked, to: tuple[int, int] | None, prompt: str | None, chosen: Chosen) -> None:
+def refine(
+    clip: Path, asked: Asked, to: tuple[int, int] | None, long: str | None, prompt: str | None, chosen: Chosen
+) -> None:
     """Take CLIP, a video or a folder of videos, to a higher resolution by a row of arms.
 
     Each new clip has a JSON beside it that says what it was made with. What was finished is not made again.
@@ -142,7 +153,7 @@ def refine(clip: Path, asked: Asked, to: tuple[int, int] | None, prompt: str | N
     with said_plainly():
         clips = clips_in(clip)
         asked.require_place(len(clips), clips)
-        names, job = clip_names(clips), _job(chosen, asked)
+        names, job = clip_names(clips), _job(chosen, replace(asked, long=long))
         for source in clips:
             try:
                 made = refine_clip(source, _caption(source) if prompt is None else prompt, job, asked.seed, to)

@@ -140,6 +140,7 @@ def count_flops(
     keys: Sequence[float] | None = None,
     adapters: Sequence[AdapterLayers] = (),
     per_token: bool = False,
+    active: int | None = None,
 ) -> Flops:
     """One image or clip through a Wan transformer, and back if an adapter is trained.
 
@@ -150,12 +151,14 @@ def count_flops(
         keys: By block, as :func:`keys_by_layer` gives them; None: all tokens.
         adapters: Beside the weights, frozen or trained.
         per_token: One timestep a token, where a first frame is held (TI2V models), and so a modulation a token.
+        active: Tokens that go through the blocks, their queries over the keys of all; None: all.
     """
-    tokens = math.prod(grid)
+    every = math.prod(grid)
+    tokens = every if active is None else active
     dim = config["num_attention_heads"] * config["attention_head_dim"]
     rows = {"text": text_length, "time": tokens if per_token else 1, "tokens": tokens}
     first = min((_position(name) for a in adapters if a.trained for name in a.layers), default=END)
-    forward, backward = 2.0 * tokens * math.prod(config["patch_size"]) * config["in_channels"] * dim, 0.0
+    forward, backward = 2.0 * every * math.prod(config["patch_size"]) * config["in_channels"] * dim, 0.0
     for name, (d_in, d_out) in linear_layers(config).items():
         cost = 2.0 * rows[_sees(name)] * d_in * d_out
         forward += cost
@@ -166,7 +169,7 @@ def count_flops(
             forward += down + up
             backward += down * (_input_has_gradient(name, first) + adapter.trained)
             backward += up * ((adapter.trained or _input_has_gradient(name, first)) + adapter.trained)
-    attention = list(_attention(keys or [tokens] * config["num_layers"], text_length))
+    attention = list(_attention(keys or [every] * config["num_layers"], text_length))
     scores = [(position, 4.0 * tokens * compared * dim) for position, compared in attention]
     learning = sum(cost for position, cost in scores if first < position)
     return Flops(forward, backward, sum(cost for _, cost in scores), BACKWARD_ATTENTION * learning)

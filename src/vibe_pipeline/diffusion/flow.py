@@ -260,6 +260,12 @@ def seeded_noise(shape: tuple[int, ...], prompt: str, seed: int) -> Tensor:
     """
     import torch
 
+    return torch.randn(shape, generator=seeded_generator(prompt, seed))
+
+
+def seeded_generator(prompt: str, seed: int) -> torch.Generator:
+    """Draws on the CPU that depend on (prompt, seed) alone."""
+    import torch
+
     digest = hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)
-    return torch.randn(shape, generator=generator)
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)

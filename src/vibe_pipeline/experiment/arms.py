@@ -14,7 +14,9 @@ from vibe_pipeline.diffusion.flow import StrengthMode
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.bridge import BridgeStart
 from vibe_pipeline.experiment.groups import Fraction, Name, Params
+from vibe_pipeline.experiment.long import LongParams
 from vibe_pipeline.experiment.origin import Unfolded
+from vibe_pipeline.experiment.region_adaptive import RegionAdaptiveParams
 from vibe_pipeline.experiment.rope import RopeParams
 from vibe_pipeline.experiment.step_cache import StepCacheParams
 from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
@@ -110,6 +112,12 @@ class ArmParams(Unfolded):
     )
     step_cache: StepCacheParams | None = Field(
         None, description="steps that take over what an earlier one computed; None: every step computes all"
+    )
+    region_adaptive: RegionAdaptiveParams | None = Field(
+        None, description="refine, direct: steps that run some tokens alone (RAS), {} will do; None: all run all"
+    )
+    long: LongParams | None = Field(
+        None, description="refine, direct: clips longer than native in chunks joined at every step, {} will do"
     )
     refresh_every: PositiveInt | None = Field(
         None, description="freeswim's cached form: steps between full-attention passes; None: both paths, always"

@@ -34,7 +34,11 @@ def require_fitting_sizes(model: WanCheckpoint, params: ModelParams, arms: Mappi
 
 def _require_fitting_arm(model: WanCheckpoint, params: ModelParams, arm: ArmParams, row: str) -> None:
     """Refuse sizes of a row's passes, its own at the target and those of its stages, that do not fit."""
-    passes: list[tuple[str, ClipSize, ArmParams | StageParams]] = [("model.target", params.target, arm)]
+    try:
+        own = chunk_size(arm, params.target, params.native.frames)
+    except ValueError as error:
+        raise ValueError(f"{row}: {error}") from None
+    passes: list[tuple[str, ClipSize, ArmParams | StageParams]] = [("model.target", own, arm)]
     for index, stage in enumerate(arm.stages or ()):
         size = params.target.model_copy(update={"height": stage.height, "width": stage.width})
         _require_smaller(size, params.target, f"{row}.stages.{index}")
@@ -43,6 +47,22 @@ def _require_fitting_arm(model: WanCheckpoint, params: ModelParams, arm: ArmPara
     native = token_grid(model, params.native.height, params.native.width)
     for field, size, one in passes:
         require_fitting_pass(model, size, one, native, f"{row}: {field}")
+
+
+def chunk_size(arm: ArmParams, size: ClipSize, native: int) -> ClipSize:
+    """What of a clip the transformer sees at once: a row's chunk, or all of it.
+
+    Args:
+        arm: The row.
+        size: Of the clip.
+        native: Frames that the base was trained on.
+
+    Raises:
+        ValueError: The row's chunks do not overlap as they must.
+    """
+    if arm.long is None:
+        return size
+    return size.model_copy(update={"frames": arm.long.seen(size.frames, native)[1]})
 
 
 def require_fitting_pass(

@@ -16,10 +16,8 @@ from vibe_pipeline.generation.stages import Sampling
 from vibe_pipeline.io.keys import file_sha256, folder_fingerprint, weights_fingerprint
 from vibe_pipeline.io.manifests import AdapterManifest
 
-LATER = (
-    "bridge", "detail_transfer", "enlarge", "guidance_interval", "guidance_scale_2", "sharpen", "sr", "stages",
-    "step_cache",
-)  # fmt: skip
+LATER = ("bridge", "detail_transfer", "enlarge", "guidance_interval", "guidance_scale_2", "long", "region_adaptive")
+LATER += ("sharpen", "sr", "stages", "step_cache")
 """Fields that came after the first clips were made."""
 
 
@@ -53,6 +51,7 @@ def arm_settings(
     off |= {"rope"} if arm.rope.kind == "none" else set()
     own = {} if arm.transformer is None else {"transformer": weights_fingerprint(arm.transformer.path)}
     own |= {"network": file_sha256(arm.sr.weights)} if arm.sr else {}
+    own |= {"chunk": arm.long.frames(model.native.frames)} if arm.long else {}
     left_out: dict[str, Any] = dict.fromkeys({"label", "adapter", "optional", "transformer"} | off, True)
     if arm.sr is not None:
         left_out["sr"] = {"weights"}  # by content, wherever it lies

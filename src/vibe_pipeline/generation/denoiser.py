@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from vibe_pipeline.diffusion.bridge import bridge_start
-from vibe_pipeline.diffusion.flow import add_noise, seeded_noise
+from vibe_pipeline.diffusion.chunks import chunked
+from vibe_pipeline.diffusion.flow import add_noise, seeded_generator, seeded_noise
 from vibe_pipeline.diffusion.freeswim import freeswim_predictor
 from vibe_pipeline.diffusion.lifetime import release
 from vibe_pipeline.diffusion.models import (
@@ -81,6 +83,7 @@ class Denoiser:
         self.detail_transfer = arm.detail_transfer if arm is not None else None
         self.enlarge = arm.enlarge if arm is not None else None
         self.bridge = arm.bridge if arm is not None else None
+        self.long = arm.long if arm is not None else None
 
         equipment = Equipment(model=model, arm=arm, adapter=adapter, stage1=stage1, attach=attach or attach_attention)
         self.experts = Experts(self.checkpoint, self.device, equipment, sampling.sigmas)
@@ -178,9 +181,10 @@ class Denoiser:
         steps = len(sampling.sigmas) - 1
 
         def predictor(expert: Expert) -> Predict:
-            return self._predict(expert, rows, first_frame is not None, sampling)
+            return self._whole(expert, rows, first_frame is not None, sampling, start.shape[2])
 
-        with self.experts.at_work(), Progress[None](total=steps, desc=f"{size.height}x{size.width}") as bar:
+        bar = Progress[None](total=steps, desc=f"{size.height}x{size.width}")
+        with self.experts.at_work(sampling.sigmas), bar:
             return denoise(
                 predict=self.experts.switching(predictor),
                 x=start.to(self.device),
@@ -190,12 +194,21 @@ class Denoiser:
                 first_frame=first_frame,
             )
 
+    def _whole(self, expert: Expert, rows: Rows, first_frame: bool, sampling: Sampling, frames: int) -> Predict:
+        """The velocity of clips of so many latent frames, at once or in chunks."""
+        one = self._predict(expert, rows, first_frame, sampling)
+        if self.long is None:
+            return one
+        later = self._predict(expert, rows, False, sampling) if first_frame else one
+        draws = [seeded_generator(f"cuts\n{row['prompt']}", row["seed"]) for row in rows]
+        return chunked(one, later, self.long.chunks(frames, self.native.frames), self.long.blend, draws)
+
     def _predict(self, expert: Expert, rows: Rows, first_frame: bool, sampling: Sampling) -> Predict:
         conditional = self.texts.load([r["prompt"] for r in rows])
         empty = self.texts.load([self.negative]).expand_as(conditional)
+        within = partial(in_context, expert.transformer) if expert.regions is None else expert.regions.within
         one, other = (
-            in_context(
-                expert.transformer,
+            within(
                 name,
                 velocity_predictor(expert.transformer, t, self.checkpoint.expand_timesteps, self.dtype, first_frame),
             )
@@ -205,7 +218,8 @@ class Denoiser:
         scale = sampling.guidance_scale if first else sampling.low_noise_scale
         if expert.swim is not None:
             return freeswim_predictor(expert.swim, one, other, scale, self.refresh_every, interval)
-        return guided(one, other, scale, interval)
+        predict = guided(one, other, scale, interval)
+        return predict if expert.regions is None else expert.regions.stepping(predict)
 
     def _noise(self, rows: Rows, size: Scale) -> Tensor:
         shape = latent_shape(dict(self.vae.config), size.height, size.width, size.frames)

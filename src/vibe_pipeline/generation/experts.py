@@ -20,6 +20,7 @@ from vibe_pipeline.diffusion.lifetime import release
 from vibe_pipeline.diffusion.lora_differences import fused_differences
 from vibe_pipeline.diffusion.models import WanCheckpoint, load_transformer, token_grid
 from vibe_pipeline.diffusion.objectives import Predict
+from vibe_pipeline.diffusion.regions import Regions, install_regions
 from vibe_pipeline.diffusion.step_cache import forget_steps, install_step_cache, remove_step_cache, step_cache_of
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.model import ModelParams
@@ -35,17 +36,21 @@ class Expert:
         part: Its folder in the model.
         transformer: With adapters, attention and caches.
         swim: FreeSwim's two paths, where the arm has them.
+        regions: Region-adaptive sampling, likewise.
         fused: What is taken back from its weights when it is closed.
     """
 
     part: str
     transformer: WanTransformer3DModel
     swim: FreeSwim | None = None
+    regions: Regions | None = None
     fused: ExitStack = field(default_factory=ExitStack)
 
     def close(self) -> None:
         """Give up its memory."""
         self.fused.close()
+        if self.regions is not None:
+            self.regions.detach()
         remove_step_cache(self.transformer)
         release(self.transformer)
 
@@ -82,19 +87,23 @@ class Equipment:
                 _add_extras(expert, self.arm, "low" if last else "high")
                 native = self.model.native
                 self.attach(expert, self.arm, token_grid(checkpoint, native.height, native.width))
-            self._hasten(expert.transformer)
+            self._hasten(expert, checkpoint)
         except BaseException:
             expert.close()
             raise
         return expert
 
-    def _hasten(self, transformer: WanTransformer3DModel) -> None:
-        """A step cache, or compiled blocks: a cache's hooks decide in Python, which torch.compile cannot look into."""
+    def _hasten(self, expert: Expert, checkpoint: WanCheckpoint) -> None:
+        """What leaves out work, or compiled blocks: hooks decide in Python, which torch.compile cannot look into."""
         cache = step_cache_of(self.arm.step_cache) if self.arm is not None else None
-        if cache is not None:
-            install_step_cache(transformer, cache)
+        if self.arm is not None and self.arm.region_adaptive is not None:
+            native = token_grid(checkpoint, self.model.native.height, self.model.native.width)
+            schedule = self.arm.region_adaptive.schedule
+            expert.regions = install_regions(expert.transformer, schedule, self.arm.attention, native)
+        elif cache is not None:
+            install_step_cache(expert.transformer, cache)
         elif self.model.compile:
-            transformer.compile_repeated_blocks()
+            expert.transformer.compile_repeated_blocks()
 
 
 def _add_extras(expert: Expert, arm: ArmParams, which: str) -> None:
@@ -166,10 +175,13 @@ class Experts:
         return predict
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """A pass: nothing of the one before, nothing kept; with offload all are off the device afterwards."""
+    def at_work(self, sigmas: Tensor) -> Iterator[None]:
+        """A pass at these levels [n + 1]: nothing of the one before, nothing kept; with offload none stays there."""
+        asked = [self.at(sigma) for sigma in sigmas[:-1].tolist()]
         for expert in self:
             forget_steps(expert.transformer)
+            if expert.regions is not None:
+                expert.regions.begin(sum(other is expert for other in asked))
         try:
             yield
         finally:
@@ -177,6 +189,8 @@ class Experts:
                 forget_steps(expert.transformer)
                 if expert.swim is not None:
                     expert.swim.stored.clear()
+                if expert.regions is not None:
+                    expert.regions.begin(0)  # the VAE has need of the memory
                 if self.offload:
                     expert.transformer.to("cpu")
             if self.offload:

@@ -21,10 +21,10 @@ from vibe_pipeline.diffusion.checkpoint import clip_grid, find_model, require_fi
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
-from vibe_pipeline.generation.attention_sizes import require_fitting_pass, require_fitting_sizes
+from vibe_pipeline.generation.attention_sizes import chunk_size, require_fitting_pass, require_fitting_sizes
 from vibe_pipeline.generation.clip_cache import manifest_path
 from vibe_pipeline.generation.first_frames import require_first_frames
-from vibe_pipeline.generation.methods import ArmJob, method_of
+from vibe_pipeline.generation.methods import ArmJob, check_arm, method_of
 from vibe_pipeline.generation.pieces import Piece, cut, joined
 from vibe_pipeline.generation.prompts import prompt_rows
 from vibe_pipeline.io.clip_files import SUFFIXES, clip_files
@@ -62,9 +62,14 @@ def chosen_arm(experiment: Experiment, name: str | None, changes: Mapping[str, A
         raise ValueError(f"--arm {name!r} {why}; rows that take a clip: {', '.join(fitting) or 'none'}")
     row = fitting[name]
     try:
-        return name, ArmParams(**row.model_dump(exclude_unset=True) | dict(changes)) if changes else row
+        changed = ArmParams(**row.model_dump(exclude_unset=True) | dict(changes)) if changes else row
     except ValidationError as error:
         raise ValueError(refusal(error, f"arms.{name}", ArmParams)) from None
+    try:
+        check_arm(changed)
+    except ValueError as error:
+        raise ValueError(f"arms.{name}: {error}") from None
+    return name, changed
 
 
 def _first_of(name: str, arms: Mapping[str, ArmParams]) -> str:
@@ -159,7 +164,8 @@ def refine_clip(source: Path, prompt: str, job: ArmJob, seed: int = 0, to: Size 
     """Another program's clip, enlarged and refined by a row.
 
     A clip that is longer than the base's native length is refined in pieces of that length, which overlap and fade into
-    one another. A clip of other proportions than the new size is cut around its middle.
+    one another; a row with `long` takes it whole, in chunks that are joined at every step. A clip of other proportions
+    than the new size is cut around its middle.
 
     Args:
         source: A clip of a container that `io.decoding` reads; turned and measured as it is shown.
@@ -175,12 +181,13 @@ def refine_clip(source: Path, prompt: str, job: ArmJob, seed: int = 0, to: Size 
     for note in info.notes:
         log.warning("%s: %s", source, note)
     height, width = new_size(info, job, to)
-    pieces = cut(info.frames, job.model.native.frames)
+    pieces = [Piece(0, info.frames)] if job.arm.long else cut(info.frames, job.model.native.frames)
     size = ClipSize(height=height, width=width, frames=pieces[0].frames, fps=info.fps or job.model.native.fps)
     if method_of(job.arm).runs_transformer:
         checkpoint, trained = find_model(job.model.path), job.model.native
         grid = token_grid(checkpoint, trained.height, trained.width)
-        require_fitting_pass(checkpoint, size, job.arm, grid, f"arms.{job.name}: the clip")
+        seen = chunk_size(job.arm, size, trained.frames)
+        require_fitting_pass(checkpoint, seen, job.arm, grid, f"arms.{job.name}: the clip")
     native = _native_rows(source, pieces, (height, width), info, job)
     # Only the target changes: the native size, on which windows are measured, stays what the base was trained at.
     model = job.model.model_copy(update={"target": size})

@@ -1,5 +1,6 @@
 """Time and memory of the single jobs of a run: a training step, a forward, a VAE call, a prompt."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from vibe_pipeline.diffusion.flops import (
     text_flops,
 )
 from vibe_pipeline.diffusion.precision import fuses_exactly
+from vibe_pipeline.diffusion.regions import RegionSchedule
 from vibe_pipeline.diffusion.rope import rope_of
 from vibe_pipeline.diffusion.support import kind_of_part
 from vibe_pipeline.experiment.adapters import AdapterParams
@@ -139,14 +141,35 @@ class Costs:
         return [row.lora, *self.beside(stage1_of(row, tables) if arm.keep_stage1 else None), *extras]
 
     def forward(
-        self, size: ClipSize, attention: Counted, adapters: Sequence[Adapter] = (), compiled: bool = False
+        self,
+        size: ClipSize,
+        attention: Counted,
+        adapters: Sequence[Adapter] = (),
+        compiled: bool = False,
+        regions: RegionSchedule | None = None,
     ) -> Work:
-        """One sample through the transformer, with adapters beside it if there are any, by `torch.compile` or not."""
-        flops = self._flops(size, attention, [self._layers(adapter) for adapter in adapters], self.first_frames)
+        """One sample through the transformer, with adapters beside it if there are any, by `torch.compile` or not.
+
+        With `regions` the active tokens alone, over the keys of all.
+        """
+        layers = [self._layers(adapter) for adapter in adapters]
+        active = None if regions is None else regions.tokens(math.prod(self.architecture.grid(size)))
+        flops = self._flops(size, attention, layers, self.first_frames, active=active)
         rates = self.rates(self.model.dtype)
         linear = rates.forward_compiled if compiled else rates.forward
-        seconds = flops.linear_forward / linear + self._attention(size, attention, flops.attention_forward, rates)
-        return Work(flops.forward / 1e12, {"transformer": seconds / 1e12})
+        if regions is not None and "flex" in self.kernels(size, attention):  # tiles with masks stand in
+            attending = flops.attention_forward / rates.masked
+        else:
+            attending = self._attention(size, attention, flops.attention_forward, rates)
+        return Work(flops.forward / 1e12, {"transformer": (flops.linear_forward / linear + attending) / 1e12})
+
+    def kept_memory(self, size: ClipSize, batch: int, passes: int) -> float:
+        """Bytes of the keys, values and outputs that region-adaptive sampling keeps of so many guidance passes."""
+        config, tokens = self.architecture.transformer, math.prod(self.architecture.grid(size))
+        width = config["num_attention_heads"] * config["attention_head_dim"]
+        output = config["out_channels"] * math.prod(config["patch_size"])
+        numbers = 2 * config["num_layers"] * width + output
+        return float(batch * passes * tokens * numbers * self.number_bytes)
 
     def step(
         self, size: ClipSize, attention: AttentionParams, row: TrainParams, stage1: LoraParams | None = None
@@ -303,8 +326,12 @@ class Costs:
         adapters: Sequence[AdapterLayers],
         per_token: bool = False,
         tokens: int | None = None,
+        active: int | None = None,
     ) -> Flops:
-        """Of one sample through the transformer; `tokens` of a crop with its context, which all see each other."""
+        """Of one sample through the transformer.
+
+        `tokens` are those of a crop with its context, which all see each other; `active` those that do not stand still.
+        """
         return count_flops(
             config=self.architecture.transformer,
             grid=self.architecture.grid(size) if tokens is None else (1, 1, tokens),
@@ -312,6 +339,7 @@ class Costs:
             keys=self._keys_by_layer(size, attention) if tokens is None else None,
             adapters=adapters,
             per_token=per_token,
+            active=active,
         )
 
     def write(self, size: ClipSize, beside: float) -> Work:

@@ -23,11 +23,13 @@ class ExpertLoad:
         part: Of the model.
         adapters: Beside its weights.
         load: At the levels that are its own; what is no forward is that of the whole clip.
+        partial: Of its forwards those that run the active tokens of `region_adaptive` alone.
     """
 
     part: str
     adapters: Sequence[Adapter]
     load: Workload
+    partial: int = 0
 
     @property
     def works(self) -> bool:
@@ -43,7 +45,8 @@ def expert_loads(costs: Costs, arm: ArmParams, tables: Experiment) -> list[Exper
         scale = arm.guidance_scale if part == experts[0] or arm.guidance_scale_2 is None else arm.guidance_scale_2
         row = arm.model_copy(update={"guidance_scale": scale})
         load = method.workload(row, len(own), method.guided(row, own))
-        found.append(ExpertLoad(part, costs.arm_adapters(arm, tables, part), load))
+        adapters = costs.arm_adapters(arm, tables, part)
+        found.append(ExpertLoad(part, adapters, load, method.partial(row, own)))
     return found
 
 

@@ -11,10 +11,11 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
+from vibe_pipeline.generation.attention_sizes import chunk_size
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, stage1_of
 from vibe_pipeline.planning.crops import crop_tokens
-from vibe_pipeline.planning.expert_loads import expert_loads, native_passes, waiting_on_device
+from vibe_pipeline.planning.expert_loads import ExpertLoad, expert_loads, native_passes, waiting_on_device
 from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.stills_filter import filtering_seconds, fitting_seconds
 from vibe_pipeline.planning.work import Work
@@ -245,26 +246,28 @@ def arm_row(
             peak=peak,
             disk=disk,
         )
-    adapters, compiled = shares[-1].adapters, costs.model.compile and arm.step_cache is None
+    compiled = costs.model.compile and arm.step_cache is None and arm.region_adaptive is None
+    seen = chunk_size(arm, size, costs.model.native.frames)
     for share in shares:
-        for attention, times in share.load.forwards:
-            work += costs.forward(size, attention, share.adapters, compiled) * times
+        work += _denoising(costs, arm, share, compiled)
     for height, width, attention, times in load.earlier:
         smaller = size.model_copy(update={"height": height, "width": width})
-        work += costs.forward(smaller, attention, adapters, compiled) * times
-    tokens, keys = costs.keys(size, FULL), costs.keys(size, load.forwards[0][0])
+        work += costs.forward(smaller, attention, shares[-1].adapters, compiled) * times
+    tokens, keys = costs.keys(seen, FULL), costs.keys(seen, load.forwards[0][0])
     extra = max(sum(map(costs.adapter_bytes, share.adapters)) for share in shares)
-    extra += generation.batch_size * (1 + (arm.guidance_scale != 1)) * costs.kept_in_attention(size, arm.attention)
+    extra += generation.batch_size * (1 + (arm.guidance_scale != 1)) * costs.kept_in_attention(seen, arm.attention)
     if load.keeps_cross_attention and not costs.model.offload:
         config = costs.architecture.transformer
         width = config["num_attention_heads"] * config["attention_head_dim"]
         extra += generation.batch_size * config["num_layers"] * tokens * width * costs.number_bytes
     batch = generation.batch_size * load.copies
-    forward = max(costs.forward_memory(size, batch, attention, arm.rope) for attention, _ in load.forwards)
+    forward = max(costs.forward_memory(seen, batch, attention, arm.rope) for attention, _ in load.forwards)
+    if any(share.partial for share in shares):  # freed before the VAE is at work
+        forward += costs.kept_memory(size, batch, 1 + (arm.guidance_scale != 1))
     peak = _rendering_memory(costs, size, forward, extra, load.encodes > 0)
     work += costs.write(size, beside=work.seconds)
     read = [share.part for share in shares if share.works or load.earlier]
-    once = costs.load(*read, "vae") + costs.compiling(size, arm.attention, compiled)
+    once = costs.load(*read, "vae") + costs.compiling(seen, arm.attention, compiled)
     return PlanRow.of(
         once=once,
         group="arm",
@@ -278,6 +281,19 @@ def arm_row(
         peak=peak,
         disk=disk,
     )
+
+
+def _denoising(costs: Costs, arm: ArmParams, share: ExpertLoad, compiled: bool) -> Work:
+    """A transformer's forwards of one clip: of whole clips or of their chunks, some with the active tokens alone."""
+    size, native, work = costs.model.target, costs.model.native.frames, Work()
+    chunks = 1 if arm.long is None else arm.long.seen(size.frames, native)[0]
+    seen = chunk_size(arm, size, native)
+    for attention, times in share.load.forwards:
+        work += costs.forward(seen, attention, share.adapters, compiled) * (chunks * times - share.partial)
+        if arm.region_adaptive is not None:
+            schedule = arm.region_adaptive.schedule
+            work += costs.forward(seen, attention, share.adapters, compiled, schedule) * share.partial
+    return work
 
 
 def arm_rows(costs: Costs, tables: Experiment, generation: GenerationParams, clips: int) -> Iterator[PlanRow]:

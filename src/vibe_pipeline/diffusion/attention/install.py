@@ -10,7 +10,7 @@ order. Both are settled by hooks on four small submodules, none of which is insi
 """
 
 import weakref
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -59,6 +59,7 @@ class GclfInstallation:
         scale: of the running forward's scores; None: 1 / sqrt(head dim).
         rotates: plans get q and k before RoPE, and its tables.
         steps: which forward of a clip is running.
+        attends: what attends in place of a plan, with it, the layer, q, k, v and scale; see `diffusion.regions`.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class GclfInstallation:
         self.plans: tuple[AttentionPlan, ...] = ()
         self.scale: float | None = None
         self.steps = Steps()
+        self.attends: Callable[..., Tensor] | None = None
         self._said_scale, self._head_dim = settings.scale, transformer.config.attention_head_dim
         self._native, self._backend = native, backend
         self._order: Order | None = None

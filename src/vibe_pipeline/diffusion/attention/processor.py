@@ -1,5 +1,6 @@
 """The processor that computes self-attention of a Wan block by a kind's plan."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
@@ -39,7 +40,8 @@ class GclfAttnProcessor(WanAttnProcessor):
         elif rotary_emb is not None:
             q, k = rotate(q, *rotary_emb), rotate(k, *rotary_emb)
         plan = installed.plans[self.layer]
-        out = plan(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), installed.scale, **own)
+        attend = plan if installed.attends is None else partial(installed.attends, plan, self.layer)
+        out = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), installed.scale, **own)
         out = out.transpose(1, 2).flatten(2, 3).type_as(q)
         return attn.to_out[1](attn.to_out[0](out))
 

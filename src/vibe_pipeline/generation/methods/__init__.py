@@ -44,6 +44,7 @@ __all__ = [
     "DenoisingMethod",
     "Method",
     "Workload",
+    "check_arm",
     "checked_tables",
     "counting_settings",
     "method_of",
@@ -70,14 +71,19 @@ def checked_tables(params: Mapping[str, Any]) -> Experiment:
     tables = experiment_of(params)
     for name, arm in tables.arms.items():
         try:
-            _check(arm)
+            check_arm(arm)
             _check_batch(arm, params.get("generation", {}).get("batch_size", 1))
         except ValueError as error:
             raise ParameterError(f"arms.{name}: {error}") from None
     return tables
 
 
-def _check(arm: ArmParams) -> None:
+def check_arm(arm: ArmParams) -> None:
+    """Refuse a row that contradicts its method.
+
+    Raises:
+        ValueError: Names the field and its value.
+    """
     method = method_of(arm)
     if (arm.adapter or arm.extra_adapters) and not method.runs_transformer:
         raise ValueError(f"method {arm.method!r} runs no transformer: an adapter would do nothing")

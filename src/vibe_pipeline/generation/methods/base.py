@@ -14,6 +14,7 @@ import pandas as pd
 
 from vibe_pipeline.diffusion.attention import attention_words, kind_of, require_windowed
 from vibe_pipeline.diffusion.flow import Levels, evaluated, guides, noise_levels
+from vibe_pipeline.diffusion.regions import require_selective
 from vibe_pipeline.diffusion.rope import rope_of
 from vibe_pipeline.diffusion.step_cache import step_cache_of
 from vibe_pipeline.experiment.arms import ArmParams
@@ -145,6 +146,14 @@ class Method:
         asked = evaluated(levels, midpoint=arm.scheduler == "midpoint")
         return sum(guides(sigma, arm.guidance_scale, arm.guidance_interval) for sigma in asked)
 
+    def partial(self, arm: ArmParams, levels: Levels) -> int:
+        """Forwards of a pass at these levels that run the active tokens of `region_adaptive` alone."""
+        if arm.region_adaptive is None:
+            return 0
+        schedule = arm.region_adaptive.schedule
+        free = [guides(sigma, arm.guidance_scale, arm.guidance_interval) for sigma in levels]
+        return schedule.partial_forwards([True] * len(levels)) + schedule.partial_forwards(free)
+
     def prepare(self, job: ArmJob) -> AbstractContextManager[Make]:
         """Load what is needed and give the function from rows of prompts to their clips; see `clip_cache.Make`.
 
@@ -192,11 +201,19 @@ class DenoisingMethod(Method):
     runs_transformer = True
 
     def check(self, arm: ArmParams) -> None:
-        """A truncated schedule leaves a step, positions by tiles need windows, and a cache counts whole steps."""
+        """A truncated schedule leaves a step, positions by tiles need windows, and what counts steps is alone."""
         if rope_of(arm.rope).relative:
             require_windowed(kind_of(arm.attention))
         if arm.scheduler == "midpoint" and arm.step_cache is not None:
             raise ValueError("scheduler midpoint evaluates between the steps that step_cache counts: leave one out")
+        _check_regions(arm)
+        if arm.long is not None and arm.step_cache is not None:
+            raise ValueError("long predicts each chunk of a step, and step_cache would mix them: leave one out")
+        if arm.long is not None and kind_of(arm.attention).stepwise:
+            raise ValueError(
+                f"long predicts each chunk of a step, and attention kind {arm.attention.kind} would count them as steps"
+                ": leave one out"
+            )
         if arm.strength_mode == "truncated" and int(self.strength(arm) * arm.steps) < 1:
             raise ValueError(
                 f"strength_mode truncated: strength {arm.strength} of {arm.steps} steps leaves none: raise either"
@@ -223,6 +240,8 @@ class DenoisingMethod(Method):
             f"flow shift {arm.flow_shift or 0:g}": arm.flow_shift is not None,
             _guidance(arm): arm.guidance_scale != 1 or arm.guidance_scale_2 is not None,
             cache.words() if cache else "": cache is not None,
+            arm.region_adaptive.words() if arm.region_adaptive else "": arm.region_adaptive is not None,
+            arm.long.words() if arm.long else "": arm.long is not None,
             f"{arm.detail_transfer or 0:g} of the change added to the enlarged clip": arm.detail_transfer is not None,
         }
         return " · ".join(part for part, applies in parts.items() if applies)
@@ -269,6 +288,21 @@ class DenoisingMethod(Method):
         return Workload(
             encodes=int(self.second_pass), decodes=decodes, forwards=forwards_of(arm, arm.attention, steps, guided)
         )
+
+
+def _check_regions(arm: ArmParams) -> None:
+    """What counts steps or leaves out work itself, and attention that has to see all queries, refuse RAS."""
+    if arm.region_adaptive is None:
+        return
+    if arm.step_cache is not None:
+        raise ValueError("region_adaptive and step_cache both take over what earlier steps computed: leave one out")
+    if arm.scheduler == "midpoint":
+        raise ValueError("scheduler midpoint evaluates between the steps that region_adaptive counts: leave one out")
+    if arm.long is not None:
+        raise ValueError("region_adaptive keeps keys of whole clips, and long has chunks: leave one out")
+    if rope_of(arm.rope).relative:
+        raise ValueError("region_adaptive keeps keys after RoPE, and rope.kind 'ar' turns them by tiles: use another")
+    require_selective(kind_of(arm.attention))
 
 
 def _guidance(arm: ArmParams) -> str:

@@ -11,6 +11,7 @@ class Direct(DenoisingMethod):
     """The base where it was never trained."""
 
     name = "direct"
+    own_fields = frozenset({"long", "region_adaptive"})
 
     @contextmanager
     def prepare(self, job: ArmJob) -> Iterator[Make]:

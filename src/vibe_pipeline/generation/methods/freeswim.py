@@ -19,7 +19,7 @@ class FreeSwim(Refine):
     """A second pass whose window path takes its cross-attention from a full path."""
 
     name = "freeswim"
-    own_fields = Refine.own_fields | {"refresh_every"}
+    own_fields = (Refine.own_fields | {"refresh_every"}) - {"long", "region_adaptive"}
 
     def check(self, arm: ArmParams) -> None:
         """Its own path is window attention."""

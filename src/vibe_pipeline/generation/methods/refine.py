@@ -17,7 +17,7 @@ class Refine(DenoisingMethod):
     name = "refine"
     second_pass = True
     takes_clips = True
-    own_fields = frozenset({"bridge", "detail_transfer", "enlarge"})
+    own_fields = frozenset({"bridge", "detail_transfer", "enlarge", "long", "region_adaptive"})
 
     def check(self, arm: ArmParams) -> None:
         """The transfer needs the enlarged clip; a bridge says by itself where the pass starts."""

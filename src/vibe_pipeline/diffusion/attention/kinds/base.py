@@ -85,6 +85,7 @@ class AttentionKind:
         rotates: It applies RoPE itself; its plans get q and k before RoPE.
         windowed: `windows` says which keys a query sees, so that AR-RoPE can turn them by tiles.
         stepwise: What it computes depends on the step of a clip, so it is for inference alone.
+        selective: Some queries alone can be attended over all keys (its plan is a `WindowPlan`).
         copies: How often q, k, v or the output are held once more while attention is computed; for the plan's memory.
     """
 
@@ -95,6 +96,7 @@ class AttentionKind:
     rotates: ClassVar[bool] = False
     windowed: ClassVar[bool] = False
     stepwise: ClassVar[bool] = False
+    selective: ClassVar[bool] = False
     copies: ClassVar[float] = 0
 
     def keys(self, grid: Grid, native: NativeGrid | None, layer: int) -> float:

@@ -36,6 +36,7 @@ class FreeLong(Gclf):
 
     name: ClassVar[str] = "freelong"
     windowed: ClassVar[bool] = False
+    selective: ClassVar[bool] = False
     copies: ClassVar[float] = 4  # both outputs, and of GCLF keys and values in a row with the pooled ones
 
     window_axes: Annotated[

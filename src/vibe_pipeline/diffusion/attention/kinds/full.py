@@ -16,6 +16,7 @@ class Full(AttentionKind):
     backends: ClassVar[tuple[str, ...]] = BACKENDS
     stock: ClassVar[bool] = True
     windowed: ClassVar[bool] = True
+    selective: ClassVar[bool] = True
 
     def keys(self, grid: Grid, native: NativeGrid | None, layer: int) -> int:
         """All tokens."""

@@ -22,6 +22,7 @@ class Window(AttentionKind):
     backends: ClassVar[tuple[str, ...]] = BACKENDS
     local: ClassVar[bool] = True
     windowed: ClassVar[bool] = True
+    selective: ClassVar[bool] = True
 
     half_window: Annotated[
         tuple[PositiveInt, PositiveInt] | None, Field(description="(d_h, d_w) in tokens; None: half the native grid")
