@@ -45,6 +45,7 @@ ARM_CHANGES: dict[str, Any] = {
     "detail_transfer": 0.5,
     "enlarge": "latent",
     "bridge": {},
+    "guidance_scale_2": 3.0,
     "guidance_interval": (0.2, 0.9),
     "step_cache": {"kind": "taylor"},
     "region_adaptive": {},
@@ -69,6 +70,7 @@ NATIVE_CHANGES: dict[str, Any] = {
     "negative_prompt": "noise",
     "native_steps": 3,
     "native_guidance_scale": 2.0,
+    "native_guidance_scale_2": 3.0,
     "native_scheduler": "unipc",
     "native_source": "truth",
 }
