@@ -1,5 +1,6 @@
 """One adapter's training: what is to be done, what changes meanwhile, and the batch of one step."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,6 +195,16 @@ class Batch:
     parts: dict[str, Tensor]
     noise: Tensor
     sigma: Tensor
+
+    @property
+    def shapes(self) -> Counter[tuple[int, ...]]:
+        """How many images of the whole batch have latents of which shape."""
+        return Counter({tuple(self.noise.shape[1:]): len(self.indices)})
+
+    @property
+    def text_length(self) -> int:
+        """Tokens of a caption."""
+        return self.parts["text"].shape[1]
 
 
 def draw_batch(job: TrainingJob, group: Group, step: int, indices: list[int]) -> Batch:
