@@ -214,7 +214,8 @@ def _work_done(state: TrainingState, batch: Batch | PackedBatch, forwards: int) 
     text = batch.text_length
     for grid in grids:
         if (*grid, text) not in state.flops:
-            state.flops[*grid, text] = transformer_flops(state.transformer, grid, text).total
+            packed = isinstance(batch, PackedBatch)
+            state.flops[*grid, text] = transformer_flops(state.transformer, grid, text, packed).total
     tokens = sum(count * math.prod(grid) for grid, count in grids.items())
     return len(batch.indices), tokens, sum(n * forwards * state.flops[*grid, text] for grid, n in grids.items())
 

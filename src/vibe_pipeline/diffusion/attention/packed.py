@@ -6,6 +6,7 @@ image what it does for one that is alone, with no mask over the row and none of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,14 +47,13 @@ class PackedPlan:
         self, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, rotary: Rotary | None = None
     ) -> Tensor:
         """Attend: q, k, v [1, heads, L, D], image behind image; `scale` is that of each image."""
-        parts = zip(*(x.split(self.lengths, 2) for x in (q, k, v)), strict=True)
-        if rotary is None:
-            own = [plan(*part, one) for plan, part, one in zip(self.plans, parts, self.scales, strict=True)]
-        else:
+        parts, own = [x.split(self.lengths, 2) for x in (q, k, v)], [dict[str, Any]() for _ in self.plans]
+        if rotary is not None:
             tables = zip(*(t.split(self.lengths, 1) for t in (rotary.cos, rotary.sin)), strict=True)
-            each = zip(self.plans, parts, self.scales, tables, strict=True)
-            own = [plan(*part, one, rotary=Rotary(*turns)) for plan, part, one, turns in each]
-        return torch.cat(own, 2)
+            own = [{"rotary": Rotary(*turns)} for turns in tables]
+        images = zip(self.plans, *parts, self.scales, own, strict=True)
+        found = [plan(*of_image, one, **extra) for plan, *of_image, one, extra in images]
+        return torch.cat(found, 2)
 
 
 def pack_plans(by_image: Sequence[Sequence[AttentionPlan]], scales: Sequence[float | None]) -> tuple[PackedPlan, ...]:
