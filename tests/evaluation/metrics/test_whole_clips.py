@@ -15,9 +15,11 @@ from vibe_pipeline.evaluation.metrics.whole_clips import WHOLE_CLIPS, WholeClip,
 from vibe_pipeline.evaluation.networks import Networks
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.folders import Folders
+from vibe_pipeline.experiment.published import load_published
 from vibe_pipeline.io.clip_files import real_clip_files
 from vibe_pipeline.io.video import write_lossless
 from vibe_pipeline.planning.measure_costs import network_teraflops
+from vibe_pipeline.reporting.published import columns_of
 
 FVD, IS = WHOLE_CLIPS
 
@@ -186,3 +188,14 @@ def test_the_plan_counts_what_the_networks_see() -> None:
     sizes = [ClipSize(height=h, width=w, frames=81) for h, w in ((704, 1280), (2176, 3840))]
     assert [network_teraflops(size, ("fvd_i3d",)) for size in sizes] == pytest.approx([0.054, 0.054])
     assert network_teraflops(sizes[0], ("is_c3d",)) == pytest.approx(0.077)
+
+
+def test_published_figures_can_be_set_beside_as_the_page_says(tmp_path) -> None:
+    page = (Path(__file__).parents[3] / "docs/evaluation.md").read_text()
+    file = tmp_path / "published.yml"
+    file.write_text(page.split("`published.yml`:\n\n```yaml\n")[1].split("```")[0])
+    content = load_published(file)
+    assert [column.metric for column in columns_of(content["tables"][0], content["columns"])] == [FVD.name] * 2 + [
+        IS.name
+    ]
+    assert content["tables"][0]["rows"][0]["values"] == {"fvd_10k": 66.32, "fvd_2k": 92.0, "inception": 87.68}
