@@ -101,6 +101,7 @@ TRAIN_CHANGES: dict[str, Any] = {
     "degradation": {"factor": 0.25},
     "bridge": {},
     "crop": CROP,
+    "packing": {"tokens": 600},
     "attention": {"kind": "window"},
 }
 BRIDGE = {"bridge": 1.0}

@@ -166,7 +166,7 @@ def test_one_expert_is_on_the_device_at_a_time(a14b, monkeypatch: pytest.MonkeyP
     asked: list[str] = []
     predict = experts.switching(lambda expert: lambda x, sigma: asked.append(expert.part) or x)
     for _ in range(2):
-        with experts.at_work():
+        with experts.at_work(sigmas):
             for sigma in sigmas[:-1]:
                 predict(torch.zeros(1), sigma[None])
     assert asked == 2 * ["transformer", "transformer", "transformer_2", "transformer_2"]

@@ -289,6 +289,19 @@ def test_crops_make_4k_images_trainable_on_24_gb() -> None:
     assert rows["window_only"].seconds < rows["no_hfato"].seconds < 0.4 * rows["full"].seconds
 
 
+def test_a_packed_step_is_as_many_images_as_fit_into_its_sequences(params) -> None:
+    """A token's own modulation is what packing adds, in operations and memory."""
+    plain = next(row for row in make_plan(params).rows if row.group == "stage2")
+    name, own = plain.name, params["adapters"][plain.name]
+    own |= {"batch_size": 1, "micro_batch": None}
+    one = next(row for row in make_plan(params).rows if row.name == name and row.group == "stage2")
+    own["packing"] = {"tokens": 3 * one.tokens + 1}
+    packed = next(row for row in make_plan(params).rows if row.name == name and row.group == "stage2")
+    assert packed.tokens == 3 * one.tokens and packed.keys_per_query == one.keys_per_query
+    assert 3 * one.teraflops < packed.teraflops < 4.5 * one.teraflops
+    assert packed.memory_gb > one.memory_gb
+
+
 def test_drawn_degradations_are_encoded_and_kept(params) -> None:
     plain = next(row for row in make_plan(params).rows if row.group == "data")
     params["data"]["pixel_draws"] = {"most": 4.0, "least": 2.0, "count": 3}

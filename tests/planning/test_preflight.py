@@ -26,6 +26,7 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.load import settled_parameters
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
+from vibe_pipeline.experiment.training import Stage1Params
 from vibe_pipeline.io.video import write_lossless
 from vibe_pipeline.planning.preflight import (
     check_band,
@@ -506,6 +507,27 @@ def test_drawn_degradations_need_latents_that_are_made() -> None:
         DataParams(path="x", pixel_draws={"least": 9.0}, **sizes)
     with pytest.raises(ValueError, match="most 200 leaves nothing of a side of 128 pixels"):
         DataParams(path="x", pixel_draws={"most": 200.0}, **sizes)
+
+
+def test_sequences_shorter_than_the_largest_image_are_refused(wan21) -> None:
+    """128x192 pixels are 8 x 12 tokens; low ones of 64x64 are 4 x 4, at other proportions up to 3 x 6."""
+
+    def check(high: int, low: int, buckets: str) -> None:
+        rows = {
+            "stage1": {"m": Stage1Params(packing={"tokens": low})},
+            "adapters": {"d": AdapterParams(label="a", start="m", packing={"tokens": high})},
+            "arms": {"a": ArmParams(label="a")},
+        }
+        sizes = {"low": {"height": 64, "width": 64}, "high": {"height": 128, "width": 192}}
+        data = DataParams(path="x", buckets=buckets, **sizes)
+        check_single_size(wan21.model(), data, Experiment(**rows, reference_arm="a"))
+
+    check(96, 16, "single")
+    with pytest.raises(ValueError, match=r"adapters\.d\.packing\.tokens 95 .* 128x192, 96 tokens: raise it to 96"):
+        check(95, 16, "single")
+    with pytest.raises(ValueError, match=r"stage1\.m\.packing\.tokens 15 .* 64x64, 16 tokens"):
+        check(96, 15, "single")
+    check(96, 18, "aspect")
 
 
 def test_crops_that_do_not_fit_are_refused(wan21) -> None:

@@ -175,7 +175,9 @@ def count_flops(
     return Flops(forward, backward, sum(cost for _, cost in scores), BACKWARD_ATTENTION * learning)
 
 
-def transformer_flops(transformer: "WanTransformer3DModel", grid: Grid, text_length: int) -> Flops:
+def transformer_flops(
+    transformer: "WanTransformer3DModel", grid: Grid, text_length: int, per_token: bool = False
+) -> Flops:
     """One image or clip with the adapters and the attention that are on a transformer; see :func:`count_flops`."""
     from vibe_pipeline.diffusion.attention import GclfAttnProcessor
 
@@ -184,7 +186,7 @@ def transformer_flops(transformer: "WanTransformer3DModel", grid: Grid, text_len
         p.installation.keys(grid, p.layer) if isinstance(p, GclfAttnProcessor) else float(math.prod(grid))
         for p in processors
     ]
-    return count_flops(transformer.config, grid, text_length, keys, adapters_on(transformer))
+    return count_flops(transformer.config, grid, text_length, keys, adapters_on(transformer), per_token)
 
 
 def adapters_on(transformer: "WanTransformer3DModel") -> list[AdapterLayers]:

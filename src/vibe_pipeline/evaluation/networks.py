@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from vibe_pipeline.evaluation.metrics.asked import asked_for, lack_of
 from vibe_pipeline.evaluation.metrics.distributions import Distribution
-from vibe_pipeline.evaluation.metrics.networks import Frame, FrameNetwork, Network, Watcher, spaced
+from vibe_pipeline.evaluation.metrics.networks import Frame, FrameNetwork, Network, Watcher
 from vibe_pipeline.evaluation.metrics.patches import PATCH_QUALITY
 from vibe_pipeline.evaluation.whole_arm import resamples_as_text
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.folders import Folders
-from vibe_pipeline.io.clip_files import clip_files
+from vibe_pipeline.io.clip_files import real_clip_files
 from vibe_pipeline.io.files import write_atomic
 from vibe_pipeline.io.keys import content_key
 from vibe_pipeline.io.score_table import Place, score_row, score_table
@@ -207,11 +207,11 @@ class Networks:
     def _real(self, entry: Distribution) -> list[NDArray[np.floating]]:
         """Features of the real clips, made once and kept."""
         found = []
-        for file in clip_files(self._evaluation.real_clips) if self._evaluation.real_clips else ():
+        for file in real_clip_files(self._evaluation.real_clips) if self._evaluation.real_clips else ():
             key = weights_fingerprint([file])
             kept = self._kept.read(entry, key)
             if kept is None:
-                looks = self._looks_of([entry], key, file, sum(1 for _ in read_frames(file)))
+                looks = self._looks_of([entry], key, file, sum(1 for _ in read_frames(file)), drawn_by=key)
                 looks.finish()
                 if problem := looks.of[entry.name].problem:
                     raise ValueError(f"evaluation.real_clips: {file}: {problem}")
@@ -219,14 +219,14 @@ class Networks:
             found.append(kept)
         return found
 
-    def _looks_of(self, entries: Sequence[Network], key: str, path: Path, frames: int) -> Looks:
+    def _looks_of(self, entries: Sequence[Network], key: str, path: Path, frames: int, drawn_by: str = "") -> Looks:
         made = {entry.name: self._watcher(entry) for entry in entries}
         return Looks(
             path,
             {
                 entry.name: Look(
                     made[entry.name],
-                    frozenset(spaced(frames, entry.frames)),
+                    frozenset(entry.wanted(frames, drawn_by)),
                     lambda value, entry=entry: self._kept.add(entry, key, value),
                 )
                 for entry in entries

@@ -54,7 +54,7 @@ ObjectiveWeights = Annotated[
 class AdapterParams(Unfolded, TrainParams):
     """One row of `adapters`: a stage-2 adapter."""
 
-    later = frozenset({"bridge", "crop"})
+    later = TrainParams.later | {"bridge", "crop"}
 
     label: str = Field(description="what the report calls it")
     start: Name = Field(
@@ -79,6 +79,8 @@ class AdapterParams(Unfolded, TrainParams):
     def _crops_see_all(self) -> Self:
         if self.crop is not None and (self.attention.kind != "full" or self.attention.scale is not None):
             raise ValueError("crop has tokens of two grids, crop and context: set attention to {kind: full}")
+        if self.crop is not None and self.packing is not None:
+            raise ValueError("crop and packing both lay tokens of several grids in a row: leave one of them out")
         return self
 
     @model_validator(mode="after")

@@ -38,7 +38,9 @@ class EvaluationParams(Params):
     extra_measures: tuple[str, ...] = Field(
         (), description="measures beside those that are always made, by name (docs/evaluation.md)"
     )
-    real_clips: Path | None = Field(None, description="folder of real clips that an arm's are compared with (HD-FVD)")
+    real_clips: Path | None = Field(
+        None, description="folder of real clips that an arm's are compared with (HD-FVD, FVD), or UCF-101 as unpacked"
+    )
     flow_side: PositiveInt | None = Field(
         None, description="longest side in pixels that RAFT and AMT see, in every arm; None: clips as they are"
     )

@@ -11,6 +11,7 @@ from pydantic import (
 
 from vibe_pipeline.diffusion.flow import Weighting
 from vibe_pipeline.experiment.groups import Grown, NonNegative, Params
+from vibe_pipeline.experiment.packing import PackingParams
 
 
 class LoraParams(Params):
@@ -44,10 +45,18 @@ class OptimiserParams(Params):
 class TrainParams(Grown):
     """What one adapter's training takes, whichever stage."""
 
+    later = frozenset({"packing"})
+
     lora: LoraParams = Field(LoraParams(), description="shape of the update")
     optimiser: OptimiserParams = Field(OptimiserParams(), description="AdamW and its schedule")
     steps: PositiveInt = Field(3000, description="optimiser steps; per stage [N]")
-    batch_size: PositiveInt = Field(1, description="images per optimiser step, over all processes [C]")
+    batch_size: PositiveInt = Field(
+        1, description="images per optimiser step, over all processes [C]; with packing, sequences"
+    )
+    packing: PackingParams | None = Field(
+        None,
+        description="images of all sizes one behind the other in a sequence (NaViT); None: a batch is of one size [C]",
+    )
     micro_batch: PositiveInt | None = Field(
         None, description="images per forward and process, gradients accumulated; None: all of its share at once"
     )
@@ -80,6 +89,14 @@ class TrainParams(Grown):
     def _every_process_has_images(self) -> Self:
         if self.processes > self.batch_size:
             raise ValueError(f"batch_size {self.batch_size} leaves some of {self.processes} processes without an image")
+        return self
+
+    @model_validator(mode="after")
+    def _packing_divides_by_itself(self) -> Self:
+        if self.packing is not None and self.micro_batch is not None:
+            raise ValueError("packing.tokens says how many images a forward holds: leave micro_batch out")
+        if self.packing is not None and self.compile:
+            raise ValueError("packing gives nearly every step another shape, each compiled anew: set compile to false")
         return self
 
     @property

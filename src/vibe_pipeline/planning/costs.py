@@ -32,7 +32,7 @@ from vibe_pipeline.experiment.rope import RopeParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.planning.architecture import Architecture, Grid
-from vibe_pipeline.planning.crops import crop_tokens
+from vibe_pipeline.planning.crops import crop_tokens, images_of_sequence
 from vibe_pipeline.planning.devices import Device
 from vibe_pipeline.planning.figures import Figures
 from vibe_pipeline.planning.measure_costs import network_teraflops, writing_seconds
@@ -178,7 +178,8 @@ class Costs:
         frozen = [self._layers(adapter) for adapter in self.beside(stage1)]
         adapters = [*frozen, replace(self._layers(row.lora), trained=True)]
         tokens = crop_tokens(self.architecture, size, row)
-        flops = self._flops(size, attention, adapters, tokens=tokens)
+        packed = row.packing is not None
+        flops = self._flops(size, attention, adapters, per_token=packed, tokens=tokens)
         again = int(row.gradient_checkpointing)
         linear = flops.linear_forward * (1 + again) + flops.linear_backward
         scores = flops.attention_forward * (1 + again) + flops.attention_backward
@@ -188,7 +189,7 @@ class Costs:
         attending = self._attention(size, attention, scores, rates) if tokens is None else scores / rates.sdpa
         seconds = linear / rest + attending
         work = Work((linear + scores) / 1e12, {"transformer": seconds / 1e12 / row.processes})
-        return work * (row.batch_size * row.forwards)
+        return work * (row.batch_size * row.forwards * images_of_sequence(self.architecture, size, row))
 
     def rates(self, dtype: str) -> Rates:
         """TFLOP/s by kernel, for a transformer that computes in `dtype`."""
@@ -224,10 +225,12 @@ class Costs:
         """Peak bytes of a training step on each device; on a fused `stage1`, if there is one."""
         batch = row.micro_batch or -(-row.batch_size // row.processes)
         tokens = crop_tokens(self.architecture, size, row)
+        if packed := row.packing is not None:
+            batch, tokens = 1, row.packing.tokens  # sequences go through one by one; the fullest decides
         grid = self.architecture.grid(size) if tokens is None else working_grid(tokens)
         beside = next(iter(self.beside(stage1)), None)
         copies = kind_of(attention).copies
-        key = ("train", grid, batch, row.lora, row.autocast, row.gradient_checkpointing, beside, copies)
+        key = ("train", grid, batch, row.lora, row.autocast, row.gradient_checkpointing, beside, copies, packed)
         activations = self._kept(
             key,
             lambda: _memory().training_activations(
@@ -241,6 +244,7 @@ class Costs:
                 checkpointing=row.gradient_checkpointing,
                 beside=beside,
                 copies=copies,
+                per_token=packed,
             ),
         )
         per_number = 8 + STATE_BYTES[row.optimiser.kind] + (4 if row.ema_decay else 0)

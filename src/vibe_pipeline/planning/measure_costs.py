@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from vibe_pipeline.evaluation.metrics.asked import ASKED
 from vibe_pipeline.evaluation.metrics.distributions import Distribution
-from vibe_pipeline.evaluation.metrics.networks import Network, spaced
+from vibe_pipeline.evaluation.metrics.networks import Network
 from vibe_pipeline.evaluation.metrics.resolution import Measure
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.io.metric import Metric
@@ -52,9 +52,11 @@ def _chosen(names: Collection[str]) -> list[Metric]:
 
 
 def _megapixels(size: ClipSize, metric: Metric) -> float:
-    """Of the frames that it looks at."""
-    frames = len(spaced(size.frames, metric.frames)) if isinstance(metric, Network) else size.frames
-    return size.height * size.width * frames / 1e6
+    """Of the frames that it looks at, as large as it sees them."""
+    if not isinstance(metric, Network):
+        return size.height * size.width * size.frames / 1e6
+    pixels = size.height * size.width if metric.side is None else metric.side**2
+    return pixels * len(metric.wanted(size.frames)) / 1e6
 
 
 def extra_seconds(size: ClipSize, names: Collection[str]) -> float:

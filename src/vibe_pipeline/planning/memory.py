@@ -81,13 +81,14 @@ def training_activations(
     checkpointing: bool,
     beside: LoraParams | None = None,
     copies: float = 0,
+    per_token: bool = False,
 ) -> int:
     """Peak bytes of a LoRA step beside weights, gradients and optimiser.
 
     `beside` is a frozen adapter that stands beside weights of 16 bit, as stage 1 does; `copies` as an attention kind
-    declares it.
+    declares it; `per_token`: one timestep a token, as packed images have it.
     """
-    settings = (grid, batch, text_length, lora, dtype, autocast, checkpointing, beside, copies)
+    settings = (grid, batch, text_length, lora, dtype, autocast, checkpointing, beside, copies, per_token)
     one, two = (_training_trial(architecture, layers, *settings) for layers in (1, 2))
     return two.peak + (architecture.transformer["num_layers"] - 2) * (two.kept - one.kept)
 
@@ -182,6 +183,7 @@ def _training_trial(
     checkpointing: bool,
     beside: LoraParams | None,
     copies: float,
+    per_token: bool,
 ) -> Activations:
     transformer = architecture.build_transformer(layers).train()
     _copy_in_attention(transformer, copies)
@@ -199,7 +201,7 @@ def _training_trial(
                     seed=0,
                 )
     with _fake(transformer, dtype):
-        inputs = _transformer_inputs(architecture, grid, batch, text_length, dtype)
+        inputs = _transformer_inputs(architecture, grid, batch, text_length, dtype, per_token)
         with (
             LiveBytes([*_tensors(transformer), *inputs]) as live,
             torch.autocast("cpu", torch.bfloat16, enabled=autocast),

@@ -14,7 +14,7 @@ from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.attention_sizes import chunk_size
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, stage1_of
-from vibe_pipeline.planning.crops import crop_tokens
+from vibe_pipeline.planning.crops import crop_tokens, images_of_sequence
 from vibe_pipeline.planning.expert_loads import ExpertLoad, expert_loads, native_passes, waiting_on_device
 from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.stills_filter import filtering_seconds, fitting_seconds
@@ -32,7 +32,7 @@ class PlanRow:
     Attributes:
         group: `data`, `stage1`, `stage2`, `native`, `arm`, `validation`, `held_out`, `vbench` or `measures`.
         count: How often: images, optimiser steps or clips.
-        tokens: Of one sample; None where no transformer runs.
+        tokens: Of one sample, or of one packed sequence; None where no transformer runs.
         keys_per_query: Keys that a query of self-attention is compared with, the average over the layers.
         teraflops: Of one piece of the work.
         parts: Seconds of one piece, by what spends them.
@@ -131,6 +131,7 @@ def training_row(
     """A stage-1 adapter, or one of `adapters`: its steps at the size that it is trained on."""
     tokens = crop_tokens(costs.architecture, size, row)
     tokens, keys = (costs.keys(size, FULL), costs.keys(size, attention)) if tokens is None else (tokens, tokens)
+    tokens *= images_of_sequence(costs.architecture, size, row)
     work, peak = costs.step(size, attention, row, stage1), costs.step_memory(size, attention, row, stage1)
     disk = 4.0 * costs.adapter_parameters(row.lora)
     once = costs.load("transformer") + costs.compiling(size, attention, row.compile, modes=2)

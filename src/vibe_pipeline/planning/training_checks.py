@@ -1,6 +1,8 @@
 """What preflight asks of a training: sizes that attention, crops and cells divide, latents, noise levels."""
 
-from vibe_pipeline.diffusion.checkpoint import WanCheckpoint, find_model, require_fitting_size
+import math
+
+from vibe_pipeline.diffusion.checkpoint import WanCheckpoint, find_model, require_fitting_size, token_grid
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.crop import CropParams
 from vibe_pipeline.experiment.data import DataParams
@@ -8,6 +10,7 @@ from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import TrainParams
 from vibe_pipeline.generation.attention_sizes import require_fitting_attention, require_fitting_buckets
+from vibe_pipeline.images.buckets import make_buckets
 from vibe_pipeline.planning.expert_loads import level_share
 
 LEAST_SHARE = 0.05
@@ -77,15 +80,35 @@ def _check_bridge(row: AdapterParams, boundary: float, name: str) -> None:
 def check_single_size(model: ModelParams, data: DataParams, tables: Experiment) -> None:
     """Refuse a training size that an adapter's attention or crop could not divide, where all images are cut to it.
 
+    Images that are longer than the sequences they are to be packed into are refused too, of whatever buckets.
+
     Raises:
         ValueError: Names the adapter and the nearest sizes that fit.
     """
+    _check_packing(model, data, tables)
     for name, row in tables.adapters.items():
         if row.crop is not None:
             _check_crop(find_model(model.path), data, row.crop, f"adapters.{name}")
         if data.buckets == "single":
             checkpoint = find_model(model.path)
             require_fitting_attention(checkpoint, data.high, row.attention, f"adapters.{name}: data.high")
+
+
+def _check_packing(model: ModelParams, data: DataParams, tables: Experiment) -> None:
+    """Refuse sequences that the largest image does not fit into."""
+    rows = [(f"stage1.{name}", row.packing, "low") for name, row in tables.stage1.items()]
+    rows += [(f"adapters.{name}", row.packing, "high") for name, row in tables.adapters.items()]
+    for row, packing, part in rows:
+        if packing is None:
+            continue
+        checkpoint = find_model(model.path)
+        sizes = {getattr(bucket, part) for bucket in make_buckets(checkpoint, model.native, data)}
+        most, size = max((math.prod(token_grid(checkpoint, *size)), size) for size in sizes)
+        if most > packing.tokens:
+            raise ValueError(
+                f"{row}.packing.tokens {packing.tokens} is less than one image of {size[0]}x{size[1]}, {most} tokens: "
+                f"raise it to {most} or more"
+            )
 
 
 def _check_crop(checkpoint: WanCheckpoint, data: DataParams, crop: CropParams, row: str) -> None:

@@ -1,5 +1,6 @@
 """One adapter's training: what is to be done, what changes meanwhile, and the batch of one step."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,6 +156,19 @@ class TrainingJob:
         """
         return None if self.loss.bridge is not None else self.boundary
 
+    def draw_levels(self, count: int, generator: torch.Generator) -> Tensor:
+        """Noise levels [count] as the row draws them, where the transformer in training works."""
+        row = self.row
+        return draw_sigma(
+            kind=row.sigma_sampling,
+            count=count,
+            shift=row.sigma_shift,
+            generator=generator,
+            mean=row.logit_mean,
+            std=row.logit_std,
+            below=self.below,
+        )
+
     def chunk(self, processes: int) -> int:
         """Images per forward of one process."""
         return self.row.micro_batch or -(-self.row.batch_size // processes)
@@ -206,21 +220,23 @@ class Batch:
     noise: Tensor
     sigma: Tensor
 
+    @property
+    def shapes(self) -> Counter[tuple[int, ...]]:
+        """How many images of the whole batch have latents of which shape."""
+        return Counter({tuple(self.noise.shape[1:]): len(self.indices)})
+
+    @property
+    def text_length(self) -> int:
+        """Tokens of a caption."""
+        return self.parts["text"].shape[1]
+
 
 def draw_batch(job: TrainingJob, group: Group, step: int, indices: list[int]) -> Batch:
     """All that is random is drawn for the whole batch from (seed, step), then cut: shares do not change it."""
-    row, generator = job.row, torch.Generator().manual_seed(job.row.seed * 1_000_003 + step)
+    generator = torch.Generator().manual_seed(job.row.seed * 1_000_003 + step)
     shape = job.images.shape(job.loss.part, indices[0])
     noise = torch.randn((len(indices), *shape), generator=generator)
-    sigma = draw_sigma(
-        kind=row.sigma_sampling,
-        count=len(indices),
-        shift=row.sigma_shift,
-        generator=generator,
-        mean=row.logit_mean,
-        std=row.logit_std,
-        below=job.below,
-    )
+    sigma = job.draw_levels(len(indices), generator)
     drawn = job.loss.draws(len(indices), generator, job.images.draws, shape)
     first, end = group.bounds(len(indices))
     parts = read_parts(job.images, job.loss, indices[first:end], {n: v[first:end] for n, v in drawn.items()})

@@ -6,7 +6,10 @@ micro-batches, up to the order of sums.
 """
 
 import math
+from collections import Counter
+from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import pandas as pd
 import torch
@@ -25,6 +28,7 @@ from vibe_pipeline.training.checkpoint import resume, save_state
 from vibe_pipeline.training.distributed import Group, OnLog, no_log
 from vibe_pipeline.training.job import Batch, TrainingJob, TrainingState, draw_batch
 from vibe_pipeline.training.optim import averaged, make_ema, make_optimiser, set_learning_rate
+from vibe_pipeline.training.packed import PackedBatch, draw_packed, packed_steps, sequence_losses
 from vibe_pipeline.training.throughput import Window, device_peak, peak_memory
 from vibe_pipeline.training.validation import held_out_loss
 
@@ -55,15 +59,16 @@ def train_adapter(
         OutOfTimeError: The run's hours are spent; the step is kept in a checkpoint.
     """
     state = _start(job, transformer, group or Group(), on_log)
-    batches = islice(epoch_batches(job.images, job.row.batch_size, job.row.seed), state.step, None)
-    batch = draw_batch(job, state.group, state.step, next(batches)) if state.step < job.row.steps else None
+    batches = _batches(state)
+    draw = draw_packed if job.row.packing else draw_batch
+    batch = draw(job, state.group, state.step, next(batches)) if state.step < job.row.steps else None
     transformer.train()
     with _progress(state) as bar:
         while state.step < job.row.steps:
             values, forwards = _step(state, batch)
             step, done, state.step = state.step, batch, state.step + 1
             if state.step < job.row.steps:  # drawn while the device is at work
-                batch = draw_batch(job, state.group, state.step, next(batches))
+                batch = draw(job, state.group, state.step, next(batches))
             state.window.add(_finite(job, values, step, done), *_work_done(state, done, forwards))
             _report(state, bar)
             _keep(state)
@@ -71,6 +76,14 @@ def train_adapter(
     if state.ema is not None:
         state.ema.copy_to(state.parameters)
     return pd.DataFrame(state.records)
+
+
+def _batches(state: TrainingState) -> Iterator[Any]:
+    """The images of every step that is left, as `draw_batch` or `draw_packed` takes them."""
+    job = state.job
+    if job.row.packing is not None:
+        return packed_steps(job, state.transformer.config.patch_size, state.step, tell=state.group.leads)
+    return islice(epoch_batches(job.images, job.row.batch_size, job.row.seed), state.step, None)
 
 
 def _keep(state: TrainingState) -> None:
@@ -124,16 +137,16 @@ def _progress(state: TrainingState) -> Progress[None]:
     return Progress(initial=state.step, total=steps, desc=state.job.name, hidden=hidden)
 
 
-def _step(state: TrainingState, batch: Batch) -> tuple[dict[str, Tensor], int]:
+def _step(state: TrainingState, batch: Batch | PackedBatch) -> tuple[dict[str, Tensor], int]:
     """One optimiser step.
 
     Returns:
         Losses and `gradient norm`, still on the device; and the forwards that each image took.
     """
-    job, sums, forwards, size = state.job, {}, 0, state.job.chunk(state.group.size)
+    job, sums, forwards = state.job, {}, 0
     set_learning_rate(state.optimiser, state.step, job.row)
-    for start in range(0, len(batch.sigma), size):
-        losses, share, forwards = _chunk_losses(state, batch, slice(start, start + size))
+    for losses, share, calls in _losses(state, batch):
+        forwards = calls
         (losses["loss"] * share).backward()
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach().float() * share
@@ -144,6 +157,18 @@ def _step(state: TrainingState, batch: Batch) -> tuple[dict[str, Tensor], int]:
     if state.ema is not None:
         state.ema.step(state.parameters)
     return sums, forwards
+
+
+def _losses(state: TrainingState, batch: Batch | PackedBatch) -> Iterator[tuple[dict[str, Tensor], float, int]]:
+    """What each forward of this process loses, one after the other; see `_chunk_losses`."""
+    if isinstance(batch, PackedBatch):
+        for images in batch.sequences:
+            losses, calls = sequence_losses(state.job, state.transformer, state.group.device, images)
+            yield losses, len(images) / len(batch.indices), calls
+        return
+    size = state.job.chunk(state.group.size)
+    for start in range(0, len(batch.sigma), size):
+        yield _chunk_losses(state, batch, slice(start, start + size))
 
 
 def _chunk_losses(state: TrainingState, batch: Batch, rows: slice) -> tuple[dict[str, Tensor], float, int]:
@@ -165,7 +190,7 @@ def _chunk_losses(state: TrainingState, batch: Batch, rows: slice) -> tuple[dict
     return losses, len(sigma) / len(batch.indices), len(calls)
 
 
-def _finite(job: TrainingJob, values: dict[str, Tensor], step: int, batch: Batch) -> dict[str, float]:
+def _finite(job: TrainingJob, values: dict[str, Tensor], step: int, batch: Batch | PackedBatch) -> dict[str, float]:
     """The losses as numbers; one wait for the device.
 
     Raises:
@@ -180,17 +205,19 @@ def _finite(job: TrainingJob, values: dict[str, Tensor], step: int, batch: Batch
     return numbers
 
 
-def _work_done(state: TrainingState, batch: Batch, forwards: int) -> tuple[int, int, float]:
+def _work_done(state: TrainingState, batch: Batch | PackedBatch, forwards: int) -> tuple[int, int, float]:
     """Images, tokens and floating-point operations of a step, over all processes."""
-    count = len(batch.indices)
-    patch = state.transformer.config.patch_size
-    grid = tuple(s // p for s, p in zip(batch.noise.shape[-3:], patch, strict=True))
-    if (crop := state.job.loss.crop) is not None:
-        grid = (1, 1, crop.tokens(grid[1:]))
-    key = (*grid, batch.parts["text"].shape[1])
-    if key not in state.flops:
-        state.flops[key] = transformer_flops(state.transformer, grid, key[-1]).total
-    return count, count * math.prod(grid), count * forwards * state.flops[key]
+    crop, grids = state.job.loss.crop, Counter[tuple[int, ...]]()
+    for shape, images in batch.shapes.items():
+        grid = tuple(s // p for s, p in zip(shape[-3:], state.transformer.config.patch_size, strict=True))
+        grids[grid if crop is None else (1, 1, crop.tokens(grid[1:]))] += images
+    text = batch.text_length
+    for grid in grids:
+        if (*grid, text) not in state.flops:
+            packed = isinstance(batch, PackedBatch)
+            state.flops[*grid, text] = transformer_flops(state.transformer, grid, text, packed).total
+    tokens = sum(count * math.prod(grid) for grid, count in grids.items())
+    return len(batch.indices), tokens, sum(n * forwards * state.flops[*grid, text] for grid, n in grids.items())
 
 
 def _report(state: TrainingState, bar: Progress[None]) -> None:

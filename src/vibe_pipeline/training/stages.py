@@ -24,7 +24,9 @@ from vibe_pipeline.diffusion.models import (
     pick_device,
     token_grid,
 )
+from vibe_pipeline.diffusion.packing import install_packing
 from vibe_pipeline.experiment.adapters import AdapterParams
+from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.training import Stage1Params, TrainParams
 from vibe_pipeline.images.cache import LatentCache
@@ -195,8 +197,12 @@ def _equip(transformer: WanTransformer3DModel, checkpoint: WanCheckpoint, job: T
         targets=row.lora.targets,
         seed=row.seed,
     )
-    if isinstance(row, AdapterParams):
-        install_gclf(transformer, row.attention, token_grid(checkpoint, native.height, native.width))
+    packed, grid = row.packing is not None, token_grid(checkpoint, native.height, native.width)
+    if packed or isinstance(row, AdapterParams):
+        attention = row.attention if isinstance(row, AdapterParams) else AttentionParams()
+        install_gclf(transformer, attention, grid, always=packed)
+    if packed:
+        install_packing(transformer)
 
 
 def _publish(job: TrainingJob, transformer: WanTransformer3DModel, records: pd.DataFrame, held_out: float) -> None:

@@ -10,7 +10,7 @@ order. Both are settled by hooks on four small submodules, none of which is insi
 """
 
 import weakref
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vibe_pipeline.diffusion.attention.geometry import Grid, HalfWindow, NativeGrid, Order, reorder_tokens
 from vibe_pipeline.diffusion.attention.kinds import AttentionPlan, AttentionSettings, Place, kind_of, require_windowed
+from vibe_pipeline.diffusion.attention.packed import pack_plans
 from vibe_pipeline.diffusion.attention.processor import GclfAttnProcessor
 from vibe_pipeline.diffusion.attention.relative import plan_relative
 from vibe_pipeline.diffusion.attention.scales import Scale, scale_of
@@ -101,6 +102,15 @@ class GclfInstallation:
         if key not in self._plans:
             self._plans[key] = self._build(*key)
         return self._plans[key]
+
+    def pack(self, grids: Sequence[Grid], device: torch.device) -> None:
+        """Let the next forward's tokens be those of several stills in one row, each attending to itself alone.
+
+        Raises:
+            ValueError: if a grid does not fit the kind.
+        """
+        self.plans = pack_plans([self.prepare(grid, device) for grid in grids], [self.scale_at(g) for g in grids])
+        self.scale = None  # each image has its own
 
     def scale_at(self, grid: Grid) -> float | None:
         """Scale of the scores on a token grid; None: 1 / sqrt(head dim)."""
@@ -194,6 +204,7 @@ def install_gclf(
     backend: str = "auto",
     order: Order | None = None,
     rope: RopeKind | None = None,
+    always: bool = False,
 ) -> GclfInstallation | None:
     """Give every self-attention of a Wan transformer the attention of a row: any entry of `KINDS`, such as GCLF.
 
@@ -207,6 +218,7 @@ def install_gclf(
         backend: one of the kind's `backends`; "auto" leaves it the choice, by device and size.
         order: token order inside the transformer; None: (h, w, t) for flex, (t, h, w) otherwise.
         rope: the row's rotary positions; only of a relative kind attention has to know.
+        always: Install plain full attention too, as packed images need it.
 
     Returns:
         The installation, or None for plain full attention, which needs none.
@@ -226,7 +238,7 @@ def install_gclf(
     if relative is not None:
         require_windowed(kind)
         relative.reaches(native_grid)
-    if kind.stock and settings.scale is None and relative is None:
+    if kind.stock and settings.scale is None and relative is None and not always:
         return None
     installation = GclfInstallation(transformer, settings, native_grid, backend, relative)
     installation.attach(order)

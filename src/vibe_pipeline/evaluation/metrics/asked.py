@@ -7,12 +7,13 @@ from vibe_pipeline.evaluation.metrics.high_resolution import HIGH_RESOLUTION
 from vibe_pipeline.evaluation.metrics.lpips import HD_LPIPS
 from vibe_pipeline.evaluation.metrics.networks import Lack, Network
 from vibe_pipeline.evaluation.metrics.patches import PATCH_NETWORKS
+from vibe_pipeline.evaluation.metrics.whole_clips import WHOLE_CLIPS
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.folders import Folders
-from vibe_pipeline.io.clip_files import SUFFIXES, clip_files
+from vibe_pipeline.io.clip_files import SUFFIXES, real_clip_files
 from vibe_pipeline.io.metric import Metric
 
-ASKED: tuple[Metric, ...] = (*HIGH_RESOLUTION, HD_LPIPS, *PATCH_NETWORKS, *DISTRIBUTIONS)
+ASKED: tuple[Metric, ...] = (*HIGH_RESOLUTION, HD_LPIPS, *PATCH_NETWORKS, *DISTRIBUTIONS, *WHOLE_CLIPS)
 
 
 def asked_for(names: Collection[str]) -> list[Metric]:
@@ -38,7 +39,10 @@ def lack_of(entry: Metric, evaluation: EvaluationParams, folders: Folders) -> La
     if folder is None:
         fix = "set evaluation.real_clips to a folder of them"
         return Lack(f"skipped, because it needs real clips to compare with: {fix}", fix)
-    if clip_files(folder):
-        return None
+    try:
+        if real_clip_files(folder):
+            return None
+    except ValueError as error:
+        return Lack(f"skipped, because of evaluation.real_clips: {error}", f"see {folder}")
     said = f"skipped, because evaluation.real_clips, {folder}, holds no clips"
     return Lack(said, f"put clips ({', '.join(SUFFIXES)}) into {folder}")

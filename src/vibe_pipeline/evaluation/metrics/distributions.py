@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 SIDE = 224  # pixels of a patch
+I3D_FILE = Weight("i3d_torchscript.pt", "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1")
 KINETICS_MEAN, KINETICS_DEVIATION = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
 Extract = Callable[["torch.Tensor"], "torch.Tensor"]
 """Takes patches [1, 3, T, 224, 224] in [0, 1], gives features [1, D]."""
@@ -123,7 +124,7 @@ def load_i3d(files: Sequence[Path], device: str) -> Callable[[], Watcher]:
 def hd_fvd(
     clips: Sequence[Features], prompts: Sequence[int], real: Sequence[Features], confidence: float, seed: int
 ) -> Figure:
-    """The Fréchet distance of all patches' features, and what the number of clips does to it."""
+    """The Fréchet distance of all patches' features, or whole clips', and what the number of clips does to it."""
     true = moments(np.concatenate(real))
     value = frechet_distance(moments(np.concatenate(clips)), true)
     found = spread(clips, prompts, true, confidence, seed)
@@ -131,11 +132,12 @@ def hd_fvd(
 
 
 def _note(clips: Sequence[Features], real: Sequence[Features], found: Spread) -> str:
-    counted = [f"clips ({sum(map(len, group))} patches)" for group in (clips, real)]
+    whole = all(len(one) == 1 for group in (clips, real) for one in group)
+    counted = ["clips" if whole else f"clips ({sum(map(len, group))} patches)" for group in (clips, real)]
     said = f"from {len(clips)} {counted[0]} against {len(real)} real {counted[1]}"
-    features = clips[0].shape[1]
+    features, samples = clips[0].shape[1], "clips" if whole else "patches"
     few = min(sum(map(len, clips)), sum(map(len, real))) <= features
-    rank = f"; fewer patches than the network's {features} features, so it means little" if few else ""
+    rank = f"; fewer {samples} than the network's {features} features, so it means little" if few else ""
     high = f"; too high by about {found.bias:.3g} for so few clips" if found.bias > 0 else ""
     return f"{said}{high}{rank}: compare arms of as many clips alone"
 
@@ -167,7 +169,7 @@ DISTRIBUTIONS: tuple[Distribution, ...] = (
     _fvd(
         "hd_fvd_i3d",
         "I3D",
-        weights=(Weight("i3d_torchscript.pt", "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1"),),
+        weights=(I3D_FILE,),
         packages=(),
         load=load_i3d,
         teraflops=2 * 0.108 / 4 / 0.224**2 / FRAMES,  # 108 GMAC of 64 frames (Carreira and Zisserman, CVPR 2017)

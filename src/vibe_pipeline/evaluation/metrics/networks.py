@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,8 @@ class Network(Metric):
         load: From the files and torch's name of a device to its watchers, one a clip.
         settings: What else changes its results: part of the key under which they are kept.
         frames: How many of a clip it looks at, evenly spaced; None: all.
+        consecutive: They are frames in a row, the first ones; of a real clip from a start that its content draws.
+        side: Pixels of the square that a frame is shrunk to as it comes; None: it stays as large as it is.
         teraflops: Of a megapixel of a frame that it looks at.
     """
 
@@ -61,11 +64,21 @@ class Network(Metric):
     load: Callable[[Sequence[Path], str], Callable[[], Watcher]]
     settings: tuple[Any, ...] = ()
     frames: int | None = FRAMES
+    consecutive: bool = False
+    side: int | None = None
     teraflops: float = 0.0
 
     def files(self, folder: Path) -> list[Path]:
         """Where its weights are looked for."""
         return [folder / weight.path for weight in self.weights]
+
+    def wanted(self, total: int, drawn_by: str = "") -> list[int]:
+        """Which of a clip's frames it looks at; `drawn_by` is the key of a real clip."""
+        if not self.consecutive or self.frames is None:
+            return spaced(total, self.frames)
+        room = max(total - self.frames, 0)
+        first = crc32(drawn_by.encode()) % (room + 1) if drawn_by else 0
+        return list(range(first, min(first + self.frames, total)))
 
     def lack(self, folder: Path) -> Lack | None:
         """What of its packages and files is not here."""

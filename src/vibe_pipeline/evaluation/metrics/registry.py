@@ -24,6 +24,10 @@ FAMILIES = MappingProxyType(
             "High resolution, as other work measures it",
             "All of them reward noise: read them beside residual noise, or beside the true render where there is one.",
         ),
+        "ucf101": (
+            "Whole clips on UCF-101, as work on class-conditional video reports them",
+            "HPDM's protocol; neither sees the extra resolution, as every frame is brought to 256 pixels.",
+        ),
         "miniature": ("Content, read back from the miniature world", "Possible because every true scene is known."),
         "vbench": ("VBench", "It shrinks every clip before scoring, so it hardly sees the extra resolution."),
         "overall": (
