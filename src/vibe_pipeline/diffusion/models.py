@@ -27,6 +27,7 @@ from vibe_pipeline.diffusion.checkpoint import (
     token_grid,
 )
 from vibe_pipeline.diffusion.crops import Placed, placed_in
+from vibe_pipeline.diffusion.decode import decode_bytes, decode_video, latent_statistics
 from vibe_pipeline.diffusion.lifetime import release, released
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.onednn import use_onednn
@@ -35,6 +36,7 @@ from vibe_pipeline.io.errors import one_line
 
 __all__ = [  # a model's folder with what is loaded from it: most readers want both
     "WanCheckpoint",
+    "decode_bytes",
     "decode_video",
     "encode_texts",
     "encode_video",
@@ -153,29 +155,13 @@ def text_embeddings(
             yield (hidden * tokens.attention_mask[..., None]).to("cpu", dtype)[0]
 
 
-def _statistics(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:
-    shape = (1, -1, 1, 1, 1)
-    mean = torch.tensor(vae.config.latents_mean).view(shape).to(like)
-    return mean, torch.tensor(vae.config.latents_std).view(shape).to(like)
-
-
 @torch.inference_mode()
 def encode_video(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
     """Pixels [B, 3, T, H, W] in [0, 1] to normalised latents [B, C, t, h, w], 32 bit, on the CPU."""
     x = pixels.to(vae.device, vae.dtype).mul(2).sub_(1)
     latent = vae.encode(x).latent_dist.mode().float()
-    mean, std = _statistics(vae, latent)
+    mean, std = latent_statistics(vae, latent)
     return ((latent - mean) / std).cpu()
-
-
-@torch.inference_mode()
-def decode_video(vae: AutoencoderKLWan, latent: Tensor) -> Tensor:
-    """Normalised latents [B, C, t, h, w] to pixels [B, 3, T, H, W] in [0, 1], 32 bit, on the CPU."""
-    latent = latent.to(vae.device)
-    mean, std = _statistics(vae, latent)
-    # In place from here: a 4K clip of 121 frames is 12 GB a copy.
-    pixels = vae.decode((latent * std + mean).to(vae.dtype)).sample.float().cpu()
-    return pixels.div_(2).add_(0.5).clamp_(0, 1)
 
 
 def velocity_predictor(
