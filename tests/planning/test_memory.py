@@ -13,9 +13,12 @@ from vibe_pipeline.diffusion.decode import pieces_of
 from vibe_pipeline.diffusion.lora import FUSED, add_adapter
 from vibe_pipeline.diffusion.rope import Ar
 from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.planning import memory
 from vibe_pipeline.planning.architecture import Architecture, load_architecture
+from vibe_pipeline.planning.costs import Costs
+from vibe_pipeline.planning.devices import find_device
 
 GRID, TEXT, LORA = (1, 16, 12), 12, LoraParams(rank=4)
 
@@ -172,3 +175,22 @@ def test_a_large_clip_is_never_whole_on_the_device_when_it_is_decoded() -> None:
     model = load_architecture("wan22_ti2v_5b")
     latent = (model.vae["z_dim"], 31, 136, 240)
     assert memory.vae_activations(model, latent, 512, torch.float32, decode=True) < 7e9
+
+
+def test_a_quantised_base_holds_a_byte_a_weight_and_the_largest_layer_once_more() -> None:
+    """The 5B: ten linear layers in each of 30 blocks; a fused stage 1 stands beside, as it cannot be taken up."""
+    size = {"height": 704, "width": 1280, "frames": 121}
+    made = {
+        kind: Costs(
+            architecture=load_architecture("wan22_ti2v_5b"),
+            model=ModelParams(path="x", native=size, target=size, dtype=dtype, quantisation=kind),
+            device=find_device("h100"),
+        )
+        for kind, dtype in ((None, "bfloat16"), ("int8", "bfloat16"), ("fp8", "float32"))
+    }
+    width, inner = 3072, 14336
+    numbers, rows = 30 * (8 * width**2 + 2 * width * inner), 30 * (9 * width + inner)
+    held = {kind: costs.weights("transformer") for kind, costs in made.items()}
+    assert held[None] - held["int8"] == numbers - 2 * rows - 2 * width * inner
+    assert held[None] == pytest.approx(10.0e9, rel=0.002) and held["int8"] == pytest.approx(5.18e9, rel=0.002)
+    assert made["fp8"].beside(LORA) == (LORA,)  # 32 bit alone would have taken it up

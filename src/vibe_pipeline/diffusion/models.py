@@ -32,6 +32,7 @@ from vibe_pipeline.diffusion.lifetime import release, released
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.onednn import use_onednn
 from vibe_pipeline.diffusion.own_weights import load_own_weights
+from vibe_pipeline.diffusion.quantisation import quantise
 from vibe_pipeline.io.errors import one_line
 
 __all__ = [  # a model's folder with what is loaded from it: most readers want both
@@ -94,9 +95,16 @@ def _load(cls: type[T], model: WanCheckpoint, part: str, dtype: torch.dtype) -> 
 
 
 def load_transformer(
-    model: WanCheckpoint, device: torch.device, dtype: torch.dtype, weights: Path | None = None
+    model: WanCheckpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    weights: Path | None = None,
+    quantisation: str | None = None,
 ) -> WanTransformer3DModel:
-    """The transformer, frozen, ready for adapters; with all weights of a file of their own, if one is given."""
+    """The transformer, frozen, ready for adapters; with all weights of a file of their own, if one is given.
+
+    With `quantisation`, an entry of `QUANTISATIONS`, it is quantised before it goes to the device.
+    """
     transformer = _load(WanTransformer3DModel, model, "transformer", dtype)
     if weights is not None:
         try:
@@ -104,7 +112,10 @@ def load_transformer(
         except BaseException:
             release(transformer)  # the error's traceback would keep it
             raise
-    return transformer.requires_grad_(False).eval().to(device)
+    transformer.requires_grad_(False).eval()
+    if quantisation is not None:
+        quantise(transformer, quantisation)
+    return transformer.to(device)
 
 
 def load_vae(

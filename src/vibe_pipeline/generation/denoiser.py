@@ -89,7 +89,7 @@ class Denoiser:
         self.device, self.dtype = pick_device(model.device), getattr(torch, model.dtype)
         home = torch.device("cpu") if model.offload else self.device
         own = arm.transformer.path if arm is not None and arm.transformer is not None else None
-        self.transformer = load_transformer(self.checkpoint, home, self.dtype, own)
+        self.transformer = load_transformer(self.checkpoint, home, self.dtype, own, model.quantisation)
         self.vae = load_vae(self.checkpoint, home, model.tile, getattr(torch, model.vae_dtype))
         self.swim: FreeSwim | None = None
         self.refresh_every: int | None = None
