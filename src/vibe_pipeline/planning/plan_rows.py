@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from vibe_pipeline.diffusion.step_cache import step_cache_of
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.data import DataParams
@@ -250,11 +251,14 @@ def arm_row(
         smaller = size.model_copy(update={"height": height, "width": width})
         work += costs.forward(smaller, attention, adapters, compiled) * times
     tokens, keys = costs.keys(size, FULL), costs.keys(size, arm.attention)
+    config = costs.architecture.transformer
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    hidden = generation.batch_size * tokens * width * costs.number_bytes
     extra = sum(map(costs.adapter_bytes, adapters))
     if load.keeps_cross_attention and not costs.model.offload:
-        config = costs.architecture.transformer
-        width = config["num_attention_heads"] * config["attention_head_dim"]
-        extra += generation.batch_size * config["num_layers"] * tokens * width * costs.number_bytes
+        extra += config["num_layers"] * hidden
+    if (cache := step_cache_of(arm.step_cache)) is not None:
+        extra += cache.held(config["num_layers"]) * _passes(arm.guidance_scale) * hidden
     batch = generation.batch_size * load.copies
     forward = max(costs.forward_memory(size, batch, attention, arm.rope) for attention, _ in load.forwards)
     peak = _rendering_memory(costs, size, forward, extra, load.encodes > 0)
