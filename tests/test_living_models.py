@@ -154,7 +154,7 @@ def test_an_arm_that_fails_leaves_no_weights_in_its_traceback(
     def fail(*_: object) -> torch.Tensor:
         raise RuntimeError("the disk is full")
 
-    monkeypatch.setattr(denoiser, "decode_video", fail)
+    monkeypatch.setattr(denoiser, "decode_bytes", fail)
     with pytest.raises(RuntimeError, match="disk is full") as error:
         arm_clips("a", arm, native, None, None, wan21.model(), generation, tmp_path)
     assert error.traceback and census.bytes() == 0

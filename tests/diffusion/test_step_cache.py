@@ -16,6 +16,7 @@ from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.sampling import denoise, guided
 from vibe_pipeline.diffusion.step_cache import (
     FirstBlock,
+    Pyramid,
     StepCache,
     Taylor,
     forget_steps,
@@ -95,7 +96,7 @@ def test_what_stands_in_is_the_expansion_of_the_last_outputs(transformer, order:
     torch.testing.assert_close(clip(passes(transformer)[0]), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("cache", [Taylor(2, 1, 1), FirstBlock(0.3)])
+@pytest.mark.parametrize("cache", [Taylor(2, 1, 1), FirstBlock(0.3), Pyramid(2, 3, (0.0, 1.0))])
 def test_the_passes_of_guidance_do_not_mix(wan21, transformer, cache: StepCache) -> None:
     """As two transformers of the same weights, each with a cache of its own."""
     other = wan21.transformer().eval().requires_grad_(False)
@@ -108,8 +109,9 @@ def test_the_passes_of_guidance_do_not_mix(wan21, transformer, cache: StepCache)
     remove_step_cache(other)
 
 
-def test_the_next_clip_takes_nothing_over(transformer) -> None:
-    install_step_cache(transformer, FirstBlock(0.5))
+@pytest.mark.parametrize("cache", [FirstBlock(0.5), Pyramid(3, 1, (0.0, 1.0))])
+def test_the_next_clip_takes_nothing_over(transformer, cache: StepCache) -> None:
+    install_step_cache(transformer, cache)
     first = clip(passes(transformer)[0])
     forget_steps(transformer)
     assert torch.equal(clip(passes(transformer)[0]), first)
@@ -127,23 +129,68 @@ def test_first_block_leaves_out_blocks_by_its_threshold(transformer) -> None:
     assert len(calls) == 1
 
 
-def test_with_our_attention_the_tokens_come_back_in_their_order(transformer) -> None:
+@pytest.mark.parametrize("cache", [Taylor(2, 1, 1), Pyramid(2, 2, (0.0, 1.0))])
+def test_with_our_attention_the_tokens_come_back_in_their_order(transformer, cache: StepCache) -> None:
     """An output that stands in is in the transformer's order, which the last hook turns back."""
     settings, found = GclfSettings("window", (1, 2), 0), []
     for order in ("thw", "hwt"):
         install_gclf(transformer, settings, (2, 3), "gather", order)
-        install_step_cache(transformer, Taylor(2, 1, 1))
+        install_step_cache(transformer, cache)
         found.append(clip(passes(transformer)[0]))
         remove_step_cache(transformer)
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_pyramid_gives_what_attention_gave_before_within_its_noise_levels(transformer) -> None:
+    """By hand: an attention layer whose last output stands in at every second forward between the two sigmas."""
+    sigmas, low, high = sigma_schedule(STEPS, 3.0, 0.7), 0.2, 0.6
+    count = {"attn1": 0, "attn2": 0}
+
+    def by_hand(predict: Predict) -> Predict:
+        kept: dict[int, Tensor] = {}
+        step = -1
+
+        def hold(module, _, output):
+            if step and low < sigma_now < high and step % 2:
+                return kept[id(module)]
+            kept[id(module)] = output
+            return None
+
+        for block in transformer.blocks:
+            handles.append(block.attn1.register_forward_hook(hold))
+
+        def within(x: Tensor, sigma: Tensor) -> Tensor:
+            nonlocal step, sigma_now
+            step, sigma_now = step + 1, float(sigma[0])
+            return predict(x, sigma)
+
+        return within
+
+    handles, sigma_now = [], 1.0
+    expected = denoise(by_hand(passes(transformer)[0]), START.clone(), sigmas)
+    for handle in handles:
+        handle.remove()
+    assert not torch.equal(expected, clip(passes(transformer)[0]))
+    cache = Pyramid(2, 1, (low, high))
+    install_step_cache(transformer, cache)
+    for name in count:
+        inner = getattr(transformer.blocks[0], name)
+        inner.to_out[0].register_forward_hook(lambda *_, name=name: count.__setitem__(name, count[name] + 1))
+    assert torch.equal(clip(passes(transformer)[0]), expected)
+    left_out = sum(low < float(s) < high and i % 2 == 1 for i, s in enumerate(sigmas[:-1]))
+    assert 0 < left_out < STEPS / 2 and count == {"attn1": STEPS - left_out, "attn2": STEPS}
+    assert (cache.held(30), Pyramid(cross_every=2).held(30)) == (30, 60)
+    with pytest.raises(ValueError, match=r"step_cache\.between 0\.8 to 0\.1 holds no noise level"):
+        Pyramid(between=(0.8, 0.1))
 
 
 def test_a_transformer_that_had_a_cache_goes_without_the_garbage_collector(wan21) -> None:
     gc.disable()
     try:
         transformer = wan21.transformer()
-        install_step_cache(transformer, Taylor())
-        remove_step_cache(transformer)
+        for cache in (Taylor(), Pyramid()):
+            install_step_cache(transformer, cache)
+            remove_step_cache(transformer)
         reference = weakref.ref(transformer)
         del transformer
         assert reference() is None

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from tests.diffusion.rrdb_files import real_esrgan_file
 from vibe_pipeline.diffusion import lora
+from vibe_pipeline.diffusion.quantisation import QUANTISATIONS
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
 from vibe_pipeline.experiment.generation import GenerationParams
@@ -64,6 +65,7 @@ MODEL_CHANGES: dict[str, Any] = {
     "flow_shift": 3.0,
     "tile": 64,
     "vae_dtype": "bfloat16",
+    "quantisation": "int8",
 }
 MODEL_HARMLESS = {"device", "threads", "offload", "compile"}
 NATIVE_CHANGES: dict[str, Any] = {
@@ -315,6 +317,7 @@ def test_of_an_adapter(wan21, wan22, tmp_path: Path) -> None:
 
     keys = {"as it is": key(), "images": key(cache="d"), "stage 1": key(stage1="t"), "naive": key(stage1=None)}
     keys |= {"base": key(model=wan22.model())}
+    keys |= {kind: key(model=wan21.model(quantisation=kind)) for kind in QUANTISATIONS}
     keys |= {name: key(**WITH.get(name, {}) | {name: value}) for name, value in TRAIN_CHANGES.items()}
     keys |= {f"bridge {b}": key(objective=BRIDGE, bridge=b) for b in BRIDGES}
     crops = ({"height": 64}, {"width": 64}, {"pool": 4}, {"pool": None})

@@ -102,6 +102,13 @@ class ExactUniPC(UniPCMultistepScheduler):
         self.timesteps = 1000 * self.sigmas[:-1]
 
 
+def assert_written(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Bytes [B, 3, T, H, W] are a pipeline's frames [B, T, 3, H, W], up to float order before they were rounded."""
+    expected = 255 * theirs.transpose(1, 2).float()
+    assert ours.dtype == torch.uint8
+    torch.testing.assert_close(ours.float(), expected, rtol=0, atol=0.5 + 0.1)
+
+
 @pytest.mark.parametrize(("guidance", "scheduler"), [(1.0, "euler"), (3.0, "euler"), (1.0, "unipc")])
 def test_two_steps_from_noise_are_wan_pipelines(tiny, tmp_path: Path, guidance: float, scheduler: str) -> None:
     """Text, guidance, timesteps a token, solver, decoding: all as in diffusers."""
@@ -125,8 +132,8 @@ def test_two_steps_from_noise_are_wan_pipelines(tiny, tmp_path: Path, guidance: 
         CAPTIONS[0], "", size.height, size.width, 5, 2, guidance, max_sequence_length=12, output_type="pt",
         latents=seeded_noise((pipe.vae.config.z_dim, 2, 4, 6), CAPTIONS[0], 7)[None],
     ).frames  # fmt: skip
-    torch.testing.assert_close(ours, theirs.transpose(1, 2).float(), rtol=2e-3, atol=2e-3)
-    assert float(ours.std()) > 1e-3
+    assert_written(ours, theirs)
+    assert float(ours.float().std()) > 0.3
 
 
 def test_a_first_frame_is_wan_image_to_video_pipelines(wan22, tmp_path: Path) -> None:
@@ -146,8 +153,8 @@ def test_a_first_frame_is_wan_image_to_video_pipelines(wan22, tmp_path: Path) ->
         image, CAPTIONS[0], "", 64, 96, 5, 2, 2.0, max_sequence_length=12, output_type="pt",
         latents=seeded_noise((48, 2, 4, 6), CAPTIONS[0], 7)[None],
     ).frames  # fmt: skip
-    torch.testing.assert_close(ours, theirs.transpose(1, 2).float(), rtol=2e-3, atol=2e-3)
-    assert (ours - denoiser.from_noise([row | {"first_frame": ""}], size)).abs().max() > 1e-3
+    assert_written(ours, theirs)
+    assert not torch.equal(ours, denoiser.from_noise([row | {"first_frame": ""}], size))
 
 
 def test_a_base_without_per_token_timesteps_takes_no_first_frame(wan21, tmp_path: Path) -> None:

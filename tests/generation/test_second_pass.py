@@ -19,9 +19,10 @@ from torch import Tensor
 
 from tests.dense_gclf import install_dense_gclf
 from vibe_pipeline.diffusion import lora
+from vibe_pipeline.diffusion.decode import decode_video
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.generation import GenerationParams
-from vibe_pipeline.generation import clip_cache
+from vibe_pipeline.generation import clip_cache, denoiser
 from vibe_pipeline.generation.render import arm_clips, native_clips
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.video import read_clip, write_lossless
@@ -79,6 +80,7 @@ def pixels(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
         return written
 
     monkeypatch.setattr(clip_cache, "write_lossless", seeing)
+    monkeypatch.setattr(denoiser, "decode_bytes", lambda vae, latent, change: decode_video(vae, latent))
     return seen
 
 

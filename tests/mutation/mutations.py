@@ -835,7 +835,7 @@ IN_KEYS = [
     ),
     (
         "generation/clip_settings.py",
-        "fused_key(stage1.key, getattr(torch, model.dtype)) if stage1 else None",
+        "fused_key(stage1.key, getattr(torch, model.dtype), model.quantisation is not None) if stage1 else None",
         "None",
         KEYS,
         "key lacks stage 1",

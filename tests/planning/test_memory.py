@@ -8,12 +8,17 @@ from diffusers import WanTransformer3DModel
 from torch import nn
 
 from vibe_pipeline.diffusion.attention import GclfSettings, install_gclf, kind_of
+from vibe_pipeline.diffusion.checkpoint import tile_stride
+from vibe_pipeline.diffusion.decode import pieces_of
 from vibe_pipeline.diffusion.lora import FUSED, add_adapter
 from vibe_pipeline.diffusion.rope import Ar
 from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.planning import memory
 from vibe_pipeline.planning.architecture import Architecture, load_architecture
+from vibe_pipeline.planning.costs import Costs
+from vibe_pipeline.planning.devices import find_device
 
 GRID, TEXT, LORA = (1, 16, 12), 12, LoraParams(rank=4)
 
@@ -147,3 +152,45 @@ def test_tiles_bound_the_vaes_memory() -> None:
     for decode in (True, False):
         whole, tiled = (memory.vae_activations(model, latent, t, torch.float32, decode) for t in (None, 512))
         assert tiled < whole / 3
+
+
+def test_what_is_decoded_in_tiles_leaves_and_only_strips_stay(wan22) -> None:
+    """Foretold from one tile and the strips, against the bytes alive while a whole clip of six tiles is decoded."""
+    model = load_architecture(str(wan22.path))
+    space = model.vae["scale_factor_spatial"]
+    frames, tile = 4, 4 * space
+    latent = (model.vae["z_dim"], frames, 7, 6)
+    vae = model.build_vae().to_empty(device="cpu")
+    vae.enable_tiling(tile, tile, *2 * [tile_stride(model.vae, tile)])
+    x = torch.zeros(1, *latent)
+    with torch.no_grad(), memory.LiveBytes([*vae.parameters(), *vae.buffers(), x]) as live:
+        for _ in pieces_of(vae, x):
+            pass
+    foretold = memory.vae_activations(model, latent, tile, torch.float32, decode=True)
+    assert live.peak <= foretold < 1.2 * live.peak
+
+
+def test_a_large_clip_is_never_whole_on_the_device_when_it_is_decoded() -> None:
+    """At 2176x3840x121 in 32 bit: 63.7 GB when diffusers joined the clip there, which is 12.1 GB a copy."""
+    model = load_architecture("wan22_ti2v_5b")
+    latent = (model.vae["z_dim"], 31, 136, 240)
+    assert memory.vae_activations(model, latent, 512, torch.float32, decode=True) < 7e9
+
+
+def test_a_quantised_base_holds_a_byte_a_weight_and_the_largest_layer_once_more() -> None:
+    """The 5B: ten linear layers in each of 30 blocks; a fused stage 1 stands beside, as it cannot be taken up."""
+    size = {"height": 704, "width": 1280, "frames": 121}
+    made = {
+        kind: Costs(
+            architecture=load_architecture("wan22_ti2v_5b"),
+            model=ModelParams(path="x", native=size, target=size, dtype=dtype, quantisation=kind),
+            device=find_device("h100"),
+        )
+        for kind, dtype in ((None, "bfloat16"), ("int8", "bfloat16"), ("fp8", "float32"))
+    }
+    width, inner = 3072, 14336
+    numbers, rows = 30 * (8 * width**2 + 2 * width * inner), 30 * (9 * width + inner)
+    held = {kind: costs.weights("transformer") for kind, costs in made.items()}
+    assert held[None] - held["int8"] == numbers - 2 * rows - 2 * width * inner
+    assert held[None] == pytest.approx(10.0e9, rel=0.002) and held["int8"] == pytest.approx(5.18e9, rel=0.002)
+    assert made["fp8"].beside(LORA) == (LORA,)  # 32 bit alone would have taken it up

@@ -21,6 +21,7 @@ from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.images.resize import shrink
+from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.doctor import Finding, examine, format_findings
 from vibe_pipeline.planning.figures import Figures
@@ -464,3 +465,16 @@ def test_a_network_that_is_there_is_described_by_the_doctor(params, tmp_path: Pa
     native, target = params["model"]["native"], params["model"]["target"]
     sizes = f"{native['height'] * 4}x{native['width'] * 4}, resized to {target['height']}x{target['width']}"
     assert found.state == "ok" and found.found.endswith(f"RealESRGAN_x4plus.pth: ESRGAN, 8nf, 1nb; {sizes}")
+
+
+def test_what_a_cache_of_attention_keeps_is_in_the_memory(params) -> None:
+    """An output of every layer's two attentions, for both guidance passes and every clip of a batch."""
+    arm = params["arms"]["full"] | {"adapter": None, "guidance_scale": 3.0}
+    cached = arm | {"step_cache": {"kind": "pyramid", "cross_every": 2}}
+    params["arms"] = {"full": arm, "cached": cached}
+    params["adapters"] = {}
+    rows = {row.name: row for row in make_plan(params).rows if row.group == "arm"}
+    config = load_architecture(params["model"]["path"]).transformer
+    hidden = config["num_attention_heads"] * config["attention_head_dim"] * rows["full"].tokens
+    kept = 2 * config["num_layers"] * 2 * hidden * 4 * params["generation"].get("batch_size", 1)
+    assert (rows["cached"].memory_gb - rows["full"].memory_gb) * 1e9 == pytest.approx(kept, rel=1e-6)

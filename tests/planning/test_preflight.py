@@ -1,5 +1,6 @@
 """What is refused before the first node runs."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -32,7 +33,9 @@ from vibe_pipeline.planning.preflight import (
     check_band,
     check_claims,
     check_generation,
+    check_model,
     check_parameters,
+    check_quantised,
     check_scoring,
     check_single_size,
     check_space,
@@ -551,3 +554,22 @@ def test_crops_that_do_not_fit_are_refused(wan21) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             check(crop, **data)
+
+
+def test_a_quantised_base_is_refused_without_torchao_and_beside_whole_tensors(
+    wan21, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: (name != "torchao" and find(name, *rest)) or None
+    )
+    with pytest.raises(ModuleNotFoundError, match=r"model\.quantisation int8 needs torchao: pip install .* to null"):
+        check_model(wan21.model(quantisation="int8"))
+    check_model(wan21.model())
+    with pytest.raises(ValueError, match=r"unknown quantisation 'int4'; known: int8, fp8"):
+        wan21.model(quantisation="int4")
+    extra = [{"path": tmp_path / "a.safetensors", "differences": True}]
+    rows = tables(extra_adapters=extra).arms
+    check_quantised(wan21.model(), rows)
+    with pytest.raises(ValueError, match=r"arms\.a\.extra_adapters change whole tensors.*quantisation fp8"):
+        check_quantised(wan21.model(quantisation="fp8"), rows)

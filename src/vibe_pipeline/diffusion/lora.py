@@ -29,6 +29,7 @@ from torch import Tensor
 from vibe_pipeline.diffusion.headers import read_header
 from vibe_pipeline.diffusion.lora_keys import is_importable, kind_of
 from vibe_pipeline.diffusion.precision import fuses_exactly
+from vibe_pipeline.diffusion.quantisation import holds_plain_numbers
 from vibe_pipeline.io.errors import one_line
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
@@ -241,26 +242,28 @@ def fuse_adapter(transformer: WanTransformer3DModel, path: Path) -> None:
 
     Weights of 32 bit take it up. In 16 bit an update is smaller than the steps between the weights: rounding would
     swallow a share of it (see `fuses_exactly`). There it stays beside them as the frozen adapter `FUSED`, under
-    whatever is added later: W0 x + D1 x.
+    whatever is added later: W0 x + D1 x. So it does beside quantised weights, whose steps are larger still.
     """
     load_adapter(transformer, path, FUSED)
     changed = [m for m in transformer.modules() if isinstance(m, BaseTunerLayer)]
-    if all(fuses_exactly(m.get_base_layer().weight.dtype) for m in changed):
+    weights = [m.get_base_layer().weight for m in changed]
+    if all(fuses_exactly(w.dtype, not holds_plain_numbers(w)) for w in weights):
         transformer.fuse_lora(safe_fusing=True, adapter_names=[FUSED])
         transformer.unload_lora()
     transformer.requires_grad_(False)
 
 
-def fused_key(key: str, dtype: torch.dtype) -> str:
+def fused_key(key: str, dtype: torch.dtype, quantised: bool) -> str:
     """What a fused adapter adds to the key of what is made with it: which one it is, and how it is fused."""
-    return key if fuses_exactly(dtype) else f"{key}-beside"
+    return key if fuses_exactly(dtype, quantised) else f"{key}-beside"
 
 
 @contextmanager
 def _several_are_meant() -> Iterator[None]:
-    """peft warns of every adapter after the first."""
+    """peft warns of every adapter after the first, and that quantised layers cannot be fused, which they never are."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        warnings.filterwarnings("ignore", message="TorchaoLoraLinear was instantiated without")
         yield
 
 

@@ -27,14 +27,17 @@ from vibe_pipeline.diffusion.checkpoint import (
     token_grid,
 )
 from vibe_pipeline.diffusion.crops import Placed, placed_in
+from vibe_pipeline.diffusion.decode import decode_bytes, decode_video, latent_statistics
 from vibe_pipeline.diffusion.lifetime import release, released
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.onednn import use_onednn
 from vibe_pipeline.diffusion.own_weights import load_own_weights
+from vibe_pipeline.diffusion.quantisation import quantise
 from vibe_pipeline.io.errors import one_line
 
 __all__ = [  # a model's folder with what is loaded from it: most readers want both
     "WanCheckpoint",
+    "decode_bytes",
     "decode_video",
     "encode_texts",
     "encode_video",
@@ -97,6 +100,7 @@ def load_transformer(
     dtype: torch.dtype,
     weights: Path | None = None,
     part: str | None = None,
+    quantisation: str | None = None,
 ) -> WanTransformer3DModel:
     """A transformer, frozen, ready for adapters.
 
@@ -106,6 +110,7 @@ def load_transformer(
         dtype: Of its weights.
         weights: A file of all weights of its own, in place of the checkpoint's.
         part: Which of two experts; None: the one that adapters are trained on, of low noise.
+        quantisation: An entry of `QUANTISATIONS`: it is quantised before it goes to the device.
     """
     transformer = _load(WanTransformer3DModel, model, part or model.experts[-1], dtype)
     if weights is not None:
@@ -114,7 +119,10 @@ def load_transformer(
         except BaseException:
             release(transformer)  # the error's traceback would keep it
             raise
-    return transformer.requires_grad_(False).eval().to(device)
+    transformer.requires_grad_(False).eval()
+    if quantisation is not None:
+        quantise(transformer, quantisation)
+    return transformer.to(device)
 
 
 def load_vae(
@@ -165,29 +173,13 @@ def text_embeddings(
             yield (hidden * tokens.attention_mask[..., None]).to("cpu", dtype)[0]
 
 
-def _statistics(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:
-    shape = (1, -1, 1, 1, 1)
-    mean = torch.tensor(vae.config.latents_mean).view(shape).to(like)
-    return mean, torch.tensor(vae.config.latents_std).view(shape).to(like)
-
-
 @torch.inference_mode()
 def encode_video(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
     """Pixels [B, 3, T, H, W] in [0, 1] to normalised latents [B, C, t, h, w], 32 bit, on the CPU."""
     x = pixels.to(vae.device, vae.dtype).mul(2).sub_(1)
     latent = vae.encode(x).latent_dist.mode().float()
-    mean, std = _statistics(vae, latent)
+    mean, std = latent_statistics(vae, latent)
     return ((latent - mean) / std).cpu().contiguous()  # its layout is the convolutions'; files hold plain rows
-
-
-@torch.inference_mode()
-def decode_video(vae: AutoencoderKLWan, latent: Tensor) -> Tensor:
-    """Normalised latents [B, C, t, h, w] to pixels [B, 3, T, H, W] in [0, 1], 32 bit, on the CPU."""
-    latent = latent.to(vae.device)
-    mean, std = _statistics(vae, latent)
-    # In place from here: a 4K clip of 121 frames is 12 GB a copy.
-    pixels = vae.decode((latent * std + mean).to(vae.dtype)).sample.float().cpu()
-    return pixels.div_(2).add_(0.5).clamp_(0, 1)
 
 
 def velocity_predictor(

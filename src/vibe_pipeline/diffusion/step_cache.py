@@ -7,7 +7,7 @@ cache changes clips, so it is off in every arm that does not ask for it.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -36,6 +36,10 @@ class StepCache:
     def computed(self, calls: int) -> int:
         """How many of so many forwards in a row are computed; the most that can be, where that depends on the clip."""
         return calls
+
+    def held(self, layers: int) -> int:
+        """How many tensors of the transformer's hidden states each guidance pass keeps between steps, at most."""
+        return 0
 
     def config(self) -> Any:
         """diffusers' configuration."""
@@ -111,7 +115,90 @@ class Taylor(StepCache):
         return f"Taylor cache, 1 in {self.interval} after {self.before}"
 
 
-STEP_CACHES: dict[str, type[StepCache]] = {cache.name: cache for cache in (FirstBlock, Taylor)}
+@dataclass(frozen=True)
+class Pyramid(StepCache):
+    """What attention gave is used again in the steps between (Pyramid Attention Broadcast, arXiv 2408.12588).
+
+    All else of every block is computed. diffusers keeps one state a layer; here each guidance pass has its own. What is
+    kept is as large as the hidden states, of every layer.
+
+    Attributes:
+        self_every: Self-attention is computed in one of so many forwards.
+        cross_every: Cross-attention likewise; 1: in all.
+        between: Noise levels within which, both ends left out; outside all is computed.
+    """
+
+    name: ClassVar[str] = "pyramid"
+
+    self_every: Annotated[int, Field(ge=2, description="pyramid: self-attention in one of so many forwards")] = 2
+    cross_every: Annotated[PositiveInt, Field(description="pyramid: cross-attention in one of so many; 1: all")] = 1
+    between: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]],
+        Field(description="pyramid: sigmas, lower first, within which attention is left out; [C] diffusers'"),
+    ] = (0.1, 0.8)
+
+    def __post_init__(self) -> None:
+        low, high = self.between
+        if not low < high:
+            raise ValueError(f"step_cache.between {low:g} to {high:g} holds no noise level: give the lower sigma first")
+
+    def held(self, layers: int) -> int:
+        """An output of every layer that is used again."""
+        return layers * (1 + (self.cross_every > 1))
+
+    def config(self) -> Any:
+        """diffusers' PyramidAttentionBroadcastConfig."""
+        from diffusers import PyramidAttentionBroadcastConfig
+
+        timesteps = tuple(1000 * sigma for sigma in self.between)
+        return PyramidAttentionBroadcastConfig(
+            spatial_attention_block_skip_range=self.self_every,
+            spatial_attention_timestep_skip_range=timesteps,
+            cross_attention_block_skip_range=self.cross_every if self.cross_every > 1 else None,
+            cross_attention_timestep_skip_range=timesteps,
+            current_timestep_callback=_Passes(),
+        )
+
+    def words(self) -> str:
+        """Name, intervals, noise levels."""
+        cross = f", cross-attention 1 in {self.cross_every}" if self.cross_every > 1 else ""
+        low, high = self.between
+        return f"pyramid attention broadcast, 1 in {self.self_every}{cross}, sigma {low:g} to {high:g}"
+
+
+class _Passes:
+    """Where denoising is, which Pyramid Attention Broadcast asks for, and what each guidance pass has kept so far."""
+
+    def __init__(self) -> None:
+        self.timestep = 1000.0
+        self._kept: dict[tuple[str, int], Any] = {}
+
+    def __call__(self) -> float:
+        return self.timestep
+
+    def enter(self, name: str, sigma: Tensor, transformer: nn.Module) -> None:
+        """Give every layer what this pass has kept, and not the other."""
+        self.timestep = 1000 * float(sigma.flatten()[0])
+        for i, hook in enumerate(_attention_hooks(transformer)):
+            if (name, i) not in self._kept:
+                self._kept[name, i] = type(hook.state)()
+            hook.state = self._kept[name, i]
+
+    def forget(self) -> None:
+        """Begin a clip."""
+        self._kept.clear()
+
+
+def _attention_hooks(transformer: nn.Module) -> Iterator[Any]:
+    from diffusers.hooks.pyramid_attention_broadcast import _PYRAMID_ATTENTION_BROADCAST_HOOK as NAME
+
+    for module in transformer.modules():
+        hook = module._diffusers_hook.get_hook(NAME) if hasattr(module, "_diffusers_hook") else None
+        if hook is not None:
+            yield hook
+
+
+STEP_CACHES: dict[str, type[StepCache]] = {cache.name: cache for cache in (FirstBlock, Taylor, Pyramid)}
 
 
 def known_step_cache(name: str) -> str:
@@ -149,6 +236,12 @@ def forget_steps(transformer: nn.Module) -> None:
     forget_attention(transformer)
     if transformer.is_cache_enabled:
         transformer._reset_stateful_cache()
+        if (passes := _passes(transformer)) is not None:
+            passes.forget()
+
+
+def _passes(transformer: nn.Module) -> _Passes | None:
+    return getattr(transformer._cache_config, "current_timestep_callback", None)
 
 
 def in_context(transformer: nn.Module, name: str, predict: Predict) -> Predict:
@@ -156,8 +249,12 @@ def in_context(transformer: nn.Module, name: str, predict: Predict) -> Predict:
     from vibe_pipeline.diffusion.attention.install import guidance_pass
 
     def within(x: Tensor, sigma: Tensor) -> Tensor:
-        cached = transformer.cache_context(name) if transformer.is_cache_enabled else nullcontext()
-        with cached, guidance_pass(transformer, name):
+        if not transformer.is_cache_enabled:
+            with guidance_pass(transformer, name):
+                return predict(x, sigma)
+        if (passes := _passes(transformer)) is not None:
+            passes.enter(name, sigma, transformer)
+        with transformer.cache_context(name), guidance_pass(transformer, name):
             return predict(x, sigma)
 
     return within

@@ -1,8 +1,9 @@
 """`model`: which base, and at what sizes it works."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -10,6 +11,7 @@ from pydantic import (
     model_validator,
 )
 
+from vibe_pipeline.diffusion.quantisation import known_quantisation
 from vibe_pipeline.experiment.groups import Params
 
 
@@ -49,6 +51,11 @@ class ModelParams(Params):
     )
     vae_dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the VAE's weights and activations; [M] as diffusers recommends for Wan"
+    )
+    quantisation: Annotated[str, AfterValidator(known_quantisation)] | None = Field(
+        None,
+        description="int8 or fp8: the frozen blocks' linear layers in one byte a weight, by torchao, in training and "
+        "where clips are made; None as `dtype` says",
     )
     compile: bool = Field(False, description="torch.compile of the transformer's blocks where clips are made")
     offload: bool = Field(False, description="keep only the part at work (transformer or VAE) on the device")

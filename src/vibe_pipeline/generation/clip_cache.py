@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 Rows = list[dict[str, Any]]
 Frames = Iterable[NDArray[np.float32]]
 Make = Callable[[Rows], "Tensor | Sequence[Frames]"]
-"""Rows of prompts to pixels [B, 3, T, H, W] in [0, 1]; or, where no clip need be whole in memory, to the frames
-[H, W, 3] of each, made while they are written."""
+"""Rows of prompts to pixels [B, 3, T, H, W], bytes or floats in [0, 1]; or, where no clip need be whole in memory, to
+the frames [H, W, 3] of each, made while they are written."""
 
 PACKAGES = ("vibe_pipeline", "torch", "diffusers", "transformers", "peft", "spandrel")
 # What a manifest repeats from a clip's row, where the row has it.

@@ -27,6 +27,8 @@ def base_settings(model: ModelParams, generation: GenerationParams) -> dict[str,
         "model": folder_fingerprint(find_model(model.path).path),
         "text": [model.text_length, generation.negative_prompt],
         "precision": [model.dtype, model.vae_dtype, model.tile],
+        # It came later: clips of a base that is not quantised keep their keys.
+        **({} if model.quantisation is None else {"quantisation": model.quantisation}),
     }
 
 
@@ -64,7 +66,9 @@ def arm_settings(
             "arm": arm.model_dump(mode="json", exclude=left_out),
             "adapter": adapter.key if adapter else None,
             "extra_adapters": [sha for extra in arm.extra_adapters for sha in _contents(extra)],
-            "stage1": fused_key(stage1.key, getattr(torch, model.dtype)) if stage1 else None,
+            "stage1": fused_key(stage1.key, getattr(torch, model.dtype), model.quantisation is not None)
+            if stage1
+            else None,
             "target": model.target.model_dump(),
             "flow_shift": model.flow_shift,
         }

@@ -1,6 +1,6 @@
 """Text encoder, VAE and transformer of one arm at work: from noise, or from an enlarged native clip."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from vibe_pipeline.diffusion.bridge import bridge_start
 from vibe_pipeline.diffusion.chunks import chunked
+from vibe_pipeline.diffusion.decode import Piece
 from vibe_pipeline.diffusion.flow import add_noise, seeded_generator, seeded_noise
 from vibe_pipeline.diffusion.freeswim import freeswim_predictor
 from vibe_pipeline.diffusion.lifetime import release
 from vibe_pipeline.diffusion.models import (
+    decode_bytes,
     decode_video,
     encode_video,
     find_model,
@@ -105,11 +107,12 @@ class Denoiser:
         release(self.vae)
 
     def from_noise(self, rows: Rows, size: Scale) -> Tensor:
-        """Text (and a first frame) to video from pure noise: pixels [B, 3, T, H, W]."""
-        return self._run(rows, size, self._noise(rows, size))
+        """Text (and a first frame) to video from pure noise: bytes [B, 3, T, H, W]."""
+        latent = self._denoised(rows, size, self._noise(rows, size), self.sampling)
+        return self._decoded(latent)
 
     def refine(self, rows: Rows, size: Scale) -> Tensor:
-        """The second pass: enlarge the native clip, encode, noise to sigma_start, denoise: pixels [B, 3, T, H, W].
+        """The second pass: enlarge the native clip, encode, noise to sigma_start, denoise: bytes [B, 3, T, H, W].
 
         With `detail_transfer` w it gives enlarged + w (decoded - D(E(enlarged))): what the VAE itself loses or adds is
         in both decoded clips and cancels, so that the native clip is kept wherever the transformer changes nothing.
@@ -117,14 +120,20 @@ class Denoiser:
         with self._on_device(self.vae):
             latents = torch.cat([self._native_latent(row, size) for row in rows])
         start = self._second_start(latents, self._noise(rows, size))
-        pixels = self._run(rows, size, start)
-        if self.detail_transfer is None:
-            return pixels
-        with self._on_device(self.vae), torch.inference_mode():
-            for i, row in enumerate(rows):  # in place: a 4K clip of 121 frames is 12 GB a copy
-                pixels[i].sub_(decode_video(self.vae, latents[i : i + 1])[0]).mul_(self.detail_transfer)
-                pixels[i].add_(_enlarged(row, size)[0]).clamp_(0, 1)
-        return pixels
+        latent = self._denoised(rows, size, start, self.sampling)
+        return self._decoded(latent, self._transfer(rows, size, latents) if self.detail_transfer is not None else None)
+
+    def _transfer(self, rows: Rows, size: Scale, latents: Tensor) -> Callable[[Piece], Tensor]:
+        """What the second pass changed, by the weight of the row, upon the enlarged clip."""
+        with self._on_device(self.vae):
+            own = torch.cat([decode_video(self.vae, latent[None]) for latent in latents])
+        enlarged = torch.cat([_enlarged(row, size) for row in rows])
+
+        def transferred(piece: Piece) -> Tensor:
+            before, native = (x[piece.place].to(piece.pixels) for x in (own, enlarged))
+            return piece.pixels.sub_(before).mul_(self.detail_transfer).add_(native).clamp_(0, 1)
+
+        return transferred
 
     def cascade(self, rows: Rows, size: Scale, stages: Sequence[Stage]) -> Tensor:
         """From noise at the first stage's size to the target, each pass from the enlarged latent of the one before.
@@ -144,9 +153,7 @@ class Denoiser:
         if latent is None:
             raise ValueError("a cascade has at least one stage before the row's own pass")
         start = self._noised(latent, self._noise(rows, size), self.sampling)
-        latent = self._denoised(rows, size, start, self.sampling)
-        with self._on_device(self.vae):
-            return decode_video(self.vae, latent)
+        return self._decoded(self._denoised(rows, size, start, self.sampling))
 
     def _noised(self, latent: Tensor, noise: Tensor, sampling: Sampling) -> Tensor:
         enlarged = resize_latents(latent.to(noise), *noise.shape[-2:])
@@ -171,10 +178,9 @@ class Denoiser:
         latent = encode_video(self.vae, _pixels(row))
         return resize_latents(latent, *latent_shape(dict(self.vae.config), size.height, size.width, size.frames)[-2:])
 
-    def _run(self, rows: Rows, size: Scale, start: Tensor) -> Tensor:
-        latent = self._denoised(rows, size, start, self.sampling)
+    def _decoded(self, latent: Tensor, change: Callable[[Piece], Tensor] | None = None) -> Tensor:
         with self._on_device(self.vae):
-            return decode_video(self.vae, latent)
+            return decode_bytes(self.vae, latent, change)
 
     def _denoised(self, rows: Rows, size: Scale, start: Tensor, sampling: Sampling) -> Tensor:
         first_frame = self._first_frames(rows, size)

@@ -77,7 +77,8 @@ class Equipment:
         """The transformer of a part of the model, with all of it."""
         last, dtype = part == checkpoint.experts[-1], getattr(torch, self.model.dtype)
         own = self.arm.transformer.path if last and self.arm is not None and self.arm.transformer is not None else None
-        expert = Expert(part=part, transformer=load_transformer(checkpoint, home, dtype, own, part))
+        transformer = load_transformer(checkpoint, home, dtype, own, part, self.model.quantisation)
+        expert = Expert(part=part, transformer=transformer)
         try:
             if last and self.stage1 is not None:
                 lora.fuse_adapter(expert.transformer, self.stage1.path)

@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from vibe_pipeline.diffusion.checkpoint import WanCheckpoint, find_model, latent_shape
+from vibe_pipeline.diffusion.quantisation import is_quantised
 from vibe_pipeline.diffusion.support import experts_of
 from vibe_pipeline.diffusion.weights import on_meta
 from vibe_pipeline.experiment.model import ClipSize
@@ -71,6 +72,13 @@ class Architecture:
             "text_encoder": self.build_text_encoder(),
         }
         return {name: count_parameters(module) for name, module in parts.items()}
+
+    @cached_property
+    def quantised(self) -> tuple[int, int, int]:
+        """Of the layers that `model.quantisation` quantises: weights, output rows, and the weights of the largest."""
+        modules = self.build_transformer().named_modules()
+        weights = [module.weight for name, module in modules if is_quantised(module, name)]
+        return sum(w.numel() for w in weights), sum(len(w) for w in weights), max(w.numel() for w in weights)
 
 
 def count_parameters(module: "nn.Module") -> int:

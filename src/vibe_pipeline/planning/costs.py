@@ -21,6 +21,7 @@ from vibe_pipeline.diffusion.flops import (
     text_flops,
 )
 from vibe_pipeline.diffusion.precision import fuses_exactly
+from vibe_pipeline.diffusion.quantisation import QUANTISATIONS
 from vibe_pipeline.diffusion.regions import RegionSchedule
 from vibe_pipeline.diffusion.rope import rope_of
 from vibe_pipeline.diffusion.support import kind_of_part
@@ -113,9 +114,14 @@ class Costs:
         return self._kept(("parameters",), lambda: self.architecture.parameters)
 
     def weights(self, part: str) -> float:
-        """Bytes of a part's weights on the device."""
+        """Bytes of a part's weights on the device; where they are quantised, with one layer's as it is multiplied."""
         size = NUMBER_BYTES[self.model.vae_dtype] if part == "vae" else self.number_bytes
-        return float(self.parameters[kind_of_part(part)] * size)
+        kind = kind_of_part(part)
+        if kind != "transformer" or self.model.quantisation is None:
+            return float(self.parameters[kind] * size)
+        small = QUANTISATIONS[self.model.quantisation].number_bytes
+        numbers, rows, largest = self._kept(("quantised",), lambda: self.architecture.quantised)
+        return float((self.parameters[kind] - numbers + rows + largest) * size + numbers * small)
 
     def keys(self, size: ClipSize, attention: Counted) -> float:
         """Keys that a query of self-attention is compared with, on the average over the layers."""
@@ -129,7 +135,9 @@ class Costs:
 
     def beside(self, stage1: LoraParams | None) -> tuple[LoraParams, ...]:
         """A fused stage 1, where it stands beside weights that cannot take it up; else nothing."""
-        return () if stage1 is None or fuses_exactly(self.model.dtype) else (stage1,)
+        return (
+            () if stage1 is None or fuses_exactly(self.model.dtype, self.model.quantisation is not None) else (stage1,)
+        )
 
     def arm_adapters(self, arm: ArmParams, tables: Experiment, part: str) -> list[Adapter]:
         """What stands beside a transformer's weights in an arm: its adapter, a stage 1 that is kept, the files."""

@@ -65,7 +65,7 @@ def examine(params: Mapping[str, Any], images: int | None = None, figures: Figur
     generation, tables = GenerationParams(**params["generation"]), checked_tables(params)
     plan = _plan(params, images, figures)
     evaluation, folders = EvaluationParams(**params["evaluation"]), Folders(**params["folders"])
-    findings = [*_packages(data, tables), *_looked([weights_check(model.path, figures.once)]), *_images(data)]
+    findings = [*_packages(model, data, tables), *_looked([weights_check(model.path, figures.once)]), *_images(data)]
     not_run = left_out(tables, Path.cwd())
     arms = {name: arm for name, arm in tables.arms.items() if name not in not_run}
     findings += _looked([*generation_checks(model, generation, arms), *scoring_checks(evaluation, folders)])
@@ -85,7 +85,7 @@ def _plan(params: Mapping[str, Any], images: int | None, figures: Figures) -> Pl
         return str(error)
 
 
-def _packages(data: DataParams, tables: Experiment) -> Iterator[Finding]:
+def _packages(model: ModelParams, data: DataParams, tables: Experiment) -> Iterator[Finding]:
     try:
         required = [Requirement(r) for r in importlib.metadata.requires("vibe_pipeline") or []]
     except importlib.metadata.PackageNotFoundError:
@@ -97,6 +97,8 @@ def _packages(data: DataParams, tables: Experiment) -> Iterator[Finding]:
     rows = (*tables.stage1.values(), *tables.adapters.values())
     if any(row.optimiser.kind == "adamw_8bit" for row in rows):
         yield _extra("bitsandbytes", "optimiser.kind adamw_8bit", "pip install bitsandbytes")
+    if model.quantisation is not None:
+        yield _extra("torchao", f"model.quantisation {model.quantisation}", "pip install 'torchao>=0.18,<0.19'")
     if data.source == "huggingface":
         yield _extra("datasets", "data.source huggingface", "pip install -r requirements/huggingface.txt")
 

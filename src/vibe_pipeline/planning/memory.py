@@ -7,6 +7,7 @@ for a moment.
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from vibe_pipeline.diffusion.checkpoint import tile_stride
+from vibe_pipeline.diffusion.decode import pieces_of
 from vibe_pipeline.diffusion.lora import FUSED, add_adapter
 from vibe_pipeline.diffusion.super_resolution import upscale
 from vibe_pipeline.experiment.model import ClipSize
@@ -121,27 +123,39 @@ def inference_activations(
 def vae_activations(
     architecture: Architecture, latent: tuple[int, int, int, int], tile: int | None, dtype: torch.dtype, decode: bool
 ) -> int:
-    """Peak bytes of a VAE call beside weights: one tile at work, and the copies of the clip around it."""
+    """Peak bytes of a VAE call beside weights: one tile at work, and what of the clip is kept around it."""
     channels, frames, height, width = latent
     space, time = architecture.vae["scale_factor_spatial"], architecture.vae["scale_factor_temporal"]
     clip = 3 * ((frames - 1) * time + 1) * height * width * space**2 * dtype.itemsize
     side = math.inf if tile is None else tile // space
-    if max(height, width) > side:
+    around = 0 if decode else 2 * clip  # pixels, patchified; what is decoded leaves piece by piece
+    if tile is not None and max(height, width) > side:
+        if decode:
+            around = _strips(architecture, latent, tile, dtype)
         # diffusers cuts after patchifying when it encodes, so those tiles are larger.
         side *= 1 if decode else architecture.vae.get("patch_size") or 1
         height, width = min(height, side), min(width, side)
-        overlap = (tile / tile_stride(architecture.vae, tile)) ** 2
-        copies = overlap + 3 if decode else 2  # tiles with their overlap, joined, cut, clamped | pixels, patchified
-    else:
-        copies = 3 if decode else 2  # joined frame by frame (2), clamped | pixels, patchified
     worked = min(frames, STEADY_FRAMES)
     vae = architecture.build_vae()
     with _fake(vae, dtype), torch.no_grad():
         pixels = (1, 3, (worked - 1) * time + 1, height * space, width * space)
         x = torch.empty((1, channels, worked, height, width) if decode else pixels, dtype=dtype)
         with LiveBytes([*_tensors(vae), x]) as live:
-            vae.decode(x) if decode else vae.encode(x)
-    return live.peak + int(copies * clip)
+            if decode:
+                deque(pieces_of(vae, x), maxlen=0)  # each is freed when the next is made, as where clips are written
+            else:
+                vae.encode(x)
+    return live.peak + around
+
+
+def _strips(architecture: Architecture, latent: tuple[int, int, int, int], tile: int, dtype: torch.dtype) -> int:
+    """Bytes that tiles share with those beside and below them, which stay until these are decoded."""
+    _, frames, height, width = latent
+    space, stride = architecture.vae["scale_factor_spatial"], tile_stride(architecture.vae, tile)
+    row = sum(min(tile, width * space - start) for start in range(0, width * space, stride))
+    below = row + tile if height * space > tile else 0  # of the row above, and of the tile at work
+    pixels = (tile - stride) * (below + 2 * min(tile, height * space))
+    return 3 * ((frames - 1) * architecture.vae["scale_factor_temporal"] + 1) * pixels * dtype.itemsize
 
 
 def network_activations(

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from vibe_pipeline.diffusion.step_cache import step_cache_of
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.data import DataParams
@@ -257,10 +258,13 @@ def arm_row(
     tokens, keys = costs.keys(seen, FULL), costs.keys(seen, load.forwards[0][0])
     extra = max(sum(map(costs.adapter_bytes, share.adapters)) for share in shares)
     extra += generation.batch_size * (1 + (arm.guidance_scale != 1)) * costs.kept_in_attention(seen, arm.attention)
+    config = costs.architecture.transformer
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    hidden = generation.batch_size * tokens * width * costs.number_bytes
     if load.keeps_cross_attention and not costs.model.offload:
-        config = costs.architecture.transformer
-        width = config["num_attention_heads"] * config["attention_head_dim"]
-        extra += generation.batch_size * config["num_layers"] * tokens * width * costs.number_bytes
+        extra += config["num_layers"] * hidden
+    if (cache := step_cache_of(arm.step_cache)) is not None:
+        extra += cache.held(config["num_layers"]) * (1 + (arm.guidance_scale != 1)) * hidden
     batch = generation.batch_size * load.copies
     forward = max(costs.forward_memory(seen, batch, attention, arm.rope) for attention, _ in load.forwards)
     if any(share.partial for share in shares):  # freed before the VAE is at work

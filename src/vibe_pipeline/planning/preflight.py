@@ -16,6 +16,7 @@ import pandas as pd
 
 from vibe_pipeline.diffusion.checkpoint import find_model, require_whole, tile_stride
 from vibe_pipeline.diffusion.foreign import HUB_ID
+from vibe_pipeline.diffusion.quantisation import require_torchao
 from vibe_pipeline.diffusion.weights import Once, made
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.metrics.asked import asked_for
@@ -162,15 +163,31 @@ def check_generation(model: ModelParams, generation: GenerationParams, tables: E
 
 
 def check_model(model: ModelParams) -> None:
-    """Refuse a model that is not there, and a tile that its VAE cannot be cut into.
+    """Refuse a model that is not there, a tile that its VAE cannot be cut into, and a quantisation without its package.
 
     Raises:
         FileNotFoundError: No such model.
+        ModuleNotFoundError: torchao is not installed.
         ValueError: Names the nearest tiles that fit.
     """
+    require_torchao(model.quantisation)
     checkpoint = find_model(model.path)
     if model.tile is not None:
         tile_stride(checkpoint.config_of("vae"), model.tile)
+
+
+def check_quantised(model: ModelParams, arms: Mapping[str, ArmParams]) -> None:
+    """Refuse files that change whole tensors of a base whose weights are quantised.
+
+    Raises:
+        ValueError: Names the row and the way out.
+    """
+    for name, arm in arms.items():
+        if model.quantisation is not None and any(extra.differences for extra in arm.extra_adapters):
+            raise ValueError(
+                f"arms.{name}.extra_adapters change whole tensors of the base, which model.quantisation "
+                f"{model.quantisation} cannot take up: set it to null, or take differences out"
+            )
 
 
 def check_images(data: DataParams) -> None:
@@ -245,6 +262,7 @@ def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[st
         check_band(ModelParams(**params["model"]), evaluation)
     if "generation" in tags:
         model, making = ModelParams(**params["model"]), GenerationParams(**params["generation"])
+        check_quantised(model, tables.arms)
         check_generation(model, making, tables)
         if not tables.stop_after_preview:
             check_filter(model, DataParams(**params["data"]), tables)

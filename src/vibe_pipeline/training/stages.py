@@ -73,7 +73,7 @@ def stage2_job(
 
     `stage1` is D1; None trains on the original base. The rest is as in :func:`stage1_job`.
     """
-    before = lora.fused_key(stage1.key, getattr(torch, model.dtype)) if stage1 else None
+    before = lora.fused_key(stage1.key, getattr(torch, model.dtype), model.quantisation is not None) if stage1 else None
     key = _key("stage2", cache, model, row, before)
     return TrainingJob(
         name=name,
@@ -112,6 +112,8 @@ def _key(stage: str, cache: Mapping[str, Any], model: ModelParams, row: TrainPar
     watching = {"label", "start", "log_every", "checkpoint_every", "validate_every", "validation_clips"}
     dividing = {"processes", "micro_batch", "gradient_checkpointing", "compile"}
     settings = row.model_dump(mode="json", exclude=watching | dividing)
+    if model.quantisation is not None:  # it came later: older adapters count where it is off
+        before = (*before, f"quantised: {model.quantisation}")
     return content_key(stage, folder_fingerprint(find_model(model.path).path), cache["key"], settings, *before)
 
 
@@ -175,13 +177,17 @@ def work(group: Group, on_log: OnLog, job: TrainingJob) -> None:
     """Train and measure as one process of a group; the first writes the adapter and its manifest."""
     limit_threads(job.model.threads)
     checkpoint = find_model(job.model.path)
-    with released(load_transformer(checkpoint, group.device, job.dtype)) as transformer:
+    with released(_base(checkpoint, group, job)) as transformer:
         _equip(transformer, checkpoint, job)
         records = train_adapter(job, transformer, group, on_log)
         held_out = held_out_loss(job, transformer, group)
         if group.leads:
             _publish(job, transformer, records, held_out)
         group.wait()
+
+
+def _base(checkpoint: WanCheckpoint, group: Group, job: TrainingJob) -> WanTransformer3DModel:
+    return load_transformer(checkpoint, group.device, job.dtype, quantisation=job.model.quantisation)
 
 
 def _equip(transformer: WanTransformer3DModel, checkpoint: WanCheckpoint, job: TrainingJob) -> None:

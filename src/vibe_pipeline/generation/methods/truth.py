@@ -25,7 +25,7 @@ class Truth(Method):
 
         from vibe_pipeline.diffusion.lifetime import released
         from vibe_pipeline.diffusion.models import (
-            decode_video,
+            decode_bytes,
             encode_video,
             find_model,
             limit_threads,
@@ -38,7 +38,7 @@ class Truth(Method):
         device, dtype = pick_device(job.model.device), getattr(torch, job.model.vae_dtype)
         with released(load_vae(find_model(job.model.path), device, job.model.tile, dtype)) as vae:
             yield lambda rows: torch.cat(
-                [decode_video(vae, encode_video(vae, clip[None])) for clip in true_renders(rows, job.size)]
+                [decode_bytes(vae, encode_video(vae, clip[None])) for clip in true_renders(rows, job.size)]
             )
 
     def workload(self, arm: ArmParams, steps: int, guided: int | None = None) -> Workload:
