@@ -97,7 +97,7 @@ def metric_figure(
             axes.text(0.02, height, status, transform=at, va="center", color=MUTED, style="italic")
     axes.set_yticks(range(len(order)), [arm_label(a, arms) for a in order])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
-    axes.locator_params(axis="x", nbins=4)
+    axes.locator_params(axis="x", nbins=3)  # four small numbers run into each other
     axes.grid(axis="x", zorder=0)
     axes.set_axisbelow(True)
     axes.set_ylim(-0.6, len(order) - 0.4)
