@@ -7,7 +7,7 @@ import functools
 import io
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import matplotlib
 import numpy as np
@@ -146,6 +146,7 @@ def spectrum_figure(
     coloured = 0
     for arm in arm_order(spectra["arm"].unique().tolist(), arms):
         rows = spectra[(spectra["arm"] == arm) & (spectra["power"] > 0)].sort_values("cycles")
+        look: dict[str, Any]
         if bound := bound_of(arm, arms):
             look = {"color": INK, "linewidth": 2.0, "linestyle": "-" if bound == "ceiling" else (0, (1, 1.5))}
         else:
@@ -233,7 +234,7 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     svg = re.sub(r"font: ([^;\"]*?)px [^;\"]*", r"font-size: \1px; font-family: inherit", svg)
-    width, height = (float(v) for v in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
+    width, height = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0])
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*pt"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*pt"', r"\1", svg, count=1)
     label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

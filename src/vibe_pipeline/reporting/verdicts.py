@@ -25,7 +25,7 @@ from vibe_pipeline.reporting.glossary import ARROWS, number, together, words
 from vibe_pipeline.reporting.published import published_difference, published_gain
 from vibe_pipeline.reporting.tables import arm_label
 
-KINDS = {HOLDS: "holds", FAILS: "fails", MIXED: "open", EQUIVALENT: "open", OPEN: "open"}
+KINDS: dict[str, str] = {HOLDS: "holds", FAILS: "fails", MIXED: "open", EQUIVALENT: "open", OPEN: "open"}
 KINDS |= {ABSENT: "absent", NOT_RUN: "absent"}
 MARKS = {HOLDS: "✓", MIXED: "±", EQUIVALENT: "≈", FAILS: "✗", OPEN: "?", ABSENT: "–", NOT_RUN: "–"}
 READINGS = {HOLDS: "clearly for", FAILS: "clearly against", EQUIVALENT: "equivalent", OPEN: "unclear"}
@@ -140,8 +140,9 @@ def verdict_line(claims: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _predicate(verdict: str, several: bool) -> str:
-    if verdict in (HOLDS, FAILS):
-        return {HOLDS: "hold", FAILS: "do not hold"}[verdict] if several else verdict
+    plurals: dict[str, str] = {HOLDS: "hold", FAILS: "do not hold"}
+    if verdict in plurals:
+        return plurals[verdict] if several else verdict
     return verdict if verdict == OPEN else f"{'are' if several else 'is'} {verdict}"
 
 
