@@ -6,7 +6,7 @@ Latents and text embeddings are computed once, in sharded safetensors named by w
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import count
@@ -166,7 +166,7 @@ class LatentCache:
         draws: Degraded latents by drawn factors that each image has.
     """
 
-    def __init__(self, manifest: dict[str, Any], held_out: bool = False) -> None:
+    def __init__(self, manifest: Mapping[str, Any], held_out: bool = False) -> None:
         try:
             records = [_entry(record) for record in manifest["images"]]
         except (KeyError, TypeError, AttributeError) as error:

@@ -124,10 +124,9 @@ def vae_activations(
     channels, frames, height, width = latent
     space, time = architecture.vae["scale_factor_spatial"], architecture.vae["scale_factor_temporal"]
     clip = 3 * ((frames - 1) * time + 1) * height * width * space**2 * dtype.itemsize
-    side = math.inf if tile is None else tile // space
-    if max(height, width) > side:
+    if tile is not None and max(height, width) > tile // space:
         # diffusers cuts after patchifying when it encodes, so those tiles are larger.
-        side *= 1 if decode else architecture.vae.get("patch_size") or 1
+        side = tile // space * (1 if decode else architecture.vae.get("patch_size") or 1)
         height, width = min(height, side), min(width, side)
         overlap = (tile / tile_stride(architecture.vae, tile)) ** 2
         copies = overlap + 3 if decode else 2  # tiles with their overlap, joined, cut, clamped | pixels, patchified

@@ -127,8 +127,8 @@ def training_row(
     stage1: LoraParams | None = None,
 ) -> PlanRow:
     """A stage-1 adapter, or one of `adapters`: its steps at the size that it is trained on."""
-    tokens = crop_tokens(costs.architecture, size, row)
-    tokens, keys = (costs.keys(size, FULL), costs.keys(size, attention)) if tokens is None else (tokens, tokens)
+    cropped = crop_tokens(costs.architecture, size, row)
+    tokens, keys = (costs.keys(size, FULL), costs.keys(size, attention)) if cropped is None else (cropped, cropped)
     work, peak = costs.step(size, attention, row, stage1), costs.step_memory(size, attention, row, stage1)
     disk = 4.0 * costs.adapter_parameters(row.lora)
     once = costs.load("transformer") + costs.compiling(size, attention, row.compile, modes=2)

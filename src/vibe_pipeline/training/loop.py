@@ -7,6 +7,7 @@ micro-batches, up to the order of sums.
 
 import math
 from itertools import islice
+from typing import Any
 
 import pandas as pd
 import torch
@@ -59,11 +60,11 @@ def train_adapter(
     batch = draw_batch(job, state.group, state.step, next(batches)) if state.step < job.row.steps else None
     transformer.train()
     with _progress(state) as bar:
-        while state.step < job.row.steps:
+        while batch is not None:
             values, forwards = _step(state, batch)
             step, done, state.step = state.step, batch, state.step + 1
-            if state.step < job.row.steps:  # drawn while the device is at work
-                batch = draw_batch(job, state.group, state.step, next(batches))
+            # The next is drawn while the device is at work.
+            batch = draw_batch(job, state.group, state.step, next(batches)) if state.step < job.row.steps else None
             state.window.add(_finite(job, values, step, done), *_work_done(state, done, forwards))
             _report(state, bar)
             _keep(state)
@@ -130,7 +131,8 @@ def _step(state: TrainingState, batch: Batch) -> tuple[dict[str, Tensor], int]:
     Returns:
         Losses and `gradient norm`, still on the device; and the forwards that each image took.
     """
-    job, sums, forwards, size = state.job, {}, 0, state.job.chunk(state.group.size)
+    job, forwards, size = state.job, 0, state.job.chunk(state.group.size)
+    sums: dict[str, Any] = {}
     set_learning_rate(state.optimiser, state.step, job.row)
     for start in range(0, len(batch.sigma), size):
         losses, share, forwards = _chunk_losses(state, batch, slice(start, start + size))
