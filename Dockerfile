@@ -3,11 +3,12 @@
 #   docker build -t vibe --build-arg TORCH_INDEX=ADDRESS .          torch from PyTorch's index of CPU builds: smaller
 #   docker run --rm -v "$PWD/data:/project/data" vibe kedro run --runner=ParallelRunner
 #   docker run --rm --gpus all -v "$PWD/data:/project/data" vibe:cuda kedro run --env=wan22_ti2v_5b
-# Your images and weights come in by volumes; nothing of data/ but the miniature's base is in the image.
-FROM python:3.11-slim
+# Your images and weights come in by volumes; of data/ only what is shipped is in the image.
+FROM python:3.11-slim-bookworm
 
+# A compiler for `compile: true`, git for the commit of a run where a clone is mounted.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends git libgl1 libglib2.0-0 libgomp1 \
+    && apt-get install --yes --no-install-recommends g++ git \
     && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /project

@@ -57,7 +57,9 @@ def _run(verbose: bool, **options: Any) -> Any:
     try:
         settle_scratch()
         require_runner(options["runner"])
-        return kedro_run.callback(**options)
+        run = kedro_run.callback
+        assert run is not None  # of Kedro's own command
+        return run(**options)
     except click.exceptions.ClickException:
         raise
     except Exception as error:

@@ -106,7 +106,8 @@ class GraphHooks:
         from vibe_pipeline.generation.optional_arms import without_missing
 
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        settled = settled_parameters(context.config_loader)
+        loader: Any = context.config_loader  # the one that settings.py names
+        settled = settled_parameters(loader)
         self._params: dict[str, Any] = without_missing(settled, checked_tables(settled), context.project_path)
         context.config_loader["parameters"] = self._params
         self._tables = checked_tables(self._params)

@@ -19,6 +19,19 @@ SIZES = [(1440, 900), (390, 844)]
 # Of what is seen of an element without scrolling.
 SEEN = """e => { const b = e.getBoundingClientRect(); return b.width > 40 && b.top >= 0 && b.bottom <= innerHeight; }"""
 BYTES = "c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).join()"
+# Words of tables' heads that stand on two lines; a hyphen may end a line.
+BROKEN = """() => [...document.querySelectorAll('thead th')].flatMap(head => {
+  const words = [], walk = document.createTreeWalker(head, NodeFilter.SHOW_TEXT);
+  for (let node; (node = walk.nextNode());)
+    for (const found of node.data.matchAll(/[^\\s-]+/g)) {
+      const range = document.createRange();
+      range.setStart(node, found.index);
+      range.setEnd(node, found.index + found[0].length);
+      const tops = [...range.getClientRects()].filter(r => r.width).map(r => Math.round(r.top));
+      if (new Set(tops).size > 1) words.push(found[0]);
+    }
+  return words;
+})"""
 NO_CLIPBOARD = """Object.defineProperty(navigator, "clipboard",
   { value: { writeText: async (text) => { window.copied = text; } } });"""
 Opened = Callable[..., Page]
@@ -80,6 +93,9 @@ def test_the_first_screen_holds_a_picture_and_a_number_and_nothing_scrolls_sidew
     assert page.evaluate(wide) == 0
     page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     assert page.evaluate(wide) == 0
+    assert page.evaluate(BROKEN) == [], "a head breaks between words, not in them"
+    first = "(t => t.offsetWidth - t.closest('.scroll').clientWidth)(document.querySelector('table.first'))"
+    assert page.evaluate(first) <= 0, "the measures to read first are seen whole"
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -202,5 +218,10 @@ def test_on_paper_every_section_is_open(opened: Opened) -> None:
     page = opened()
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator("details.fold:not([open])").count() == 0
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 718, "height": 1047})  # A4 within margins of a centimetre
+    tracks = "getComputedStyle(document.querySelector('.claims > li')).gridTemplateColumns.split(' ').length"
+    assert page.evaluate(tracks) == 2, "a sheet of paper is laid out as a page of a desk"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.locator("details.fold[open]").count() == 0

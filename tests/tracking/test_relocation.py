@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
@@ -12,6 +13,7 @@ from vibe_pipeline import tracking
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.run import TrackingParams
 from vibe_pipeline.tracking import end_parent, start_parent, tracked_arm
+from vibe_pipeline.tracking.models import log_adapter
 
 
 def run(project: Path, uri: str = "sqlite:///mlflow.db", experiment: str = "vibe_pipeline") -> tuple[str, str]:
@@ -93,6 +95,24 @@ def test_a_move(born: tuple[Path, str], tmp_path: Path, at_the_old_place: str | 
         clip, place = clip_of(second, run_id, tmp_path / "read")
         assert clip == holds and place.startswith((second / "mlartifacts").as_uri())
     assert not original.is_dir() or not list(original.iterdir())
+
+
+def test_a_registered_adapter_follows(
+    born: tuple[Path, str], manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Registered as docs/tracking.md says, and loaded back by its name from where the project is now."""
+    original, arm = born
+    uri, weights = "sqlite:///{}/mlflow.db".format, manifest(tmp_path)
+    model = log_adapter(MlflowClient(uri(original)), arm, weights)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri(original))
+    assert mlflow.register_model(f"models:/{model}", "detail").run_id == arm
+    copy = tmp_path / "copy"
+    shutil.move(original, copy)
+    run(copy)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri(copy))
+    loaded = Path(mlflow.artifacts.download_artifacts("models:/detail/1"))
+    assert loaded.is_relative_to(copy / "mlartifacts")
+    assert (loaded / weights.path.name).read_bytes() == weights.path.read_bytes()
 
 
 def test_a_run_that_was_killed_before_the_move_is_closed_after_it(born: tuple[Path, str], tmp_path: Path) -> None:

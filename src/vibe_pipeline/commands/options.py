@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,12 +33,14 @@ class Chosen:
 def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `kedro run` that decide parameters, Kedro's own objects; `command` gets them as `chosen`."""
     options = {option.name: option for option in kedro_run.params if isinstance(option, click.Option)}
+    reads = options["config"].callback
+    assert reads is not None  # of Kedro's own option
 
     def read_file(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
         # Kedro reads the section that is named like the command; one file serves them all.
         said, ctx.info_name = ctx.info_name, "run"
         try:
-            return options["config"].callback(ctx, option, value)
+            return reads(ctx, option, value)
         except KedroCliError as error:
             raise click.UsageError(f"--config: {value}: {error.message}") from error
         except (KeyError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
@@ -55,7 +58,8 @@ def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     config.callback = read_file
     taken: Callable[..., Any] = with_chosen
     for option in (options["conf_source"], config, options["params"], options["env"]):
-        taken = click.option(cls=functools.partial(_same, option))(taken)
+        made: Any = functools.partial(_same, option)
+        taken = click.option(cls=made)(taken)
     return taken
 
 
@@ -92,7 +96,7 @@ class OwnPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Absolute, unless the command was given in the project's own folder."""
-        path = Path(super().convert(value, param, ctx))
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
         begun = ctx.find_object(Path) if ctx else None
         return path if begun is None or begun == Path.cwd() else begun / path
 

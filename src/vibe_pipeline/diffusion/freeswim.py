@@ -60,7 +60,8 @@ class _CrossAttention:
             return self.swim.stored[self.block].to(hidden_states.device, non_blocking=True)
         if not self.swim.doubled:
             return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
-        full, text = hidden_states.chunk(2)[1], encoder_hidden_states.chunk(2)[1]
+        full = hidden_states.chunk(2)[1]
+        text = None if encoder_hidden_states is None else encoder_hidden_states.chunk(2)[1]
         out = self.inner(attn, full, text, attention_mask, rotary_emb)
         if self.swim.mode == "record":
             self.swim.keep(self.block, out)

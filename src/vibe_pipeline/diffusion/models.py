@@ -7,7 +7,7 @@ separately because text encoder, transformer and VAE of the real models need not
 import os
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -87,7 +87,8 @@ def _load(cls: type[T], model: WanCheckpoint, part: str, dtype: torch.dtype) -> 
         ValueError: It cannot be loaded; names the folder.
     """
     try:
-        return cls.from_pretrained(model.path, subfolder=part, torch_dtype=dtype, use_safetensors=True)
+        loads: Any = cls
+        return loads.from_pretrained(model.path, subfolder=part, torch_dtype=dtype, use_safetensors=True)
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:

@@ -118,7 +118,8 @@ def _corrected(family: Sequence[Evidence], bootstrap: Bootstrap) -> list[Evidenc
     different, equivalent = holm([e.p_different for e in family]), holm([e.p_equivalent for e in family])
     tested = sum(e.p_different == e.p_different for e in family)
     return [
-        corrected(e, *p_values, tested, bootstrap) for e, *p_values in zip(family, different, equivalent, strict=True)
+        corrected(e, apart, alike, tested, bootstrap)
+        for e, apart, alike in zip(family, different, equivalent, strict=True)
     ]
 
 

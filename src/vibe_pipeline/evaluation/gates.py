@@ -8,7 +8,7 @@ The detail is what `band_error` measures: everything else about the picture is l
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class Gate:
         return self.value <= self.goal if self.at_most else self.value >= self.goal
 
 
-def _unit(pixels: Pixels) -> NDArray[np.float32]:
+def _unit(pixels: Pixels) -> NDArray[np.floating]:
     return pixels.astype(np.float32) / 255
 
 
@@ -85,7 +85,9 @@ def read_vae(folder: Path) -> AutoencoderKLWan:
     return AutoencoderKLWan.from_pretrained(folder).eval()
 
 
-def holdable(vae: AutoencoderKLWan, sizes: Sizes, progress: Callable[[list[Scene]], object] = iter) -> list[Gate]:
+def holdable(
+    vae: AutoencoderKLWan, sizes: Sizes, progress: Callable[[list[Scene]], Iterable[Scene]] = iter
+) -> list[Gate]:
     """Gate 3: what the VAE loses of moving clips and of stills at the target size.
 
     The worst frame is a gate of its own: a smear shows in the frames that share a latent, and only there.

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +207,7 @@ class Networks:
 
     def _real(self, entry: Distribution) -> list[NDArray[np.floating]]:
         """Features of the real clips, made once and kept."""
-        found = []
+        found: list[NDArray[np.floating]] = []
         for file in real_clip_files(self._evaluation.real_clips) if self._evaluation.real_clips else ():
             key = weights_fingerprint([file])
             kept = self._kept.read(entry, key)
@@ -216,6 +217,7 @@ class Networks:
                 if problem := looks.of[entry.name].problem:
                     raise ValueError(f"evaluation.real_clips: {file}: {problem}")
                 kept = self._kept.read(entry, key)
+                assert kept is not None  # it was written just now
             found.append(kept)
         return found
 
@@ -227,7 +229,7 @@ class Networks:
                 entry.name: Look(
                     made[entry.name],
                     frozenset(entry.wanted(frames, drawn_by)),
-                    lambda value, entry=entry: self._kept.add(entry, key, value),
+                    partial(self._kept.add, entry, key),
                 )
                 for entry in entries
             },

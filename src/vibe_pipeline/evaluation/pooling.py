@@ -63,7 +63,8 @@ def pools_of(tables: Experiment) -> Pools:
     Raises:
         ValueError: The reference arm is neither an arm, a swept row nor a pool.
     """
-    members, arms = [], {}
+    members: list[tuple[str, str, str]] = []
+    arms: dict[str, ArmParams] = {}
     for name, arm in tables.arms.items():
         for pool, shown, seed in _pools_of(name, arm):
             members.append((name, pool, seed))

@@ -95,7 +95,8 @@ def summarise(
     arms = list(dict.fromkeys([*scores.get("arm", ()), *declared]))
     references = {arm: reference_arm if isinstance(reference_arm, str) else reference_arm.get(arm) for arm in arms}
     _check(scores, references, confidence, samples)
-    rows = _summary_rows(scores, references, Bootstrap(samples, confidence, seed))
+    named = {arm: reference for arm, reference in references.items() if reference is not None}  # all, by the check
+    rows = _summary_rows(scores, named, Bootstrap(samples, confidence, seed))
     table = pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
     table["arm"] = pd.Categorical(table["arm"], arms)
     table = table.sort_values("arm", kind="stable", ignore_index=True)
@@ -128,7 +129,7 @@ def _summary_rows(
 
 def _beside(found: Difference, confidence: float) -> dict[str, float]:
     """The t-intervals of a difference; NaN where there is none."""
-    ends = {}
+    ends: dict[str, float] = {}
     for name, estimate in (("seeds", found.seeds), ("crossed", found.crossed)):
         low, high = (math.nan, math.nan) if estimate is None else estimate.interval(confidence)
         ends |= {f"diff_{name}_low": low, f"diff_{name}_high": high}

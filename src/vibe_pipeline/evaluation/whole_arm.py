@@ -133,7 +133,8 @@ def joint_difference(mine: Figures | None, theirs: Figures | None, bootstrap: Bo
         sides = [(mine.values, mine.resamples, 1.0), (theirs.values, theirs.resamples, -1.0)]
     mean = sum(sign * float(values.mean()) for values, _, sign in sides)
     plain = sum(sign * resamples.mean(axis=1) for _, resamples, sign in sides)
-    drawn = sum(sign * bootstrap.over_seeds_of_each(part, i) for i, (_, part, sign) in enumerate(sides, 1))
+    parts = [sign * bootstrap.over_seeds_of_each(part, i) for i, (_, part, sign) in enumerate(sides, 1)]
+    drawn = np.sum(parts, axis=0)
     seeds = [values for values, _, _ in sides if len(values) > 1]
     bias, (low, high) = float(plain.mean()) - mean, _ends(drawn, bootstrap)
     return Joint(

@@ -122,4 +122,4 @@ class AdapterParams(Unfolded, TrainParams):
         """Forms of the bridges among its losses."""
         from vibe_pipeline.diffusion.objectives import bridges
 
-        return bridges(self.objective)
+        return set(bridges(self.objective))

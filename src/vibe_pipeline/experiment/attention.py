@@ -1,7 +1,7 @@
 """Self-attention of a row, in training or at inference: `AttentionParams`, with the fields of every attention kind."""
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, PositiveFloat, model_validator
 
@@ -41,4 +41,12 @@ def attention_params(kinds: Iterable[type[AttentionKind]]) -> type[_Attention]:
     return kind_params("AttentionParams", _Attention, "attention kind", kinds)
 
 
-AttentionParams = attention_params(KINDS.values())
+if TYPE_CHECKING:
+
+    class AttentionParams(_Attention):
+        """With the fields of its entries, which only a run knows."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    AttentionParams = attention_params(KINDS.values())

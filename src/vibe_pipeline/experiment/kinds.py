@@ -57,13 +57,13 @@ class KindParams(Params):
         return {name: value for name, value in handler(self).items() if name in self._own | self.in_every_key}
 
 
-def kind_params(name: str, base: type[Group], called: str, kinds: Iterable[type]) -> type[Group]:
+def kind_params(name: str, base: type[Group], called: str, kinds: Iterable[Any]) -> type[Group]:
     """The model of a group: `base`, with the fields of these kinds as their entries declare them.
 
     Raises:
         TypeError: Two kinds declare a field of one name differently.
     """
-    found: dict[str, tuple[Any, Any]] = {}
+    found: dict[str, Any] = {}
     for kind in kinds:
         hints = get_type_hints(kind, include_extras=True)
         for field in fields(kind):

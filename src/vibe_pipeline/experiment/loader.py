@@ -91,7 +91,8 @@ class LayeredLoader(OmegaConfigLoader):
 
         from vibe_pipeline.io.errors import one_line
 
-        laid, file = OmegaConf.create(), Path(self.conf_source)
+        laid: Any = OmegaConf.create()
+        file = Path(self.conf_source)
         try:
             for file in reversed(self.files_of("globals")):
                 laid = OmegaConf.merge(laid, OmegaConf.create(read_mapping(file)))

@@ -55,8 +55,8 @@ def _columns(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any] | None
 
 
 def _require_known(path: Path, names: Iterable[object], known: Mapping[str, Any] | None, where: str) -> None:
-    for name in names if known is not None else ():
-        if name not in known:
+    for name in names:
+        if known is not None and name not in known:
             raise ValueError(f"{path}: {where} names the column {one_line(name, 60)!r}{did_you_mean(name, known)}")
 
 

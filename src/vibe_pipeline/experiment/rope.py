@@ -1,7 +1,7 @@
 """Rotary positions of a row: `RopeParams`, with the fields of every kind of `diffusion.rope.ROPES`."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
@@ -20,4 +20,12 @@ class _Rope(KindParams):
         return ROPES
 
 
-RopeParams = kind_params("RopeParams", _Rope, "kind of RoPE", ROPES.values())
+if TYPE_CHECKING:
+
+    class RopeParams(_Rope):
+        """With the fields of its entries, which only a run knows."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    RopeParams = kind_params("RopeParams", _Rope, "kind of RoPE", ROPES.values())

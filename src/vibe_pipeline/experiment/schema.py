@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.experiment.kinds import KindParams
 from vibe_pipeline.experiment.load import GROUPS
 from vibe_pipeline.experiment.rope import RopeParams
 from vibe_pipeline.experiment.training import Stage1Params
@@ -93,7 +94,8 @@ def _or_several(field: Schema) -> Schema:
 
 def _choose(defs: Schema, methods: Sequence[str], arms: Schema) -> None:
     """Name the entries of registries, which their fields take as text; as values where the file has one, or several."""
-    for part, model in {"AttentionParams": AttentionParams, "RopeParams": RopeParams}.items():
+    chosen: dict[str, type[KindParams]] = {"AttentionParams": AttentionParams, "RopeParams": RopeParams}
+    for part, model in chosen.items():
         for name in (part, f"row_{part}"):
             if name in defs:
                 defs[name]["properties"]["kind"] |= _one_or_several(list(model.entries()))

@@ -1,7 +1,7 @@
 """A row's step cache: `StepCacheParams`, with the fields of every entry of `diffusion.step_cache.STEP_CACHES`."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
@@ -22,4 +22,12 @@ class _StepCache(KindParams):
         return STEP_CACHES
 
 
-StepCacheParams = kind_params("StepCacheParams", _StepCache, "step cache", STEP_CACHES.values())
+if TYPE_CHECKING:
+
+    class StepCacheParams(_StepCache):
+        """With the fields of its entries, which only a run knows."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    StepCacheParams = kind_params("StepCacheParams", _StepCache, "step cache", STEP_CACHES.values())

@@ -130,7 +130,8 @@ def _sweeps(
                 if isinstance(values, list):
                     yield f"{prefix}{key}.{name}", _values(values, takes, f"{where}: {prefix}{key}.{name}")
         elif isinstance(item, list):
-            takes = TypeAdapter(Annotated[info.annotation, info]).validate_python
+            declared: Any = Annotated[info.annotation, info]
+            takes = TypeAdapter(declared).validate_python
             if _error(takes, item) and (_is_sweep(item) or not _takes_lists(info.annotation)):
                 yield f"{prefix}{key}", _values(item, takes, f"{where}: {prefix}{key}")
 

@@ -39,7 +39,7 @@ class Experiment(Params):
             if arm.adapter is not None and arm.adapter not in self.adapters:
                 known = ", ".join(self.adapters)
                 raise ValueError(f"arms.{name}.adapter: {arm.adapter!r} is not a row of adapters ({known})")
-            if arm.keep_stage1 and self.adapters[arm.adapter].start == "base":
+            if arm.keep_stage1 and arm.adapter and self.adapters[arm.adapter].start == "base":
                 raise ValueError(f"arms.{name}.keep_stage1: adapter {arm.adapter!r} starts from the base, not stage 1")
             self._require_fitting_bridge(name, arm)
         if self.reference_arm not in self.references:
@@ -91,4 +91,4 @@ class Experiment(Params):
         """What may be named as reference: an arm, the arm that replicates are pooled into, a swept row as written."""
         origins = [origin for arm in self.arms.values() for origin in arm.origins]
         pooled = {origin.replicate.of for origin in origins if origin.replicate}
-        return set(self.arms) | pooled | {origin.family for origin in origins}
+        return set(self.arms) | pooled | {origin.family for origin in origins if origin.family}

@@ -191,7 +191,8 @@ def _keep(batch: Rows, made: "Tensor | Sequence[Frames]", job: ClipJob, seconds:
     """Write a batch's clips and manifests; the processor seconds that took this thread."""
     begun = time.thread_time()
     whole = not isinstance(made, Sequence)
-    for row, clip in zip(batch, made.permute(0, 2, 3, 4, 1).numpy() if whole else made, strict=True):
+    clips = made if isinstance(made, Sequence) else made.permute(0, 2, 3, 4, 1).numpy()
+    for row, clip in zip(batch, clips, strict=True):
         frames = _Watched(clip)
         path = write_lossless(Path(row["path"]), frames, job.size.fps)
         if frames.count != job.size.frames:

@@ -16,8 +16,8 @@ from vibe_pipeline.generation.stages import Sampling
 from vibe_pipeline.io.keys import file_sha256, folder_fingerprint, weights_fingerprint
 from vibe_pipeline.io.manifests import AdapterManifest
 
-LATER = ("bridge", "detail_transfer", "enlarge", "guidance_interval", "guidance_scale_2", "long", "region_adaptive")
-LATER += ("sharpen", "sr", "stages", "step_cache")
+LATER: tuple[str, ...] = ("bridge", "detail_transfer", "enlarge", "guidance_interval", "guidance_scale_2", "long")
+LATER += ("region_adaptive", "sharpen", "sr", "stages", "step_cache")
 """Fields that came after the first clips were made."""
 
 
@@ -51,7 +51,7 @@ def arm_settings(
     # A field that came later and is off is left out, so that older clips count.
     off = {name for name in LATER if getattr(arm, name) is None}
     off |= {"rope"} if arm.rope.kind == "none" else set()
-    own = {} if arm.transformer is None else {"transformer": weights_fingerprint(arm.transformer.path)}
+    own: dict[str, Any] = {} if arm.transformer is None else {"transformer": weights_fingerprint(arm.transformer.path)}
     own |= {"network": file_sha256(arm.sr.weights)} if arm.sr else {}
     own |= {"chunk": arm.long.frames(model.native.frames)} if arm.long else {}
     left_out: dict[str, Any] = dict.fromkeys({"label", "adapter", "optional", "transformer"} | off, True)

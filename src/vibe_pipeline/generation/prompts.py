@@ -72,9 +72,8 @@ def _all_rows(params: GenerationParams) -> pd.DataFrame:
         # Not at the top: it reads the vbench package, which only VBench's own list needs.
         from vibe_pipeline.vbench.prompts import protocol_prompts
 
-        return protocol_prompts(
-            params.prompts, params.count, params.seeds, params.subset_seed, params.prompt_dimensions
-        )
+        protocol: Any = params.prompts
+        return protocol_prompts(protocol, params.count, params.seeds, params.subset_seed, params.prompt_dimensions)
     if params.prompts == "miniature":
         wanted = params.skip + (params.count or 64)
         scenes = sample_scenes(np.random.default_rng(HELD_OUT_SEED), wanted, held_out=True)
@@ -82,7 +81,7 @@ def _all_rows(params: GenerationParams) -> pd.DataFrame:
     elif params.prompts == FOUR_K:
         entries = _four_k_vbench(params.prompts_4k_vbench or Path())
     else:
-        entries = _from_file(params.prompts)
+        entries = _from_file(Path(params.prompts))
     last = params.skip + params.count if params.count else None
     chosen = list(enumerate(entries))[params.skip : last]
     _require_some(params, len(entries), len(chosen))
@@ -128,7 +127,7 @@ def _four_k_vbench(path: Path) -> list[dict[str, Any]]:
         rows = json.loads(path.read_bytes().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"generation.prompts_4k_vbench: {path} is not JSON: {one_line(error, 120)}") from error
-    texts = [row.get("prompt_en") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    texts: list[Any] = [row.get("prompt_en") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     if not texts or len(texts) < len(rows) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"generation.prompts_4k_vbench: {path} is not a list of objects that have a text `prompt_en`")
     entries = [(place, {"prompt": " ".join(text.split())}) for place, text in enumerate(texts, 1)]

@@ -6,7 +6,7 @@ Latents and text embeddings are computed once, in sharded safetensors named by w
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import count
@@ -25,7 +25,7 @@ from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.images.account import held_out_rows
 from vibe_pipeline.images.buckets import Bucket, make_buckets
 from vibe_pipeline.images.crop import nearest_bucket
-from vibe_pipeline.images.encode import Row, Shard, encode_shards
+from vibe_pipeline.images.encode import ImageShard, Row, Shard, encode_shards
 from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.files import write_json
 from vibe_pipeline.io.keys import content_key, folder_fingerprint
@@ -132,12 +132,12 @@ def _text_shard(rows: list[Row], settings: dict[str, Any], folder: Path) -> Shar
     return Shard(folder / f"text-{key}.safetensors", rows)
 
 
-def _image_shard(rows: list[Row], bucket: Bucket, settings: dict[str, Any], folder: Path) -> Shard:
+def _image_shard(rows: list[Row], bucket: Bucket, settings: dict[str, Any], folder: Path) -> ImageShard:
     key = content_key(settings, asdict(bucket), [r["sha256"] for r in rows])
-    return Shard(folder / f"latents-{key}.safetensors", rows, bucket)
+    return ImageShard(folder / f"latents-{key}.safetensors", rows, bucket)
 
 
-def _records(rows: list[Row], numbers: list[int], texts: list[Shard], images: list[Shard]) -> list[dict[str, Any]]:
+def _records(rows: list[Row], numbers: list[int], texts: list[Shard], images: list[ImageShard]) -> list[dict[str, Any]]:
     text_of, latents_of = (
         {row["sha256"]: str(shard.path) for shard in shards for row in shard.rows} for shards in (texts, images)
     )
@@ -166,7 +166,7 @@ class LatentCache:
         draws: Degraded latents by drawn factors that each image has.
     """
 
-    def __init__(self, manifest: dict[str, Any], held_out: bool = False) -> None:
+    def __init__(self, manifest: Mapping[str, Any], held_out: bool = False) -> None:
         try:
             records = [_entry(record) for record in manifest["images"]]
         except (KeyError, TypeError, AttributeError) as error:

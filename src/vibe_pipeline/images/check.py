@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -150,7 +150,10 @@ def _caption_fault(row: FoundImage, max_words: int) -> Examined | None:
 
 def _sorted_out(found: pd.DataFrame, examined: list[Examined]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The usable and the quarantine; duplicates and shared captions are told among the otherwise usable."""
-    usable, quarantine, kept, shared = [], [], {}, {}
+    usable: list[tuple[Any, ...]] = []
+    quarantine: list[tuple[str, str, str]] = []
+    kept: dict[str, str] = {}  # file by digest of its pixels
+    shared: dict[str, str] = {}  # image by caption's file
     for row, facts in zip(found.itertuples(index=False), examined, strict=True):
         if facts.reason:
             quarantine.append((row.file_name, facts.reason, facts.value))
@@ -204,7 +207,7 @@ def _examine(path: str, sizes: list[tuple[int, int]], max_pixels: int) -> Examin
         short = f"{height}x{width} (height x width), needs {needed[0]}x{needed[1]}"
         return Examined(reason="too_small", value=f"{short}; images are never enlarged")
     digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode())
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(np.ascontiguousarray(pixels).data)
     return Examined(width, height, mode, digest.hexdigest())
 
 
@@ -253,7 +256,7 @@ def _check_container(path: Path, max_pixels: int) -> None:
 def _upright(image: Image.Image) -> Image.Image:
     orientation = 1
     with suppress(Exception):  # damaged EXIF in sound pixels: as if there were none
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
@@ -281,6 +284,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         if "sRGB" in name and "linear" not in name.lower():
             return image
         mode = "RGBA" if image.mode == "RGBA" else "RGB"
-        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=mode)
+        converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=mode)
+        return image if converted is None else converted  # None where it was converted in place
     except (KeyError, OSError, TypeError, ValueError, ImageCms.PyCMSError):
         return image

@@ -64,7 +64,7 @@ def _figures(cache: LatentCache, index: int, settings: tuple[str, float | None, 
     if kind == "pixel_drawn":
         made = [cache.batch("drawn", [index], torch.tensor([draw])) for draw in range(cache.draws)]
     else:
-        made = [enlarged if kind == "pixel" else degrade(high, factor, mode)]
+        made = [enlarged if factor is None or mode is None else degrade(high, factor, mode)]
     degraded = torch.cat(made)
 
     def distance(one: Tensor, other: Tensor) -> float:

@@ -50,15 +50,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Shard:
-    """Images, all of one bucket, and the file for their latents; or captions, with no bucket."""
+    """Captions, and the file for their embeddings."""
 
     path: Path
     rows: list[Row]
-    bucket: Bucket | None = None
+
+
+@dataclass(frozen=True)
+class ImageShard(Shard):
+    """Images, all of one bucket, and the file for their latents."""
+
+    bucket: Bucket
 
 
 def encode_shards(
-    texts: Sequence[Shard], images: Sequence[Shard], model: WanCheckpoint, params: ModelParams, data: DataParams
+    texts: Sequence[Shard], images: Sequence[ImageShard], model: WanCheckpoint, params: ModelParams, data: DataParams
 ) -> None:
     """Write the shards that are not there, or damaged.
 
@@ -100,9 +106,11 @@ def prepare_pixels(rows: Sequence[Row], bucket: Bucket, data: DataParams) -> dic
     low = shrink(_middle(high, bucket.low), *bucket.low, blur)
     parts = {"low": low, "high": high, "pixel": enlarge(shrink(high, *bucket.native, blur), *bucket.high)}
     draws = data.pixel_draws
-    for draw in range(draws.count if draws else 0):
-        factors = [drawn_factor(row["sha256"], draw, draws, data.seed) for row in rows]
-        parts[f"drawn{draw}"] = torch.cat([there_and_back(x[None], f) for x, f in zip(high, factors, strict=True)])
+    if draws:
+        for draw in range(draws.count):
+            factors = [drawn_factor(row["sha256"], draw, draws, data.seed) for row in rows]
+            enlarged = [there_and_back(x[None], f) for x, f in zip(high, factors, strict=True)]
+            parts[f"drawn{draw}"] = torch.cat(enlarged)
     return parts
 
 
@@ -133,7 +141,7 @@ def _encode_texts(shards: list[Shard], model: WanCheckpoint, params: ModelParams
 
 
 def _encode_images(
-    shards: list[Shard], model: WanCheckpoint, params: ModelParams, data: DataParams, device: torch.device
+    shards: list[ImageShard], model: WanCheckpoint, params: ModelParams, data: DataParams, device: torch.device
 ) -> None:
     bar = Progress[None](total=sum(len(s.rows) for s in shards), desc="encoding images", unit="image")
     with bar, released(load_vae(model, device, params.tile, getattr(torch, params.vae_dtype))) as vae:
@@ -183,7 +191,7 @@ def _whole(path: Path) -> bool:
 
 
 def _needed(
-    texts: Sequence[Shard], images: Sequence[Shard], model: WanCheckpoint, params: ModelParams, draws: int
+    texts: Sequence[Shard], images: Sequence[ImageShard], model: WanCheckpoint, params: ModelParams, draws: int
 ) -> int:
     """Bytes of the shards to be written."""
     vae, width = model.config_of("vae"), model.config_of("text_encoder")["d_model"]
@@ -191,6 +199,6 @@ def _needed(
     total = sum(len(shard.rows) for shard in texts) * caption
     for shard in images:
         sizes = (shard.bucket.low, *(2 + draws) * (shard.bucket.high,))
-        values = sum(math.prod(latent_shape(vae, *size, 1)) for size in sizes)
+        values = sum(math.prod(latent_shape(vae, height, width, 1)) for height, width in sizes)
         total += len(shard.rows) * values * torch.float16.itemsize
     return int(total * HEADROOM)

@@ -64,7 +64,8 @@ def find_images(folder: Path) -> pd.DataFrame:
     folder = Path(folder)
     if not is_folder(folder):
         raise FileNotFoundError(f"{one_line(folder)}: no such folder; set data.path to the folder of training images")
-    contents, rows = list_contents(folder), {}
+    contents = list_contents(folder)
+    rows: dict[str, FoundImage] = {}
     for table in contents.tables:
         _add_listed(rows, folder, table)
     _add_beside(rows, folder, contents)

@@ -133,9 +133,11 @@ def _write_image(folder: Path, number: int, image: dict[str, Any] | None, home: 
     stored, source = (image or {}).get("bytes"), (image or {}).get("path")
     suffix = Path(source or "").suffix.lower()
     name = f"{number:06d}{suffix if suffix in SUFFIXES else '.png'}"  # the reader goes by content
-    if (folder / name).exists() or (stored is None and source is None):
+    if (folder / name).exists():
         return name
     if stored is None:
+        if source is None:
+            return name
         if not _inside(Path(source), home):
             return str(Path(source).absolute())  # the search refuses it: outside_folder
         stored = Path(source).read_bytes()

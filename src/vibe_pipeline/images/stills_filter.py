@@ -60,7 +60,8 @@ def filter_of_stills(
     if not path.exists():
         stills = zip(map(Path, rows["path"]), sizes, strict=True)
         shown = tqdm(stills, total=len(rows), desc="linear filter", unit="image", mininterval=5)
-        fitted = fit_linear_filter(pair for still in shown for pair in _pairs(*still, patch, data.camera_blur))
+        blur = data.camera_blur
+        fitted = fit_linear_filter(pair for still, size in shown for pair in _pairs(still, size, patch, blur))
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(path, fitted.save)
     log.info("linear filter of %d stills, %s to %s pixels: %s", len(rows), patch.native, patch.target, path)

@@ -1,6 +1,7 @@
 """The miniature's training images: stills of other scenes, with a style of their own (the gap of modality)."""
 
 import csv
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def render_images(data: DataParams) -> Path:
     for i, scene in enumerate(Progress(scenes, total=len(scenes), desc="rendering images", unit="image")):
         still = world.render(scene, data.high.height, data.high.width, 1, style)[0]
         image = Image.fromarray(np.rint(still * 255).astype(np.uint8))
-        write_atomic(folder / f"{i:05d}.png", lambda p, image=image: image.save(p, format="PNG"))
+        write_atomic(folder / f"{i:05d}.png", partial(image.save, format="PNG"))
     write_atomic(folder / "metadata.csv", lambda p: _write_captions(p, scenes))
     return folder
 

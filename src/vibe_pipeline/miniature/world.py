@@ -34,7 +34,7 @@ DOT_RADIUS = 0.33
 GRAIN_CYCLES = (30.0, 44.0)
 GRAIN_AMPLITUDE = 0.0035
 GRAIN_WAVES = 4
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def vae_activations(
         if decode:
             around = _strips(architecture, latent, tile, dtype)
         # diffusers cuts after patchifying when it encodes, so those tiles are larger.
-        side *= 1 if decode else architecture.vae.get("patch_size") or 1
+        side = tile // space * (1 if decode else architecture.vae.get("patch_size") or 1)
         height, width = min(height, side), min(width, side)
     worked = min(frames, STEADY_FRAMES)
     vae = architecture.build_vae()

@@ -4,6 +4,7 @@ import statistics
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def write_environment(
         "claims.yml": yaml.safe_dump(_kept_claims(claims), sort_keys=False, width=110),
     }
     for file, text in texts.items():
-        write_atomic(folder / file, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+        write_atomic(folder / file, partial(Path.write_text, data=text, encoding="utf-8"))
     return found
 
 

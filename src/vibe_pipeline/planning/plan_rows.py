@@ -130,8 +130,8 @@ def training_row(
     stage1: LoraParams | None = None,
 ) -> PlanRow:
     """A stage-1 adapter, or one of `adapters`: its steps at the size that it is trained on."""
-    tokens = crop_tokens(costs.architecture, size, row)
-    tokens, keys = (costs.keys(size, FULL), costs.keys(size, attention)) if tokens is None else (tokens, tokens)
+    cropped = crop_tokens(costs.architecture, size, row)
+    tokens, keys = (costs.keys(size, FULL), costs.keys(size, attention)) if cropped is None else (cropped, cropped)
     tokens *= images_of_sequence(costs.architecture, size, row)
     work, peak = costs.step(size, attention, row, stage1), costs.step_memory(size, attention, row, stage1)
     disk = 4.0 * costs.adapter_parameters(row.lora)

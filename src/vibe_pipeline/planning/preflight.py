@@ -7,7 +7,7 @@ Files are judged by their headers, keys and shapes: nothing is loaded.
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def generation_checks(
     for name, arm in arms.items():
         if arm.path is not None:
             fix = "put the other system's clips there, one for each prompt and seed"
-            yield Check(f"arms.{name}.path", lambda n=name, arm=arm: _external(n, arm, prompts, model), fix)
+            yield Check(f"arms.{name}.path", partial(_external, name, arm, prompts, model), fix)
 
 
 def expert_checks(model: ModelParams, generation: GenerationParams, arms: Mapping[str, ArmParams]) -> Iterator[Check]:
@@ -100,7 +100,7 @@ def expert_checks(model: ModelParams, generation: GenerationParams, arms: Mappin
         for i, extra in enumerate(arm.extra_adapters):
             fields[f"arms.{name}.extra_adapters.{i}.expert"] = extra.expert == "high"
     for field in (field for field, given in fields.items() if given):
-        yield Check(field, lambda field=field: _two_experts(model, field), f"leave {field} out")
+        yield Check(field, partial(_two_experts, model, field), f"leave {field} out")
 
 
 def _two_experts(model: ModelParams, field: str) -> str:
@@ -118,15 +118,15 @@ def weight_checks(model: ModelParams, arms: Mapping[str, ArmParams]) -> Iterator
             field, path = f"arms.{name}.transformer", arm.transformer.path
             fix = "fetch it as docs/baselines.md says, or give another whole transformer of the base's architecture"
             fix = how_to_get(path) or fix
-            yield Check(field, lambda path=path, field=field: own_transformer(path, field, model), fix)
+            yield Check(field, partial(own_transformer, path, field, model), fix)
         for extra in arm.extra_adapters:
             field = f"arms.{name}.extra_adapters"
             fix = f"kedro vibe import-adapter FILE --output DIR --base {model.path}, or mend the path"
             fix = how_to_get(extra.path) or fix
-            yield Check(field, lambda extra=extra, field=field: extra_adapter(extra, field, transformer), fix)
+            yield Check(field, partial(extra_adapter, extra, field, transformer), fix)
         if arm.sr is not None:
             fix = how_to_get(arm.sr.weights) or "name a .pth or .safetensors file of a network that spandrel knows"
-            yield Check(f"arms.{name}.sr.weights", lambda n=name, sr=arm.sr: network(n, sr, model), fix)
+            yield Check(f"arms.{name}.sr.weights", partial(network, name, arm.sr, model), fix)
 
 
 def scoring_checks(evaluation: EvaluationParams, folders: Folders) -> Iterator[Check]:
@@ -138,7 +138,7 @@ def scoring_checks(evaluation: EvaluationParams, folders: Folders) -> Iterator[C
 
     for field in ("vbench_weights", "vbench_env", "measure_weights"):
         name, path = f"folders.{field}", getattr(folders, field)
-        yield Check(name, lambda name=name, path=path: folder(name, path), "set it to a folder, in globals.yml")
+        yield Check(name, partial(folder, name, path), "set it to a folder, in globals.yml")
     if evaluation.extra_measures:
         yield Check("evaluation.extra_measures", lambda: _extra_measures(evaluation), "take the wrong one out")
 
@@ -270,9 +270,9 @@ def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[st
         check_space(model, len(load_prompts(making)), arms, Folders(**params["folders"]).clips)
     elif tags & TRAINING:
         weights_check(params["model"]["path"]).look()
-        if "relay_stage2" in tags and (arms := _validation_arms(tables)):
+        if "relay_stage2" in tags and (watched := _validation_arms(tables)):
             generation = GenerationParams(**params["generation"])
-            for check in generation_checks(ModelParams(**params["model"]), generation, arms):
+            for check in generation_checks(ModelParams(**params["model"]), generation, watched):
                 check.look()
     if "data_processing" in tags:
         check_images(DataParams(**params["data"]))

@@ -4,10 +4,12 @@ import os
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
+from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
+from vibe_pipeline.experiment.training import TrainParams
 from vibe_pipeline.images.account import held_out_count
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.measure_costs import measuring_memory, measuring_seconds, vbench_seconds
@@ -60,6 +62,7 @@ def vbench_row(size: ClipSize, clips: int, dimensions: Collection[str]) -> Itera
 def held_out_rows(costs: Costs, data: DataParams, tables: Experiment, images: int) -> Iterator[PlanRow]:
     """The losses of held-out images: a forward at each noise level, at every validation."""
     held = held_out_count(images, data) if images > 1 else 0
+    trained: dict[str, tuple[TrainParams, ClipSize, AttentionParams]]
     trained = {name: (row, data.low, FULL) for name, row in tables.stage1.items()}
     trained |= {name: (row, data.high, row.attention) for name, row in tables.adapters.items()}
     for name, (row, size, attention) in trained.items():

@@ -41,8 +41,8 @@ def check_filter(model: ModelParams, data: DataParams, tables: Experiment) -> No
     for name, arm in tables.arms.items():
         if method_of(arm).uses_stills:
             buckets = make_buckets(find_model(model.path), model.native, data)
-            clips = [(size.height, size.width) for size in (model.native, model.target)]
+            native, target = ((size.height, size.width) for size in (model.native, model.target))
             try:
-                patch_of(*clips, [bucket.high for bucket in buckets])
+                patch_of(native, target, [bucket.high for bucket in buckets])
             except ValueError as error:
                 raise ValueError(f"arms.{name}: {error}") from None

@@ -243,7 +243,7 @@ def _set_up(params: Mapping[str, Any], tables: Experiment, catalog: Mapping[str,
     values["params:folders"] = folders.below(folder)
     model, making = values["params:model"], values["params:generation"]
     short = shortened(tables, model)
-    rows = {"stage1": short.stage1, "adapters": short.adapters, "arms": short.arms}
+    rows: dict[str, Mapping[str, Any]] = {"stage1": short.stage1, "adapters": short.adapters, "arms": short.arms}
     values |= {f"params:{table}.{name}": row for table, own in rows.items() for name, row in own.items()}
     judged = judged_alone(short)
     values |= {"params:stage1": judged.stage1, "params:adapters": judged.adapters, "params:arms": judged.arms}

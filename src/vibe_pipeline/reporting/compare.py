@@ -152,9 +152,15 @@ def compare(first: Side, second: Side, metrics: Sequence[str] = (), bootstrap: B
     if unknown := [metric for metric in metrics if metric not in known]:
         raise ValueError(f"neither run has the metric {unknown[0]!r}; there are: {', '.join(known)}")
     rows = tuple(_row(both, metric, bootstrap) for metric in metrics or known)
-    only = [len(_clips(table) - pairs) for table in (mine, theirs)]
-    names = [f"{side.source}:{side.arm}" for side in (first, second)]
-    return Comparison(*names, len(pairs), *only, bootstrap.confidence, rows)
+    return Comparison(
+        first=f"{first.source}:{first.arm}",
+        second=f"{second.source}:{second.arm}",
+        pairs=len(pairs),
+        only_first=len(_clips(mine) - pairs),
+        only_second=len(_clips(theirs) - pairs),
+        confidence=bootstrap.confidence,
+        metrics=rows,
+    )
 
 
 def _keyed(scores: pd.DataFrame) -> pd.DataFrame:

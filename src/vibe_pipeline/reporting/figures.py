@@ -7,7 +7,7 @@ import functools
 import io
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import matplotlib
 import numpy as np
@@ -97,7 +97,7 @@ def metric_figure(
             axes.text(0.02, height, status, transform=at, va="center", color=MUTED, style="italic")
     axes.set_yticks(range(len(order)), [arm_label(a, arms) for a in order])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
-    axes.locator_params(axis="x", nbins=4)
+    axes.locator_params(axis="x", nbins=3)  # four small numbers run into each other
     axes.grid(axis="x", zorder=0)
     axes.set_axisbelow(True)
     axes.set_ylim(-0.6, len(order) - 0.4)
@@ -146,6 +146,7 @@ def spectrum_figure(
     coloured = 0
     for arm in arm_order(spectra["arm"].unique().tolist(), arms):
         rows = spectra[(spectra["arm"] == arm) & (spectra["power"] > 0)].sort_values("cycles")
+        look: dict[str, Any]
         if bound := bound_of(arm, arms):
             look = {"color": INK, "linewidth": 2.0, "linestyle": "-" if bound == "ceiling" else (0, (1, 1.5))}
         else:
@@ -233,7 +234,7 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     svg = re.sub(r"font: ([^;\"]*?)px [^;\"]*", r"font-size: \1px; font-family: inherit", svg)
-    width, height = (float(v) for v in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
+    width, height = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0])
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*pt"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*pt"', r"\1", svg, count=1)
     label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

@@ -4,6 +4,7 @@ import filecmp
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def keep_report(newest: Path, root: Path, about: Mapping[str, str]) -> Path:
     folder = root / "-".join(filter(None, [f"{made:%Y%m%d-%H%M%S}", about.get("run_id", "")[:8]]))
     folder.mkdir(exist_ok=True)
     for name in (SCORES, PAGE):
-        write_atomic(folder / name, lambda path, name=name: shutil.copyfile(newest / name, path))
+        write_atomic(folder / name, partial(shutil.copyfile, newest / name))
     write_json(folder / ABOUT, {"made": made.isoformat(timespec="seconds")} | dict(about))
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
     page = environment.get_template("reports.html.j2").render(reports=kept_reports(root))

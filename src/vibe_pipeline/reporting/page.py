@@ -209,7 +209,8 @@ def _ours(inputs: ReportInputs) -> paper.Ours:
 
 def _metric_plots(inputs: ReportInputs) -> tuple[list[Plot], str]:
     """A plot for each metric on which arms differ, and a line on the others: all their dots would lie on one place."""
-    plots, alike = [], []
+    plots: list[Plot] = []
+    alike: list[str] = []
     if inputs.table.empty:
         return plots, ""
     rows = inputs.table[tables.is_scored(inputs.table)]

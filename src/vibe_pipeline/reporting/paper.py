@@ -113,7 +113,8 @@ def paper_tables(published: Mapping[str, Any], ours: Ours) -> list[PaperTable]:
 
 def _table(part: Mapping[str, Any], known: Mapping[str, Any], ours: Ours, others: Sequence[str]) -> PaperTable:
     columns, rows = columns_of(part, known), part.get("rows", [])
-    paper = next((row for row in rows if ours.reference in row.get("arms", [])), {})
+    none: Mapping[str, Any] = {}
+    paper = next((row for row in rows if ours.reference in row.get("arms", [])), none)
     made = [_row(row, arm, columns, paper, ours) for row in rows for arm in _arms_of(row, ours)]
     made += [_row({}, arm, columns, paper, ours) for arm in arm_order(list(others), ours.arms)]
     given = (f"{r.get('source', 'no source')}; {r.get('reliability', '')}" for r in rows)
@@ -169,7 +170,7 @@ def _judged(row: PaperRow, arm: str, metric: str, gain: float, own: pd.DataFrame
 
 def _with(
     row: PaperRow, published: str, verdict: str, reason: str, found: Evidence | None = None,
-    numbers: tuple[float, ...] = (math.nan,) * 4,
+    numbers: tuple[float, float, float, float] = (math.nan,) * 4,
 ) -> PaperRow:  # fmt: skip
     seen = found is not None and found.pairs
     return replace(

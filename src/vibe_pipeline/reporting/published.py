@@ -30,10 +30,12 @@ def published_gain(published: Mapping[str, Any], arm: str, other: str, metric: s
 
 
 def _differences(published: Mapping[str, Any], arm: str, other: str) -> list[tuple[PaperColumn, float]]:
-    known, found = published.get("columns", {}), {}
+    known: Mapping[str, Any] = published.get("columns", {})
+    none: Mapping[str, Any] = {}
+    found: dict[PaperColumn, float] = {}
     for part in published.get("tables", []):
         mine, theirs = (
-            next((row.get("values", {}) for row in part.get("rows", []) if name in row.get("arms", [])), {})
+            next((row.get("values", {}) for row in part.get("rows", []) if name in row.get("arms", [])), none)
             for name in (arm, other)
         )
         for column in columns_of(part, known):

@@ -134,7 +134,12 @@ def panel_figure(panel: Panel) -> Figure:
         middle = [p.middle for p in points]
         bars = [[p.middle - p.low for p in points], [p.high - p.middle for p in points]]
         dash = DASHES[i // len(SERIES) % len(DASHES)] if numeric else "none"
-        look = {"color": SERIES[i % len(SERIES)], "linestyle": dash, "linewidth": 1.4, "elinewidth": 1.3}
+        look: dict[str, Any] = {
+            "color": SERIES[i % len(SERIES)],
+            "linestyle": dash,
+            "linewidth": 1.4,
+            "elinewidth": 1.3,
+        }
         axes.errorbar(at, middle, bars, marker="o", markersize=5, capsize=2.5, label=name, **look)
     _value_axis(axes, places, [shown(v) for v in values], numeric)
     axes.set_xlabel(panel.sweep.field)

@@ -34,7 +34,7 @@ class Cell:
     high: float = math.nan
 
     @property
-    def numbers(self) -> dict[str, object]:
+    def numbers(self) -> Mapping[str, object]:
         """Its figures by name, empty where there is no score."""
         given = {"mean": self.value, "low": self.low, "high": self.high}
         return {name: "" if value != value else value for name, value in given.items()} | {"n": self.n or ""}
@@ -161,7 +161,7 @@ def best_arms(
         direction = group["direction"].iloc[0]
         ranked = group.sort_values("mean", ascending=direction == "lower")["arm"].tolist()
         if len(ranked) > 1:
-            evidence = compare_on_metric(scores, *ranked[:2], Question(str(metric), direction), bootstrap)
+            evidence = compare_on_metric(scores, ranked[0], ranked[1], Question(str(metric), direction), bootstrap)
             if evidence.verdict == HOLDS:
                 best[str(metric)] = ranked[0]
     return best

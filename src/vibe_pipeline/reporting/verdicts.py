@@ -25,7 +25,7 @@ from vibe_pipeline.reporting.glossary import ARROWS, number, together, words
 from vibe_pipeline.reporting.published import published_difference, published_gain
 from vibe_pipeline.reporting.tables import arm_label
 
-KINDS = {HOLDS: "holds", FAILS: "fails", MIXED: "open", EQUIVALENT: "open", OPEN: "open"}
+KINDS: dict[str, str] = {HOLDS: "holds", FAILS: "fails", MIXED: "open", EQUIVALENT: "open", OPEN: "open"}
 KINDS |= {ABSENT: "absent", NOT_RUN: "absent"}
 MARKS = {HOLDS: "✓", MIXED: "±", EQUIVALENT: "≈", FAILS: "✗", OPEN: "?", ABSENT: "–", NOT_RUN: "–"}
 READINGS = {HOLDS: "clearly for", FAILS: "clearly against", EQUIVALENT: "equivalent", OPEN: "unclear"}
@@ -134,13 +134,16 @@ def verdict_line(claims: Sequence[Mapping[str, Any]]) -> str:
     if not counts:
         return ""
     order = sorted(counts, key=list(KINDS).index)
-    said = [f"{counts[verdict]} {_plural(verdict) if counts[verdict] > 1 else verdict}" for verdict in order]
+    said = [f"{counts[verdict]} {_predicate(verdict, counts[verdict] > 1)}" for verdict in order]
     listed = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
     return f"Of {sum(counts.values())} claim{'s' * (len(claims) > 1)}, {listed}."
 
 
-def _plural(verdict: str) -> str:
-    return {HOLDS: "hold", FAILS: "do not hold"}.get(verdict, verdict)
+def _predicate(verdict: str, several: bool) -> str:
+    plurals: dict[str, str] = {HOLDS: "hold", FAILS: "do not hold"}
+    if verdict in plurals:
+        return plurals[verdict] if several else verdict
+    return verdict if verdict == OPEN else f"{'are' if several else 'is'} {verdict}"
 
 
 def keys(claims: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

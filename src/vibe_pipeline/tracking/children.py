@@ -94,7 +94,7 @@ class TrackedAdapter(Tracked):
         if manifest.reused and self.client is not None:
             self.log(pd.read_csv(manifest.losses).to_dict("records"))
         held = self.client is None or (home.exists() and active(self.client, home.read_text()))
-        if not held and self._uploaded(manifest) and self.artifact(manifest.losses):
+        if not held and self._uploaded(manifest) and manifest.losses and self.artifact(manifest.losses):
             write_atomic(home, lambda p: p.write_text(self.run_id))
         (folder / OPEN).unlink(missing_ok=True)
         holder = home.read_text() if home.exists() else ""
@@ -239,9 +239,10 @@ def _fresh(client: MlflowClient, name: str, stage: str, row: BaseModel, checks: 
     parent = client.get_run(os.environ[PARENT])
     run = TrackedAdapter(client, new_child(client, parent, f"{STAGES.get(stage, stage)} · {name}", tags))
     run.params(_settings(row))
-    for check in checks.itertuples() if checks is not None else ():
-        figures = {f"check/{check.kind}/{k}": getattr(check, k) for k in checks.columns if k.startswith("mse")}
-        Tracked.log(run, [figures])
+    if checks is not None:
+        named = [column for column in checks.columns if column.startswith("mse")]
+        for check in checks.itertuples():
+            Tracked.log(run, [{f"check/{check.kind}/{name}": getattr(check, name) for name in named}])
     return run
 
 

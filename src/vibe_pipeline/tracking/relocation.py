@@ -21,6 +21,8 @@ PLACES = (
     ("experiments", "experiment_id", "artifact_location"),
     ("runs", "run_uuid", "artifact_uri"),
     ("logged_models", "model_id", "artifact_location"),
+    ("model_versions", "rowid", "source"),
+    ("model_versions", "rowid", "storage_location"),
 )
 """Table, its key, and the column with an absolute place, as of MLflow 3."""
 
@@ -58,13 +60,15 @@ def _is_anothers(database: sqlite3.Connection, old: Path, project: Path, store: 
     """
     if (old / store.relative_to(project)).exists():
         return False
-    return any(there.exists() and not here.exists() for _, _, there, here in _below(database, "runs", old, project))
+    runs = _below(database, PLACES[1], old, project)
+    return any(there.exists() and not here.exists() for _, _, there, here in runs)
 
 
 def _rewrite(database: sqlite3.Connection, old: Path, project: Path) -> int:
     changed = 0
-    for table, key, column in PLACES:
-        for row, place, _, here in list(_below(database, table, old, project)):
+    for kept in PLACES:
+        table, key, column = kept
+        for row, place, _, here in list(_below(database, kept, old, project)):
             new = here.as_uri() if place.startswith("file:") else str(here)
             database.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (new, row))
             changed += 1
@@ -74,10 +78,10 @@ def _rewrite(database: sqlite3.Connection, old: Path, project: Path) -> int:
 
 
 def _below(
-    database: sqlite3.Connection, table: str, old: Path, project: Path
+    database: sqlite3.Connection, kept: tuple[str, str, str], old: Path, project: Path
 ) -> Iterator[tuple[str | int, str, Path, Path]]:
     """Rows whose place is below the old folder: key, place as stored, as a path, and the same below the project."""
-    key, column = next((k, c) for t, k, c in PLACES if t == table)
+    table, key, column = kept
     for row, place in database.execute(f"SELECT {key}, {column} FROM {table}"):
         path = _local(place or "")
         if path is not None and path.is_relative_to(old) and not path.is_relative_to(project):

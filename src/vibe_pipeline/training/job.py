@@ -103,7 +103,7 @@ class StageLoss:
         clean = batch[self.part]
         if self._noise_alone:
             return clean
-        made = self._made and batch[self._made]
+        made = batch[self._made] if self._made else None
         degraded = degrade(clean, self.degradation.factor, self.degradation.mode) if made is None else made
         chosen = batch.get("degraded")
         return degraded if chosen is None else degraded.where(chosen.view(-1, *[1] * (clean.ndim - 1)), clean)

@@ -64,11 +64,11 @@ def train_adapter(
     batch = draw(job, state.group, state.step, next(batches)) if state.step < job.row.steps else None
     transformer.train()
     with _progress(state) as bar:
-        while state.step < job.row.steps:
+        while batch is not None:
             values, forwards = _step(state, batch)
             step, done, state.step = state.step, batch, state.step + 1
-            if state.step < job.row.steps:  # drawn while the device is at work
-                batch = draw(job, state.group, state.step, next(batches))
+            # The next is drawn while the device is at work.
+            batch = draw(job, state.group, state.step, next(batches)) if state.step < job.row.steps else None
             state.window.add(_finite(job, values, step, done), *_work_done(state, done, forwards))
             _report(state, bar)
             _keep(state)
@@ -143,7 +143,8 @@ def _step(state: TrainingState, batch: Batch | PackedBatch) -> tuple[dict[str, T
     Returns:
         Losses and `gradient norm`, still on the device; and the forwards that each image took.
     """
-    job, sums, forwards = state.job, {}, 0
+    job, forwards = state.job, 0
+    sums: dict[str, Any] = {}
     set_learning_rate(state.optimiser, state.step, job.row)
     for losses, share, calls in _losses(state, batch):
         forwards = calls
@@ -207,10 +208,10 @@ def _finite(job: TrainingJob, values: dict[str, Tensor], step: int, batch: Batch
 
 def _work_done(state: TrainingState, batch: Batch | PackedBatch, forwards: int) -> tuple[int, int, float]:
     """Images, tokens and floating-point operations of a step, over all processes."""
-    crop, grids = state.job.loss.crop, Counter[tuple[int, ...]]()
+    crop, grids = state.job.loss.crop, Counter[tuple[int, int, int]]()
     for shape, images in batch.shapes.items():
-        grid = tuple(s // p for s, p in zip(shape[-3:], state.transformer.config.patch_size, strict=True))
-        grids[grid if crop is None else (1, 1, crop.tokens(grid[1:]))] += images
+        frames, height, width = (s // p for s, p in zip(shape[-3:], state.transformer.config.patch_size, strict=True))
+        grids[(frames, height, width) if crop is None else (1, 1, crop.tokens((height, width)))] += images
     text = batch.text_length
     for grid in grids:
         if (*grid, text) not in state.flops:

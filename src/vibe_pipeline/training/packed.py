@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -52,10 +52,11 @@ def packed_steps(job: TrainingJob, patch: tuple[int, ...], first: int, tell: boo
     for bucket, indices in job.images.buckets.items():
         *_, height, width = job.images.shape(job.loss.part, indices[0])
         tokens[bucket] = height // patch[1] * (width // patch[2])
-    settings = {"cache": job.images, "tokens": tokens, "budget": job.row.packing.tokens, "seed": job.row.seed}
+    budget, seed = job.row.packing.tokens, job.row.seed
     if tell:
-        log.info("%s: %s", job.name, describe_packing(**settings))
-    return islice(packed_batches(**settings, batch_size=job.row.batch_size), first, None)
+        log.info("%s: %s", job.name, describe_packing(cache=job.images, tokens=tokens, budget=budget, seed=seed))
+    batches = packed_batches(cache=job.images, tokens=tokens, budget=budget, seed=seed, batch_size=job.row.batch_size)
+    return islice(batches, first, None)
 
 
 def draw_packed(job: TrainingJob, group: Group, step: int, sequences: list[list[int]]) -> PackedBatch:
@@ -87,7 +88,7 @@ def sequence_losses(
     text = torch.cat([image.parts["text"] for image in images])
     velocities, calls = packed_predictor(transformer, text, job.dtype), []
 
-    def predict(latents: list[Tensor], levels: list[Tensor]) -> list[Tensor]:
+    def predict(latents: Sequence[Tensor], levels: Sequence[Tensor]) -> list[Tensor]:
         calls.append(1)
         return velocities(latents, levels)
 

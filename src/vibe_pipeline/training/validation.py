@@ -20,6 +20,7 @@ def held_out_loss(job: TrainingJob, transformer: WanTransformer3DModel, group: G
     What is random is drawn for each bucket at once: chunks and processes do not change it.
     """
     images, size = job.held_out, job.chunk(group.size)
+    assert images is not None  # or there is nothing to validate on
     total, chunk = torch.zeros((), dtype=torch.float64), 0
     for indices in images.buckets.values():
         shape = (len(indices), *images.shape(job.loss.part, indices[0]))
@@ -30,7 +31,8 @@ def held_out_loss(job: TrainingJob, transformer: WanTransformer3DModel, group: G
             if chunk % group.size == group.rank:
                 rows = slice(start, start + size)
                 parts = read_parts(images, job.loss, indices[rows], {n: v[rows] for n, v in drawn.items()})
-                total += _chunk_loss(job, transformer, group.device, indices[rows], noise[rows], parts)
+                texts = images.batch("text", indices[rows])
+                total += _chunk_loss(job, transformer, texts, noise[rows].to(group.device), parts)
             chunk += 1
     total = total.to(group.device)
     group.sum_([total])
@@ -40,15 +42,14 @@ def held_out_loss(job: TrainingJob, transformer: WanTransformer3DModel, group: G
 def _chunk_loss(
     job: TrainingJob,
     transformer: WanTransformer3DModel,
-    device: torch.device,
-    indices: list[int],
+    texts: Tensor,
     noise: Tensor,
     parts: dict[str, Tensor],
 ) -> float:
     """The sum over the chunk's images of their mean loss over sigmas."""
-    batch = {name: value.to(device) for name, value in parts.items()}
-    predict = velocity_predictor(transformer, job.held_out.batch("text", indices), job.expand_timesteps, job.dtype)
-    noise, ones = noise.to(device), torch.ones(len(indices), device=device)
+    batch = {name: value.to(noise.device) for name, value in parts.items()}
+    predict = velocity_predictor(transformer, texts, job.expand_timesteps, job.dtype)
     levels = [s * (job.below or 1.0) for s in SIGMAS]
+    ones = torch.ones(len(noise), device=noise.device)
     values = [float(job.loss(predict, batch, noise, ones * s, ones)["loss"]) for s in levels]
-    return len(indices) * sum(values) / len(values)
+    return len(noise) * sum(values) / len(values)

@@ -41,7 +41,7 @@ def _lacks_function_base() -> bool:
 @contextlib.contextmanager
 def _function_base() -> Iterator[None]:
     module = types.ModuleType("numpy.lib.function_base")
-    module.disp = print  # imported by UMT's data sets, never called
+    vars(module)["disp"] = print  # imported by UMT's data sets, never called
     sys.modules[module.__name__] = module
     try:
         yield

@@ -100,13 +100,17 @@ def too_large(
     if dimension not in FLOW_DIMENSIONS or free is None:
         return ""
     sizes = clips[["frames", "height", "width"]].drop_duplicates().itertuples(index=False)
-    needed, largest = max((flow_memory(dimension, *size, flow_side), tuple(size)) for size in sizes)
+    needed, largest = max(
+        (flow_memory(dimension, frames, height, width, flow_side), (frames, height, width))
+        for frames, height, width in sizes
+    )
     if at_once * needed <= free:
         return ""
-    small = flow_memory(dimension, *largest, SUGGESTED_SIDE)
-    seen = "x".join(map(str, seen_size(dimension, *largest[1:], flow_side)))
+    frames, height, width = largest
+    small = flow_memory(dimension, frames, height, width, SUGGESTED_SIDE)
+    seen = "x".join(map(str, seen_size(dimension, height, width, flow_side)))
     return (
         f"skipped, because it correlates all pairs of pixels and needs at least {needed / 1e9:.1f} GB a clip of "
-        f"{largest[0]} frames at {seen}, {at_once} at once, and {free / 1e9:.1f} GB are free on {device}; set "
+        f"{frames} frames at {seen}, {at_once} at once, and {free / 1e9:.1f} GB are free on {device}; set "
         f"evaluation.flow_side, the same for every arm ({SUGGESTED_SIDE} needs {small / 1e9:.1f} GB)"
     )

@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -193,7 +194,7 @@ def _require_a_score(table: pd.DataFrame) -> None:
 
 
 def _clip_row(
-    clip: tuple,
+    clip: Any,
     name: str,
     jobs: Mapping[int, ScoringJob],
     broken: Mapping[int, str],

@@ -56,9 +56,10 @@ class Decoder:
     def opencv_frames(self, path: str) -> tuple[list[np.ndarray], float]:
         """BGR frames [H, W, 3], at most `side` pixels long, and the frame rate, as OpenCV reads them."""
         frames, fps = self._keep(path, "opencv", self._decode_opencv)
-        if self.side is None or not frames or max(frames[0].shape[:2]) <= self.side:
+        side = self.side
+        if side is None or not frames or max(frames[0].shape[:2]) <= side:
             return frames, fps
-        return self._keep(path, self.side, lambda _: ([shrink(frame, self.side) for frame in frames], fps))
+        return self._keep(path, side, lambda _: ([shrink(frame, side) for frame in frames], fps))
 
     def _keep(self, path: str, what: Any, decode: Callable[[str], Any]) -> Any:
         path = os.path.realpath(path)
@@ -94,7 +95,7 @@ class Decoder:
 
 def shrink(frame: np.ndarray, side: int) -> np.ndarray:
     """A frame [H, W, 3] whose longest side is `side` pixels: the mean over each pixel's area."""
-    height, width = shrunk_size(*frame.shape[:2], side)
+    height, width = shrunk_size(frame.shape[0], frame.shape[1], side)
     return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
 
 

@@ -61,7 +61,7 @@ def point_to_cache(cache_dir: Path) -> None:
     """VBench reads the cache folder at import and copies it between modules: set it wherever it already is."""
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] == "vbench" and hasattr(module, "CACHE_DIR"):
-            module.CACHE_DIR = str(cache_dir)
+            vars(module)["CACHE_DIR"] = str(cache_dir)
 
 
 @contextlib.contextmanager

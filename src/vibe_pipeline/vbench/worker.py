@@ -45,6 +45,7 @@ def score_elsewhere(
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True, env=environment
         ) as process:
+            assert process.stdin is not None and process.stdout is not None  # pipes
             try:
                 with contextlib.suppress(BrokenPipeError):
                     process.stdin.write(request)

@@ -98,7 +98,8 @@ class GclfInstallation:
         Raises:
             ValueError: if the grid does not fit the kind.
         """
-        key = (tuple(grid), torch.device(device))
+        time, height, width = grid
+        key = ((time, height, width), torch.device(device))
         if key not in self._plans:
             self._plans[key] = self._build(*key)
         return self._plans[key]
@@ -118,7 +119,8 @@ class GclfInstallation:
 
     def keys(self, grid: Grid, layer: int) -> float:
         """Keys that a query of a block is compared with, on the average; nothing is built."""
-        return self.kind.keys(tuple(grid), self._native, layer)
+        time, height, width = grid
+        return self.kind.keys((time, height, width), self._native, layer)
 
     @torch.compiler.disable
     def _build(self, grid: Grid, device: torch.device) -> tuple[AttentionPlan, ...]:
@@ -138,7 +140,8 @@ class GclfInstallation:
         if self._rope is None:
             return self.kind.plan(place)
         windows = replace(self.kind.windows(place.grid, place.native), order=place.order or "thw")
-        return plan_relative(windows, self._rope, place.native, place.device)
+        plan: Any = plan_relative(windows, self._rope, place.native, place.device)  # its call takes `rotary` too
+        return plan
 
     def attach(self, order: Order | None) -> None:
         """Put the processors and hooks in place; `order` forces the token order (None: the kind's best)."""
@@ -234,7 +237,7 @@ def install_gclf(
         raise ValueError(f"unknown token order {order!r}: use 'thw', 'hwt' or None")
     scale_of(settings.scale, (1, 1, 1), native_grid, transformer.config.attention_head_dim)
     remove_gclf(transformer)
-    relative = rope if rope is not None and rope.relative else None
+    relative: Any = rope if rope is not None and rope.relative else None
     if relative is not None:
         require_windowed(kind)
         relative.reaches(native_grid)

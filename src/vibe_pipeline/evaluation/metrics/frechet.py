@@ -132,8 +132,8 @@ class _Sums:
         """Of a set in which each clip stands so many times."""
         number = int(times @ self._counts)
         mean = times @ self._sums / number
-        if self._products is None:
+        if self._single is not None:
             products = self._single.T @ (times[:, None] * self._single)
         else:
-            products = np.tensordot(times.astype(np.float64), self._products, axes=1)
+            products = np.tensordot(times.astype(np.float64), np.asarray(self._products), axes=1)
         return Moments(mean + self._centre, (products - number * np.outer(mean, mean)) / (number - 1))

@@ -114,7 +114,7 @@ class RadialSpectrum:
         return float(np.sqrt(np.mean((self.levels() - self.levels(truth=True)) ** 2)))
 
     def _per_ring(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
-        return np.bincount(self._ring, values, self._bins + 1)[: self._bins]
+        return np.bincount(self._ring, values, self._bins + 1)[: self._bins].astype(np.float64, copy=False)
 
 
 class BandMatch:

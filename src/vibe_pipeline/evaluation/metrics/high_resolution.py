@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ class _SomeFrames:
 
     def add(self, step: Step) -> None:
         if self._seen % EVERY == 0:
-            raw = step.frame.raw
+            raw: Any = step.frame.raw
             self._take(raw if raw.dtype == np.uint8 else np.rint(raw * 255).astype(np.uint8))
         self._seen += 1
 

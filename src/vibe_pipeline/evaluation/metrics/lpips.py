@@ -94,7 +94,8 @@ def _signed(picture: np.ndarray) -> "torch.Tensor":
 
 def load_hd_lpips(files: Sequence[Path], device: str) -> Callable[[], Watcher]:
     """HD-LPIPS of frames."""
-    lpips = Lpips(*files, device)
+    alexnet, heads = files
+    lpips = Lpips(alexnet, heads, device)
     return lambda: FrameMean(lambda frame: hd_lpips(frame, lpips))
 
 

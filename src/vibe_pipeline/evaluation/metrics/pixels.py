@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +88,7 @@ class Frame:
 
     def strip(self, rows: slice) -> NDArray[np.floating]:
         """Rows of the picture in [0, 1]."""
-        part = self.raw[rows]
+        part: Any = self.raw[rows]
         if part.dtype != np.uint8:
             return part
         floats = part.astype(np.float32)

@@ -97,7 +97,8 @@ def find_static(frames: Iterable[NDArray[np.uint8] | NDArray[np.floating]]) -> S
 
     Source: own.
     """
-    lowest = highest = changes = before = None
+    lowest = highest = changes = np.zeros(0, np.float32)
+    before: NDArray[np.float32] | None = None
     steps = 0
     for picture in frames:
         luma = np.asarray(Frame(picture, Grid(1, 1)).luma, np.float32)
@@ -121,7 +122,7 @@ def find_static(frames: Iterable[NDArray[np.uint8] | NDArray[np.floating]]) -> S
     return StaticMask(~ndimage.maximum_filter(moving, 2 * reach + 1))
 
 
-def _widest(change: NDArray[np.float32]) -> float:
+def _widest(change: NDArray[np.floating]) -> float:
     """The range of a pixel's luminance up to which it is static."""
     local = ndimage.uniform_filter(change, max(3, len(change) // 16))
     noise = float(np.quantile(local, LEAST_SHARE / 2)) / MEAN_CHANGE

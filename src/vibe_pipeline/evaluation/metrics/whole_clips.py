@@ -79,7 +79,7 @@ def load_c3d(files: Sequence[Path], device: str) -> Callable[[], Watcher]:
     return _loaded(files[0], device)
 
 
-def inception_score(chances: NDArray[np.floating], weights: NDArray[np.floating] | None = None) -> float:
+def inception_score(chances: NDArray[np.floating], weights: NDArray[np.floating | np.integer] | None = None) -> float:
     """exp of the mean over clips of KL(p(class | clip) || p(class)) (Salimans et al., arXiv 1606.03498).
 
     Args:

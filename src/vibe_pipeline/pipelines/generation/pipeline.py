@@ -5,6 +5,9 @@ trainings of stage 2. An edge that only orders them would make them wait for tra
 cluster; that a training would crash is found by a rehearsal before.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from kedro.pipeline import Node, Pipeline
 
 from vibe_pipeline.experiment.tables import Experiment
@@ -57,7 +60,8 @@ def _arm(name: str, tables: Experiment) -> Node:
         inputs.append(f"adapter-{arm.adapter}")
         if arm.keep_stage1:
             inputs.append(f"stage1-{tables.adapters[arm.adapter].start}")
-    method, function = method_of(arm), nodes.render_arm
+    method = method_of(arm)
+    function: Callable[..., Any] = nodes.render_arm
     if method.uses_stills:
         function = nodes.render_filtered_arm
         inputs.append("linear_filter")

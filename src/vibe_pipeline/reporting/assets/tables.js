@@ -30,6 +30,7 @@
     list.append(line);
   }
   const named = (cell) => {
+    if (cell.dataset.name) return cell.dataset.name;
     const copy = cell.cloneNode(true);
     for (const extra of copy.querySelectorAll(".sr, .tag, small, [aria-hidden]")) extra.remove();
     return copy.textContent.trim();
