@@ -129,7 +129,7 @@ def test_an_expert_that_no_level_asks_for_is_not_read(
 ) -> None:
     """Strength 0.58 starts at sigma 0.874, below the boundary."""
     seen: list[str] = []
-    monkeypatch.setattr(module, "load_transformer", lambda *args: seen.append(args[-1]) or load_transformer(*args))
+    monkeypatch.setattr(module, "load_transformer", lambda *args: seen.append(args[4]) or load_transformer(*args))
     arm = ArmParams(label="a", strength=strength, steps=2, guidance_scale=1.0, attention={"kind": "gclf"})
     arm_clips("a", arm, native, None, None, a14b.model(), GENERATION, tmp_path)
     assert seen == read
