@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,7 @@ class Moved:
     """A transformer that says where it is sent."""
 
     is_cache_enabled = False
+    blocks = (SimpleNamespace(attn1=SimpleNamespace(processor=None)),)
 
     def __init__(self, part: str, moves: list[tuple[str, str]]) -> None:
         self.part, self.moves = part, moves
