@@ -32,9 +32,9 @@ from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.generation.attention_sizes import require_fitting_attention
 from vibe_pipeline.generation.methods import checked_tables, method_of
 from vibe_pipeline.planning.architecture import load_architecture
+from vibe_pipeline.planning.arm_rows import arm_row
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
-from vibe_pipeline.planning.plan_rows import arm_row
 
 AdaSpa = KINDS["adaspa"]
 GRID, RAGGED = (2, 4, 16), (3, 5, 9)  # 128 tokens are 16 blocks of 8; 135 are 17, the last of 7

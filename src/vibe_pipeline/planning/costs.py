@@ -1,60 +1,39 @@
 """Time and memory of the single jobs of a run: a training step, a forward, a VAE call, a prompt."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vibe_pipeline.diffusion.attention import AttentionKind, kind_of
-from vibe_pipeline.diffusion.attention.choice import Kernel
+from vibe_pipeline.diffusion.attention import kind_of
 from vibe_pipeline.diffusion.crops import working_grid
 from vibe_pipeline.diffusion.flops import (
-    AdapterLayers,
-    Flops,
     VaeFlops,
-    adapter_layers,
-    count_flops,
-    keys_by_layer,
-    layers_of_file,
     text_flops,
 )
-from vibe_pipeline.diffusion.precision import fuses_exactly
-from vibe_pipeline.diffusion.quantisation import QUANTISATIONS
 from vibe_pipeline.diffusion.regions import RegionSchedule
 from vibe_pipeline.diffusion.rope import rope_of
-from vibe_pipeline.diffusion.support import kind_of_part
-from vibe_pipeline.experiment.adapters import AdapterParams
-from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
-from vibe_pipeline.experiment.model import ClipSize, ModelParams
+from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.rope import RopeParams
-from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
-from vibe_pipeline.planning.architecture import Architecture, Grid
+from vibe_pipeline.generation.methods.forwards import Counted
+from vibe_pipeline.planning.counts import Adapter, Counts
 from vibe_pipeline.planning.crops import crop_tokens, images_of_sequence
 from vibe_pipeline.planning.devices import Device
-from vibe_pipeline.planning.figures import Figures
 from vibe_pipeline.planning.measure_costs import network_teraflops, writing_seconds
 from vibe_pipeline.planning.rates import ASSUMED_SHARE, COMPILE_SECONDS, READ_BYTES, Rates, rates_of
 from vibe_pipeline.planning.work import Work
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 NO_ROPE = RopeParams()
 CONTEXT_BYTES = 1.0e9
 """What CUDA itself takes of the device."""
-NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 STATE_BYTES = {"adamw": 8.0, "adamw_8bit": 2.0}
 """AdamW's two moments of each trained number; 8 bit as bitsandbytes keeps them."""
-
-
-Adapter = LoraParams | Path
-"""One that the run trains, or the file of another."""
-Counted = AttentionParams | AttentionKind
-"""A row's attention, or what a kind is on the average over the steps of a pass."""
 
 
 def _memory() -> ModuleType:
@@ -64,89 +43,17 @@ def _memory() -> ModuleType:
     return memory
 
 
-def _torch_dtype(name: str) -> "torch.dtype":
-    import torch
-
-    return getattr(torch, name)
-
-
-def stage1_of(row: AdapterParams, tables: Experiment) -> LoraParams | None:
-    """The adapter that is fused before this one is trained."""
-    return None if row.start == "base" else tables.stage1[row.start].lora
-
-
-@dataclass(frozen=True)
-class Costs:
+@dataclass(frozen=True, kw_only=True)
+class Costs(Counts):
     """Work and peak memory (bytes) of one model on one device.
 
     Attributes:
+        device: What it runs on.
         share: Of the device's peak that every kernel is said to reach; None: each has its own of `planning.rates`.
-        first_frames: Whether clips hold a first frame, and so have one timestep a token.
-        figures: Where what the modules themselves give is kept.
     """
 
-    architecture: Architecture
-    model: ModelParams
     device: Device
     share: float | None = None
-    first_frames: bool = False
-    figures: Figures = field(default_factory=Figures)
-    _memo: dict[tuple, Any] = field(default_factory=dict, compare=False)
-
-    @property
-    def dtype(self) -> "torch.dtype":
-        """What transformer and text encoder compute in, where the modules are run; elsewhere its name is enough."""
-        return _torch_dtype(self.model.dtype)
-
-    @property
-    def vae_dtype(self) -> "torch.dtype":
-        """What the VAE computes in, where its modules are run."""
-        return _torch_dtype(self.model.vae_dtype)
-
-    @property
-    def number_bytes(self) -> int:
-        """Of a number of the transformer or the text encoder."""
-        return NUMBER_BYTES[self.model.dtype]
-
-    @property
-    def parameters(self) -> dict[str, int]:
-        """Numbers in the weights of each part."""
-        return self._kept(("parameters",), lambda: self.architecture.parameters)
-
-    def weights(self, part: str) -> float:
-        """Bytes of a part's weights on the device; where they are quantised, with one layer's as it is multiplied."""
-        size = NUMBER_BYTES[self.model.vae_dtype] if part == "vae" else self.number_bytes
-        kind = kind_of_part(part)
-        if kind != "transformer" or self.model.quantisation is None:
-            return float(self.parameters[kind] * size)
-        small = QUANTISATIONS[self.model.quantisation].number_bytes
-        numbers, rows, largest = self._kept(("quantised",), lambda: self.architecture.quantised)
-        return float((self.parameters[kind] - numbers + rows + largest) * size + numbers * small)
-
-    def keys(self, size: ClipSize, attention: Counted) -> float:
-        """Keys that a query of self-attention is compared with, on the average over the layers."""
-        keys = self._keys_by_layer(size, attention)
-        return keys[0] if len(set(keys)) == 1 else sum(keys) / len(keys)
-
-    @property
-    def native_grid(self) -> Grid:
-        """Tokens of a native clip."""
-        return self.architecture.grid(self.model.native)
-
-    def beside(self, stage1: LoraParams | None) -> tuple[LoraParams, ...]:
-        """A fused stage 1, where it stands beside weights that cannot take it up; else nothing."""
-        return (
-            () if stage1 is None or fuses_exactly(self.model.dtype, self.model.quantisation is not None) else (stage1,)
-        )
-
-    def arm_adapters(self, arm: ArmParams, tables: Experiment, part: str) -> list[Adapter]:
-        """What stands beside a transformer's weights in an arm: its adapter, a stage 1 that is kept, the files."""
-        last = part == self.architecture.experts[-1]
-        extras = [extra.path for extra in arm.extra_adapters if (extra.expert == "low") == last]
-        if arm.adapter is None or not last:
-            return [*extras]
-        row = tables.adapters[arm.adapter]
-        return [row.lora, *self.beside(stage1_of(row, tables) if arm.keep_stage1 else None), *extras]
 
     def forward(
         self,
@@ -160,9 +67,9 @@ class Costs:
 
         With `regions` the active tokens alone, over the keys of all.
         """
-        layers = [self._layers(adapter) for adapter in adapters]
+        layers = [self.layers(adapter) for adapter in adapters]
         active = None if regions is None else regions.tokens(math.prod(self.architecture.grid(size)))
-        flops = self._flops(size, attention, layers, self.first_frames, active=active)
+        flops = self.flops(size, attention, layers, self.first_frames, active=active)
         rates = self.rates(self.model.dtype)
         linear = rates.forward_compiled if compiled else rates.forward
         if regions is not None and "flex" in self.kernels(size, attention):  # tiles with masks stand in
@@ -183,11 +90,11 @@ class Costs:
         self, size: ClipSize, attention: AttentionParams, row: TrainParams, stage1: LoraParams | None = None
     ) -> Work:
         """One optimiser step of a LoRA training, over all its images and processes; on a fused `stage1`, if any."""
-        frozen = [self._layers(adapter) for adapter in self.beside(stage1)]
-        adapters = [*frozen, replace(self._layers(row.lora), trained=True)]
+        frozen = [self.layers(adapter) for adapter in self.beside(stage1)]
+        adapters = [*frozen, replace(self.layers(row.lora), trained=True)]
         tokens = crop_tokens(self.architecture, size, row)
         packed = row.packing is not None
-        flops = self._flops(size, attention, adapters, per_token=packed, tokens=tokens)
+        flops = self.flops(size, attention, adapters, per_token=packed, tokens=tokens)
         again = int(row.gradient_checkpointing)
         linear = flops.linear_forward * (1 + again) + flops.linear_backward
         scores = flops.attention_forward * (1 + again) + flops.attention_backward
@@ -210,15 +117,6 @@ class Costs:
         """Which of the rates nobody has measured."""
         return rates_of(self.device)[1]
 
-    def kernels(self, size: ClipSize, attention: Counted) -> dict[Kernel, float]:
-        """What computes self-attention on this device, and the keys that each compares a query with to that end."""
-        grid, layers = self.architecture.grid(size), self.architecture.transformer["num_layers"]
-        kind, native = kind_of(attention), self.native_grid[1:]
-        key = ("kernels", grid, native, layers, repr(kind))
-        found = self._kept(key, lambda: [kind.kernels(grid, native, layer, "cuda") for layer in range(layers)])
-        names = dict.fromkeys(name for kernels in found for name in kernels)
-        return {name: sum(kernels.get(name, 0.0) for kernels in found) / layers for name in names}
-
     def _attention(self, size: ClipSize, attention: Counted, operations: float, rates: Rates) -> float:
         """Seconds of attention, 1e-12: kernels compute more than has to be, each at its own rate."""
         rate = {"sdpa": rates.sdpa, "masked": rates.masked, "flex": rates.flex, "gather": rates.masked}
@@ -239,7 +137,7 @@ class Costs:
         beside = next(iter(self.beside(stage1)), None)
         copies = kind_of(attention).copies
         key = ("train", grid, batch, row.lora, row.autocast, row.gradient_checkpointing, beside, copies, packed)
-        activations = self._kept(
+        activations = self.kept(
             key,
             lambda: _memory().training_activations(
                 architecture=self.architecture,
@@ -264,7 +162,7 @@ class Costs:
         """Bytes of a forward beside weights."""
         grid, text = self.architecture.grid(size), self.model.text_length
         copies = rope_of(rope).copies or kind_of(attention).copies
-        return self._kept(
+        return self.kept(
             ("forward", grid, batch, copies),
             lambda: _memory().inference_activations(
                 architecture=self.architecture,
@@ -294,7 +192,7 @@ class Costs:
     def vae_memory(self, size: ClipSize, decode: bool) -> float:
         """Bytes of a VAE call beside weights."""
         latent = self.architecture.latent(size)
-        return self._kept(
+        return self.kept(
             ("vae memory", latent, decode),
             lambda: _memory().vae_activations(self.architecture, latent, self.model.tile, self.vae_dtype, decode),
         )
@@ -302,57 +200,17 @@ class Costs:
     def text(self) -> Work:
         """One prompt."""
         length = self.model.text_length
-        teraflops = self._kept(("text",), lambda: text_flops(self.architecture.text_encoder, length)) / 1e12
+        teraflops = self.kept(("text",), lambda: text_flops(self.architecture.text_encoder, length)) / 1e12
         return Work(teraflops, {"text encoder": teraflops / self.rates(self.model.dtype).forward})
 
     def text_memory(self) -> float:
         """Peak bytes of encoding prompts: the encoder is alone on the device."""
         length = self.model.text_length
-        working = self._kept(
+        working = self.kept(
             ("text memory",),
             lambda: _memory().text_activations(self.architecture, length, self.dtype),
         )
         return CONTEXT_BYTES + self.weights("text_encoder") + working
-
-    def adapter_parameters(self, adapter: Adapter) -> int:
-        """Numbers of an adapter."""
-        return self._layers(adapter).parameters
-
-    def adapter_bytes(self, adapter: Adapter) -> float:
-        """Of an adapter that is loaded and not trained: it takes the transformer's type."""
-        return float(self.adapter_parameters(adapter) * self.number_bytes)
-
-    def _layers(self, adapter: Adapter) -> AdapterLayers:
-        if isinstance(adapter, Path):
-            return self._once(("file", adapter), lambda: layers_of_file(adapter))
-        return adapter_layers(self.architecture.transformer, adapter.targets, adapter.rank)
-
-    def _keys_by_layer(self, size: ClipSize, attention: Counted) -> list[float]:
-        grid, layers = self.architecture.grid(size), self.architecture.transformer["num_layers"]
-        return keys_by_layer(attention, grid, self.native_grid[1:], layers)
-
-    def _flops(
-        self,
-        size: ClipSize,
-        attention: Counted,
-        adapters: Sequence[AdapterLayers],
-        per_token: bool = False,
-        tokens: int | None = None,
-        active: int | None = None,
-    ) -> Flops:
-        """Of one sample through the transformer.
-
-        `tokens` are those of a crop with its context, which all see each other; `active` those that do not stand still.
-        """
-        return count_flops(
-            config=self.architecture.transformer,
-            grid=self.architecture.grid(size) if tokens is None else (1, 1, tokens),
-            text_length=self.model.text_length,
-            keys=self._keys_by_layer(size, attention) if tokens is None else None,
-            adapters=adapters,
-            per_token=per_token,
-            active=active,
-        )
 
     def write(self, size: ClipSize, beside: float) -> Work:
         """Writing one clip, beside whose successor is made for so many seconds: what of it is waited for."""
@@ -369,9 +227,9 @@ class Costs:
 
     def _vae(self, size: ClipSize, decode: bool) -> Work:
         latent = self.architecture.latent(size)
-        calls = self._once(("vae calls",), lambda: VaeFlops(self.architecture.vae, self.model.tile))
+        calls = self.once(("vae calls",), lambda: VaeFlops(self.architecture.vae, self.model.tile))
         call = calls.decode if decode else calls.encode
-        teraflops = self._kept(("vae", latent, decode), lambda: call(latent)) / 1e12
+        teraflops = self.kept(("vae", latent, decode), lambda: call(latent)) / 1e12
         return Work(teraflops, {"VAE": teraflops / self._vae_rate(decode)})
 
     def _vae_rate(self, decode: bool) -> float:
@@ -386,17 +244,6 @@ class Costs:
     def networks(self, size: ClipSize, extra: Collection[str]) -> Work:
         """Networks of the measures that `evaluation.extra_measures` names, on one clip, in 32 bit."""
         return convolutions(self, network_teraflops(size, extra), "float32", "measures")
-
-    def _kept(self, key: tuple, make: Callable[[], Any]) -> Any:
-        """A figure that takes the modules to make; what it depends on beside its key is the model's and the run's."""
-        parts = (self.architecture.transformer, self.architecture.vae, self.architecture.text_encoder)
-        model = (self.model.dtype, self.model.vae_dtype, self.model.tile, self.model.text_length)
-        return self._once(key, lambda: self.figures.once((*key, parts, model, self.first_frames), make))
-
-    def _once(self, key: tuple, make: Callable[[], Any]) -> Any:
-        if key not in self._memo:
-            self._memo[key] = make()
-        return self._memo[key]
 
 
 def convolutions(costs: Costs, teraflops: float, dtype: str, part: str) -> Work:

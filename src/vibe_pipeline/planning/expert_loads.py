@@ -11,7 +11,8 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import TrainParams
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.generation.methods.base import Workload
-from vibe_pipeline.planning.costs import Adapter, Costs
+from vibe_pipeline.planning.costs import Costs
+from vibe_pipeline.planning.counts import Adapter
 from vibe_pipeline.planning.machine import Machine
 
 

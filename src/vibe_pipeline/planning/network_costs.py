@@ -18,7 +18,8 @@ from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.generation.peer_weights import peer_of
 from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.keys import file_sha256
-from vibe_pipeline.planning.costs import NUMBER_BYTES, Costs, convolutions
+from vibe_pipeline.planning.costs import Costs, convolutions
+from vibe_pipeline.planning.counts import NUMBER_BYTES
 from vibe_pipeline.planning.work import Work
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from vibe_pipeline.generation.optional_arms import left_out
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.planning.architecture import load_architecture
+from vibe_pipeline.planning.arm_rows import arm_rows
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.expert_loads import expert_notes, waiting
@@ -31,7 +32,6 @@ from vibe_pipeline.planning.machine import THIS, Machine, this_machine
 from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.plan_rows import (
     PlanRow,
-    arm_rows,
     data_row,
     filter_row,
     latents_row,

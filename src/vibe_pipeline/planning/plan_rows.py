@@ -4,21 +4,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from vibe_pipeline.diffusion.step_cache import step_cache_of
-from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
-from vibe_pipeline.generation.attention_sizes import chunk_size
 from vibe_pipeline.generation.methods import method_of
-from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs, stage1_of
+from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs
+from vibe_pipeline.planning.counts import stage1_of
 from vibe_pipeline.planning.crops import crop_tokens, images_of_sequence
-from vibe_pipeline.planning.expert_loads import ExpertLoad, expert_loads, native_passes, waiting_on_device
-from vibe_pipeline.planning.network_costs import network_cost
-from vibe_pipeline.planning.stills_filter import filtering_seconds, fitting_seconds
+from vibe_pipeline.planning.expert_loads import native_passes, waiting_on_device
+from vibe_pipeline.planning.stills_filter import fitting_seconds
 from vibe_pipeline.planning.work import Work
 
 FULL = AttentionParams()
@@ -171,7 +168,7 @@ def training_rows(costs: Costs, data: DataParams, tables: Experiment) -> Iterato
 def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRow:
     """The clips that every arm starts from: the base's own, or true renders."""
     size = costs.model.native
-    disk = clips * _clip_bytes(size)
+    disk = clips * clip_bytes(size)
     if generation.native_source == "truth":
         return PlanRow.of(
             group="native",
@@ -186,7 +183,7 @@ def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRo
     forward = costs.forward(size, FULL, compiled=costs.model.compile)
     work = costs.text() + forward * sum(passes.values()) + costs.decode(size)
     work += costs.write(size, beside=work.seconds)
-    peak = _rendering_memory(costs, size, costs.forward_memory(size, generation.batch_size, FULL), 0.0, False)
+    peak = rendering_memory(costs, size, costs.forward_memory(size, generation.batch_size, FULL), 0.0, False)
     tokens = costs.keys(size, FULL)
     return PlanRow.of(
         group="native",
@@ -224,93 +221,7 @@ def latents_row(costs: Costs, tables: Experiment, clips: int) -> Iterator[PlanRo
         )
 
 
-def arm_row(
-    costs: Costs, name: str, arm: ArmParams, tables: Experiment, generation: GenerationParams, clips: int
-) -> PlanRow:
-    """An arm's clips, by the workload of its method."""
-    size = costs.model.target
-    disk, shares = clips * _clip_bytes(size), expert_loads(costs, arm, tables)
-    load = shares[-1].load
-    work = costs.decode(size) * load.decodes
-    if load.filtered:
-        work += Work(parts={FILTER: filtering_seconds(size)})
-    if not load.forwards:
-        peak = _vae_peak(costs, size) + CONTEXT_BYTES if load.encodes or load.decodes else 0.0
-        if load.network is not None and (found := network_cost(costs, load.network)):
-            work, peak = work + found.work, CONTEXT_BYTES + found.memory
-        return PlanRow.of(
-            group="arm",
-            name=name,
-            label=arm.label,
-            unit="clip",
-            count=clips,
-            work=work + costs.write(size, beside=work.seconds),
-            peak=peak,
-            disk=disk,
-        )
-    compiled = costs.model.compile and arm.step_cache is None and arm.region_adaptive is None
-    seen = chunk_size(arm, size, costs.model.native.frames)
-    for share in shares:
-        work += _denoising(costs, arm, share, compiled)
-    for height, width, attention, times in load.earlier:
-        smaller = size.model_copy(update={"height": height, "width": width})
-        work += costs.forward(smaller, attention, shares[-1].adapters, compiled) * times
-    tokens, keys = costs.keys(seen, FULL), costs.keys(seen, load.forwards[0][0])
-    extra = max(sum(map(costs.adapter_bytes, share.adapters)) for share in shares)
-    extra += generation.batch_size * (1 + (arm.guidance_scale != 1)) * costs.kept_in_attention(seen, arm.attention)
-    config = costs.architecture.transformer
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    hidden = generation.batch_size * tokens * width * costs.number_bytes
-    if load.keeps_cross_attention and not costs.model.offload:
-        extra += config["num_layers"] * hidden
-    if (cache := step_cache_of(arm.step_cache)) is not None:
-        extra += cache.held(config["num_layers"]) * (1 + (arm.guidance_scale != 1)) * hidden
-    batch = generation.batch_size * load.copies
-    forward = max(costs.forward_memory(seen, batch, attention, arm.rope) for attention, _ in load.forwards)
-    if any(share.partial for share in shares):  # freed before the VAE is at work
-        forward += costs.kept_memory(size, batch, 1 + (arm.guidance_scale != 1))
-    peak = _rendering_memory(costs, size, forward, extra, load.encodes > 0)
-    work += costs.write(size, beside=work.seconds)
-    read = [share.part for share in shares if share.works or load.earlier]
-    once = costs.load(*read, "vae") + costs.compiling(seen, arm.attention, compiled)
-    return PlanRow.of(
-        once=once,
-        group="arm",
-        name=name,
-        label=arm.label,
-        unit="clip",
-        count=clips,
-        tokens=tokens,
-        keys_per_query=keys,
-        work=work,
-        peak=peak,
-        disk=disk,
-    )
-
-
-def _denoising(costs: Costs, arm: ArmParams, share: ExpertLoad, compiled: bool) -> Work:
-    """A transformer's forwards of one clip: of whole clips or of their chunks, some with the active tokens alone."""
-    size, native, work = costs.model.target, costs.model.native.frames, Work()
-    chunks = 1 if arm.long is None else arm.long.seen(size.frames, native)[0]
-    seen = chunk_size(arm, size, native)
-    for attention, times in share.load.forwards:
-        work += costs.forward(seen, attention, share.adapters, compiled) * (chunks * times - share.partial)
-        if arm.region_adaptive is not None:
-            schedule = arm.region_adaptive.schedule
-            work += costs.forward(seen, attention, share.adapters, compiled, schedule) * share.partial
-    return work
-
-
-def arm_rows(costs: Costs, tables: Experiment, generation: GenerationParams, clips: int) -> Iterator[PlanRow]:
-    """Every arm."""
-    for name, arm in tables.arms.items():
-        try:
-            yield arm_row(costs=costs, name=name, arm=arm, tables=tables, generation=generation, clips=clips)
-        except ValueError as error:
-            raise ValueError(f"arms.{name}: {error}") from None
-
-
-def _rendering_memory(costs: Costs, size: ClipSize, forward: float, extra: float, encodes: bool) -> float:
+def rendering_memory(costs: Costs, size: ClipSize, forward: float, extra: float, encodes: bool) -> float:
     """Text encoder alone; then transformer, whose forward takes `forward` bytes, and VAE together, or in turns."""
     extra += waiting_on_device(costs)
     denoising = costs.weights("transformer") + extra + forward
@@ -324,10 +235,11 @@ def _rendering_memory(costs: Costs, size: ClipSize, forward: float, extra: float
     return max(costs.text_memory(), CONTEXT_BYTES + together)
 
 
-def _vae_peak(costs: Costs, size: ClipSize) -> float:
+def vae_peak(costs: Costs, size: ClipSize) -> float:
+    """Bytes of encoding or decoding a clip, nothing else being there."""
     return costs.weights("vae") + max(costs.vae_memory(size, True), costs.vae_memory(size, False))
 
 
-def _clip_bytes(size: ClipSize) -> float:
+def clip_bytes(size: ClipSize) -> float:
     """8-bit RGB as it is; lossless H.264 is smaller, by how much depends on the content."""
     return 3.0 * size.frames * size.height * size.width

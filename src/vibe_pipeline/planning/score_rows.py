@@ -11,9 +11,10 @@ from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import TrainParams
 from vibe_pipeline.images.account import held_out_count
+from vibe_pipeline.planning.arm_rows import arm_row
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.measure_costs import measuring_memory, measuring_seconds, vbench_seconds
-from vibe_pipeline.planning.plan_rows import FULL, PlanRow, arm_row
+from vibe_pipeline.planning.plan_rows import FULL, PlanRow
 from vibe_pipeline.planning.work import Work
 
 LEVELS = 4  # of noise, in a held-out loss; `training.validation.SIGMAS`, which a test compares

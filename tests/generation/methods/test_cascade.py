@@ -31,9 +31,9 @@ from vibe_pipeline.generation.render import arm_clips
 from vibe_pipeline.generation.text_cache import text_cache
 from vibe_pipeline.io.video import read_clip, write_lossless
 from vibe_pipeline.planning.architecture import load_architecture
+from vibe_pipeline.planning.arm_rows import arm_row
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
-from vibe_pipeline.planning.plan_rows import arm_row
 
 CPU = torch.device("cpu")
 PROMPT = "a plain blue cross moving up over ribbed gray"

@@ -24,9 +24,9 @@ from vibe_pipeline.generation.single import refine_clip
 from vibe_pipeline.images.resize import enlarge
 from vibe_pipeline.io.video import read_clip, write_lossless
 from vibe_pipeline.planning.architecture import load_architecture
+from vibe_pipeline.planning.arm_rows import arm_row
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
-from vibe_pipeline.planning.plan_rows import arm_row
 
 FRAMES = 13
 GENERATION = GenerationParams(prompts="miniature")
@@ -135,7 +135,7 @@ def test_rows_are_described() -> None:
 
 def test_the_plan_counts_tokens_keys_and_chunks(wan21) -> None:
     model = a_model(wan21, 17)  # 5 latent frames of 24 tokens
-    costs = Costs(load_architecture(model.path), model, find_device("a100"))
+    costs = Costs(architecture=load_architecture(model.path), model=model, device=find_device("a100"))
     tables = checked_tables(rows({}))
 
     def plan(**arm: Any):
@@ -156,7 +156,7 @@ def test_the_plan_counts_tokens_keys_and_chunks(wan21) -> None:
     assert plan(region_adaptive={"share": 1.0}).teraflops == plain.teraflops
     assert plan(region_adaptive={"share": 1.0}).memory_gb == plain.memory_gb
     chunks = plan(long={"chunk": 9, "overlap": 8})  # 0 to 3, 1 to 4, 2 to 5
-    short = Costs(load_architecture(model.path), a_model(wan21, 9), find_device("a100"))
+    short = Costs(architecture=load_architecture(model.path), model=a_model(wan21, 9), device=find_device("a100"))
     forward = short.forward(short.model.target, ArmParams(label="a").attention).teraflops
     assert chunks.teraflops == pytest.approx(plain.teraflops - 20 * one + 60 * forward)
     assert chunks.tokens == 72 and plain.tokens == tokens and chunks.memory_gb <= plain.memory_gb
@@ -171,6 +171,6 @@ def test_memory_of_kept_keys_at_the_papers_size() -> None:
 
     content = read_conf(Path(__file__).parents[3] / "conf/wan22_ti2v_5b")
     model = ModelParams(**content["model"])
-    costs = Costs(load_architecture(model.path), model, find_device("h100"))
+    costs = Costs(architecture=load_architecture(model.path), model=model, device=find_device("h100"))
     tokens = 31 * 44 * 80
     assert costs.kept_memory(model.target, 1, 2) == 2 * tokens * (2 * 30 * 3072 + 192) * 2

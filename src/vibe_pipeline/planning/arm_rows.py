@@ -1,0 +1,117 @@
+"""The clips of an arm as rows of a plan, by the workload of its method."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from vibe_pipeline.diffusion.step_cache import step_cache_of
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.generation import GenerationParams
+from vibe_pipeline.experiment.model import ClipSize
+from vibe_pipeline.experiment.tables import Experiment
+from vibe_pipeline.generation.attention_sizes import chunk_size
+from vibe_pipeline.generation.methods import Workload
+from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs
+from vibe_pipeline.planning.expert_loads import ExpertLoad, expert_loads
+from vibe_pipeline.planning.network_costs import network_cost
+from vibe_pipeline.planning.plan_rows import FILTER, FULL, PlanRow, clip_bytes, rendering_memory, vae_peak
+from vibe_pipeline.planning.stills_filter import filtering_seconds
+from vibe_pipeline.planning.work import Work
+
+
+def arm_row(
+    costs: Costs, name: str, arm: ArmParams, tables: Experiment, generation: GenerationParams, clips: int
+) -> PlanRow:
+    """An arm's clips, by the workload of its method."""
+    size, shares = costs.model.target, expert_loads(costs, arm, tables)
+    load = shares[-1].load
+    work = costs.decode(size) * load.decodes
+    if load.filtered:
+        work += Work(parts={FILTER: filtering_seconds(size)})
+    row = _denoising_row(costs, arm, shares, generation, work) if load.forwards else _other_row(costs, load, work)
+    work = row.pop("work")
+    return PlanRow.of(
+        group="arm",
+        name=name,
+        label=arm.label,
+        unit="clip",
+        count=clips,
+        work=work + costs.write(size, beside=work.seconds),
+        disk=clips * clip_bytes(size),
+        **row,
+    )
+
+
+def _other_row(costs: Costs, load: Workload, work: Work) -> dict[str, Any]:
+    """Of an arm without the transformer: work and peak."""
+    peak = vae_peak(costs, costs.model.target) + CONTEXT_BYTES if load.encodes or load.decodes else 0.0
+    if load.network is not None and (found := network_cost(costs, load.network)):
+        work, peak = work + found.work, CONTEXT_BYTES + found.memory
+    return {"work": work, "peak": peak}
+
+
+def _denoising_row(
+    costs: Costs, arm: ArmParams, shares: Sequence[ExpertLoad], generation: GenerationParams, work: Work
+) -> dict[str, Any]:
+    """Of an arm whose clips the transformer makes: work, what is read before, tokens, keys and peak."""
+    size, load = costs.model.target, shares[-1].load
+    compiled = costs.model.compile and arm.step_cache is None and arm.region_adaptive is None
+    seen = chunk_size(arm, size, costs.model.native.frames)
+    for share in shares:
+        work += _forwards(costs, arm, share, compiled)
+    for height, width, attention, times in load.earlier:
+        smaller = size.model_copy(update={"height": height, "width": width})
+        work += costs.forward(smaller, attention, shares[-1].adapters, compiled) * times
+    batch = generation.batch_size * load.copies
+    forward = max(costs.forward_memory(seen, batch, attention, arm.rope) for attention, _ in load.forwards)
+    if any(share.partial for share in shares):  # freed before the VAE is at work
+        forward += costs.kept_memory(size, batch, _passes(arm))
+    extra = max(sum(map(costs.adapter_bytes, share.adapters)) for share in shares)
+    extra += _held(costs, arm, load, seen) * generation.batch_size
+    read = [share.part for share in shares if share.works or load.earlier]
+    return {
+        "work": work,
+        "once": costs.load(*read, "vae") + costs.compiling(seen, arm.attention, compiled),
+        "tokens": costs.keys(seen, FULL),
+        "keys_per_query": costs.keys(seen, load.forwards[0][0]),
+        "peak": rendering_memory(costs, size, forward, extra, load.encodes > 0),
+    }
+
+
+def _passes(arm: ArmParams) -> int:
+    """Guidance passes of a step."""
+    return 1 if arm.guidance_scale == 1 else 2
+
+
+def _held(costs: Costs, arm: ArmParams, load: Workload, seen: ClipSize) -> float:
+    """Bytes that are kept between the steps of one clip: by attention, FreeSwim, a step cache."""
+    config = costs.architecture.transformer
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    hidden = costs.keys(seen, FULL) * width * costs.number_bytes
+    held = _passes(arm) * costs.kept_in_attention(seen, arm.attention)
+    if load.keeps_cross_attention and not costs.model.offload:
+        held += config["num_layers"] * hidden
+    if (cache := step_cache_of(arm.step_cache)) is not None:
+        held += cache.held(config["num_layers"]) * _passes(arm) * hidden
+    return held
+
+
+def _forwards(costs: Costs, arm: ArmParams, share: ExpertLoad, compiled: bool) -> Work:
+    """A transformer's forwards of one clip: of whole clips or of their chunks, some with the active tokens alone."""
+    size, native, work = costs.model.target, costs.model.native.frames, Work()
+    chunks = 1 if arm.long is None else arm.long.seen(size.frames, native)[0]
+    seen = chunk_size(arm, size, native)
+    for attention, times in share.load.forwards:
+        work += costs.forward(seen, attention, share.adapters, compiled) * (chunks * times - share.partial)
+        if arm.region_adaptive is not None:
+            schedule = arm.region_adaptive.schedule
+            work += costs.forward(seen, attention, share.adapters, compiled, schedule) * share.partial
+    return work
+
+
+def arm_rows(costs: Costs, tables: Experiment, generation: GenerationParams, clips: int) -> Iterator[PlanRow]:
+    """Every arm."""
+    for name, arm in tables.arms.items():
+        try:
+            yield arm_row(costs=costs, name=name, arm=arm, tables=tables, generation=generation, clips=clips)
+        except ValueError as error:
+            raise ValueError(f"arms.{name}: {error}") from None
