@@ -28,8 +28,8 @@ def test_both_stages_train_the_low_noise_expert_alone(
     """The other is never loaded; what stage 2 finds frozen is transformer_2 with stage 1 in it."""
     found: list[dict[str, torch.Tensor]] = []
 
-    def load(*args: Any) -> torch.nn.Module:
-        transformer = load_transformer(*args)
+    def load(*args: Any, **named: Any) -> torch.nn.Module:
+        transformer = load_transformer(*args, **named)
         found.append({name: value.clone() for name, value in transformer.state_dict().items()})
         return transformer
 

@@ -183,8 +183,8 @@ def test_names_with_commas():
 
 
 def test_every_file_of_a_measure_has_an_address_and_its_name_the_start_of_its_hash():
-    files = [weight for entry in ASKED if isinstance(entry, Network) for weight in entry.weights]
-    assert len(files) == len({weight.path for weight in files}) == 6
+    files = {weight for entry in ASKED if isinstance(entry, Network) for weight in entry.weights}
+    assert len(files) == len({weight.path for weight in files}) == 7
     for weight in files:
         assert weight.source.startswith("https://") and " " not in weight.source
         named = weight.path.rpartition(".")[0].rpartition("-")[2]

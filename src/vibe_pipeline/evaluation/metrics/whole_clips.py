@@ -143,8 +143,9 @@ WHOLE_CLIPS: tuple[Distribution, ...] = (
         name="fvd_i3d",
         label="FVD (I3D, 16 frames)",
         explanation="Fréchet distance between the I3D features of 16 frames in a row of all clips of the arm and "
-        "of the real clips, whole frames at 256 pixels (HPDM's and StyleGAN-V's protocol). It is too high for few "
-        "clips: published figures are of 2,048 or 10,000.",
+        "of the real clips, whole frames at 256 pixels (HPDM's and StyleGAN-V's protocol). It rewards what the real "
+        "clips hold, noise and compression among it. It is too high for few clips: published figures are of 2,048 or "
+        "10,000.",
         direction="lower",
         weights=(I3D_FILE,),
         load=load_i3d,
@@ -155,8 +156,9 @@ WHOLE_CLIPS: tuple[Distribution, ...] = (
         name="is_c3d",
         label="IS (C3D, 16 frames)",
         explanation="Inception score of 16 frames in a row by C3D fine-tuned on UCF-101 (HPDM's and StyleGAN-V's "
-        "protocol): how sure of each clip's class it is, and how many classes there are, 1 to 101. It means something "
-        "for clips of UCF-101's classes alone, and is too low for few.",
+        "protocol): how sure of each clip's class it is, and how many classes there are, 1 to 101. It rewards clips "
+        "of which the network is sure, like real ones or not. It means something for clips of UCF-101's classes alone, "
+        "and is too low for few.",
         direction="higher",
         weights=(C3D_FILE,),
         load=load_c3d,
