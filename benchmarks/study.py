@@ -12,6 +12,7 @@ import textwrap
 from pathlib import Path
 
 import pandas as pd
+from kedro.framework.startup import bootstrap_project
 from matplotlib.figure import Figure
 from study_page import RAW, TABLES, write
 
@@ -38,6 +39,7 @@ def keep(env: str, data: Path, looks: bool = False) -> None:
 
     With `looks` also a picture of some clips.
     """
+    bootstrap_project(Path.cwd())  # the project says which files the parameters are read from
     params = parameters_of(Chosen(env))
     tables, folder = experiment_of(params), RAW / env
     pools = pools_of(tables)
