@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.models import find_model, load_transformer
-from vibe_pipeline.diffusion.quantisation import QUANTISATIONS, holds_plain_numbers, is_quantised, require_torchao
+from vibe_pipeline.diffusion.quantisation import QUANTISATIONS, holds_plain_numbers, is_quantised
 
 CPU = torch.device("cpu")
 KINDS = sorted(QUANTISATIONS)
@@ -137,7 +137,3 @@ def test_16_bit_and_autocast_compute_in_their_type(wan21) -> None:
         out.float().square().mean().backward()
     assert float((out.float() - expected).norm() / expected.norm()) < 0.05
     assert all(float(p.grad.norm()) > 0 for p in lora.adapter_parameters(whole, "own").values())
-
-
-def test_none_is_always_there() -> None:
-    require_torchao(None)

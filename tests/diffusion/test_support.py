@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vibe_pipeline.diffusion.models import find_model, require_whole
+from vibe_pipeline.diffusion.quantisation import require_torchao
 
 LONGEST = 600
 INDEX, TRANSFORMER, VAE, TEXT = (
@@ -281,3 +282,13 @@ def test_a_header_that_claims_more_than_the_file_has(wan21, copy: Callable) -> N
     header = b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'
     path.write_bytes(struct.pack("<Q", len(header)) + header)
     said(folder, "vae", "cannot be read as safetensors")
+
+
+def test_without_the_package_none_alone_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: looked.append(name))
+    require_torchao(None)
+    assert looked == []
+    with pytest.raises(ModuleNotFoundError, match=r"model\.quantisation int8 needs torchao: pip install"):
+        require_torchao("int8")
+    assert looked == ["torchao"]

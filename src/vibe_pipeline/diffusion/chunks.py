@@ -73,6 +73,7 @@ def chunked(
     import torch
 
     def predict(x: Tensor, sigma: Tensor) -> Tensor:
+        """Of the whole clip [B, C, T, H, W]."""
         whole = torch.empty_like(x, dtype=torch.float32)
         for chunk in chunks:
             own = (later if chunk.start else first)(x[:, :, chunk.start : chunk.stop], sigma)

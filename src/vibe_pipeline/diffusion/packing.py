@@ -106,6 +106,7 @@ def packed_predictor(transformer: WanTransformer3DModel, text: Tensor, dtype: to
     patch = tuple(transformer.config.patch_size[1:])
 
     def predict(latents: Sequence[Tensor], levels: Sequence[Tensor]) -> list[Tensor]:
+        """Of images [1, C, 1, h, w] of any sizes, each at its own level [1]."""
         grids = [(x.shape[-2] // patch[0], x.shape[-1] // patch[1]) for x in latents]
         lengths = [height * width for height, width in grids]
         row = torch.cat([as_row(x, patch) for x in latents], -1)

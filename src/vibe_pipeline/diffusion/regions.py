@@ -107,6 +107,7 @@ class Regions:
         """A guidance pass with keys, values and output of its own."""
 
         def passing(x: Tensor, sigma: Tensor) -> Tensor:
+            """With this pass's memory at work, and of active tokens alone where it ran the step before."""
             memory = self._memories.setdefault(name, _Memory())
             self._memory = memory
             self._wanted = self._active is not None and memory.step == self._step - 1

@@ -249,6 +249,7 @@ def in_context(transformer: nn.Module, name: str, predict: Predict) -> Predict:
     from vibe_pipeline.diffusion.attention.install import guidance_pass
 
     def within(x: Tensor, sigma: Tensor) -> Tensor:
+        """In the context of this pass, for whatever keeps steps."""
         if not transformer.is_cache_enabled:
             with guidance_pass(transformer, name):
                 return predict(x, sigma)

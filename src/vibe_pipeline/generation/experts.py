@@ -167,6 +167,7 @@ class Experts:
         made: dict[str, Predict] = {}
 
         def predict(x: Tensor, sigma: Tensor) -> Tensor:
+            """By the expert of this level, the same for the whole batch."""
             expert = self.at(float(sigma[0]))
             self._bring(expert)
             if expert.part not in made:
