@@ -27,7 +27,8 @@ from vibe_pipeline.diffusion.checkpoint import (
     token_grid,
 )
 from vibe_pipeline.diffusion.crops import Placed, placed_in
-from vibe_pipeline.diffusion.decode import decode_bytes, decode_video, latent_statistics
+from vibe_pipeline.diffusion.decode import decode_bytes, decode_video
+from vibe_pipeline.diffusion.encode import encode_video
 from vibe_pipeline.diffusion.lifetime import release, released
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.onednn import use_onednn
@@ -172,15 +173,6 @@ def text_embeddings(
             tokens = tokenizer(cleaned, padding="max_length", max_length=length, return_tensors="pt").to(device)
             hidden = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
             yield (hidden * tokens.attention_mask[..., None]).to("cpu", dtype)[0]
-
-
-@torch.inference_mode()
-def encode_video(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
-    """Pixels [B, 3, T, H, W] in [0, 1] to normalised latents [B, C, t, h, w], 32 bit, on the CPU."""
-    x = pixels.to(vae.device, vae.dtype).mul(2).sub_(1)
-    latent = vae.encode(x).latent_dist.mode().float()
-    mean, std = latent_statistics(vae, latent)
-    return ((latent - mean) / std).cpu().contiguous()  # its layout is the convolutions'; files hold plain rows
 
 
 def velocity_predictor(
