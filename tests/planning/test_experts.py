@@ -16,6 +16,7 @@ from vibe_pipeline.experiment.training import Stage1Params
 from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.arm_rows import arm_row
+from vibe_pipeline.planning.checks import expert_checks
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.doctor import _main_memory
@@ -23,7 +24,7 @@ from vibe_pipeline.planning.expert_loads import expert_loads, expert_notes
 from vibe_pipeline.planning.machine import Machine
 from vibe_pipeline.planning.plan import _described
 from vibe_pipeline.planning.plan_rows import native_row, training_row
-from vibe_pipeline.planning.preflight import check_parameters, expert_checks
+from vibe_pipeline.planning.preflight import check_parameters
 from vibe_pipeline.planning.training_checks import check_levels
 
 ENV = "wan22_t2v_a14b"

@@ -29,6 +29,7 @@ from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import Stage1Params
 from vibe_pipeline.io.video import write_lossless
+from vibe_pipeline.planning.checks import generation_checks
 from vibe_pipeline.planning.preflight import (
     check_band,
     check_claims,
@@ -40,7 +41,6 @@ from vibe_pipeline.planning.preflight import (
     check_single_size,
     check_space,
     check_training,
-    generation_checks,
 )
 
 CONF = Path(__file__).parents[2] / "conf"

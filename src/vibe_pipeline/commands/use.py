@@ -215,7 +215,7 @@ def _job(chosen: Chosen, asked: Asked) -> "ArmJob":
     from vibe_pipeline.experiment.model import ModelParams
     from vibe_pipeline.generation.methods import ArmJob, checked_tables
     from vibe_pipeline.generation.single import chosen_arm, given_adapter
-    from vibe_pipeline.planning.preflight import expert_checks, weight_checks
+    from vibe_pipeline.planning.checks import expert_checks, weight_checks
     from vibe_pipeline.planning.weight_files import require_fitting_adapter
 
     params = parameters_of(chosen)
