@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING
 
 from vibe_pipeline.diffusion.attention import kind_of
 from vibe_pipeline.diffusion.crops import working_grid
-from vibe_pipeline.diffusion.flops import (
-    VaeFlops,
-    text_flops,
-)
+from vibe_pipeline.diffusion.module_flops import VaeFlops, text_flops
 from vibe_pipeline.diffusion.regions import RegionSchedule
 from vibe_pipeline.diffusion.rope import rope_of
 from vibe_pipeline.experiment.attention import AttentionParams
