@@ -124,10 +124,7 @@ def inference_activations(
 def vae_activations(
     architecture: Architecture, latent: tuple[int, int, int, int], tile: int | None, dtype: torch.dtype, decode: bool
 ) -> int:
-    """Peak bytes of a VAE call beside weights: one tile at work, and what of the clip or its latent is kept around it.
-
-    The clip itself is not counted: it leaves piece by piece when it is decoded, and waits elsewhere when it is encoded.
-    """
+    """Peak bytes of a VAE call beside weights and the clip: one tile at work, and what is kept around it."""
     channels, frames, height, width = latent
     space, time = architecture.vae["scale_factor_spatial"], architecture.vae["scale_factor_temporal"]
     # diffusers cuts after patchifying when it encodes, so those tiles are larger.
