@@ -202,6 +202,7 @@ def velocity_predictor(
         raise ValueError("this base takes no first frame: only models with per-token timesteps (TI2V) do")
 
     def predict(x: Tensor, sigma: Tensor, placed: Placed | None = None) -> Tensor:
+        """Of latents [B, C, T, H, W] at the levels [B], in 32 bit; with `placed` of crops at their places."""
         timestep = 1000 * sigma.float()
         if first_frame:
             frames, height, width = (n // p for n, p in zip(x.shape[2:], patch, strict=True))

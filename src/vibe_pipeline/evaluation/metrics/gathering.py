@@ -74,6 +74,7 @@ class BandShare:
         self._shares: list[float] = []
 
     def add(self, step: Step) -> None:
+        """Its share, unless it is flat."""
         power = step.frame.power
         total = float(power[1:].sum(dtype=np.float64))
         if total > FLAT_POWER * math.prod(step.frame.grid.shape):
@@ -95,6 +96,7 @@ class RadialSpectrum:
         self._frames = {False: 0, True: 0}
 
     def add(self, step: Step) -> None:
+        """Its power, and the truth's where there is one."""
         for frame in (step.frame, step.truth):
             if frame is not None:
                 self._sums[frame is step.truth] += self._per_ring(frame.power)
@@ -125,6 +127,7 @@ class BandMatch:
         self._correlations: list[float] = []
 
     def add(self, step: Step) -> None:
+        """Its band beside the truth's; without a truth it is passed over."""
         if step.truth is None:
             return
         ours, truth = (f.transform.ravel()[self._band].astype(np.complex128) for f in (step.frame, step.truth))
@@ -180,6 +183,7 @@ class SquaredError(_MeanSquare):
     """Of all pixels to the truth."""
 
     def add(self, step: Step) -> None:
+        """Its difference to the truth; without one it is passed over."""
         if step.truth is not None:
             for rows in strips(len(step.frame.raw)):
                 self._take(step.frame.strip(rows) - step.truth.strip(rows))
@@ -189,6 +193,7 @@ class NativeError(_MeanSquare):
     """Of the shrunk clip to the native one."""
 
     def add(self, step: Step) -> None:
+        """Its difference to the native frame, shrunk; without one it is passed over."""
         if step.native is None:
             return
         import torch  # planning reads the entries, and has no use for it
@@ -207,6 +212,7 @@ class StaticShare:
         self._shares: list[float] = []
 
     def add(self, step: Step) -> None:
+        """How much of it is static."""
         self._shares.append(1.0 if step.static is None else float(np.mean(step.static)))
 
     def mean(self) -> float:
@@ -222,6 +228,7 @@ class Changes:
         self._totals: list[tuple[float, float]] = []
 
     def add(self, step: Step) -> None:
+        """Its change since the frame before."""
         # Only the stored picture is kept, not what others computed from it.
         before, self._before = self._before, Step(Frame(step.frame.raw, step.frame.grid), static=step.static)
         if before is not None:
