@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from diffusers import WanPipeline, WanTransformer3DModel
@@ -36,13 +36,10 @@ from vibe_pipeline.diffusion.lora_files import (
     read_adapter_file,
     refuse_differences,
 )
-from vibe_pipeline.diffusion.lora_names import native_name
+from vibe_pipeline.diffusion.lora_names import Layout, native_name
 from vibe_pipeline.diffusion.weights import linear_shapes
 from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.files import write_atomic
-
-Layout = Literal["diffusers", "comfyui", "kohya", "diffsynth"]
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 @dataclass(frozen=True)
