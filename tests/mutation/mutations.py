@@ -18,6 +18,7 @@ INSTALL = ("tests/diffusion/test_attention_install.py",)
 FREESWIM = ("tests/diffusion/test_freeswim.py",)
 LORA = ("tests/diffusion/test_lora.py",)
 MODELS = ("tests/diffusion/test_models.py",)
+ENCODE = ("tests/diffusion/test_encode.py",)
 RENDER = ("tests/generation/test_second_pass.py", "tests/generation/test_render.py")
 KEYS = ("tests/experiment/test_content_keys.py",)
 SCORES = ("tests/evaluation/test_measured_values.py",)
@@ -87,7 +88,13 @@ NAMED_BY_THE_ISSUE = [
         STAGES,
         "window of the target grid in training",
     ),
-    (ARMS, "arm.flow_shift or model.flow_shift", "model.flow_shift", RENDER, "an arm's own flow shift ignored"),
+    (
+        "generation/clip_settings.py",
+        "arm.flow_shift or model.flow_shift",
+        "model.flow_shift",
+        RENDER,
+        "an arm's own flow shift ignored",
+    ),
     (JOB, "seed * 1_000_003 + step", "seed * 1_000_003", LOOP, "same noise and sigma in every step"),
     (
         TRAIN,
@@ -96,7 +103,7 @@ NAMED_BY_THE_ISSUE = [
         LOOP,
         "loss unweighted",
     ),
-    (TRAIN, "sigma, job.row.sigma_shift)", "sigma, 1.0)", LOOP, "bell of another shift"),
+    (TRAIN, "sigma, row.sigma_shift, row.logit_mean", "sigma, 1.0, row.logit_mean", LOOP, "bell of another shift"),
     (
         JOB,
         "shift=row.sigma_shift,",
@@ -129,8 +136,8 @@ DIFFUSION = [
     ("diffusion/flow.py", "shift * u / (1 + (shift - 1) * u)", "shift * u / (1 + shift * u)", FLOW, "shift off by one"),
     (
         "diffusion/flow.py",
-        "training_grid(shift)[torch.randint",
-        "training_grid(1.0)[torch.randint",
+        "grid = training_grid(shift)\n    if below",
+        "grid = training_grid(1.0)\n    if below",
         FLOW,
         "sample_sigma unshifted",
     ),
@@ -141,8 +148,8 @@ DIFFUSION = [
     ("diffusion/flow.py", "[steps - kept :]", "[: kept + 1]", FLOW, "share of the steps from the wrong end"),
     (
         "diffusion/flow.py",
-        "shift_sigma(torch.sigmoid(mean + std * normal), shift)",
-        "torch.sigmoid(mean + std * normal)",
+        "randn(count, generator=generator)\n        return shift_sigma(torch.sigmoid(mean + std * normal), shift)",
+        "randn(count, generator=generator)\n        return torch.sigmoid(mean + std * normal)",
         FLOW,
         "logit-normal sigmas unshifted",
     ),
@@ -160,7 +167,13 @@ DIFFUSION = [
         OBJECTIVES,
         "HFATO noises the clean latent",
     ),
-    ("diffusion/objectives.py", "velocity - (noise - x0)", "velocity - (x0 - noise)", OBJECTIVES, "velocity's sign"),
+    (
+        "diffusion/objectives.py",
+        "return _weighted_mean((velocity - (noise - x0))",
+        "return _weighted_mean((velocity - (x0 - noise))",
+        OBJECTIVES,
+        "velocity's sign",
+    ),
     ("diffusion/objectives.py", "sum(weights[name] * value", "sum(value", OBJECTIVES, "objectives' weights ignored"),
     (
         "diffusion/objectives.py",
@@ -227,15 +240,15 @@ DIFFUSION = [
     ),
     (
         "diffusion/attention/kinds/window.py",
-        "max(1, n // 2) for n in native",
-        "max(1, n) for n in native",
+        "max(1, n // 2) for n in _sides",
+        "max(1, n) for n in _sides",
         INSTALL,
         "half window is the whole native grid",
     ),
     (
         "diffusion/attention/kinds/window.py",
-        "return half[::-1] if turned",
-        "return half if turned",
+        "return (d_w, d_h) if turned",
+        "return (d_h, d_w) if turned",
         INSTALL,
         "upright images get the lying window",
     ),
@@ -332,8 +345,8 @@ DIFFUSION = [
     ),
     (
         EXPERTS,
-        "load_transformer(checkpoint, home, dtype, own, part)",
-        "load_transformer(checkpoint, home, dtype, None, part)",
+        "home, dtype, own, part",
+        "home, dtype, None, part",
         ("tests/generation/test_render.py",),
         "an arm's own transformer is ignored",
     ),
@@ -346,8 +359,8 @@ DIFFUSION = [
     ),
     (
         "diffusion/freeswim.py",
-        "hidden_states.chunk(2)[1], encoder",
-        "hidden_states.chunk(2)[0], encoder",
+        "full = hidden_states.chunk(2)[1]",
+        "full = hidden_states.chunk(2)[0]",
         FREESWIM,
         "cross-attention of the window path",
     ),
@@ -357,9 +370,9 @@ DIFFUSION = [
     ("diffusion/lora.py", "for n in before], weight]", "for n in before], 1.0]", LORA, "adapter's weight ignored"),
     ("diffusion/lora.py", "torch.manual_seed(seed)", "torch.manual_seed(0)", LORA, "adapters share one seed"),
     (
-        "diffusion/models.py",
-        "((latent - mean) / std).cpu()",
-        "(latent / std - mean).cpu()",
+        "diffusion/encode.py",
+        "((values - mean) / std).cpu()",
+        "(values / std - mean).cpu()",
         MODELS,
         "latents normalised in the wrong order",
     ),
@@ -372,7 +385,7 @@ DIFFUSION = [
     ),
     ("diffusion/models.py", "1000 * sigma.float()", "999 * sigma.float()", MODELS + RENDER, "timesteps of 999"),
     (
-        "diffusion/models.py",
+        "diffusion/checkpoint.py",
         "tile * 3 // 4 // space * space",
         "tile // space * space",
         ("tests/generation/test_tiling.py",),
@@ -380,30 +393,58 @@ DIFFUSION = [
     ),
     ("diffusion/models.py", "hidden * tokens.attention_mask[..., None]", "hidden", MODELS, "padding embedded"),
     ("diffusion/models.py", "if count > length:", "if count > length + 1:", MODELS, "captions one token too long"),
-    ("diffusion/models.py", ".latent_dist.mode()", ".latent_dist.sample()", MODELS, "latents drawn at random"),
+    (
+        "diffusion/encode.py",
+        "both.chunk(2, dim=1)[0]",
+        "both.chunk(2, dim=1)[1]",
+        MODELS,
+        "the log of the variance is taken for the latent",
+    ),
+    (
+        "diffusion/encode.py",
+        "slice(1 + (k - 1) * CHUNK, 1 + k * CHUNK)",
+        "slice((k - 1) * CHUNK, k * CHUNK)",
+        ENCODE,
+        "the first frame is in two chunks",
+    ),
+    (
+        "diffusion/vae_tiles.py",
+        "part = vae.blend_h(before[index], part, tiling.shared[1])",
+        "part = part",
+        ENCODE,
+        "tiles are not blended along a row",
+    ),
+    (
+        "diffusion/vae_tiles.py",
+        "ratio = vae.spatial_compression_ratio // (vae.config.patch_size or 1)",
+        "ratio = vae.spatial_compression_ratio",
+        ENCODE,
+        "tiles of the encoder are no larger than those of the decoder",
+    ),
+    (
+        "planning/memory.py",
+        "values = 3 * ((frames - 1)",
+        "values = 0 * ((frames - 1)",
+        ("tests/planning/test_memory.py",),
+        "strips between tiles are not counted",
+    ),
 ]
 
 GENERATION = [
     (ARMS, "stage1 if arm.keep_stage1 else None", "stage1", RENDER, "stage 1 kept at inference"),
     (ARMS, "stage1 if arm.keep_stage1 else None", "None", RENDER, "the ablation that keeps stage 1 drops it"),
+    (ARMS, "guidance_scale=params.native_guidance_scale,", "guidance_scale=1.0,", RENDER, "native guidance ignored"),
     (
-        ARMS,
-        "Sampling(sigmas, params.native_scheduler, params.native_guidance_scale)",
-        "Sampling(sigmas, params.native_scheduler, 1.0)",
-        RENDER,
-        "native guidance ignored",
-    ),
-    (
-        ARMS,
-        "Sampling(sigmas, arm.scheduler, arm.guidance_scale, arm.guidance_interval)",
-        "Sampling(sigmas, arm.scheduler, 1.0)",
+        "generation/clip_settings.py",
+        "arm.scheduler, arm.guidance_scale, arm.guidance_interval",
+        "arm.scheduler, 1.0, arm.guidance_interval",
         RENDER,
         "an arm's guidance ignored",
     ),
     (
-        ARMS,
-        "Sampling(sigmas, arm.scheduler, arm.guidance_scale, arm.guidance_interval)",
-        'Sampling(sigmas, "euler", arm.guidance_scale)',
+        "generation/clip_settings.py",
+        "Sampling(sigmas, arm.scheduler,",
+        'Sampling(sigmas, "euler",',
         RENDER,
         "an arm's solver ignored",
     ),
@@ -423,9 +464,27 @@ GENERATION = [
         "clips of a batch share the noise",
     ),
     (EXPERTS, 'f"extra_{i}", extra.weight)', 'f"extra_{i}")', RENDER, "extra adapters at full weight"),
-    (ARMS, "[model.text_length, generation.negative_prompt]", "[model.text_length]", KEYS, "key lacks negative prompt"),
-    (ARMS, '"adapter": adapter.key if adapter else None', '"adapter": None', KEYS, "key lacks the adapter"),
-    (ARMS, '        "flow_shift": model.flow_shift,\n', "", KEYS, "key lacks the model's flow shift"),
+    (
+        "generation/clip_settings.py",
+        "[model.text_length, generation.negative_prompt]",
+        "[model.text_length]",
+        KEYS,
+        "key lacks negative prompt",
+    ),
+    (
+        "generation/clip_settings.py",
+        '"adapter": adapter.key if adapter else None',
+        '"adapter": None',
+        KEYS,
+        "key lacks the adapter",
+    ),
+    (
+        "generation/clip_settings.py",
+        '        "flow_shift": model.flow_shift,\n',
+        "",
+        KEYS,
+        "key lacks the model's flow shift",
+    ),
     (ARMS, "        params.native_guidance_scale,\n", "", KEYS, "native key lacks the guidance"),
     (CLIPS, ', row.get("native_key")', "", KEYS, "key lacks the native clip"),
     (CLIPS, 'row["prompt"], row["seed"], row.get', 'row["prompt"], row.get', KEYS, "key lacks the seed"),
@@ -448,8 +507,8 @@ GENERATION = [
 TRAINING = [
     (
         JOB,
-        "generator=generator,\n        mean",
-        "generator=torch.Generator().manual_seed(0),\n        mean",
+        "generator=generator,\n            mean",
+        "generator=torch.Generator().manual_seed(0),\n            mean",
         LOOP,
         "same sigma in every step",
     ),
@@ -478,12 +537,12 @@ TRAINING = [
         LOOP,
         "a resumed run forgets its optimiser",
     ),
-    (TRAIN, "enabled=job.row.autocast", "enabled=False", LOOP, "autocast ignored"),
+    (TRAIN, "enabled=row.autocast", "enabled=False", LOOP, "autocast ignored"),
     ("training/optim.py", "ema.restore(parameters)", "pass", LOOP, "training goes on from the average"),
     (
         "training/validation.py",
-        "len(indices) * sum(values)",
-        "sum(values)",
+        "return len(noise) * sum(values)",
+        "return sum(values)",
         (*LOOP, "tests/training/test_validation.py"),
         "held-out loss divided twice",
     ),
@@ -495,7 +554,7 @@ TRAINING = [
         "held-out loss on training images",
     ),
     (STAGE, "if job.fused is not None:", "if False:", STAGES, "stage 2 starts from the base"),
-    (JOB, 'return batch["pixel"]', "return degrade(batch[self.part])", STAGES, "pixel degradation ignored"),
+    (JOB, "made = batch[self._made] if self._made else None", "made = None", STAGES, "pixel degradation ignored"),
     (STAGE, '"processes", "micro_batch"', '"seed", "processes", "micro_batch"', STAGES, "training key lacks the seed"),
     (
         STAGE,
@@ -560,7 +619,13 @@ IMAGES = [
         ("tests/images/test_crop.py", "tests/images/test_buckets.py"),
         "bucket of the turned picture",
     ),
-    ("images/resize.py", "antialias=True", "antialias=False", ("tests/images/test_resize.py",), "aliasing when shrunk"),
+    (
+        "images/resize.py",
+        'mode="bicubic", align_corners=False, antialias=True',
+        'mode="bicubic", align_corners=False, antialias=False',
+        ("tests/images/test_resize.py",),
+        "aliasing when shrunk",
+    ),
     (
         "images/degradation.py",
         "pairs = ((degraded, high),",
@@ -573,7 +638,13 @@ IMAGES = [
 EVALUATION = [
     ("evaluation/metrics/measures.py", "            self._static,\n", "            None,\n", MEASURES, "masks ignored"),
     (GATHERING, "np.median(later)", "np.mean(later)", DETAIL, "jump against the mean"),
-    (GATHERING, "/ (6 * math.sqrt(2))", "/ 6", DETAIL, "noise of two frames counted as one's"),
+    (
+        "evaluation/metrics/temporal_noise.py",
+        "/ (6 * math.sqrt(2))",
+        "/ 6",
+        DETAIL,
+        "noise of two frames counted as one's",
+    ),
     (GATHERING, "-10 * math.log10(error)", "-20 * math.log10(error)", DETAIL, "PSNR doubled"),
     (GATHERING, "both / math.sqrt(power * true_power)", "both / true_power", DETAIL, "correlation not normalised"),
     ("evaluation/metrics/pixels.py", "power *= self.grid.multiplicity", "power *= 1", DETAIL, "mirrored power lost"),
@@ -658,14 +729,14 @@ EVALUATION = [
     ),
     (
         MEASURE,
-        "differs, evaluation.fine_band",
-        "differs",
+        "self.paired, differs, self.evaluation.fine_band",
+        "self.paired, differs",
         ("tests/evaluation/test_measure_node.py",),
         "kept scores of another band",
     ),
     (
         MEASURE,
-        'clip.key, source["key"], *scene',
+        'clip.key, native["key"], *scene',
         "clip.key, *scene",
         ("tests/evaluation/test_measure_node.py",),
         "kept scores beside another native clip",
@@ -694,7 +765,13 @@ EVALUATION = [
         "totals of medians",
     ),
     ("evaluation/power.py", "** 2 - found.of_seeds", "** 2", POWER, "more prompts make up for training seeds"),
-    ("evaluation/power.py", "inv_cdf(power)", "inv_cdf(0.5)", POWER, "as many prompts as tell it every other time"),
+    (
+        "evaluation/power.py",
+        "(at_ends + normal.inv_cdf(power))",
+        "(at_ends + normal.inv_cdf(0.5))",
+        POWER,
+        "as many prompts as tell it every other time",
+    ),
     ("evaluation/readings.py", "else -d) - self.at_least", "else -d)", READINGS, "the least gain asked for is ignored"),
     ("evaluation/power.py", "/ error - at_ends)", "/ error)", POWER, "equivalence at half the confidence"),
 ]
@@ -746,8 +823,8 @@ STATISTICS_AND_CLAIMS = [
     ),
     (
         "evaluation/bootstrap.py",
-        "_draws((self.seed, stream)",
-        "_draws((self.seed, 1)",
+        "_draws((self.seed, stream), self.samples",
+        "_draws((self.seed, 1), self.samples",
         STATISTICS,
         "two arms' training seeds are resampled alike",
     ),
@@ -827,29 +904,29 @@ STATISTICS_AND_CLAIMS = [
 
 IN_KEYS = [
     (
-        ARMS,
-        '"arm": arm.model_dump(mode="json", exclude={"label", "adapter"} | off)',
+        "generation/clip_settings.py",
+        '"arm": arm.model_dump(mode="json", exclude=left_out)',
         '"arm": None',
         KEYS,
         "key lacks the arm",
     ),
     (
         "generation/clip_settings.py",
-        "fused_key(stage1.key, getattr(torch, model.dtype), model.quantisation is not None) if stage1 else None",
-        "None",
+        "fused_key(stage1.key, getattr(torch, model.dtype), model.quantisation is not None)\n            if stage1",
+        "None\n            if stage1",
         KEYS,
         "key lacks stage 1",
     ),
-    (ARMS, '        "target": model.target.model_dump(),\n', "", KEYS, "key lacks the target"),
+    ("generation/clip_settings.py", '        "target": model.target.model_dump(),\n', "", KEYS, "key lacks the target"),
     (
-        ARMS,
-        "[file_sha256(extra.path) for extra in arm.extra_adapters]",
-        "[]",
+        "generation/clip_settings.py",
+        "sha for extra in arm.extra_adapters for",
+        "sha for extra in arm.extra_adapters[:0] for",
         KEYS,
         "key lacks extra adapters' content",
     ),
     (
-        ARMS,
+        "generation/clip_settings.py",
         '"precision": [model.dtype, model.vae_dtype, model.tile]',
         '"precision": []',
         KEYS,
@@ -925,17 +1002,11 @@ IN_KEYS = [
 ]
 
 OF_AN_ARMS_SCORES = [
+    (MEASURE, "return self.evaluation.fine_band, self", "return (4.0, 8.0), self", SCORES, "band fixed"),
     (
         MEASURE,
-        "_measured(clip, source, evaluation.fine_band,",
-        "_measured(clip, source, (4.0, 8.0),",
-        SCORES,
-        "band fixed",
-    ),
-    (
-        MEASURE,
-        "measure_clip(read_frames(path), band, Beside(_native_static(native, memory), beside))",
-        "measure_clip(read_frames(path), band, Beside(static_mask(read_clip(path)), beside))",
+        "measure_clip(frames, band, Beside(_native_static(native, memory), beside)",
+        "measure_clip(frames, band, Beside(static_mask(read_clip(path)), beside)",
         SCORES,
         "the miniature's mask on other prompts",
     ),
