@@ -14,40 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field, PositiveInt
 
 from vibe_pipeline.diffusion.entries import chosen_entry, known_entry
+from vibe_pipeline.diffusion.step_cache_base import StepCache
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from vibe_pipeline.diffusion.flow import Levels
     from vibe_pipeline.diffusion.objectives import Predict
-
-
-@dataclass(frozen=True)
-class StepCache:
-    """One way of leaving out forwards; subclasses fill in what differs, and their fields are a row's.
-
-    Attributes:
-        name: As `step_cache.kind` says it.
-        by_batch: It decides for all clips of a batch at once, so that a clip depends on those beside it.
-    """
-
-    name: ClassVar[str]
-    by_batch: ClassVar[bool] = False
-
-    def computed(self, calls: int) -> int:
-        """How many of so many forwards in a row are computed; the most that can be, where that depends on the clip."""
-        return calls
-
-    def held(self, layers: int) -> int:
-        """How many tensors of the transformer's hidden states each guidance pass keeps between steps, at most."""
-        return 0
-
-    def config(self) -> Any:
-        """diffusers' configuration."""
-        raise NotImplementedError
-
-    def words(self) -> str:
-        """For the report."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -141,6 +114,13 @@ class Pyramid(StepCache):
         low, high = self.between
         if not low < high:
             raise ValueError(f"step_cache.between {low:g} to {high:g} holds no noise level: give the lower sigma first")
+
+    def reused(self, levels: Levels) -> tuple[int, int]:
+        """Those within the noise levels, but for one in so many, counted from the first forward of the pass."""
+        low, high = self.between
+        inside = [i for i, sigma in enumerate(levels) if low < sigma < high]
+        count = (sum(i % every > 0 for i in inside) for every in (self.self_every, self.cross_every))
+        return next(count), next(count)
 
     def held(self, layers: int) -> int:
         """An output of every layer that is used again."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from vibe_pipeline.diffusion.attention_flops import WHICH
 from vibe_pipeline.diffusion.step_cache import step_cache_of
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.generation import GenerationParams
@@ -105,6 +106,9 @@ def _forwards(costs: Costs, arm: ArmParams, share: ExpertLoad, compiled: bool) -
         if arm.region_adaptive is not None:
             schedule = arm.region_adaptive.schedule
             work += costs.forward(seen, attention, share.adapters, compiled, schedule) * share.partial
+    for which, times in zip(WHICH, share.reused, strict=True):
+        if times:
+            work += costs.attention(seen, arm.attention, share.adapters, which) * -times
     return work
 
 

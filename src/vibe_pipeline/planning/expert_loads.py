@@ -25,12 +25,14 @@ class ExpertLoad:
         adapters: Beside its weights.
         load: At the levels that are its own; what is no forward is that of the whole clip.
         partial: Of its forwards those that run the active tokens of `region_adaptive` alone.
+        reused: Of its forwards those in which a step cache stands in for self-attention, and for cross-attention.
     """
 
     part: str
     adapters: Sequence[Adapter]
     load: Workload
     partial: int = 0
+    reused: tuple[int, int] = (0, 0)
 
     @property
     def works(self) -> bool:
@@ -39,7 +41,7 @@ class ExpertLoad:
 
 
 def expert_loads(costs: Costs, arm: ArmParams, tables: Experiment) -> list[ExpertLoad]:
-    """Of an arm, high noise first. Stages before the row's own pass are counted as the last one's."""
+    """Of an arm, high noise first. Stages before the row's own pass are counted as the last one's, whole."""
     method, found = method_of(arm), []
     levels, experts = method.levels(arm, costs.model.flow_shift), costs.architecture.experts
     for part, own in zip(experts, split(levels, costs.architecture.boundary), strict=True):
@@ -47,7 +49,7 @@ def expert_loads(costs: Costs, arm: ArmParams, tables: Experiment) -> list[Exper
         row = arm.model_copy(update={"guidance_scale": scale})
         load = method.workload(row, len(own), method.guided(row, own))
         adapters = costs.arm_adapters(arm, tables, part)
-        found.append(ExpertLoad(part, adapters, load, method.partial(row, own)))
+        found.append(ExpertLoad(part, adapters, load, method.partial(row, own), method.reused(row, own)))
     return found
 
 

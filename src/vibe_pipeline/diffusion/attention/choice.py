@@ -44,7 +44,7 @@ def choose_backend(windows: Windows, backend: Backend, device: str) -> Backend:
 
 
 def choose_sparse(windows: Windows, backend: Backend, device: str) -> Backend:
-    """Likewise for windows that another pass stands beside, on a CPU: tiles where they see less than half of the tokens.
+    """Likewise for windows that another pass stands beside: on a CPU tiles, where less than half of the tokens is seen.
 
     A mask there costs what full attention costs, and tiles a half to a third of that, on few tokens too. Windows alone
     keep to `choose_backend`: what they give would change in its last bits, and with it results that are there.

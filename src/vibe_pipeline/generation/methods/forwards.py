@@ -1,7 +1,8 @@
 """Forwards that a pass takes, as a plan counts them: guidance, solvers, step caches, attention that goes by steps."""
 
 from vibe_pipeline.diffusion.attention import AttentionKind, kind_of
-from vibe_pipeline.diffusion.step_cache import StepCache, step_cache_of
+from vibe_pipeline.diffusion.step_cache import step_cache_of
+from vibe_pipeline.diffusion.step_cache_base import StepCache
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 
