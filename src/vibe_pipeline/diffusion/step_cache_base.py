@@ -1,4 +1,4 @@
-"""What a step cache is: which forwards, or parts of them, an earlier one stands in for."""
+"""What a step cache is: which forwards, or parts of them, an earlier one stands in for; no torch to ask."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from vibe_pipeline.diffusion.flow import Levels
 
 
@@ -16,12 +18,19 @@ class StepCache:
     Attributes:
         name: As `step_cache.kind` says it.
         by_batch: It decides for all clips of a batch at once, so that a clip depends on those beside it.
+        one_pass: It goes by one resolution and schedule; a clip that is made in several passes has no one.
     """
 
     name: ClassVar[str]
     by_batch: ClassVar[bool] = False
+    one_pass: ClassVar[bool] = False
 
-    def computed(self, calls: int) -> int:
+    @property
+    def calibrates(self) -> bool:
+        """Whether a clip has to be denoised whole before the first with this cache."""
+        return False
+
+    def computed(self, calls: int, guidance: str = "conditional") -> int:
         """How many of so many forwards in a row are computed; the most that can be, where that depends on the clip."""
         return calls
 
@@ -44,3 +53,16 @@ class StepCache:
     def words(self) -> str:
         """For the report."""
         raise NotImplementedError
+
+
+class Passes:
+    """What is told which guidance pass runs, where diffusers' hooks do not keep them apart; the config's `passes`."""
+
+    def enter(self, name: str, sigma: Tensor, transformer: nn.Module) -> None:
+        """Before a forward of a pass at a noise level."""
+
+    def leave(self, name: str, transformer: nn.Module) -> None:
+        """After it."""
+
+    def forget(self) -> None:
+        """A clip begins, or has ended."""

@@ -57,8 +57,8 @@ def _denoising_row(
     size, load = costs.model.target, shares[-1].load
     compiled = costs.model.compile and arm.step_cache is None and arm.region_adaptive is None
     seen = chunk_size(arm, size, costs.model.native.frames)
-    for share in shares:
-        work += _forwards(costs, arm, share, compiled)
+    passes = sum((_forwards(costs, arm, share, compiled) for share in shares), Work())
+    work += passes
     for height, width, attention, times in load.earlier:
         smaller = size.model_copy(update={"height": height, "width": width})
         work += costs.forward(smaller, attention, shares[-1].adapters, compiled) * times
@@ -71,11 +71,17 @@ def _denoising_row(
     read = [share.part for share in shares if share.works or load.earlier]
     return {
         "work": work,
-        "once": costs.load(*read, "vae") + costs.compiling(seen, arm.attention, compiled),
+        "once": costs.load(*read, "vae") + costs.compiling(seen, arm.attention, compiled) + _calibration(arm, passes),
         "tokens": costs.keys(seen, FULL),
         "keys_per_query": costs.keys(seen, load.forwards[0][0]),
         "peak": rendering_memory(costs, size, forward, extra, load.encodes > 0),
     }
+
+
+def _calibration(arm: ArmParams, passes: Work) -> Work:
+    """What a step cache that has to be calibrated takes before the first clip: the forwards of one, not decoded."""
+    cache = step_cache_of(arm.step_cache)
+    return Work(parts=passes.parts) if cache is not None and cache.calibrates else Work()
 
 
 def _passes(arm: ArmParams) -> int:

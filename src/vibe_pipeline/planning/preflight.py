@@ -41,7 +41,7 @@ from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.claims import check_claims, check_published
 from vibe_pipeline.planning.stills_filter import check_filter
 from vibe_pipeline.planning.training_checks import check_levels, check_single_size, check_training
-from vibe_pipeline.planning.weight_files import extra_adapter, network, own_transformer
+from vibe_pipeline.planning.weight_files import extra_adapter, network, own_transformer, step_ratios
 from vibe_pipeline.vbench.prompts import INSTALL, clips_per_dimension
 
 log = logging.getLogger(__name__)
@@ -124,6 +124,9 @@ def weight_checks(model: ModelParams, arms: Mapping[str, ArmParams]) -> Iterator
             fix = f"kedro vibe import-adapter FILE --output DIR --base {model.path}, or mend the path"
             fix = how_to_get(extra.path) or fix
             yield Check(field, partial(extra_adapter, extra, field, transformer), fix)
+        if arm.step_cache is not None and (ratios := arm.step_cache.ratios) is not None:
+            field = f"arms.{name}.step_cache.ratios"
+            yield Check(field, partial(step_ratios, ratios, field, arm, model), "leave it out, and a run finds them")
         if arm.sr is not None:
             fix = how_to_get(arm.sr.weights) or "name a .pth or .safetensors file of a network that spandrel knows"
             yield Check(f"arms.{name}.sr.weights", partial(network, name, arm.sr, model), fix)
