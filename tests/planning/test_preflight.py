@@ -29,13 +29,13 @@ from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import Stage1Params
 from vibe_pipeline.io.video import write_lossless
+from vibe_pipeline.planning.arm_checks import check_quantised
 from vibe_pipeline.planning.preflight import (
     check_band,
     check_claims,
     check_generation,
     check_model,
     check_parameters,
-    check_quantised,
     check_scoring,
     check_single_size,
     check_space,

@@ -12,7 +12,7 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.attention_sizes import chunk_size
 from vibe_pipeline.generation.methods import Workload
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs
-from vibe_pipeline.planning.expert_loads import ExpertLoad, expert_loads
+from vibe_pipeline.planning.expert_loads import ExpertLoad, expert_loads, moving
 from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.plan_rows import FILTER, FULL, PlanRow, clip_bytes, rendering_memory, vae_peak
 from vibe_pipeline.planning.stills_filter import filtering_seconds
@@ -69,6 +69,7 @@ def _denoising_row(
     extra = max(sum(map(costs.adapter_bytes, share.adapters)) for share in shares)
     extra += _held(costs, arm, load, seen) * generation.batch_size
     read = [share.part for share in shares if share.works or load.earlier]
+    work += moving(costs, read, load.encodes + load.decodes, generation.batch_size)
     return {
         "work": work,
         "once": costs.load(*read, "vae") + costs.compiling(seen, arm.attention, compiled) + _calibration(arm, passes),

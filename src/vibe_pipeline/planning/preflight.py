@@ -38,6 +38,7 @@ from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder, require_no_file
 from vibe_pipeline.planning.architecture import load_architecture
+from vibe_pipeline.planning.arm_checks import check_arms
 from vibe_pipeline.planning.claims import check_claims, check_published
 from vibe_pipeline.planning.stills_filter import check_filter
 from vibe_pipeline.planning.training_checks import check_levels, check_single_size, check_training
@@ -179,20 +180,6 @@ def check_model(model: ModelParams) -> None:
         tile_stride(checkpoint.config_of("vae"), model.tile)
 
 
-def check_quantised(model: ModelParams, arms: Mapping[str, ArmParams]) -> None:
-    """Refuse files that change whole tensors of a base whose weights are quantised.
-
-    Raises:
-        ValueError: Names the row and the way out.
-    """
-    for name, arm in arms.items():
-        if model.quantisation is not None and any(extra.differences for extra in arm.extra_adapters):
-            raise ValueError(
-                f"arms.{name}.extra_adapters change whole tensors of the base, which model.quantisation "
-                f"{model.quantisation} cannot take up: set it to null, or take differences out"
-            )
-
-
 def check_images(data: DataParams) -> None:
     """Refuse a folder of images that is not one, or whose metadata cannot be read.
 
@@ -265,7 +252,7 @@ def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[st
         check_band(ModelParams(**params["model"]), evaluation)
     if "generation" in tags:
         model, making = ModelParams(**params["model"]), GenerationParams(**params["generation"])
-        check_quantised(model, tables.arms)
+        check_arms(model, tables.arms)
         check_generation(model, making, tables)
         if not tables.stop_after_preview:
             check_filter(model, DataParams(**params["data"]), tables)
