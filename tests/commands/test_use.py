@@ -254,7 +254,7 @@ def test_a_first_frame_needs_a_base_that_takes_one(project: Path) -> None:
 
 @pytest.fixture
 def two_experts(project: Path, a14b) -> list[str]:
-    """The shipped environment of Wan2.2-A14B with a tiny base, its first adapter trained; the options that choose it."""
+    """The shipped environment of Wan2.2-A14B with a tiny base, its first adapter trained; options that choose it."""
     env = project / "conf/wan22_t2v_a14b"
     params = read_conf(env)
     params["model"] |= a14b.model().model_dump(mode="json", exclude={"flow_shift"})

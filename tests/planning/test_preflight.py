@@ -566,7 +566,7 @@ def test_a_quantised_base_is_refused_without_torchao_and_beside_whole_tensors(
     with pytest.raises(ModuleNotFoundError, match=r"model\.quantisation int8 needs torchao: pip install .* to null"):
         check_model(wan21.model(quantisation="int8"))
     check_model(wan21.model())
-    with pytest.raises(ValueError, match=r"unknown quantisation 'int4'; known: int8, fp8"):
+    with pytest.raises(ValueError, match=r"unknown quantisation 'int4'; known: int8, fp8, fp8_cast, nf4"):
         wan21.model(quantisation="int4")
     extra = [{"path": tmp_path / "a.safetensors", "differences": True}]
     rows = tables(extra_adapters=extra).arms

@@ -16,7 +16,7 @@ import pandas as pd
 
 from vibe_pipeline.diffusion.checkpoint import find_model, require_whole, tile_stride
 from vibe_pipeline.diffusion.foreign import HUB_ID
-from vibe_pipeline.diffusion.quantisation import require_torchao
+from vibe_pipeline.diffusion.quantisation import require_package
 from vibe_pipeline.diffusion.weights import Once, made
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.metrics.asked import asked_for
@@ -171,10 +171,10 @@ def check_model(model: ModelParams) -> None:
 
     Raises:
         FileNotFoundError: No such model.
-        ModuleNotFoundError: torchao is not installed.
+        ModuleNotFoundError: The package of a quantisation is not installed.
         ValueError: Names the nearest tiles that fit.
     """
-    require_torchao(model.quantisation)
+    require_package(model.quantisation)
     checkpoint = find_model(model.path)
     if model.tile is not None:
         tile_stride(checkpoint.config_of("vae"), model.tile)
