@@ -69,7 +69,7 @@ class PackedLinear(QuantisedLinear):
         made.__class__ = cls
         made.compute_dtype = layer.weight.dtype
         made._pack(layer.weight.data)
-        return made  # type: ignore[no-any-return]
+        return made
 
     def operand(self) -> Tensor:
         """The weight as a forward multiplies with it."""
