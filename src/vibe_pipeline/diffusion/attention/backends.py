@@ -88,8 +88,6 @@ class WindowPlan:
         return scaled_dot_product_attention(q, k, v, attn_mask=self.mask, scale=scale)
 
     def _by_blocks(self, q: Tensor, k: Tensor, v: Tensor, pooled: tuple[Tensor, ...], scale: float) -> Tensor:
-        if q.device.type == "cpu" and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-            raise NotImplementedError("flex has no backward on the CPU: use backend 'gather' or 'auto' there")
         if pooled:
             # Pooled keys start on a block of their own, so that their blocks are whole and need no mask.
             assert self.block_mask is not None  # made with the plan, for this backend
@@ -98,6 +96,8 @@ class WindowPlan:
             k, v = (torch.cat([x, empty, p], dim=2) for x, p in zip((k, v), pooled, strict=True))
         if self.tables and flash_takes(q):
             return flash_attend(q, k, v, list(self.tables), scale)
+        if q.device.type == "cpu" and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+            raise NotImplementedError("flex has no backward on the CPU: use backend 'gather' or 'auto' there")
         call = flex_attention if torch.compiler.is_compiling() else self.flex
         options = None if self.options is None else dict(self.options)
         return call(q, k, v, block_mask=self.block_mask, scale=scale, kernel_options=options)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from vibe_pipeline.diffusion.attention.geometry import BACKENDS, Backend, Order, Windows
 
-DENSE_TOKENS = {"cpu": 1024, "cuda": 8192, "flash": 1024}
+DENSE_TOKENS = {"cpu": 1024, "cuda": 8192, "flash": 2048}
 """Up to here one SDPA call with a mask beats the sparse backends. On an H100 a training step of 4,128 tokens takes 4.1
 ms a layer with a mask and 3.9 with flex, which compiles for 10 to 15 s a grid and grad mode (docs/benchmarks.md)."""
 
