@@ -73,7 +73,9 @@ class Costs(Counts):
         flops = self.flops(size, attention, layers, self.first_frames, active=active)
         rates = self.rates(self.model.dtype)
         linear = rates.forward_compiled if compiled else rates.forward
-        if regions is not None and not self.kernels(size, attention).keys().isdisjoint(BLOCK_SPARSE):  # tiles with masks stand in
+        if regions is not None and not self.kernels(size, attention).keys().isdisjoint(
+            BLOCK_SPARSE
+        ):  # tiles with masks stand in
             attending = flops.attention_forward / rates.masked
         else:
             attending = self._attention(size, attention, flops.attention_forward, rates)
@@ -228,7 +230,7 @@ class Costs(Counts):
         return Work(parts={"loading, compiling": sum(map(self.weights, parts)) / READ_BYTES})
 
     def compiling(self, size: ClipSize, attention: AttentionParams, blocks: bool, modes: int = 1) -> Work:
-        """What compiling takes before the first call of a size in each grad mode; flex and flash always are compiled."""
+        """What compiling takes before the first call of a size in each grad mode; flex and flash always do."""
         times = modes * (blocks or not self.kernels(size, attention).keys().isdisjoint(BLOCK_SPARSE))
         return Work(parts={"loading, compiling": times * COMPILE_SECONDS})
 

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import psutil
 from packaging.requirements import Requirement
 
-from vibe_pipeline.diffusion.foreign import HUB_ID
-from vibe_pipeline.evaluation.metrics.asked import ASKED, lack_of
 from vibe_pipeline.diffusion.attention import kind_of
 from vibe_pipeline.diffusion.attention.choice import flash_installed
 from vibe_pipeline.diffusion.attention.kinds.window import Window
+from vibe_pipeline.diffusion.foreign import HUB_ID
+from vibe_pipeline.evaluation.metrics.asked import ASKED, lack_of
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
@@ -102,7 +102,7 @@ def _packages(model: ModelParams, data: DataParams, tables: Experiment) -> Itera
         yield _extra("bitsandbytes", "optimiser.kind adamw_8bit", "pip install bitsandbytes")
     if model.quantisation is not None:
         yield _extra("torchao", f"model.quantisation {model.quantisation}", "pip install 'torchao>=0.18,<0.19'")
-    if model.device != "cpu" and any(isinstance(kind_of(row.attention), Window) for row in (*rows, *tables.arms.values())):
+    if model.device != "cpu" and _has_windows(tables):
         yield _flash()
     if data.source == "huggingface":
         yield _extra("datasets", "data.source huggingface", "pip install -r requirements/huggingface.txt")
@@ -120,6 +120,11 @@ def _unmet(requirement: Requirement) -> str:
 def _extra(package: str, why: str, fix: str) -> Finding:
     there = importlib.util.find_spec(package) is not None
     return Finding(package, "ok" if there else "missing", f"{'installed' if there else 'absent'}; {why} needs it", fix)
+
+
+def _has_windows(tables: Experiment) -> bool:
+    settings = [row.attention for row in tables.adapters.values()] + [row.attention for row in tables.arms.values()]
+    return any(isinstance(kind_of(attention), Window) for attention in settings)
 
 
 def _flash() -> Finding:

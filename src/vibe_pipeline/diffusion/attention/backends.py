@@ -141,7 +141,9 @@ def make_plan(
     asked, backend = backend, choose_backend(windows, backend, device.type)
     if backend == "flash" and not flash_runs_on(device):
         if asked == "flash":
-            raise ValueError(f"backend 'flash' needs a Hopper or Blackwell GPU and flash-attn-4, not {device}: use 'auto'")
+            raise ValueError(
+                f"backend 'flash' needs a Hopper or Blackwell GPU and flash-attn-4, not {device}: use 'auto'"
+            )
         backend = "flex"
     if backend == "dense":
         mask = _dense_mask(windows)

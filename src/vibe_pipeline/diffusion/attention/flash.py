@@ -107,7 +107,8 @@ def _sparse(tables: Sequence[Tensor]) -> Any:
 
 
 @torch.library.custom_op("vibe_pipeline::flash_windows", mutates_args=(), device_types="cuda")
-def _forward(q: Tensor, k: Tensor, v: Tensor, tables: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
+def flash_windows(q: Tensor, k: Tensor, v: Tensor, tables: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
+    """Output [B, L, heads, D] and log-sum-exp [B, heads, L]; q, k and v are [B, tokens, heads, D]."""
     from flash_attn.cute.interface import _flash_attn_fwd
 
     out, lse, *_ = _flash_attn_fwd(
@@ -121,16 +122,17 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, tables: Sequence[Tensor], scale: f
     return out, lse
 
 
-@_forward.register_fake
+@flash_windows.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, tables: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
     batch, tokens, heads, _ = q.shape
     return q.new_empty(q.shape), q.new_empty((batch, heads, tokens), dtype=torch.float32)
 
 
 @torch.library.custom_op("vibe_pipeline::flash_windows_backward", mutates_args=(), device_types="cuda")
-def _backward(
+def flash_windows_backward(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad: Tensor, lse: Tensor, tables: Sequence[Tensor], scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v, with the strides that these have."""
     from flash_attn.cute.interface import _flash_attn_bwd
 
     dq, dk, dv, *_ = _flash_attn_bwd(
@@ -143,7 +145,7 @@ def _backward(
     return dq, dk, dv
 
 
-@_backward.register_fake
+@flash_windows_backward.register_fake
 def _(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad: Tensor, lse: Tensor, tables: Sequence[Tensor], scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,10 +159,10 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _gradients(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
     q, k, v, out, lse, *tables = ctx.saved_tensors
-    return *_backward(q, k, v, out, grad, lse, tables, ctx.scale), [None] * len(tables), None
+    return *flash_windows_backward(q, k, v, out, grad, lse, tables, ctx.scale), [None] * len(tables), None
 
 
-_forward.register_autograd(_gradients, setup_context=_keep)
+flash_windows.register_autograd(_gradients, setup_context=_keep)
 
 
 def flash_attend(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor], scale: float) -> Tensor:
@@ -176,5 +178,5 @@ def flash_attend(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor], scale: f
     Returns:
         [B, heads, L, D], with gradients for q, k and v.
     """
-    out, _ = _forward(*(x.transpose(1, 2) for x in (q, k, v)), tables, scale)
+    out, _ = flash_windows(*(x.transpose(1, 2) for x in (q, k, v)), tables, scale)
     return out.transpose(1, 2)

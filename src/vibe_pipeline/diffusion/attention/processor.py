@@ -20,7 +20,7 @@ class GclfAttnProcessor(WanAttnProcessor):
     Attributes:
         installation: What the transformer has.
         layer: The first block that this serves. Blocks whose plans are the same have one processor: torch.compile
-            takes a number on it for a constant, and would compile each block for itself, until its limit, and then none.
+            takes a number on it for a constant, and would compile each block for itself until its limit, then none.
     """
 
     def __init__(self, installation: "GclfInstallation", layer: int) -> None:
