@@ -72,11 +72,14 @@ class VaeWeights:
 
 
 class VaeObjective(nn.Module):
-    """Reconstruction, a little KL, and equivariance; forward takes pixels [B, 3, T, H, W] in [-1, 1]."""
+    """Reconstruction, a little KL, and equivariance; forward takes pixels [B, 3, T, H, W] in [-1, 1].
 
-    def __init__(self, weights: VaeWeights | None = None) -> None:
+    With `start`, the folder of a trained VAE, training goes on from its weights.
+    """
+
+    def __init__(self, weights: VaeWeights | None = None, start: Path | None = None) -> None:
         super().__init__()
-        self.vae = build_vae()
+        self.vae = build_vae() if start is None else AutoencoderKLWan.from_pretrained(start).float().train()
         self.weights = weights or VaeWeights()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -109,8 +112,7 @@ class DecoderObjective(VaeObjective):
     """The decoder alone, behind the encoder of a trained VAE, whose latents stay what they are."""
 
     def __init__(self, folder: Path, weights: VaeWeights | None = None) -> None:
-        super().__init__(weights)
-        self.vae = AutoencoderKLWan.from_pretrained(folder).float()
+        super().__init__(weights, folder)
         for part in (self.vae.encoder, self.vae.quant_conv):
             part.requires_grad_(False)
 
