@@ -18,7 +18,7 @@ class MiniatureParams(Params):
     vae_steps: PositiveInt = Field(4500, description="optimiser steps of the whole VAE")
     decoder_steps: PositiveInt = Field(1500, description="optimiser steps of its decoder alone, afterwards")
     vae_equivariance: NonNegativeFloat = Field(
-        0.0, description="weight of the VAE's equivariance terms; 0: trained plainly"
+        0.0, description="weight of the VAE's equivariance term; 0: trained plainly"
     )
     vae_batch: PositiveInt = Field(
         2, description="clips of a step and process of the VAE; short ones are twice, stills four times as many"

@@ -15,15 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import UMT5EncoderModel
 
+from vibe_pipeline.miniature.batches import SHARD, draw_shard, rendered, shard_scenes
 from vibe_pipeline.miniature.networks import TEXT_LENGTH, build_text_encoder, build_tokenizer, build_transformer
-from vibe_pipeline.miniature.scene import Scene, sample_scenes
-from vibe_pipeline.miniature.world import render
 from vibe_pipeline.runtime.progress import Progress
 from vibe_pipeline.training.ahead import results
 
 log = logging.getLogger(__name__)
 
-SHARD = 250
 SIGMA_SHIFT = 2.0
 
 
@@ -64,39 +62,26 @@ def encode_clips(job: ClipsJob, processes: int, device: torch.device, workers: i
     job.folder.mkdir(parents=True, exist_ok=True)
     if not (missing := job.missing()):
         return
-    bar = partial(Progress[None], total=len(missing), desc="encoding clips", unit="shard")
+    bar = Progress[None](total=len(missing), desc="encoding clips", unit="shard")
     if device.type == "cpu":
-        with mp.get_context("spawn").Pool(processes) as pool:
-            for _ in bar(pool.imap_unordered(partial(_encode_shard, job=job), missing)):
-                pass
+        with bar, mp.get_context("spawn").Pool(processes) as pool:
+            for _ in pool.imap_unordered(partial(_encode_shard, job=job), missing):
+                bar.update()
         return
     vae = AutoencoderKLWan.from_pretrained(job.vae).eval().to(device)
-    rendered = results(partial(_rendered_shard, job=job), missing, workers)
-    for index, (pixels, captions) in zip(bar(missing), rendered, strict=True):
-        _write_shard(index, _latents(vae, pixels.split(50)), captions, job)
-
-
-def _rendered_shard(index: int, job: ClipsJob) -> tuple[Tensor, list[str]]:
-    """Pixels [n, 3, T, size, size] in [-1, 1], and captions."""
-    scenes = _scenes(index, job)
-    return _pixels(scenes, job), [scene.caption for scene in scenes]
-
-
-def _scenes(index: int, job: ClipsJob) -> list[Scene]:
-    return sample_scenes(np.random.default_rng([job.seed, index]), SHARD, held_out=False)
-
-
-def _pixels(scenes: list[Scene], job: ClipsJob) -> Tensor:
-    clips = np.stack([render(scene, job.size, job.size, job.frames) for scene in scenes])
-    return torch.from_numpy(clips).permute(0, 4, 1, 2, 3) * 2 - 1
+    draw = partial(draw_shard, seed=job.seed, size=job.size, frames=job.frames)
+    with bar:
+        for index, (pixels, captions) in zip(missing, results(draw, missing, workers), strict=True):
+            _write_shard(index, _latents(vae, pixels.split(50)), captions, job.folder)
+            bar.update()
 
 
 def _encode_shard(index: int, job: ClipsJob) -> None:
     torch.set_num_threads(1)
     vae = AutoencoderKLWan.from_pretrained(job.vae).eval()
-    scenes = _scenes(index, job)
-    pixels = (_pixels(scenes[start : start + 5], job) for start in range(0, SHARD, 5))
-    _write_shard(index, _latents(vae, pixels), [scene.caption for scene in scenes], job)
+    scenes = shard_scenes(index, job.seed)
+    pixels = (rendered(scenes[start : start + 5], job.size, job.frames) for start in range(0, SHARD, 5))
+    _write_shard(index, _latents(vae, pixels), [scene.caption for scene in scenes], job.folder)
 
 
 @torch.inference_mode()
@@ -109,9 +94,9 @@ def _latents(vae: AutoencoderKLWan, batches: Iterable[Tensor]) -> Tensor:
     return torch.cat(latents).contiguous()
 
 
-def _write_shard(index: int, latents: Tensor, captions: list[str], job: ClipsJob) -> None:
-    save_file({"latents": latents}, job.folder / f"{index:04d}.safetensors")
-    (job.folder / f"{index:04d}.json").write_text(json.dumps(captions))
+def _write_shard(index: int, latents: Tensor, captions: list[str], folder: Path) -> None:
+    save_file({"latents": latents}, folder / f"{index:04d}.safetensors")
+    (folder / f"{index:04d}.json").write_text(json.dumps(captions))
 
 
 def load_clips(folder: Path) -> tuple[Tensor, list[str]]:

@@ -6,6 +6,7 @@ A GPU trains faster than one core renders. The processes render alone: they neve
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import patch_environment
 from torch import Tensor
@@ -13,6 +14,17 @@ from torch.utils.data import DataLoader, Dataset, default_convert
 
 EACH = 4
 """Results that wait for every process."""
+
+
+def generator_of(seed: int, rank: int, step: int) -> tuple[np.random.Generator, int]:
+    """The generator of a training's step and process, and its first number, which is torch's seed."""
+    rng = np.random.default_rng([seed, step, rank])
+    return rng, int(rng.integers(2**62))
+
+
+def batch_of(batch: Callable[[np.random.Generator], object], seed: int, rank: int, step: int) -> object:
+    """The batch of a step, the same in whatever process it is drawn."""
+    return batch(generator_of(seed, rank, step)[0])
 
 
 class _Results(Dataset[Any]):

@@ -27,10 +27,11 @@ from vibe_pipeline.miniature.base import (
     latent_statistics,
     load_clips,
 )
+from vibe_pipeline.miniature.batches import draw_batch
 from vibe_pipeline.miniature.networks import save_pipeline
 from vibe_pipeline.miniature.pairs import Sizes, draw_pairs
 from vibe_pipeline.miniature.pixel_network import PixelTraining, save_network, train_pixel_network
-from vibe_pipeline.miniature.vae import DecoderObjective, VaeObjective, VaeWeights, draw_batch, vae_optimisers
+from vibe_pipeline.miniature.vae import DecoderObjective, VaeObjective, VaeWeights, vae_optimisers
 from vibe_pipeline.training.modules import ModuleJob, train_module
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def decoder_job(params: MiniatureParams, vae: Path, folder: Path, device: torch.
     return replace(
         vae_job(params, folder, device),
         name="decoder",
-        build=partial(DecoderObjective, vae, VaeWeights(equivariance=params.vae_equivariance)),
+        build=partial(DecoderObjective, vae),
         optimisers=partial(vae_optimisers, **GOING_ON),
         steps=params.decoder_steps,
         decay=0.8,
@@ -128,17 +129,17 @@ def train_base(params: MiniatureParams, work: Path, output: Path, device: torch.
     clips = work / "clips"
     encode_clips(clips_job(params, vae_folder, clips), params.processes, device, workers_of(params, device))
     objective = train_module(transformer_job(params, clips, work / "transformer", device))
-    write_base(objective, vae_folder, clips, output)
+    save_pipeline(vae_of(vae_folder, clips), objective.transformer, objective.text_encoder, output)
     log.info("the miniature's base is in %s", output)
     return output
 
 
-def write_base(objective: BaseObjective, vae_folder: Path, clips: Path, output: Path) -> None:
-    """The trained parts as one diffusers folder, the statistics of the encoded clips in its VAE's configuration."""
-    vae = AutoencoderKLWan.from_pretrained(vae_folder)
+def vae_of(folder: Path, clips: Path) -> AutoencoderKLWan:
+    """The VAE in a folder, with the statistics of the clips that it encoded into `clips` in its configuration."""
+    vae = AutoencoderKLWan.from_pretrained(folder)
     mean, std = latent_statistics(load_clips(clips)[0])
     vae.register_to_config(latents_mean=mean, latents_std=std)
-    save_pipeline(vae, objective.transformer, objective.text_encoder, output)
+    return vae
 
 
 def train_restorer(params: MiniatureParams, target: int, work: Path, output: Path) -> dict[str, Any]:

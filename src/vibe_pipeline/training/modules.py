@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vibe_pipeline.runtime.deadline import out_of_time, require_time
 from vibe_pipeline.runtime.progress import Progress
-from vibe_pipeline.training.ahead import moved, results
+from vibe_pipeline.training.ahead import batch_of, generator_of, moved, results
 from vibe_pipeline.training.checkpoint import NAME, START_OVER, load_checkpoint, save_checkpoint
 from vibe_pipeline.training.distributed import Group, OnLog, Records, run_processes
 from vibe_pipeline.training.optim import averaged, make_ema, warm_up
@@ -43,7 +43,8 @@ class ModuleJob:
         build: Gives a module whose forward takes a batch and returns named losses, `loss` among them.
         optimisers: Of that module; each parameter group's rate is what the schedule multiplies.
         batch: Draws one, a tensor or a tuple of tensors, from a generator seeded by step and process.
-        seconds: It ends after so much time, over all its resumptions, if its steps do not end before; needs one process.
+        seconds: It ends after so much time from the first batch, all resumptions together, if its steps do not end
+            before; needs one process.
         decay: The last share of the steps, or of the seconds if these end sooner, in which the rate falls to zero.
         ema: Decay of the average of the weights.
         keep: Called with the module, its averaged weights in place, at every checkpoint: what a user wants of it.
@@ -84,7 +85,8 @@ class ModuleState:
 
     Attributes:
         rates: The optimisers' own, by group.
-        spent: Seconds, those before a resumption included.
+        spent: Seconds since the first batch, those before a resumption included.
+        begun: When the clock would have begun, had all steps been done at a stretch.
     """
 
     job: ModuleJob
@@ -96,7 +98,7 @@ class ModuleState:
     step: int = 0
     spent: float = 0.0
     losses: Records = field(default_factory=list)
-    begun: float = field(default_factory=time.monotonic)
+    begun: float = 0.0
 
     @property
     def done(self) -> bool:
@@ -148,7 +150,6 @@ def work(group: Group, on_log: OnLog, job: ModuleJob) -> None:
     if group.size > 1:
         torch.set_num_threads(1)
     state = _start(job, group)
-    state.begun -= state.spent
     model = state.module
     if group.size > 1:
         model = DistributedDataParallel(model, find_unused_parameters=True)
@@ -160,10 +161,11 @@ def work(group: Group, on_log: OnLog, job: ModuleJob) -> None:
 def _to_the_end(state: ModuleState, model: nn.Module, bar: Progress[None], on_log: OnLog) -> None:
     """Step after step, from where the state is."""
     job, group = state.job, state.group
-    draw = partial(_draw, job, group.rank)
+    draw = partial(batch_of, job.batch, job.seed, group.rank)
     for batch in results(draw, range(state.step, job.steps), job.workers):
         if state.done:
             break
+        state.begun = state.begun or time.monotonic() - state.spent  # workers take a while to start
         state.losses.append(_step(state, model, moved(batch, group.device)))
         state.step += 1
         state.spent = time.monotonic() - state.begun
@@ -176,17 +178,6 @@ def _to_the_end(state: ModuleState, model: nn.Module, bar: Progress[None], on_lo
             on_log([record])
             bar.set_postfix(loss=f"{record['loss']:.3f}")
         _keep(state)
-
-
-def _generator(job: ModuleJob, step: int, rank: int) -> np.random.Generator:
-    return np.random.default_rng([job.seed, step, rank])
-
-
-def _draw(job: ModuleJob, rank: int, step: int) -> object:
-    """The batch of a step, in whatever process: torch's seed is the generator's first number."""
-    rng = _generator(job, step, rank)
-    rng.integers(2**62)
-    return job.batch(rng)
 
 
 def _start(job: ModuleJob, group: Group) -> ModuleState:
@@ -220,7 +211,7 @@ def _take_up(state: ModuleState, saved: dict[str, Any]) -> None:
 def _step(state: ModuleState, model: nn.Module, batch: object) -> dict[str, float]:
     """One step of every optimiser; the losses of this process."""
     job = state.job
-    torch.manual_seed(int(_generator(job, state.step, state.group.rank).integers(2**62)))
+    torch.manual_seed(generator_of(job.seed, state.group.rank, state.step)[1])
     factor = rate_at(state.step, job, state.spent)
     for optimiser, rates in zip(state.optimisers, state.rates, strict=True):
         for part, rate in zip(optimiser.param_groups, rates, strict=True):

@@ -14,7 +14,11 @@ from vibe_pipeline.training.base_model import train_base, train_restorer
 def train_base_model(miniature: MiniatureParams, model: ModelParams, folders: Folders) -> dict[str, Any]:
     """Train the miniature's VAE, text encoder and transformer on `model.device`, into `model.path`."""
     folder = train_base(miniature, folders.base_training, Path(model.path), pick_device(model.device))
-    return {"path": str(folder), "fingerprint": folder_fingerprint(folder), "parameters": miniature.model_dump(mode="json")}
+    return {
+        "path": str(folder),
+        "fingerprint": folder_fingerprint(folder),
+        "parameters": miniature.model_dump(mode="json"),
+    }
 
 
 def train_pixel_network(miniature: MiniatureParams, model: ModelParams, folders: Folders) -> dict[str, Any]:
