@@ -69,6 +69,7 @@ def results(draw: Callable[[int], object], arguments: Sequence[int], workers: in
         num_workers=workers,
         collate_fn=_as_it_is,
         prefetch_factor=EACH,
+        pin_memory=torch.cuda.is_available(),  # its thread takes them from the pipes meanwhile
         multiprocessing_context="spawn",  # the parent uses a GPU and has threads
     )
     with patch_environment(omp_num_threads=1, openblas_num_threads=1, mkl_num_threads=1):
