@@ -17,8 +17,8 @@ from transformers import UMT5EncoderModel
 
 from vibe_pipeline.miniature.batches import SHARD, draw_shard, rendered, shard_scenes
 from vibe_pipeline.miniature.networks import TEXT_LENGTH, build_text_encoder, build_tokenizer, build_transformer
+from vibe_pipeline.runtime.ahead import results
 from vibe_pipeline.runtime.progress import Progress
-from vibe_pipeline.training.ahead import results
 
 log = logging.getLogger(__name__)
 
@@ -55,15 +55,15 @@ def encode_clips(job: ClipsJob, processes: int, device: torch.device, workers: i
 
     Args:
         job: Which.
-        processes: How many single-thread processes render and encode side by side on a CPU.
-        device: Another than the CPU encodes all, in this process.
-        workers: How many processes render for it.
+        processes: How many single-thread processes render and encode side by side, where there are no workers.
+        device: What encodes, in this process, what workers render.
+        workers: How many processes render for it; none beside a CPU, if all of its cores are to encode.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     if not (missing := job.missing()):
         return
     bar = Progress[None](total=len(missing), desc="encoding clips", unit="shard")
-    if device.type == "cpu":
+    if not workers and device.type == "cpu":
         with bar, mp.get_context("spawn").Pool(processes) as pool:
             for _ in pool.imap_unordered(partial(_encode_shard, job=job), missing):
                 bar.update()

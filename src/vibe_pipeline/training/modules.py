@@ -2,7 +2,7 @@
 
 Where an adapter's processes share one batch, these draw each their own, by (seed, step, rank): a resumed training needs
 no random state and equals a straight one. Two processes of one thread are as fast on two cores as two threads, and far
-more robust when the machine is shared. Beside a GPU, workers draw the batches ahead (`training.ahead`).
+more robust when the machine is shared. Beside a GPU, workers draw the batches ahead (`runtime.ahead`).
 """
 
 import json
@@ -22,9 +22,9 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vibe_pipeline.runtime.ahead import batch_of, generator_of, moved, results
 from vibe_pipeline.runtime.deadline import out_of_time, require_time
 from vibe_pipeline.runtime.progress import Progress
-from vibe_pipeline.training.ahead import batch_of, generator_of, moved, results
 from vibe_pipeline.training.checkpoint import NAME, START_OVER, load_checkpoint, save_checkpoint
 from vibe_pipeline.training.distributed import Group, OnLog, Records, run_processes
 from vibe_pipeline.training.optim import averaged, make_ema, warm_up

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vibe_pipeline.miniature.batches import SHARD, draw_batch, draw_shard
-from vibe_pipeline.training.ahead import batch_of, moved, results
+from vibe_pipeline.runtime.ahead import batch_of, moved, results
 
 
 def test_workers_draw_the_same_in_the_same_order() -> None:
