@@ -183,8 +183,8 @@ def transformer_flops(
 
     processors = [block.attn1.processor for block in transformer.blocks]
     keys = [
-        p.installation.keys(grid, p.layer) if isinstance(p, GclfAttnProcessor) else float(math.prod(grid))
-        for p in processors
+        p.installation.keys(grid, layer) if isinstance(p, GclfAttnProcessor) else float(math.prod(grid))
+        for layer, p in enumerate(processors)
     ]
     return count_flops(transformer.config, grid, text_length, keys, adapters_on(transformer), per_token)
 

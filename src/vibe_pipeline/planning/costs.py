@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from vibe_pipeline.diffusion.attention import kind_of
+from vibe_pipeline.diffusion.attention.choice import BLOCK_SPARSE
 from vibe_pipeline.diffusion.attention_flops import Which, count_attention
 from vibe_pipeline.diffusion.crops import working_grid
 from vibe_pipeline.diffusion.flops import (
@@ -73,7 +74,9 @@ class Costs(Counts):
         flops = self.flops(size, attention, layers, self.first_frames, active=active)
         rates = self.rates(self.model.dtype)
         linear = rates.forward_compiled if compiled else rates.forward
-        if regions is not None and "flex" in self.kernels(size, attention):  # tiles with masks stand in
+        if regions is not None and not self.kernels(size, attention).keys().isdisjoint(
+            BLOCK_SPARSE
+        ):  # tiles with masks stand in
             attending = flops.attention_forward / rates.masked
         else:
             attending = self._attention(size, attention, flops.attention_forward, rates)
@@ -135,7 +138,13 @@ class Costs(Counts):
 
     def _self_attention(self, size: ClipSize, attention: Counted, operations: float, rates: Rates) -> float:
         """Of self-attention alone: kernels compute more than has to be, each at its own rate."""
-        rate = {"sdpa": rates.sdpa, "masked": rates.masked, "flex": rates.flex, "gather": rates.masked}
+        rate = {
+            "sdpa": rates.sdpa,
+            "masked": rates.masked,
+            "flex": rates.flex,
+            "flash": rates.flash,
+            "gather": rates.masked,
+        }
         keys = self.keys(size, attention)
         slow = sum(computed / keys / rate[name] for name, computed in self.kernels(size, attention).items())
         return operations * slow
@@ -236,8 +245,8 @@ class Costs(Counts):
         return Work(parts={"loading, compiling": sum(map(self.weights, parts)) / READ_BYTES})
 
     def compiling(self, size: ClipSize, attention: AttentionParams, blocks: bool, modes: int = 1) -> Work:
-        """What torch.compile takes before the first call of a size in each grad mode; flex is always compiled."""
-        times = modes * (blocks or "flex" in self.kernels(size, attention))
+        """What compiling takes before the first call of a size in each grad mode; flex and flash always do."""
+        times = modes * (blocks or not self.kernels(size, attention).keys().isdisjoint(BLOCK_SPARSE))
         return Work(parts={"loading, compiling": times * COMPILE_SECONDS})
 
     def _vae(self, size: ClipSize, decode: bool) -> Work:

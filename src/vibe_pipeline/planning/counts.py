@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vibe_pipeline.diffusion.attention import kind_of
-from vibe_pipeline.diffusion.attention.choice import Kernel
+from vibe_pipeline.diffusion.attention.choice import Kernel, flash_installed
 from vibe_pipeline.diffusion.flops import (
     AdapterLayers,
     Flops,
@@ -122,7 +122,7 @@ class Counts:
         """What computes self-attention on this device, and the keys that each compares a query with to that end."""
         grid, layers = self.architecture.grid(size), self.architecture.transformer["num_layers"]
         kind, native = kind_of(attention), self.native_grid[1:]
-        key = ("kernels", grid, native, layers, repr(kind))
+        key = ("kernels", grid, native, layers, repr(kind), flash_installed())
         found = self.kept(key, lambda: [kind.kernels(grid, native, layer, "cuda") for layer in range(layers)])
         names = dict.fromkeys(name for kernels in found for name in kernels)
         return {name: sum(kernels.get(name, 0.0) for kernels in found) / layers for name in names}
