@@ -46,7 +46,7 @@ def claims_table(
 
 def _rows(judgement: ClaimVerdict, bootstrap: Bootstrap) -> Iterator[dict[str, Any]]:
     claim = judgement.claim
-    of_claim = {"claim": claim.name, "kind": claim.kind, "arm": claim.arm, "other": claim.other}
+    of_claim: dict[str, Any] = {"claim": claim.name, "kind": claim.kind, "arm": claim.arm, "other": claim.other}
     of_claim |= {"verdict": judgement.verdict, "corrected": judgement.corrected}
     look = bootstrap.look
     of_claim |= {"look": look.number, "looks": look.of, "level": look.level(1 - bootstrap.confidence)}

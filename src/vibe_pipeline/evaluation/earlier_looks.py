@@ -1,7 +1,7 @@
 """Which verdicts were looked at before, on fewer of the same prompts: kept by the clips that they rest on.
 
-A look that is part of the plan is corrected for (:mod:`.sequential`). One that is not, as that of a plain `kedro run` with
-a smaller `generation.count`, makes a false verdict more likely, and whoever reads the later one has to know of it.
+A look that is part of the plan is corrected for (:mod:`.sequential`). One that is not, as that of a plain `kedro run`
+with a smaller `generation.count`, makes a false verdict more likely, and whoever reads the later one has to know of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ def note_look(path: Path, claims: Sequence[Claim], clips: pd.DataFrame, look: Lo
     plan = {"blocks": list(look.blocks), "spending": look.spending}
     found: dict[str, list[int]] = {}
     for earlier in kept:
-        if plan["blocks"] and earlier["plan"] == plan or not prompts > frozenset(earlier["prompts"]):
+        if (plan["blocks"] and earlier["plan"] == plan) or not prompts > frozenset(earlier["prompts"]):
             continue
         for name, key in _keys(claims, clips, earlier["prompts"]).items():
             if earlier["claims"].get(name) == key:
@@ -55,7 +55,7 @@ def said_of_earlier(counts: Sequence[int]) -> str:
 
 
 def _keys(claims: Sequence[Claim], clips: pd.DataFrame, prompts: Sequence[int]) -> Mapping[str, str]:
-    """By claim, what it is judged by on these prompts: the clips of both its arms, and the measure; if there are any."""
+    """By claim what it is judged by on these prompts: clips of both its arms, and the measure; where there are any."""
     if clips.empty:
         return {}
     own = clips[clips["prompt_index"].isin(list(prompts))]

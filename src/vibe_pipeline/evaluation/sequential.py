@@ -1,11 +1,11 @@
 """Verdicts at several looks at growing data, and together no more false ones than a single look would give.
 
 Whoever looks at 16 prompts, then at 32, and stops once something is told, has tested twice. A group-sequential design
-names the looks beforehand and tests each at a smaller level. The statistic over prompts that are added block by block is,
-seen at the looks, a Brownian motion at the share of the prompts that are there (Jennison and Turnbull, Group Sequential
-Methods, 2000, chapter 3). Lan and DeMets (Biometrika 70, 1983, 659) fix how much of the whole level is spent by each
-share; the levels follow look by look, by integrating over all ways on which nothing was told before (Armitage, McPherson
-and Rowe, J. R. Statist. Soc. A 132, 1969, 235).
+names the looks beforehand and tests each at a smaller level. The statistic over prompts that are added block by block
+is, seen at the looks, a Brownian motion at the share of the prompts that are there (Jennison and Turnbull, Group
+Sequential Methods, 2000, chapter 3). Lan and DeMets (Biometrika 70, 1983, 659) fix how much of the whole level is spent
+by each share; the levels follow look by look, by integrating over all ways on which nothing was told before (Armitage,
+McPherson and Rowe, J. R. Statist. Soc. A 132, 1969, 235).
 
 For many claims at once the same is asked of each p-value at a look: at which whole level would it just have been told
 there? Holm's method over those is a group-sequential Holm procedure (Maurer and Bretz, Statist. Biopharm. Res. 5, 2013,
@@ -123,8 +123,8 @@ def look_of(generation: GenerationParams) -> Look:
     if generation.count not in planned.blocks:
         raise ValueError(
             f"generation.count {generation.count} is none of the looks {list(planned.blocks)} that "
-            "generation.sequential fixed: verdicts between them would not be corrected for. `kedro vibe grow` makes one "
-            "look after another; or set generation.count to one of them"
+            "generation.sequential fixed: verdicts between them would not be corrected for. `kedro vibe grow` makes "
+            "one look after another; or set generation.count to one of them"
         )
     return Look(planned.blocks.index(generation.count) + 1, planned.blocks, planned.spending)
 

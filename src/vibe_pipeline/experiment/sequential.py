@@ -1,5 +1,6 @@
 """`generation.sequential`: looks at a growing number of prompts, fixed before the first of them."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -25,7 +26,7 @@ class SequentialParams(Params):
     @field_validator("blocks")
     @classmethod
     def _blocks_rise(cls, blocks: tuple[int, ...]) -> tuple[int, ...]:
-        for before, after in zip(blocks, blocks[1:], strict=False):
+        for before, after in itertools.pairwise(blocks):
             if after <= before:
                 raise ValueError(f"each look needs more prompts than the one before: {after} follows {before}")
         return blocks

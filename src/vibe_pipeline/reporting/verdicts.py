@@ -109,19 +109,22 @@ def _evidence_shown(
 
 
 def _tests_shown(e: Evidence, bootstrap: Bootstrap) -> list[str]:
-    """The margin, the p-values and, with several training seeds, the t-intervals."""
+    """The margin, the p-values, with several training seeds the t-intervals, with several looks that of all of them."""
     if math.isnan(e.p_different) or e.found is None:
         return []
     told = {"different": (e.p_different, e.corrected_different)}
     told |= {"equivalent": (e.p_equivalent, e.corrected_equivalent)} if e.corrected == EQUIVALENT else {}
     said = [f"margin {number(e.question.margin)}"]
     for what, (alone, corrected) in told.items():
-        beside = f", corrected {corrected:.2g}" if e.family > 1 else ""
+        beside = f", corrected {corrected:.2g}" if e.family > 1 or bootstrap.look.blocks else ""
         said.append(f"{what}: p {alone:.2g}{beside}")
     if e.found.training_seeds > 1:
         for name, test in e.found.tests.items():
             low, high = test.interval(bootstrap.confidence)
             said.append(f"over {name} [{number(low)}, {number(high)}]")
+    if bootstrap.look.blocks:
+        low, high = e.found.crossed.interval(1 - bootstrap.look.level(1 - bootstrap.confidence))
+        said.append(f"of all looks [{number(low)}, {number(high)}]")
     return said
 
 
