@@ -40,7 +40,10 @@ def check_look(params: Mapping[str, Any]) -> None:
 
 
 def _prompts(generation: GenerationParams, most: int) -> str:
-    there = load_prompts(generation.model_copy(update={"shard": None}))["prompt_index"].nunique()
+    try:
+        there = load_prompts(generation.model_copy(update={"shard": None}))["prompt_index"].nunique()
+    except ValueError as error:  # lists that refuse to give more than they have
+        raise ValueError(f"{FIELD}.blocks end at {most} prompts: {error}") from error
     if there < most:
         raise ValueError(
             f"{FIELD}.blocks end at {most} prompts, and generation.prompts {generation.prompts} has {there} after "

@@ -110,7 +110,7 @@ class Growth:
         if not last.still_open:
             return f"every claim that can be told is told, at look {last.number} of {len(self.blocks)}"
         if last.number == len(self.blocks):
-            return f"that was the last look; {len(last.still_open)} claims cannot be told from this data"
+            return f"that was the last look; from this data cannot be told: {', '.join(last.still_open)}"
         after = self.blocks[last.number]
         if budget_prompts is not None and budget_prompts < after:
             return f"the next look takes {after} prompts, more than the budget of {budget_prompts}"
