@@ -476,6 +476,7 @@ def test_claims_on_what_is_not_measured_are_said_before_the_run(caplog) -> None:
 def test_a_published_column_of_a_metric_that_does_not_exist_is_refused_before_the_run() -> None:
     """It would be "not measured" at the end of days."""
     scored = {"evaluation": evaluation("imaging_quality").model_dump(), "folders": FOLDERS}
+    scored["generation"] = GENERATION.model_dump()
     columns = {"overall": {"label": "Overall", "metric": "overal6"}, "other": {"label": "of no measure of ours"}}
     for stage in ("vbench_eval", "ablation_report"):
         with pytest.raises(
