@@ -81,6 +81,7 @@ CHOICE = {
     "prompts_4k_vbench",
     "skip",
     "count",
+    "sequential",
     "prompt_dimensions",
     "subset_seed",
     "seeds",

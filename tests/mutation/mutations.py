@@ -37,6 +37,8 @@ COMPOSITES = ("tests/evaluation/test_composites.py",)
 SR_FRAME = ("tests/diffusion/test_super_resolution.py",)
 FUSED = ("tests/diffusion/test_lora_differences.py",)
 POWER = ("tests/evaluation/test_power.py",)
+SEQUENTIAL = ("tests/evaluation/test_sequential.py",)
+EARLIER = ("tests/evaluation/test_earlier_looks.py",)
 
 
 class Mutation(NamedTuple):
@@ -697,6 +699,23 @@ EVALUATION = [
     ("evaluation/power.py", "inv_cdf(power)", "inv_cdf(0.5)", POWER, "as many prompts as tell it every other time"),
     ("evaluation/readings.py", "else -d) - self.at_least", "else -d)", READINGS, "the least gain asked for is ignored"),
     ("evaluation/power.py", "/ error - at_ends)", "/ error)", POWER, "equivalence at half the confidence"),
+    ("evaluation/sequential.py", "ndtri(level / 4)", "ndtri(level / 2)", SEQUENTIAL, "twice the level to either side"),
+    ("evaluation/sequential.py", "spent[look] - spent[look - 1]", "spent[look]", SEQUENTIAL, "each look spends it all"),
+    ("evaluation/claims.py", "look.over_all(e.p_different)", "e.p_different", SEQUENTIAL, "Holm's at one look's level"),
+    (
+        "evaluation/readings.py",
+        "seen.corrected_equivalent <= tail",
+        "seen.p_equivalent <= tail",
+        SEQUENTIAL,
+        "equivalence is told at any look",
+    ),
+    (
+        "evaluation/earlier_looks.py",
+        "not prompts > frozenset",
+        "not prompts >= frozenset",
+        EARLIER,
+        "the same look counts as one before",
+    ),
 ]
 
 STATISTICS_AND_CLAIMS = [

@@ -31,7 +31,7 @@ from vibe_pipeline.planning.figures import Figures
 from vibe_pipeline.planning.measure_costs import MEASURE_SECONDS, measuring_memory
 from vibe_pipeline.planning.memory import LiveBytes, network_activations
 from vibe_pipeline.planning.network_costs import network_cost
-from vibe_pipeline.planning.plan import make_plan
+from vibe_pipeline.planning.plan import Plan, make_plan
 from vibe_pipeline.planning.table import duration, format_plan
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +109,21 @@ def test_cost_follows_the_settings(params) -> None:
     assert step["twice"].teraflops == pytest.approx(2 * step["full"].teraflops)
     assert step["twice"].memory_gb > step["full"].memory_gb == pytest.approx(step["split"].memory_gb)
     assert next(r.count for r in plan.rows if r.group == "data") == 10
+
+
+def test_a_run_that_grows_is_planned_at_its_last_look_and_says_what_the_first_takes(params, tmp_path: Path) -> None:
+    params |= {"stage1": {}, "adapters": {}, "arms": {"upsample": params["arms"]["upsample"]}}
+    params["evaluation"]["reference_arm"], figures = "upsample", Figures(tmp_path)
+    params["generation"]["native_source"] = "truth"
+    params["generation"]["count"] = 9  # which look a run makes is not of the plan
+
+    def planned(**changes: object) -> Plan:
+        return make_plan(params | {"generation": params["generation"] | changes}, figures=figures)
+
+    grown, first, last = planned(sequential={"blocks": [8, 16, 24]}), planned(count=8), planned(count=24)
+    assert grown.rows == last.rows and first.hours < last.hours
+    said = f"{first.hours:.3g} h to the end of the first, {last.hours:.3g} h to that of the last"
+    assert f"looks at 8, 16, 24 prompts, until the claims are told: {said}" in grown.notes[-1]
 
 
 def test_groups_by_the_layer_and_a_transformer_of_an_arms_own_are_counted(params, tiny, tmp_path) -> None:

@@ -29,10 +29,12 @@ from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder
+from vibe_pipeline.planning.checks import Check
 from vibe_pipeline.planning.claims import check_claims, check_published
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
+from vibe_pipeline.planning.looks import look_checks
 from vibe_pipeline.planning.plan import Plan, make_plan
-from vibe_pipeline.planning.preflight import Check, generation_checks, scoring_checks, weights_check
+from vibe_pipeline.planning.preflight import generation_checks, scoring_checks, weights_check
 from vibe_pipeline.vbench.dimensions import canonical_name
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 from vibe_pipeline.vbench.readiness import Skipped, readiness
@@ -72,7 +74,8 @@ def examine(params: Mapping[str, Any], images: int | None = None, figures: Figur
     findings = [*_packages(model, data, tables), *_looked([weights_check(model.path, figures.once)]), *_images(data)]
     not_run = left_out(tables, Path.cwd())
     arms = {name: arm for name, arm in tables.arms.items() if name not in not_run}
-    findings += _looked([*generation_checks(model, generation, arms), *scoring_checks(evaluation, folders)])
+    looked = [*generation_checks(model, generation, arms), *look_checks(params), *scoring_checks(evaluation, folders)]
+    findings += _looked(looked)
     findings += [Finding(f"arms.{name}", "optional", row["reason"], row["fix"]) for name, row in not_run.items()]
     if isinstance(plan, Plan):
         findings += [_disk(plan, folders), _memory(model, plan), *_main_memory(plan)]

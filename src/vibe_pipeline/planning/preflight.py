@@ -6,7 +6,6 @@ Files are judged by their headers, keys and shapes: nothing is loaded.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,9 @@ from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder, require_no_file
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.arm_checks import check_arms
+from vibe_pipeline.planning.checks import Check
 from vibe_pipeline.planning.claims import check_claims, check_published
+from vibe_pipeline.planning.looks import check_look
 from vibe_pipeline.planning.stills_filter import check_filter
 from vibe_pipeline.planning.training_checks import check_levels, check_single_size, check_training
 from vibe_pipeline.planning.weight_files import extra_adapter, network, own_transformer, step_ratios
@@ -48,21 +49,6 @@ from vibe_pipeline.vbench.prompts import INSTALL, clips_per_dimension
 log = logging.getLogger(__name__)
 
 TRAINING = {"data_processing", "relay_stage1", "relay_stage2"}
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that a run needs.
-
-    Attributes:
-        item: What: the field that names it.
-        look: Says what is there; a ValueError, OSError or ImportError says in one line what is wrong.
-        fix: The command or the setting that mends it.
-    """
-
-    item: str
-    look: Callable[[], str]
-    fix: str
 
 
 def weights_check(path_or_id: str, once: Once = made) -> Check:
@@ -246,6 +232,8 @@ def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[st
         check_single_size(ModelParams(**params["model"]), DataParams(**params["data"]), tables)
     if tags & {"relay_stage1", "relay_stage2"}:
         check_levels(ModelParams(**params["model"]), tables)
+    if tags & {"generation", "ablation_report"}:
+        check_look(params)
     if {"generation", "vbench_eval"} <= tags:
         evaluation = EvaluationParams(**params["evaluation"])
         check_scoring(GenerationParams(**params["generation"]), evaluation)
