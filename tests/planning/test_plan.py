@@ -14,14 +14,17 @@ from PIL import Image
 from tests.conf_files import folders_below, read_conf
 from tests.diffusion.rrdb_files import real_esrgan_file
 from tests.wan_names import write_wan_file
+from vibe_pipeline.diffusion.attention_flops import WHICH
 from vibe_pipeline.diffusion.lora import add_adapter, save_adapter
 from vibe_pipeline.diffusion.rrdb import RrdbShape
 from vibe_pipeline.diffusion.super_resolution import load_network, upscale
-from vibe_pipeline.experiment.model import ClipSize
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.model import ClipSize, ModelParams
 from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.images.resize import shrink
 from vibe_pipeline.planning.architecture import load_architecture
+from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.doctor import Finding, examine, format_findings
 from vibe_pipeline.planning.figures import Figures
@@ -485,7 +488,7 @@ def test_a_network_that_is_there_is_described_by_the_doctor(params, tmp_path: Pa
 def test_what_a_cache_of_attention_keeps_is_in_the_memory(params) -> None:
     """An output of every layer's two attentions, for both guidance passes and every clip of a batch."""
     arm = params["arms"]["full"] | {"adapter": None, "guidance_scale": 3.0}
-    cached = arm | {"step_cache": {"kind": "pyramid", "cross_every": 2}}
+    cached = arm | {"step_cache": {"kind": "pyramid", "cross_every": 2, "between": (0.0, 1.0)}}
     params["arms"] = {"full": arm, "cached": cached}
     params["adapters"] = {}
     rows = {row.name: row for row in make_plan(params).rows if row.group == "arm"}
@@ -493,3 +496,11 @@ def test_what_a_cache_of_attention_keeps_is_in_the_memory(params) -> None:
     hidden = config["num_attention_heads"] * config["attention_head_dim"] * rows["full"].tokens
     kept = 2 * config["num_layers"] * 2 * hidden * 4 * params["generation"].get("batch_size", 1)
     assert (rows["cached"].memory_gb - rows["full"].memory_gb) * 1e9 == pytest.approx(kept, rel=1e-6)
+    # Every second forward takes over both attentions, which counts as work and as time.
+    model = ModelParams(**params["model"])
+    costs = Costs(architecture=load_architecture(model.path), model=model, device=find_device("h100"))
+    row = ArmParams(**cached)
+    one, other = (costs.attention(model.target, row.attention, (), which).teraflops for which in WHICH)
+    saved = 2 * (row.steps // 2) * (one + other)
+    assert rows["full"].teraflops - rows["cached"].teraflops == pytest.approx(saved, rel=1e-6)
+    assert rows["cached"].parts["transformer"] < rows["full"].parts["transformer"]

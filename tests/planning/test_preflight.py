@@ -29,6 +29,7 @@ from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import Stage1Params
 from vibe_pipeline.io.video import write_lossless
+from vibe_pipeline.planning.arm_checks import check_quantised
 from vibe_pipeline.planning.looks import check_look
 from vibe_pipeline.planning.preflight import (
     check_band,
@@ -36,7 +37,6 @@ from vibe_pipeline.planning.preflight import (
     check_generation,
     check_model,
     check_parameters,
-    check_quantised,
     check_scoring,
     check_single_size,
     check_space,
@@ -596,7 +596,7 @@ def test_a_quantised_base_is_refused_without_torchao_and_beside_whole_tensors(
     with pytest.raises(ModuleNotFoundError, match=r"model\.quantisation int8 needs torchao: pip install .* to null"):
         check_model(wan21.model(quantisation="int8"))
     check_model(wan21.model())
-    with pytest.raises(ValueError, match=r"unknown quantisation 'int4'; known: int8, fp8"):
+    with pytest.raises(ValueError, match=r"unknown quantisation 'int4'; known: int8, fp8, fp8_cast, nf4"):
         wan21.model(quantisation="int4")
     extra = [{"path": tmp_path / "a.safetensors", "differences": True}]
     rows = tables(extra_adapters=extra).arms

@@ -88,9 +88,10 @@ class Counts:
         kind = kind_of_part(part)
         if kind != "transformer" or self.model.quantisation is None:
             return float(self.parameters[kind] * size)
-        small = QUANTISATIONS[self.model.quantisation].number_bytes
+        small = QUANTISATIONS[self.model.quantisation]
         numbers, rows, largest = self.kept(("quantised",), lambda: self.architecture.quantised)
-        return float((self.parameters[kind] - numbers + rows + largest) * size + numbers * small)
+        whole = self.parameters[kind] - numbers + rows * small.row_scales + largest
+        return float(whole * size + numbers * small.number_bytes)
 
     def keys(self, size: ClipSize, attention: Counted) -> float:
         """Keys that a query of self-attention is compared with, on the average over the layers."""

@@ -14,6 +14,7 @@ from vibe_pipeline.diffusion.attention import kind_of
 from vibe_pipeline.diffusion.attention.choice import flash_installed
 from vibe_pipeline.diffusion.attention.kinds.window import Window
 from vibe_pipeline.diffusion.foreign import HUB_ID
+from vibe_pipeline.diffusion.quantisation import package_of
 from vibe_pipeline.evaluation.metrics.asked import ASKED, lack_of
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
@@ -103,8 +104,9 @@ def _packages(model: ModelParams, data: DataParams, tables: Experiment) -> Itera
     rows = (*tables.stage1.values(), *tables.adapters.values())
     if any(row.optimiser.kind == "adamw_8bit" for row in rows):
         yield _extra("bitsandbytes", "optimiser.kind adamw_8bit", "pip install bitsandbytes")
-    if model.quantisation is not None:
-        yield _extra("torchao", f"model.quantisation {model.quantisation}", "pip install 'torchao>=0.18,<0.19'")
+    package, command = package_of(model.quantisation)
+    if package:
+        yield _extra(package, f"model.quantisation {model.quantisation}", command)
     if model.device != "cpu" and _has_windows(tables):
         yield _flash()
     if data.source == "huggingface":

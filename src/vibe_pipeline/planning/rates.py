@@ -94,6 +94,8 @@ COMPILE_SECONDS = 15.0
 """torch.compile of one shape in one grad mode: 9 to 15 s on the H100."""
 READ_BYTES = 1.5e9
 """Bytes of weights a second from disk to the device; assumed."""
+MOVE_BYTES = 6.0e9
+"""Between main memory, as it is allocated, and the device, either way; assumed."""
 
 
 def rates_of(device: Device) -> tuple[Rates, frozenset[str]]:

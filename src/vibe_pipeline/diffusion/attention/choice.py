@@ -16,6 +16,9 @@ DENSE_TOKENS = {"cpu": 1024, "cuda": 8192, "flash": 2048}
 """Up to here one SDPA call with a mask beats the sparse backends. On an H100 a training step of 4,128 tokens takes 4.1
 ms a layer with a mask and 3.9 with flex, which compiles for 10 to 15 s a grid and grad mode (docs/benchmarks.md)."""
 
+SPARSE_TOKENS = 512
+"""Below it the calls of tiles cost more than they save, at one clip a batch."""
+
 SPARSE: dict[str, Backend] = {"cuda": "flex", "flash": "flash"}
 Kernel = Literal["sdpa", "masked", "flex", "flash", "gather"]
 """SDPA without a mask; SDPA with one; flex_attention; FlashAttention-4; SDPA on gathered tiles."""
@@ -58,18 +61,29 @@ def choose_backend(windows: Windows, backend: Backend, device: str) -> Backend:
     return SPARSE.get(name, "gather")
 
 
+def choose_sparse(windows: Windows, backend: Backend, device: str) -> Backend:
+    """Likewise for windows that another pass stands beside: on a CPU tiles, where less than half of the tokens is seen.
+
+    A mask there costs what full attention costs, and tiles a half to a third of that, on few tokens too. Windows alone
+    keep to `choose_backend`: what they give would change in its last bits, and with it results that are there.
+    """
+    if backend == "auto" and device == "cpu" and SPARSE_TOKENS <= windows.tokens > 2 * windows.keys_per_query:
+        return "gather"
+    return choose_backend(windows, backend, device)
+
+
 def choose_order(windows: Windows, backend: Backend, asked: Order | None) -> Order:
     """Tokens lie (h, w, t) for flex and flash, (t, h, w) otherwise, unless another order is asked for."""
     order = asked or ("hwt" if backend in BLOCK_SPARSE else "thw")
     return "thw" if windows.grid[0] == 1 else order  # the same order, by its cheaper name
 
 
-def kernel_of(windows: Windows, device: str) -> tuple[Kernel, float]:
+def kernel_of(windows: Windows, device: str, backend: Backend = "auto") -> tuple[Kernel, float]:
     """The kernel that computes windows where nothing else is asked for, and the keys that it compares a query with.
 
     A mask hides keys but saves none of them; a block-sparse kernel computes whole blocks.
     """
-    backend = choose_backend(windows, "auto", device)
+    backend = choose_backend(windows, backend, device)
     if backend == "flex" or backend == "flash":
         from vibe_pipeline.diffusion.attention.flex import computed_share
 
