@@ -12,7 +12,6 @@ from vibe_pipeline.evaluation.metrics.asked import ASKED
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.model import ClipSize
-from vibe_pipeline.planning.checks import scoring_checks
 from vibe_pipeline.planning.doctor import examine
 from vibe_pipeline.planning.measure_costs import (
     MEASURE_SECONDS,
@@ -22,6 +21,7 @@ from vibe_pipeline.planning.measure_costs import (
     network_teraflops,
 )
 from vibe_pipeline.planning.plan import make_plan
+from vibe_pipeline.planning.preflight import scoring_checks
 
 __all__ = ["params"]
 

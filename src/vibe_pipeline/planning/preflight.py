@@ -1,15 +1,24 @@
-"""What is checked before the first node runs: models and files are there and whole, and sizes fit one another."""
+"""What is checked before the first node runs: models and files are there and whole, and sizes fit one another.
+
+One list of checks serves the run, which stops at the first that fails, and `kedro vibe doctor`, which shows them all.
+Files are judged by their headers, keys and shapes: nothing is loaded.
+"""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from vibe_pipeline.diffusion.checkpoint import find_model, tile_stride
-from vibe_pipeline.diffusion.quantisation import require_torchao
+from vibe_pipeline.diffusion.checkpoint import find_model, require_whole, tile_stride
+from vibe_pipeline.diffusion.foreign import HUB_ID
+from vibe_pipeline.diffusion.quantisation import require_package
+from vibe_pipeline.diffusion.weights import Once, made
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
+from vibe_pipeline.evaluation.metrics.asked import asked_for
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
@@ -19,19 +28,113 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.attention_sizes import require_fitting_sizes
+from vibe_pipeline.generation.clip_cache import Scale
+from vibe_pipeline.generation.first_frames import require_first_frames
+from vibe_pipeline.generation.methods.external import measured_clips
+from vibe_pipeline.generation.peer_weights import how_to_get
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
-from vibe_pipeline.io.named import require_folder
-from vibe_pipeline.planning.checks import generation_checks, scoring_checks, weights_check
+from vibe_pipeline.io.named import require_folder, require_no_file
+from vibe_pipeline.planning.architecture import load_architecture
+from vibe_pipeline.planning.arm_checks import check_arms
+from vibe_pipeline.planning.checks import Check
 from vibe_pipeline.planning.claims import check_claims, check_published
+from vibe_pipeline.planning.looks import check_look
 from vibe_pipeline.planning.stills_filter import check_filter
 from vibe_pipeline.planning.training_checks import check_levels, check_single_size, check_training
-from vibe_pipeline.vbench.prompts import clips_per_dimension
+from vibe_pipeline.planning.weight_files import extra_adapter, network, own_transformer, step_ratios
+from vibe_pipeline.vbench.prompts import INSTALL, clips_per_dimension
 
 log = logging.getLogger(__name__)
 
 TRAINING = {"data_processing", "relay_stage1", "relay_stage2"}
+
+
+def weights_check(path_or_id: str, once: Once = made) -> Check:
+    """The base: a model that can be run, whole; `once` keeps the shapes that its configurations ask for."""
+
+    def look() -> str:
+        checkpoint = find_model(path_or_id)
+        require_whole(checkpoint, once)
+        return str(checkpoint.path)
+
+    is_id = HUB_ID.fullmatch(path_or_id) and not Path(path_or_id).exists()
+    fix = f"hf download {path_or_id}" if is_id else "set model.path to a whole model, as the line above says"
+    return Check("weights", look, fix)
+
+
+def generation_checks(
+    model: ModelParams, generation: GenerationParams, arms: Mapping[str, ArmParams]
+) -> Iterator[Check]:
+    """The prompts, what only a base of two experts has, and every file that these arms name."""
+    prompts = cache(lambda: load_prompts(generation))
+    yield from expert_checks(model, generation, arms)
+    ours = "set generation.prompts to vbench_subset or a file of prompts"
+    yield Check("prompts", lambda: _prompts(prompts(), model), INSTALL if _needs_vbench(generation) else ours)
+    yield from weight_checks(model, arms)
+    for name, arm in arms.items():
+        if arm.path is not None:
+            fix = "put the other system's clips there, one for each prompt and seed"
+            yield Check(f"arms.{name}.path", partial(_external, name, arm, prompts, model), fix)
+
+
+def expert_checks(model: ModelParams, generation: GenerationParams, arms: Mapping[str, ArmParams]) -> Iterator[Check]:
+    """Fields that speak of the second of two experts, where any are set."""
+    fields = {"generation.native_guidance_scale_2": generation.native_guidance_scale_2 is not None}
+    for name, arm in arms.items():
+        fields[f"arms.{name}.guidance_scale_2"] = arm.guidance_scale_2 is not None
+        for i, extra in enumerate(arm.extra_adapters):
+            fields[f"arms.{name}.extra_adapters.{i}.expert"] = extra.expert == "high"
+    for field in (field for field, given in fields.items() if given):
+        yield Check(field, partial(_two_experts, model, field), f"leave {field} out")
+
+
+def _two_experts(model: ModelParams, field: str) -> str:
+    architecture = load_architecture(model.path)
+    if architecture.boundary is None:
+        raise ValueError(f"{field} speaks of a base of two experts, and {architecture.name} has one: leave it out")
+    return f"{architecture.name} has two experts, which change at sigma {architecture.boundary:g}"
+
+
+def weight_checks(model: ModelParams, arms: Mapping[str, ArmParams]) -> Iterator[Check]:
+    """Every file of weights that these arms name."""
+    transformer = cache(lambda: load_architecture(model.path).build_transformer())
+    for name, arm in arms.items():
+        if arm.transformer is not None:
+            field, path = f"arms.{name}.transformer", arm.transformer.path
+            fix = "fetch it as docs/baselines.md says, or give another whole transformer of the base's architecture"
+            fix = how_to_get(path) or fix
+            yield Check(field, partial(own_transformer, path, field, model), fix)
+        for extra in arm.extra_adapters:
+            field = f"arms.{name}.extra_adapters"
+            fix = f"kedro vibe import-adapter FILE --output DIR --base {model.path}, or mend the path"
+            fix = how_to_get(extra.path) or fix
+            yield Check(field, partial(extra_adapter, extra, field, transformer), fix)
+        if arm.step_cache is not None and (ratios := arm.step_cache.ratios) is not None:
+            field = f"arms.{name}.step_cache.ratios"
+            yield Check(field, partial(step_ratios, ratios, field, arm, model), "leave it out, and a run finds them")
+        if arm.sr is not None:
+            fix = how_to_get(arm.sr.weights) or "name a .pth or .safetensors file of a network that spandrel knows"
+            yield Check(f"arms.{name}.sr.weights", partial(network, name, arm.sr, model), fix)
+
+
+def scoring_checks(evaluation: EvaluationParams, folders: Folders) -> Iterator[Check]:
+    """Folders and names that are only looked at once everything was generated."""
+
+    def folder(field: str, path: Path) -> str:
+        require_no_file(path, field)
+        return f"{path}{'' if path.is_dir() else ', not made yet'}"
+
+    for field in ("vbench_weights", "vbench_env", "measure_weights"):
+        name, path = f"folders.{field}", getattr(folders, field)
+        yield Check(name, partial(folder, name, path), "set it to a folder, in globals.yml")
+    if evaluation.extra_measures:
+        yield Check("evaluation.extra_measures", lambda: _extra_measures(evaluation), "take the wrong one out")
+
+
+def _extra_measures(evaluation: EvaluationParams) -> str:
+    return ", ".join(entry.name for entry in asked_for(evaluation.extra_measures))
 
 
 def check_generation(model: ModelParams, generation: GenerationParams, tables: Experiment) -> None:
@@ -54,27 +157,13 @@ def check_model(model: ModelParams) -> None:
 
     Raises:
         FileNotFoundError: No such model.
-        ModuleNotFoundError: torchao is not installed.
+        ModuleNotFoundError: The package of a quantisation is not installed.
         ValueError: Names the nearest tiles that fit.
     """
-    require_torchao(model.quantisation)
+    require_package(model.quantisation)
     checkpoint = find_model(model.path)
     if model.tile is not None:
         tile_stride(checkpoint.config_of("vae"), model.tile)
-
-
-def check_quantised(model: ModelParams, arms: Mapping[str, ArmParams]) -> None:
-    """Refuse files that change whole tensors of a base whose weights are quantised.
-
-    Raises:
-        ValueError: Names the row and the way out.
-    """
-    for name, arm in arms.items():
-        if model.quantisation is not None and any(extra.differences for extra in arm.extra_adapters):
-            raise ValueError(
-                f"arms.{name}.extra_adapters change whole tensors of the base, which model.quantisation "
-                f"{model.quantisation} cannot take up: set it to null, or take differences out"
-            )
 
 
 def check_images(data: DataParams) -> None:
@@ -143,13 +232,15 @@ def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[st
         check_single_size(ModelParams(**params["model"]), DataParams(**params["data"]), tables)
     if tags & {"relay_stage1", "relay_stage2"}:
         check_levels(ModelParams(**params["model"]), tables)
+    if tags & {"generation", "ablation_report"}:
+        check_look(params)
     if {"generation", "vbench_eval"} <= tags:
         evaluation = EvaluationParams(**params["evaluation"])
         check_scoring(GenerationParams(**params["generation"]), evaluation)
         check_band(ModelParams(**params["model"]), evaluation)
     if "generation" in tags:
         model, making = ModelParams(**params["model"]), GenerationParams(**params["generation"])
-        check_quantised(model, tables.arms)
+        check_arms(model, tables.arms)
         check_generation(model, making, tables)
         if not tables.stop_after_preview:
             check_filter(model, DataParams(**params["data"]), tables)
@@ -175,3 +266,21 @@ def _validation_arms(tables: Experiment) -> dict[str, ArmParams]:
     """Arms whose clips are rendered while an adapter is in training."""
     names = [tables.arm_of(name) for name, row in tables.adapters.items() if row.validation_clips]
     return {name: tables.arms[name] for name in names}
+
+
+def _prompts(prompts: pd.DataFrame, model: ModelParams) -> str:
+    if "first_frame" in prompts:
+        checkpoint = find_model(model.path)
+        require_first_frames(prompts, model.native, checkpoint.name, checkpoint.expand_timesteps)
+    return f"{len(prompts)} (prompt, seed) pairs"
+
+
+def _needs_vbench(generation: GenerationParams) -> bool:
+    return isinstance(generation.prompts, str) and generation.prompts.startswith("vbench_")
+
+
+def _external(name: str, arm: ArmParams, prompts: Callable[[], pd.DataFrame], model: ModelParams) -> str:
+    path = require_folder(arm.path or Path(), f"arms.{name}.path", "put the other system's clips there")
+    clips = measured_clips(name, arm, prompts(), Scale.of(model.target))
+    differing = sorted({row["differs"] for row, _ in clips} - {""})
+    return f"{len(clips)} clips in {path}" + (f"; {'; '.join(differing)}" if differing else "")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import pandas as pd
 
 from vibe_pipeline.diffusion.flow import Levels, evaluated, guides, noise_levels
+from vibe_pipeline.diffusion.step_cache import step_cache_of
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
@@ -147,6 +148,15 @@ class Method:
         schedule = arm.region_adaptive.schedule
         free = [guides(sigma, arm.guidance_scale, arm.guidance_interval) for sigma in levels]
         return schedule.partial_forwards([True] * len(levels)) + schedule.partial_forwards(free)
+
+    def reused(self, arm: ArmParams, levels: Levels) -> tuple[int, int]:
+        """Forwards of a pass at these levels in which a step cache stands in for self- and for cross-attention."""
+        cache = step_cache_of(arm.step_cache)
+        if cache is None:
+            return 0, 0
+        free = tuple(sigma for sigma in levels if guides(sigma, arm.guidance_scale, arm.guidance_interval))
+        one, other = zip(cache.reused(levels), cache.reused(free), strict=True)
+        return sum(one), sum(other)
 
     def prepare(self, job: ArmJob) -> AbstractContextManager[Make]:
         """Load what is needed and give the function from rows of prompts to their clips; see `clip_cache.Make`.

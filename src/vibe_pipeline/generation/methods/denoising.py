@@ -1,7 +1,7 @@
 """What methods share that run the transformer: which rows they refuse, how the report says them, the models loaded."""
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vibe_pipeline.diffusion.attention import attention_words, kind_of, require_windowed
 from vibe_pipeline.diffusion.regions import require_selective
@@ -20,6 +20,12 @@ class DenoisingMethod(Method):
     """A method that runs the transformer."""
 
     runs_transformer = True
+
+    def settings(self, job: ArmJob) -> dict[str, Any]:
+        """What a step cache goes by, where it has to be calibrated."""
+        from vibe_pipeline.generation.calibration import calibration_settings
+
+        return calibration_settings(job)
 
     def check(self, arm: ArmParams) -> None:
         """A truncated schedule leaves a step, positions by tiles need windows, and what counts steps is alone."""
@@ -79,12 +85,13 @@ class DenoisingMethod(Method):
 
     def denoiser(self, job: ArmJob) -> "Denoiser":
         """The arm's models, loaded; a context manager."""
+        from vibe_pipeline.generation.calibration import calibrate
         from vibe_pipeline.generation.clip_settings import arm_sampling
         from vibe_pipeline.generation.denoiser import Denoiser
         from vibe_pipeline.generation.native_latents import NativeLatents
         from vibe_pipeline.generation.text_cache import text_cache
 
-        return Denoiser(
+        denoiser = Denoiser(
             model=job.model,
             params=job.generation,
             texts=text_cache(job.model, job.root),
@@ -96,6 +103,12 @@ class DenoisingMethod(Method):
             attach=partial(self.attach, offload=job.model.offload),
             natives=NativeLatents.of(job.model, job.root),
         )
+        try:
+            calibrate(denoiser, job, self.second_pass)
+        except BaseException:
+            denoiser.close()
+            raise
+        return denoiser
 
     def attach(self, expert: "Expert", arm: ArmParams, native_grid: tuple[int, int], offload: bool) -> None:
         """Give a transformer the row's attention; `native_grid` is (H, W) in tokens, `offload` the model's."""
