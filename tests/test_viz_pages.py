@@ -70,7 +70,9 @@ def test_a_rows_node_shows_its_code(address: str) -> None:
                 show.wait_for(timeout=10_000)
                 break
         show.click()
-        page.get_by_text(re.compile(r"def render_(filtered_)?arm")).first.wait_for()  # whichever row was laid out first
+        shown = page.get_by_text(re.compile(r"def render_(filtered_)?arm")).first  # whichever row was laid out first
+        shown.wait_for()
+        assert shown.is_visible()
 
 
 def test_the_workflow_view_has_status_and_time(address: str) -> None:

@@ -176,26 +176,15 @@ class TrackingHooks:
         if is_follower():
             return
         from vibe_pipeline.experiment.run import TrackingParams
-        from vibe_pipeline.io.keys import content_key
-        from vibe_pipeline.tracking import CHANGED, changes, git_commit, run_name, start_monitor, start_parent
+        from vibe_pipeline.tracking import changes, run_name, run_parameters, run_tags, start_monitor, start_parent
 
         names = ", ".join(run_params.get("pipeline_names") or ["__default__"])
         changed = changes(run_params.get("runtime_params") or {})
-        # Anchors of YAML repeat what the rows that name them say.
-        written = {k: v for k, v in self._params.items() if not k.startswith("_")}
-        tags = {
-            "git_commit": git_commit(self._project),
-            # Neither where a run lies or is tracked nor how long it may take changes what it makes.
-            "config_hash": content_key({k: v for k, v in written.items() if k not in ("tracking", "run", "folders")}),
-            "env": self._env,
-            "pipelines": names,
-        } | ({CHANGED: changed} if changed else {})
-        apart = ("adapters", "arms", "stage1", "tracking", "claims", "published", "folders", "not_run")
-        shown = {k: v for k, v in written.items() if k not in apart}
-        tags |= {f"not_run.{name}": row["reason"] for name, row in self._params["not_run"].items()}
+        tags = run_tags(self._params, self._project, changed) | {"env": self._env, "pipelines": names}
         tracking = TrackingParams(**self._params.get("tracking", {}))
         self._stages = {node.name: stage for node in pipeline.nodes for stage in node.tags & set(pipelines)}
-        start_parent(tracking, self._project, run_name(self._env, names, changed), tags, shown)
+        name, shown = run_name(self._env, names, changed), run_parameters(self._params)
+        start_parent(tracking, self._project, name, tags, shown)
         # Kedro reports an error but not an interruption (Ctrl-C), which would leave the run open for ever.
         atexit.register(self._end, "KILLED")
         self._monitor = start_monitor() if tracking.system_metrics else None

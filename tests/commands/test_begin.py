@@ -136,7 +136,10 @@ def test_the_schema_finds_what_a_run_would_refuse(wrong: dict[str, Any]) -> None
 def test_the_schema_takes_what_a_run_takes() -> None:
     swept = {"arms": {"full": {"strength": [0.1, 0.2], "attention": {"kind": ["gclf", "full"]}}, "direct": None}}
     anchors = {"_train": {"anything": 1}, "extends": "wan22_ti2v_5b"}
-    jsonschema.validate(swept | anchors, parameters_schema(list(METHODS)))
+    schema = jsonschema.validators.validator_for({})(parameters_schema(list(METHODS)))
+    assert schema.is_valid(swept | anchors)
+    swept["arms"]["full"]["strength"] = [0.1, "much"]
+    assert not schema.is_valid(swept | anchors)
 
 
 def test_every_field_of_the_schema_says_what_it_is() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from vibe_pipeline.diffusion.bridge import (
     bridge_schedule,
     bridge_start,
-    ddpm_signal,
+    ddpm_signals,
     draw_start_sigma,
     start_sigmas,
 )
@@ -57,12 +57,13 @@ def batch() -> dict[str, Tensor]:
 
 
 def test_the_noise_of_a_step_is_the_published_one() -> None:
+    signals = ddpm_signals()
     for step, (signal, sigma) in PUBLISHED.items():
-        assert ddpm_signal(step) == pytest.approx(signal, abs=5e-5)
+        assert signals[step] == pytest.approx(signal, abs=5e-5)
         assert start_sigmas(step, step) == [pytest.approx(sigma, abs=5e-4)]
-    assert ddpm_signal(675) == pytest.approx(0.26396, abs=5e-6)
-    assert ddpm_signal(999) == 0 and ddpm_signal(0) == pytest.approx(math.sqrt(1 - 0.00085))
-    for call in (lambda: ddpm_signal(1000), lambda: start_sigmas(700, 650), lambda: start_sigmas(-1, 3)):
+    assert signals[675] == pytest.approx(0.26396, abs=5e-6)
+    assert len(signals) == 1000 and signals[999] == 0 and signals[0] == pytest.approx(math.sqrt(1 - 0.00085))
+    for call in (lambda: start_sigmas(0, 1000), lambda: start_sigmas(700, 650), lambda: start_sigmas(-1, 3)):
         with pytest.raises(ValueError, match="DDPM"):
             call()
 
@@ -119,7 +120,7 @@ def test_the_true_velocity_leads_from_the_start_to_the_clean_latent_in_any_numbe
 
 def test_the_literal_form_is_the_published_loss(batch: dict) -> None:
     """a_k z_LR + sqrt(1 - a_k^2) n at the start, levels of (0, 1], velocity towards it."""
-    signal = torch.tensor([ddpm_signal(k) for k in (675, 650, 750)])
+    signal = torch.tensor([ddpm_signals()[k] for k in (675, 650, 750)])
     sigma_start = torch.tensor([start_sigmas(k, k)[0] for k in (675, 650, 750)])
     start = wide(signal) * batch["degraded"] + wide((1 - signal**2).sqrt()) * batch["noise"]
     torch.testing.assert_close(bridge_start(batch["degraded"], batch["noise"], sigma_start, "literal"), start)

@@ -8,7 +8,7 @@ from diffusers import WanTransformer3DModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vibe_pipeline.diffusion import flops, lora
+from vibe_pipeline.diffusion import flops, lora, module_flops
 from vibe_pipeline.diffusion.attention import install_gclf
 from vibe_pipeline.diffusion.flops import AdapterLayers, adapter_layers, count_flops, keys_by_layer, transformer_flops
 from vibe_pipeline.diffusion.models import velocity_predictor
@@ -142,7 +142,7 @@ def test_the_table_of_limits_is_met_within_5_percent(models, row) -> None:
 
 
 def test_side_costs_of_the_vae_are_met_within_5_percent(models) -> None:
-    vae = flops.VaeFlops(models[LARGE].vae, tile=None)
+    vae = module_flops.VaeFlops(models[LARGE].vae, tile=None)
     image, clip = ClipSize(height=2048, width=2048), ClipSize(height=1408, width=2560, frames=121)
     assert vae.encode(models[LARGE].latent(image)) / 1e12 == pytest.approx(20, rel=0.05)
     assert vae.decode(models[LARGE].latent(clip)) / 1e12 == pytest.approx(8190, rel=0.05)
@@ -153,7 +153,7 @@ def test_the_text_encoder_is_what_its_layers_cost(models) -> None:
     assert models[LARGE].parameters["text_encoder"] == 5_680_910_336
     layer = 4 * 4096 * 4096 + 3 * 4096 * 10240
     by_hand = 24 * (2 * 512 * layer + 4 * 512 * 512 * 4096)
-    assert flops.text_flops(models[LARGE].text_encoder, 512) == by_hand
+    assert module_flops.text_flops(models[LARGE].text_encoder, 512) == by_hand
     with_table = 2 * 512 * models[LARGE].parameters["text_encoder"]
     assert with_table / 1e12 == pytest.approx(5.8, rel=0.05)
 
@@ -164,7 +164,9 @@ def transformer_call(model: Architecture, latent: tuple[int, int, int], text: in
     tokens = math.prod(n // p for n, p in zip(latent, config["patch_size"], strict=True))
     timestep = torch.empty((1, tokens) if model.expand_timesteps else 1, device="meta")
     inputs = (torch.empty(1, config["in_channels"], *latent, device="meta"), timestep)
-    return flops.counted(model.build_transformer(), *inputs, torch.empty(1, text, config["text_dim"], device="meta"))
+    return module_flops.counted(
+        model.build_transformer(), *inputs, torch.empty(1, text, config["text_dim"], device="meta")
+    )
 
 
 @pytest.mark.parametrize(("name", "latent"), [(SMALL, (1, 64, 48)), (LARGE, (3, 44, 80))])
@@ -195,9 +197,9 @@ def test_keys_per_query_are_those_of_the_method(models) -> None:
 
 
 def test_tiles_overlap_and_cost_more_than_whole_frames(models) -> None:
-    assert flops.tile_lengths(88, 32, 24) == [32, 32, 32, 16]
+    assert module_flops.tile_lengths(88, 32, 24) == [32, 32, 32, 16]
     latent = models[SMALL].latent(ClipSize(height=1088, width=1920, frames=9))
-    whole, tiled = (flops.VaeFlops(models[SMALL].vae, tile).decode(latent) for tile in (None, 512))
+    whole, tiled = (module_flops.VaeFlops(models[SMALL].vae, tile).decode(latent) for tile in (None, 512))
     assert 1.3 < tiled / whole < 2.2
 
 
@@ -208,7 +210,7 @@ def test_counting_tiles_equals_counting_the_tiled_call(tiny, latents: int) -> No
     vae, stride = model.build_vae(), 3 * model.vae["scale_factor_spatial"]
     vae.enable_tiling(tile, tile, stride, stride)
     latent = (config["z_dim"], 2, 5, 7)
-    counted = flops.counted(vae, torch.empty(1, *latent, device="meta"), method="decode")
-    assert flops.VaeFlops(model.vae, tile).decode(latent) == counted
+    counted = module_flops.counted(vae, torch.empty(1, *latent, device="meta"), method="decode")
+    assert module_flops.VaeFlops(model.vae, tile).decode(latent) == counted
     pixels = torch.empty(1, 3, 5, 5 * config["scale_factor_spatial"], 7 * config["scale_factor_spatial"], device="meta")
-    assert flops.VaeFlops(model.vae, tile).encode(latent) == flops.counted(vae, pixels, method="encode")
+    assert module_flops.VaeFlops(model.vae, tile).encode(latent) == module_flops.counted(vae, pixels, method="encode")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.models import find_model, load_transformer
+from vibe_pipeline.diffusion.weights import on_meta
 from vibe_pipeline.experiment.training import LoraParams
 
 TARGETS = LoraParams().targets
@@ -202,6 +203,21 @@ def test_scale_and_weights_survive_a_save_and_load_exactly(wan21, velocity, tmp_
     state, config = lora.read_adapter(path)
     assert (config["r"], config["lora_alpha"], sorted(config["target_modules"])) == (RANK, ALPHA, sorted(TARGETS))
     assert state.keys() == before.keys()
+
+
+def test_an_adapter_of_zeros_needs_no_weights_and_fits_the_base(wan21, velocity, tmp_path: Path) -> None:
+    """What a rehearsal gives the arms of a training that failed, whatever the base's numbers are kept in."""
+    empty = on_meta("transformer", find_model(str(wan21.path)).config_of("transformer"))
+    lora.add_adapter(empty, "stand_in", RANK, ALPHA, TARGETS, 0)
+    path = lora.save_adapter(empty, "stand_in", tmp_path)
+    plain, adapted = wan21.transformer(), wan21.transformer()
+    lora.load_adapter(adapted, path, "stand_in")
+    state = lora.adapter_state(adapted, "stand_in")
+    add_random(plain, "other", 1)
+    trained = lora.adapter_state(plain, "other")
+    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in trained.items()}
+    assert not any(bool(v.any()) for v in state.values())
+    assert torch.equal(velocity(adapted), velocity(wan21.transformer()))
 
 
 def test_equal_adapters_are_equal_files(saved) -> None:

@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from vibe_pipeline.diffusion import lora
-from vibe_pipeline.diffusion.lora_formats import LAYOUTS, export_adapter, import_adapter
-from vibe_pipeline.diffusion.lora_names import diffusers_name, native_name
+from vibe_pipeline.diffusion.lora_formats import export_adapter, import_adapter
+from vibe_pipeline.diffusion.lora_names import LAYOUTS, diffusers_name, native_name
 from vibe_pipeline.experiment.training import LoraParams
 
 RANK, ALPHA = 4, 6.0  # not equal, so that a lost scale shows; their ratio is not a power of two

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from tests.conf_files import folders_below
+from tests.miniature.object_mask import object_mask
 from vibe_pipeline.evaluation.measure import attribute_scores, measure_arm, static_mask
 from vibe_pipeline.evaluation.metrics.measures import Beside, measure_clip
 from vibe_pipeline.experiment.evaluation import EvaluationParams
@@ -14,7 +15,7 @@ from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.io.video import write_lossless
 from vibe_pipeline.miniature.readout import object_saliency, read_clip
 from vibe_pipeline.miniature.scene import BACKGROUNDS, SHAPES, parse_caption, sample_scene
-from vibe_pipeline.miniature.world import object_mask, render
+from vibe_pipeline.miniature.world import render
 from vibe_pipeline.pipelines.vbench_eval.nodes import measure
 
 COUNT = 12

@@ -11,12 +11,12 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import nn
 
+from tests.miniature.object_mask import object_mask
 from vibe_pipeline.experiment.miniature import MiniatureParams
 from vibe_pipeline.miniature.batches import draw_batch
 from vibe_pipeline.miniature.optimisers import ConvMuon
 from vibe_pipeline.miniature.scene import Scene
 from vibe_pipeline.miniature.vae import VaeObjective, VaeWeights, decode_chunks, vae_optimisers
-from vibe_pipeline.miniature.world import object_mask
 from vibe_pipeline.training.base_model import decoder_job, train_vae, vae_job
 from vibe_pipeline.training.modules import train_module
 

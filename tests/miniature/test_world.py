@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.miniature.object_mask import object_mask
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.images.resize import shrink
 from vibe_pipeline.miniature import scene as scene_module
@@ -22,7 +23,7 @@ from vibe_pipeline.miniature.scene import (
     scene_of_prompt,
     vocabulary,
 )
-from vibe_pipeline.miniature.world import centre_path, object_mask, render
+from vibe_pipeline.miniature.world import centre_path, render
 
 
 def scenes(count: int, seed: int = 0) -> list[scene_module.Scene]:

@@ -167,7 +167,7 @@ def test_a_training_that_would_crash_is_found_before_a_clip_is_made(project: Pat
     lines = rehearsed()
     assert lines["adapters.no_hfato.train"].error == "RuntimeError: CUDA error: out of everything"
     assert not lines["adapters.full.train"].error and not lines["arms.full.generate"].error
-    assert not lines["arms.no_hfato.generate"].error  # with an untrained adapter
+    assert not lines["arms.no_hfato.generate"].error  # with an adapter of zeros
     assert lines["write_page"].error == "not tried, as something before it failed"
     with pytest.raises(
         RehearsalError, match=r"in 1 of \d+ rows, nothing was run: adapters\.no_hfato\.train: .* everything$"

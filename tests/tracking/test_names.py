@@ -4,7 +4,7 @@ import getpass
 
 import pytest
 
-from vibe_pipeline.tracking import changes, run_name
+from vibe_pipeline.tracking import changes, run_name, run_parameters, run_tags
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,17 @@ def test_a_name_says_what_the_command_line_changed(given: dict, said: str) -> No
 def test_a_run_is_named_by_environment_pipelines_and_changes() -> None:
     assert run_name("base", "__default__", "") == "base"
     assert run_name("base", "generation", "native_source=truth") == "base · generation · native_source=truth"
+
+
+def test_tags_tell_two_runs_apart_by_what_they_make(tmp_path) -> None:
+    """Where a run lies, how long it may take and anchors that rows repeat change nothing that it makes."""
+    params = {"model": {"path": "a"}, "run": {"hours": 1}, "not_run": {"sr": {"reason": "no weights"}}, "arms": {}}
+    tags = run_tags(params, tmp_path, "")
+    assert tags["not_run.sr"] == "no weights" and "changed" not in tags
+    same = run_tags({**params, "run": {"hours": 2}, "folders": {"data": "x"}, "_anchor": 1}, tmp_path, "hours=2")
+    assert same["config_hash"] == tags["config_hash"] and same["changed"] == "hours=2"
+    assert run_tags({**params, "model": {"path": "b"}}, tmp_path, "")["config_hash"] != tags["config_hash"]
+    assert run_parameters({**params, "_anchor": 1}) == {"model": {"path": "a"}, "run": {"hours": 1}}
 
 
 def test_mlflows_columns_are_filled_and_children_repeat_them(parent, children, monkeypatch) -> None:

@@ -13,13 +13,14 @@ from vibe_pipeline.commands.options import (
     parameters_of,
     said_plainly,
 )
+from vibe_pipeline.diffusion.lora_names import LAYOUTS
 from vibe_pipeline.diffusion.support import LOW_NOISE
 
 
 @click.command()
 @click.argument("adapter", type=AdapterChoice())
 @parameter_options
-@click.option("--to", "layout", required=True, type=click.Choice(["diffusers", "comfyui", "kohya", "diffsynth"]))
+@click.option("--to", "layout", required=True, type=click.Choice(LAYOUTS))
 @click.option("--output", required=True, type=OwnPath(), help="The new .safetensors file.")
 @click.option("--fold", is_flag=True, help="Multiply alpha / rank into the weights, for readers that know no alpha.")
 def export_adapter(adapter: str, chosen: Chosen, layout: Any, output: Path, fold: bool) -> None:

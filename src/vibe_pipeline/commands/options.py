@@ -44,7 +44,10 @@ def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     assert reads is not None  # of Kedro's own option
 
     def read_file(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
-        # Kedro reads the section that is named like the command; one file serves them all.
+        """The file of --config by Kedro's own reader, whose faults become one line.
+
+        Kedro reads the section that is named like the command; one file, with `run:`, serves them all.
+        """
         said, ctx.info_name = ctx.info_name, "run"
         try:
             return reads(ctx, option, value)

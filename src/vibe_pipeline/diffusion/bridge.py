@@ -32,18 +32,8 @@ SHIFT = 2.5
 """Of the published sampler, which takes 4 to 6 steps."""
 
 
-def ddpm_signal(step: int) -> float:
-    """a_k = sqrt(alpha_bar_k), scaled so that the last step holds no signal (675: 0.2640).
-
-    Raises:
-        ValueError: `step` is not one of the DDPM's.
-    """
-    if not 0 <= step < DDPM_STEPS:
-        raise ValueError(f"step {step} is not one of the DDPM's, 0 to {DDPM_STEPS - 1}")
-    return _ddpm_signals()[step]
-
-
-def _ddpm_signals() -> list[float]:
+def ddpm_signals() -> list[float]:
+    """a_k = sqrt(alpha_bar_k) of every DDPM step k, scaled so that the last holds no signal (675: 0.2640)."""
     first, last = (math.sqrt(beta) for beta in BETAS)
     signals, kept = [], 1.0
     for k in range(DDPM_STEPS):
@@ -61,7 +51,7 @@ def start_sigmas(first: int, last: int) -> list[float]:
     """
     if not 0 <= first <= last < DDPM_STEPS:
         raise ValueError(f"steps {first} to {last} are not a range of the DDPM's, 0 to {DDPM_STEPS - 1}")
-    signals = _ddpm_signals()[first : last + 1]
+    signals = ddpm_signals()[first : last + 1]
     return [math.sqrt(1 - a * a) / (a + math.sqrt(1 - a * a)) for a in signals]
 
 

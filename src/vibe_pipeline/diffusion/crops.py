@@ -150,6 +150,7 @@ def cropped_loss(
     waiting = iter(whole)
 
     def predict_crop(x: Tensor, sigma: Tensor) -> Tensor:
+        """Of the cut latents, at their place and beside the whole."""
         if crop.pool is None:
             return predict(x, sigma, Placed(drawn["offset"]))
         context = crop.context(next(waiting), sigma, drawn["context_noise"])

@@ -2,8 +2,7 @@
 
 diffusers' `AutoencoderKLWan.decode` keeps what it makes until all is there, joins, cuts and clamps it: 3 copies of the
 clip, 4.8 in tiles, 58 GB at 2176x3840x121 in 32 bit. Here the same modules run in the same order on the same numbers,
-and every latent frame of every tile is given away when it is done; of its neighbours only the strips that tiles share
-are kept. The pixels are diffusers' own, bit for bit.
+and every latent frame of every tile is given away when it is done. The pixels are diffusers' own, bit for bit.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,8 +13,7 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, unpatchify
 from torch import Tensor
 
-Strips = list[Tensor]
-"""What a tile shares with the next one, a latent frame each."""
+from vibe_pipeline.diffusion.vae_tiles import Part, Tiling, blended
 
 
 @dataclass(frozen=True)
@@ -38,28 +36,6 @@ class Piece:
     def place(self) -> tuple[slice, ...]:
         """Index of the piece in a clip [B, 3, T, H, W]."""
         return slice(None), slice(None), self.frames, self.rows, self.columns
-
-
-@dataclass(frozen=True)
-class _Tiling:
-    """Side and distance of tiles in latent pixels, as (height, width), and what they share in the decoder's pixels."""
-
-    side: tuple[int, int]
-    stride: tuple[int, int]
-    shared: tuple[int, int]
-
-    @classmethod
-    def of(cls, vae: AutoencoderKLWan, height: int, width: int) -> "_Tiling":
-        """As `AutoencoderKLWan.tiled_decode` reckons them; one tile where all fits into it."""
-        space, patch = vae.spatial_compression_ratio, vae.config.patch_size or 1
-        samples = (vae.tile_sample_min_height, vae.tile_sample_min_width)
-        strides = (vae.tile_sample_stride_height, vae.tile_sample_stride_width)
-        rows, columns = (n // space for n in samples)
-        if not vae.use_tiling or (height <= rows and width <= columns):
-            return cls((height, width), (height, width), (0, 0))
-        down, across = (n // space for n in strides)
-        lower, right = (n // patch - stride // patch for n, stride in zip(samples, strides, strict=True))
-        return cls((rows, columns), (down, across), (lower, right))
 
 
 def latent_statistics(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,24 +61,9 @@ def pieces_of(vae: AutoencoderKLWan, x: Tensor) -> Iterator[Piece]:
         x: The latent as the VAE itself has it, [B, C, t, h, w], in its type and on its device.
     """
     height, width = x.shape[-2:]
-    tiling = _Tiling.of(vae, height, width)
-    above: dict[int, Strips] = {}
-    for top in range(0, height, tiling.stride[0]):
-        left: Strips = []
-        for start in range(0, width, tiling.stride[1]):
-            tile = x[..., top : top + tiling.side[0], start : start + tiling.side[1]]
-            lower, right = [], []
-            for index, part in enumerate(_frames(vae, tile)):
-                if top:
-                    part = vae.blend_v(above[start][index], part, tiling.shared[0])
-                if start:
-                    part = vae.blend_h(left[index], part, tiling.shared[1])
-                if top + tiling.stride[0] < height:
-                    lower.append(part[..., -tiling.shared[0] :, :].clone())
-                if start + tiling.stride[1] < width:
-                    right.append(part[..., -tiling.shared[1] :].clone())
-                yield _piece(vae, part, index, (top, start), tiling.stride)
-            above[start], left = lower, right
+    tiling = Tiling.decoding(vae, height, width)
+    for part in blended(vae, tiling, height, width, lambda rows, columns: _frames(vae, x[..., rows, columns])):
+        yield _piece(vae, part, tiling.stride)
 
 
 def _frames(vae: AutoencoderKLWan, tile: Tensor) -> Iterator[Tensor]:
@@ -113,15 +74,16 @@ def _frames(vae: AutoencoderKLWan, tile: Tensor) -> Iterator[Tensor]:
         yield vae.decoder(x, feat_cache=memory, feat_idx=[0], first_chunk=k == 0)
 
 
-def _piece(vae: AutoencoderKLWan, part: Tensor, index: int, corner: tuple[int, int], stride: tuple[int, int]) -> Piece:
+def _piece(vae: AutoencoderKLWan, part: Part, stride: tuple[int, int]) -> Piece:
     """What of a latent frame's tile is nobody else's, as pixels in [0, 1]."""
     space, patch = vae.spatial_compression_ratio, vae.config.patch_size or 1
     height, width = (n * space // patch for n in stride)
-    pixels = part[..., :height, :width]
+    pixels = part.values[..., :height, :width]
     if vae.config.patch_size is not None:
         pixels = unpatchify(pixels, patch_size=patch)
     pixels = torch.clamp(pixels, min=-1.0, max=1.0).float().div_(2).add_(0.5).clamp_(0, 1)
-    first, (top, start) = max(0, 1 + (index - 1) * vae.config.scale_factor_temporal), (n * space for n in corner)
+    first = max(0, 1 + (part.index - 1) * vae.config.scale_factor_temporal)
+    top, start = part.top * space, part.left * space
     frames, rows, columns = pixels.shape[2:]
     return Piece(slice(first, first + frames), slice(top, top + rows), slice(start, start + columns), pixels)
 

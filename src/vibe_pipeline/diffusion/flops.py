@@ -5,29 +5,23 @@ input, where anything before it is trained, and that of its weight, which frozen
 queries over m keys costs 4 n m d forwards and 2.5 times that backwards (fused kernels compute the scores again).
 Recomputation by gradient checkpointing is not counted.
 
-The transformer is counted from its configuration, which needs no torch; VAE and text encoder by torch's own counter on
-the meta device. Each is tested to be what torch's counter says of the real modules, to the last operation.
+The transformer is counted from its configuration, which needs no torch, and is tested to be what torch's counter says
+of the real modules, to the last operation; `module_flops.py` asks that counter of VAE and text encoder.
 """
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vibe_pipeline.diffusion.attention import AttentionKind, AttentionSettings, kind_of
 from vibe_pipeline.diffusion.attention.geometry import Grid, NativeGrid
-from vibe_pipeline.diffusion.checkpoint import tile_stride
 from vibe_pipeline.diffusion.headers import read_header
-from vibe_pipeline.diffusion.weights import on_meta
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLWan, WanTransformer3DModel
-    from torch import nn
+    from diffusers import WanTransformer3DModel
 
 BACKWARD_ATTENTION = 2.5
 STAGES = {"attn1.to_out": 1, "attn2.to_q": 2, "attn2.to_k": 2, "attn2.to_v": 2, "attn2.to_out": 3, "ffn.net.0": 4}
@@ -229,77 +223,3 @@ def _attention(keys: Sequence[float], text_length: int) -> Iterator[tuple[Positi
     for block, own in enumerate(keys):
         yield (block, 1), own
         yield (block, 3), text_length
-
-
-def counted(module: "nn.Module", *inputs: Any, method: str = "forward") -> float:
-    """Operations of a call on the meta device, by torch's counter."""
-    import torch  # here and below, not at the top: counting a transformer needs no modules
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        getattr(module, method)(*inputs)
-    return float(counter.get_total_flops())
-
-
-def text_flops(config: Mapping[str, Any], text_length: int) -> float:
-    """One prompt through the text encoder of a configuration."""
-    import torch
-
-    tokens = torch.zeros(1, text_length, dtype=torch.long, device="meta")
-    return counted(on_meta("text_encoder", config).encoder, tokens)
-
-
-@dataclass(frozen=True)
-class VaeFlops:
-    """Operations of VAE encodes and decodes; every distinct tile is counted once.
-
-    A clip is worked frame by frame (latent frames), the first costs less than each of the others.
-
-    Attributes:
-        config: The VAE's configuration.
-        tile: In pixels; None: whole frames.
-    """
-
-    config: Mapping[str, Any]
-    tile: int | None
-
-    def encode(self, latent: tuple[int, int, int, int]) -> float:
-        """One clip to its latent (C, t, h, w)."""
-        # diffusers cuts after patchifying, so its tiles are larger by the VAE's own patch.
-        return self._sum("encode", latent, self.config.get("patch_size") or 1)
-
-    def decode(self, latent: tuple[int, int, int, int]) -> float:
-        """One latent (C, t, h, w) to its clip."""
-        return self._sum("decode", latent, 1)
-
-    def _sum(self, what: str, latent: tuple[int, int, int, int], factor: int) -> float:
-        _, frames, height, width = latent
-        space, tile = self.config["scale_factor_spatial"], self.tile
-        if tile is None or max(height, width) <= tile // space:
-            counts = Counter([(height, width)])
-        else:
-            side, stride = (factor * n // space for n in (tile, tile_stride(self.config, tile)))
-            counts = Counter(product(tile_lengths(height, side, stride), tile_lengths(width, side, stride)))
-        total = 0.0
-        for size, times in counts.items():
-            first, two = (self._call(what, n, *size) for n in (1, 2))
-            total += times * (first + (frames - 1) * (two - first))
-        return total
-
-    @cached_property
-    def _vae(self) -> "AutoencoderKLWan":
-        return on_meta("vae", self.config)
-
-    def _call(self, what: str, frames: int, height: int, width: int) -> float:
-        import torch
-
-        shape = (1, self.config["z_dim"], frames, height, width)
-        if what == "encode":
-            space, time = self.config["scale_factor_spatial"], self.config["scale_factor_temporal"]
-            shape = (1, 3, (frames - 1) * time + 1, height * space, width * space)
-        return counted(self._vae, torch.empty(shape, device="meta"), method=what)
-
-
-def tile_lengths(length: int, side: int, stride: int) -> list[int]:
-    """Lengths of the overlapping tiles along an axis, one every `stride`."""
-    return [min(side, length - start) for start in range(0, length, stride)]

@@ -206,6 +206,7 @@ def freeswim_predictor(
     step = 0
 
     def predict(x: Tensor, sigma: Tensor) -> Tensor:
+        """Of a clip [B, C, T, H, W] at the levels [B], the next step's; it counts its calls."""
         nonlocal step
         fresh = refresh_every is None or step % refresh_every == 0
         mode: Mode = "dual" if refresh_every is None else ("record" if fresh else "reuse")

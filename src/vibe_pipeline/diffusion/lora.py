@@ -65,7 +65,8 @@ def adapter_parameters(transformer: WanTransformer3DModel, name: str) -> dict[st
 def adapter_state(transformer: WanTransformer3DModel, name: str) -> dict[str, Tensor]:
     """The adapter's weights, with the keys of diffusers' format but no prefix."""
     state = get_peft_model_state_dict(transformer, adapter_name=name)
-    return {k: v.detach().to("cpu", torch.float32).contiguous() for k, v in state.items()}
+    held = {k: torch.zeros(v.shape) if v.is_meta else v.detach() for k, v in state.items()}
+    return {k: v.to("cpu", torch.float32).contiguous() for k, v in held.items()}
 
 
 def set_adapter_state(transformer: WanTransformer3DModel, name: str, state: dict[str, Tensor]) -> None:
@@ -76,7 +77,8 @@ def set_adapter_state(transformer: WanTransformer3DModel, name: str, state: dict
 def save_adapter(transformer: WanTransformer3DModel, name: str, folder: Path) -> Path:
     """Write the adapter as `pytorch_lora_weights.safetensors`, its configuration in the metadata.
 
-    Equal adapters give equal files, so that two machines can compare theirs by hash.
+    Equal adapters give equal files, so that two machines can compare theirs by hash. Of a transformer on the `meta`
+    device, which holds no numbers, all are zero: an adapter that changes nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = transformer.peft_config[name].to_dict()

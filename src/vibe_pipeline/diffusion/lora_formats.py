@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from diffusers import WanPipeline, WanTransformer3DModel
@@ -30,18 +30,16 @@ from vibe_pipeline.diffusion.lora_differences import write_differences
 from vibe_pipeline.diffusion.lora_files import (
     ALPHA_IS_RANK,
     LowRank,
+    Parsed,
     pairs_of,
     parse,
     read_adapter_file,
     refuse_differences,
 )
-from vibe_pipeline.diffusion.lora_names import native_name
+from vibe_pipeline.diffusion.lora_names import Layout, native_name
 from vibe_pipeline.diffusion.weights import linear_shapes
 from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.files import write_atomic
-
-Layout = Literal["diffusers", "comfyui", "kohya", "diffsynth"]
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 @dataclass(frozen=True)
@@ -123,19 +121,9 @@ def import_adapter(
     """
     tensors, metadata = read_adapter_file(path)
     found = parse(tensors, path)
-    layout, pairs = found.layout, found.pairs
     if not differences:
         refuse_differences(found.differences, len(tensors), path)
-    if layout == "diffusers" and LORA_ADAPTER_METADATA_KEY in metadata:
-        _, config = read_adapter(path)
-        pairs, scale_from = _scaled(pairs, config), "the file's metadata"
-    elif all(p.alpha is not None for p in pairs.values()):
-        scale_from = "alpha in the file"
-    else:
-        pairs, scale_from = _with_alpha(pairs, alpha, layout, path)
-    if alpha is not None and any(p.alpha != alpha for p in pairs.values()):
-        stated = sorted({p.alpha for p in pairs.values() if p.alpha is not None})
-        raise ValueError(f"{path} states alpha {stated}, not {alpha}: leave out --alpha, the file knows")
+    pairs, scale_from = _with_scale(found, alpha, path, LORA_ADAPTER_METADATA_KEY in metadata)
     if base is not None:
         require_fit(pairs, base, path)
     kept = write_differences(found.differences, pairs, folder, path, base)
@@ -144,7 +132,7 @@ def import_adapter(
     alphas = tuple(sorted({float(p.alpha or p.rank) for p in pairs.values()}))
     return Imported(
         path=folder / WEIGHTS_NAME,
-        layout=layout,
+        layout=found.layout,
         modules=len(pairs),
         ranks=ranks,
         alphas=alphas,
@@ -171,6 +159,24 @@ def require_fit(pairs: Mapping[str, LowRank], base: WanTransformer3DModel, path:
         shape = (pair.b.shape[0], pair.a.shape[1])
         if shape != layers[module]:
             raise ValueError(f"{path} was trained on another base: {module} is {layers[module]} here, {shape} there")
+
+
+def _with_scale(found: Parsed, alpha: float | None, path: Path, described: bool) -> tuple[Mapping[str, LowRank], str]:
+    """Every pair with its alpha, and what says so; `described`: the file's metadata may.
+
+    Raises:
+        ValueError: No alpha where the layout has no convention, or one that contradicts the file's own.
+    """
+    pairs, scale_from = found.pairs, "alpha in the file"
+    if found.layout == "diffusers" and described:
+        _, config = read_adapter(path)
+        pairs, scale_from = _scaled(pairs, config), "the file's metadata"
+    elif any(p.alpha is None for p in pairs.values()):
+        pairs, scale_from = _with_alpha(pairs, alpha, found.layout, path)
+    if alpha is not None and any(p.alpha != alpha for p in pairs.values()):
+        stated = sorted({p.alpha for p in pairs.values() if p.alpha is not None})
+        raise ValueError(f"{path} states alpha {stated}, not {alpha}: leave out --alpha, the file knows")
+    return pairs, scale_from
 
 
 def _scaled(pairs: Mapping[str, LowRank], config: Mapping[str, Any]) -> dict[str, LowRank]:

@@ -1,4 +1,6 @@
-"""Names of a Wan transformer's linear layers: in diffusers, and in Wan's own code, which most tools follow.
+"""Layouts of adapter files; names of a Wan transformer's linear layers in diffusers, and in Wan's own code.
+
+Most tools follow the latter.
 
 Source: diffusers scripts/convert_wan_to_diffusers.py.
 """
@@ -6,6 +8,11 @@ Source: diffusers scripts/convert_wan_to_diffusers.py.
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Literal, get_args
+
+Layout = Literal["diffusers", "comfyui", "kohya", "diffsynth"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+"""Those that are written."""
 
 _IN_BLOCKS = MappingProxyType(
     {f"{a}.{n}": f"{d}.{m}" for a, d in (("self_attn", "attn1"), ("cross_attn", "attn2"))

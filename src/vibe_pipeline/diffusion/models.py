@@ -27,7 +27,8 @@ from vibe_pipeline.diffusion.checkpoint import (
     token_grid,
 )
 from vibe_pipeline.diffusion.crops import Placed, placed_in
-from vibe_pipeline.diffusion.decode import decode_bytes, decode_video, latent_statistics
+from vibe_pipeline.diffusion.decode import decode_bytes, decode_video
+from vibe_pipeline.diffusion.encode import encode_video
 from vibe_pipeline.diffusion.lifetime import release, released
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.onednn import use_onednn
@@ -174,15 +175,6 @@ def text_embeddings(
             yield (hidden * tokens.attention_mask[..., None]).to("cpu", dtype)[0]
 
 
-@torch.inference_mode()
-def encode_video(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
-    """Pixels [B, 3, T, H, W] in [0, 1] to normalised latents [B, C, t, h, w], 32 bit, on the CPU."""
-    x = pixels.to(vae.device, vae.dtype).mul(2).sub_(1)
-    latent = vae.encode(x).latent_dist.mode().float()
-    mean, std = latent_statistics(vae, latent)
-    return ((latent - mean) / std).cpu().contiguous()  # its layout is the convolutions'; files hold plain rows
-
-
 def velocity_predictor(
     transformer: WanTransformer3DModel,
     text: Tensor,
@@ -210,6 +202,7 @@ def velocity_predictor(
         raise ValueError("this base takes no first frame: only models with per-token timesteps (TI2V) do")
 
     def predict(x: Tensor, sigma: Tensor, placed: Placed | None = None) -> Tensor:
+        """Of latents [B, C, T, H, W] at the levels [B], in 32 bit; with `placed` of crops at their places."""
         timestep = 1000 * sigma.float()
         if first_frame:
             frames, height, width = (n // p for n, p in zip(x.shape[2:], patch, strict=True))

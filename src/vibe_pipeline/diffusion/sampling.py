@@ -22,6 +22,7 @@ def guided(conditional: Predict, unconditional: Predict, scale: float, interval:
         return conditional
 
     def predict(x: Tensor, sigma: Tensor) -> Tensor:
+        """Of latents [B, C, T, H, W] at the levels [B], which are the same for all."""
         if interval is not None and not guides(float(sigma[0]), scale, interval):
             return conditional(x, sigma)
         free = unconditional(x, sigma)

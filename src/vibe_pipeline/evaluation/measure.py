@@ -70,17 +70,8 @@ def measure_arm(
     native_clips = native.set_index(["prompt_index", "seed"])
     rows, spectra = [], []
     for clip in Progress(list(clips.itertuples(index=False)), total=len(clips), desc=arm, unit="measured clip"):
-        source = native_clips.loc[(clip.prompt_index, clip.seed)]
-
         looks = networks.looks(clip) if networks else Looks(Path(clip.path))
-
-        def compute(clip: Any = clip, source: pd.Series = source, looks: Looks = looks) -> dict[str, pd.DataFrame]:
-            return _tables(_measured(clip, source, scene, memory, looks))
-
-        entries = [*measures_for(evaluation.extra_measures), *of_kind(Attribute)]
-        asked = [metric.name for metric in entries]  # a new entry is measured
-        key = memory and content_key("clip", MEASURES_VERSION, asked, clip.key, source["key"], *scene.key(clip))
-        tables = remembered(memory, key, compute) if memory and key else compute()
+        tables = _remembered(clip, native_clips.loc[(clip.prompt_index, clip.seed)], scene, memory, looks)
         looks.finish()
         if networks:
             networks.took(clip, looks)
@@ -123,6 +114,22 @@ class _Scenes:
         reference = Path(clip.reference_path).name if self.known else ""
         differs = difference_of(clip) if self.known else ""  # what cannot be measured then depends on the target
         return clip.method, self.known and clip.prompt, reference, self.paired, differs, self.evaluation.fine_band
+
+
+def _remembered(
+    clip: Any, native: pd.Series, scene: _Scenes, memory: Path | None, looks: Looks
+) -> dict[str, pd.DataFrame]:
+    """A clip's scores and spectrum: kept from an earlier run, or measured."""
+
+    def compute() -> dict[str, pd.DataFrame]:
+        return _tables(_measured(clip, native, scene, memory, looks))
+
+    if memory is None:
+        return compute()
+    entries = [*measures_for(scene.evaluation.extra_measures), *of_kind(Attribute)]
+    asked = [metric.name for metric in entries]  # a new entry is measured
+    key = content_key("clip", MEASURES_VERSION, asked, clip.key, native["key"], *scene.key(clip))
+    return remembered(memory, key, compute)
 
 
 def _measured(

@@ -214,16 +214,6 @@ def _object(scene: Scene, x: Array, y: Array, pixel: float) -> tuple[Array, Arra
     return coverage(distance, pixel), colour * shade + inner * OBJECT_CONTRAST * tones
 
 
-def object_mask(scene: Scene, height: int, width: int, frames: int) -> Array:
-    """Share of each pixel the object covers, outline included, as the camera sees it, [frames, height, width]."""
-    canvas, rows, columns = _optics(height, width, CAMERA_SIGMA)
-    masks = np.empty((frames, height, width), np.float32)
-    for i, (cx, cy) in enumerate(centre_path(scene, frames)):
-        inside = coverage(signed_distance(scene.shape, canvas.x - cx, canvas.y - cy, scene.radius), canvas.pixel)
-        masks[i] = rows @ inside @ columns.T
-    return masks
-
-
 def render(scene: Scene, height: int, width: int, frames: int, style: Style = VIDEO_STYLE) -> Array:
     """Render a scene.
 

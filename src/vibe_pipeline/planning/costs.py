@@ -10,10 +10,7 @@ from vibe_pipeline.diffusion.attention import kind_of
 from vibe_pipeline.diffusion.attention.choice import BLOCK_SPARSE
 from vibe_pipeline.diffusion.attention_flops import Which, count_attention
 from vibe_pipeline.diffusion.crops import working_grid
-from vibe_pipeline.diffusion.flops import (
-    VaeFlops,
-    text_flops,
-)
+from vibe_pipeline.diffusion.module_flops import VaeFlops, text_flops
 from vibe_pipeline.diffusion.regions import RegionSchedule
 from vibe_pipeline.diffusion.rope import rope_of
 from vibe_pipeline.experiment.attention import AttentionParams

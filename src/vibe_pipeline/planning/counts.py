@@ -136,6 +136,7 @@ class Counts:
         return float(self.adapter_parameters(adapter) * self.number_bytes)
 
     def layers(self, adapter: Adapter) -> AdapterLayers:
+        """Of an adapter's file where there is one, else of the shape that is asked for."""
         if isinstance(adapter, Path):
             return self.once(("file", adapter), lambda: layers_of_file(adapter))
         return adapter_layers(self.architecture.transformer, adapter.targets, adapter.rank)
@@ -174,6 +175,7 @@ class Counts:
         return self.once(key, lambda: self.figures.once((*key, parts, model, self.first_frames), make))
 
     def once(self, key: tuple, make: Callable[[], Any]) -> Any:
+        """A figure that this plan asks for again and again."""
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]

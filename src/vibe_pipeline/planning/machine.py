@@ -112,7 +112,7 @@ def _decoder(architecture: Architecture, device: "torch.device") -> tuple[Callab
     """A decoding of a small latent, and its operations, 1e12."""
     import torch
 
-    from vibe_pipeline.diffusion.flops import VaeFlops
+    from vibe_pipeline.diffusion.module_flops import VaeFlops
 
     vae = _filled(architecture.build_vae(), device, torch.float32)
     shape = (architecture.vae["z_dim"], 2, LATENT_SIDE, LATENT_SIDE)

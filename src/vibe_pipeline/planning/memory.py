@@ -22,6 +22,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from vibe_pipeline.diffusion.checkpoint import tile_stride
 from vibe_pipeline.diffusion.decode import pieces_of
+from vibe_pipeline.diffusion.encode import latents_of
 from vibe_pipeline.diffusion.lora import FUSED, add_adapter
 from vibe_pipeline.diffusion.super_resolution import upscale
 from vibe_pipeline.experiment.model import ClipSize
@@ -123,39 +124,40 @@ def inference_activations(
 def vae_activations(
     architecture: Architecture, latent: tuple[int, int, int, int], tile: int | None, dtype: torch.dtype, decode: bool
 ) -> int:
-    """Peak bytes of a VAE call beside weights: one tile at work, and what of the clip is kept around it."""
+    """Peak bytes of a VAE call beside weights and the clip: one tile at work, and what is kept around it."""
     channels, frames, height, width = latent
     space, time = architecture.vae["scale_factor_spatial"], architecture.vae["scale_factor_temporal"]
-    clip = 3 * ((frames - 1) * time + 1) * height * width * space**2 * dtype.itemsize
-    side = math.inf if tile is None else tile // space
-    around = 0 if decode else 2 * clip  # pixels, patchified; what is decoded leaves piece by piece
-    if tile is not None and max(height, width) > side:
-        if decode:
-            around = _strips(architecture, latent, tile, dtype)
-        # diffusers cuts after patchifying when it encodes, so those tiles are larger.
-        side = tile // space * (1 if decode else architecture.vae.get("patch_size") or 1)
-        height, width = min(height, side), min(width, side)
+    # diffusers cuts after patchifying when it encodes, so those tiles are larger.
+    side = 0 if tile is None else tile // space * (1 if decode else architecture.vae.get("patch_size") or 1)
     worked = min(frames, STEADY_FRAMES)
+    if tile is not None and max(height, width) > side:
+        around = _strips(architecture, latent, tile, dtype, decode)
+        height, width = min(height, side), min(width, side)
+    else:  # the encoder's results, mean and variance, are joined for the last layer: parts, the whole, what is made
+        around = 0 if decode else 3 * 2 * channels * (frames - worked) * height * width * dtype.itemsize
     vae = architecture.build_vae()
     with _fake(vae, dtype), torch.no_grad():
         pixels = (1, 3, (worked - 1) * time + 1, height * space, width * space)
         x = torch.empty((1, channels, worked, height, width) if decode else pixels, dtype=dtype)
         with LiveBytes([*_tensors(vae), x]) as live:
-            if decode:
-                deque(pieces_of(vae, x), maxlen=0)  # each is freed when the next is made, as where clips are written
-            else:
-                vae.encode(x)
+            # Each is freed when the next is made, as where clips are written and latents joined.
+            deque(pieces_of(vae, x) if decode else latents_of(vae, x), maxlen=0)
     return live.peak + around
 
 
-def _strips(architecture: Architecture, latent: tuple[int, int, int, int], tile: int, dtype: torch.dtype) -> int:
-    """Bytes that tiles share with those beside and below them, which stay until these are decoded."""
-    _, frames, height, width = latent
+def _strips(
+    architecture: Architecture, latent: tuple[int, int, int, int], tile: int, dtype: torch.dtype, decode: bool
+) -> int:
+    """Bytes that tiles share with those beside and below them, which stay until these are worked at."""
+    channels, frames, height, width = latent
     space, stride = architecture.vae["scale_factor_spatial"], tile_stride(architecture.vae, tile)
+    values = 3 * ((frames - 1) * architecture.vae["scale_factor_temporal"] + 1)
+    if not decode:  # latents, and tiles larger by the patch
+        patch = architecture.vae.get("patch_size") or 1
+        tile, stride, space, values = tile * patch // space, stride * patch // space, 1, channels * frames
     row = sum(min(tile, width * space - start) for start in range(0, width * space, stride))
     below = row + tile if height * space > tile else 0  # of the row above, and of the tile at work
-    pixels = (tile - stride) * (below + 2 * min(tile, height * space))
-    return 3 * ((frames - 1) * architecture.vae["scale_factor_temporal"] + 1) * pixels * dtype.itemsize
+    return values * (tile - stride) * (below + 2 * min(tile, height * space)) * dtype.itemsize
 
 
 def network_activations(

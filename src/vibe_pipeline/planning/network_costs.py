@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vibe_pipeline.diffusion.flops import counted
+from vibe_pipeline.diffusion.module_flops import counted
 from vibe_pipeline.diffusion.rrdb import RrdbShape
 from vibe_pipeline.diffusion.tiles import tile_starts
 from vibe_pipeline.experiment.model import ClipSize

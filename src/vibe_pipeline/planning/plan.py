@@ -129,8 +129,6 @@ def make_plan(
             or a tile that does not fit the VAE.
         FileNotFoundError: The model's architecture is not known.
     """
-    if share is not None and not 0 < share <= 1:
-        raise ValueError(f"the share of peak must be in (0, 1], got {share}")
     plan = _planned(at_look(params, -1), device, share, images, figures)
     if not (blocks := blocks_of(params)):
         return plan
@@ -146,19 +144,11 @@ def _planned(params: Mapping[str, Any], device: str, share: float | None, images
     """The plan of one run, whose arguments are those of :func:`make_plan`."""
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
     generation, tables = GenerationParams(**params["generation"]), checked_tables(params)
-    architecture = load_architecture(model.path)
-    measured = device.lower() == THIS
-    found = this_machine(architecture, model, figures) if measured else find_device(device)
-    share = 1.0 if measured else share  # what was measured is what is reached
-    if model.tile is not None:
-        tile_stride(architecture.vae, model.tile)
     image_count, image_note = _count_images(data, images)
     evaluation = EvaluationParams(**params["evaluation"])
     clips, first_frames, clip_notes = _count_clips(generation, evaluation)
-    costs = Costs(
-        architecture=architecture, model=model, device=found, share=share, first_frames=first_frames, figures=figures
-    )
-    measures, measure_note = measures_row(model.target, clips * len(tables.arms), evaluation.extra_measures)
+    costs = _costs(model, device, share, first_frames, figures)
+    scoring, measure_note = _scoring_rows(costs, evaluation, clips * len(tables.arms))
     rows = (
         data_row(costs, data, image_count),
         *([filter_row(data, stills)] if (stills := fitted_stills(tables, image_count)) else []),
@@ -168,15 +158,43 @@ def _planned(params: Mapping[str, Any], device: str, share: float | None, images
         *arm_rows(costs, tables, generation, clips),
         *validation_rows(costs, tables, generation),
         *held_out_rows(costs, data, tables, image_count),
-        *vbench_row(model.target, clips * len(tables.arms), evaluation.vbench_dimensions),
-        measures,
-        *network_measures_row(costs, clips * len(tables.arms), evaluation.extra_measures),
+        *scoring,
     )
     own_bytes, own_notes = _own_transformers(tables, 2 * costs.parameters["transformer"])
     power = _power_notes(clips // len(generation.seeds), evaluation)
     notes = (image_note, *expert_notes(costs, tables), *clip_notes, *power, measure_note, *own_notes)
     notes += tuple(_arm_notes(costs, tables))
-    return _described(costs, found.product if measured else device.lower(), own_bytes, notes, rows)
+    return _described(costs, device.lower(), own_bytes, notes, rows)
+
+
+def _costs(model: ModelParams, device: str, share: float | None, first_frames: bool, figures: Figures) -> Costs:
+    """What single jobs cost on a device, by name; the arguments are those of :func:`make_plan`.
+
+    Raises:
+        ValueError: An unknown device, a share outside (0, 1], or a tile that does not fit the VAE.
+    """
+    if share is not None and not 0 < share <= 1:
+        raise ValueError(f"the share of peak must be in (0, 1], got {share}")
+    architecture = load_architecture(model.path)
+    if model.tile is not None:
+        tile_stride(architecture.vae, model.tile)
+    measured = device.lower() == THIS
+    return Costs(
+        architecture=architecture,
+        model=model,
+        device=this_machine(architecture, model, figures) if measured else find_device(device),
+        share=1.0 if measured else share,  # what was measured is what is reached
+        first_frames=first_frames,
+        figures=figures,
+    )
+
+
+def _scoring_rows(costs: Costs, evaluation: EvaluationParams, clips: int) -> tuple[tuple[PlanRow, ...], str]:
+    """VBench, our measures and their networks on so many clips, and what our measures' time rests on."""
+    extra = evaluation.extra_measures
+    measures, note = measures_row(costs.model.target, clips, extra)
+    vbench = vbench_row(costs.model.target, clips, evaluation.vbench_dimensions)
+    return (*vbench, measures, *network_measures_row(costs, clips, extra)), note
 
 
 def _described(costs: Costs, device: str, own: float, notes: tuple[str, ...], rows: tuple[PlanRow, ...]) -> Plan:
@@ -184,7 +202,7 @@ def _described(costs: Costs, device: str, own: float, notes: tuple[str, ...], ro
 
     Args:
         costs: What they were computed by.
-        device: Its name in `planning.devices`.
+        device: Its name in `planning.devices`; a machine that was measured has its own.
         own: Bytes of transformers of arms' own.
         notes: What the rows rest on.
         rows: The jobs.
@@ -197,7 +215,7 @@ def _described(costs: Costs, device: str, own: float, notes: tuple[str, ...], ro
         architecture=costs.architecture.source,
         parameters=numbers,
         weights_gb=weights / 1e9,
-        device=device,
+        device=costs.device.product if isinstance(costs.device, Machine) else device,
         device_memory_gb=costs.device.memory_gb,
         share_of_peak=costs.share,
         speed=said_of(costs.device, costs.share),

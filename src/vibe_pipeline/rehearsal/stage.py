@@ -23,7 +23,8 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 
 from vibe_pipeline.diffusion import lora
-from vibe_pipeline.diffusion.models import find_model, load_transformer, pick_device
+from vibe_pipeline.diffusion.models import find_model, pick_device
+from vibe_pipeline.diffusion.weights import on_meta
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.load import GROUPS
@@ -98,7 +99,7 @@ def rehearse(
         on_line: Gets each line as soon as it is known.
 
     Returns:
-        One line a node. Where a training failed, what needs its adapter goes on with an untrained one. What lacks
+        One line a node. Where a training failed, what needs its adapter goes on with one of zeros. What lacks
         anything else is a failure that says so, and the report is tried only if all before it went well.
     """
     lines, folders = [], Folders(**params["folders"])
@@ -192,7 +193,10 @@ class _Stage:
         return self.values[name] if name.startswith("params:") else self.catalog.load(name)
 
     def _stand_ins(self, node: Node) -> set[str]:
-        """Untrained adapters in place of those that a failed training should have given, so that arms are still tried.
+        """Adapters of zeros in place of those that a failed training should have given, so that arms are still tried.
+
+        They are made for layers without weights: what the base's numbers are kept in (`model.quantisation`) or how
+        large it is does not matter to them.
 
         Returns:
             The datasets that are there now.
@@ -204,11 +208,11 @@ class _Stage:
         row = self.values[f"params:{'stage1' if kind == 'stage1' else 'adapters'}.{name}"]
         model = self.values["params:model"]
         try:
-            transformer = load_transformer(find_model(model.path), torch.device("cpu"), getattr(torch, model.dtype))
+            transformer = on_meta("transformer", find_model(model.path).config_of("transformer"))
             lora.add_adapter(transformer, name, row.lora.rank, row.lora.alpha, row.lora.targets, row.seed)
-            path = lora.save_adapter(transformer, name, self.values["params:folders"].adapters / f"untrained/{name}")
+            path = lora.save_adapter(transformer, name, self.values["params:folders"].adapters / f"zeros/{name}")
         except Exception as raised:  # what stopped the training may stop this too
-            log.debug("no untrained adapter for %s: %s", name, one_line(raised))
+            log.debug("no adapter of zeros for %s: %s", name, one_line(raised))
             return set()
         self.catalog.save(output, AdapterManifest(name=name, key=file_sha256(path), path=path))
         return {output}

@@ -10,7 +10,15 @@ from vibe_pipeline.tracking.arms import CONTENT, model_of, same_arms, tracked_ar
 from vibe_pipeline.tracking.children import TrackedAdapter, tracked_adapter
 from vibe_pipeline.tracking.inputs import images_input, prompts_input
 from vibe_pipeline.tracking.monitor import start_monitor
-from vibe_pipeline.tracking.parent import CHANGED, changes, end_parent, git_commit, run_name, start_parent
+from vibe_pipeline.tracking.parent import (
+    changes,
+    end_parent,
+    git_commit,
+    run_name,
+    run_parameters,
+    run_tags,
+    start_parent,
+)
 from vibe_pipeline.tracking.runs import (
     CLIP,
     LONGEST_PARAM,
@@ -25,7 +33,6 @@ from vibe_pipeline.tracking.runs import (
 )
 
 __all__ = [
-    "CHANGED",
     "CLIP",
     "CONTENT",
     "LONGEST_PARAM",
@@ -46,6 +53,8 @@ __all__ = [
     "redact",
     "run_address",
     "run_name",
+    "run_parameters",
+    "run_tags",
     "same_arms",
     "start_monitor",
     "start_parent",

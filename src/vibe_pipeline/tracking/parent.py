@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from vibe_pipeline.experiment.run import TrackingParams
 from vibe_pipeline.experiment.sweep_names import short_fields
 from vibe_pipeline.io.errors import one_line
+from vibe_pipeline.io.keys import content_key
 from vibe_pipeline.io.redact import redact
 from vibe_pipeline.tracking.costs import cost_metrics
 from vibe_pipeline.tracking.runs import PARENT, URI, Tracked, flatten
@@ -36,6 +37,8 @@ KIND = ("mlflow.experimentKind", "custom_model_development")
 
 BESIDE = ("tracking.", "run.", "folders.", "report.")
 """Groups that change where and how a run works, and nothing that it makes."""
+
+APART = ("adapters", "arms", "stage1", "tracking", "claims", "published", "folders", "not_run")
 
 NAMED = 3
 
@@ -55,6 +58,25 @@ def changes(given: Mapping[str, Any]) -> str:
 def run_name(env: str, names: str, changed: str) -> str:
     """What a run is called: its environment, which pipelines if not all, what the command line changed."""
     return " · ".join(filter(None, [env, "" if names == "__default__" else names, changed]))
+
+
+def run_tags(params: Mapping[str, Any], project: Path, changed: str) -> dict[str, str]:
+    """Tags of a run: the commit, a hash of all that changes what it makes, what was changed, which arms are not run."""
+    # Neither where a run lies or is tracked nor how long it may take changes what it makes.
+    making = {name: group for name, group in _written(params).items() if name not in ("tracking", "run", "folders")}
+    tags = {"git_commit": git_commit(project), "config_hash": content_key(making)}
+    not_run = {f"not_run.{name}": row["reason"] for name, row in params["not_run"].items()}
+    return tags | ({CHANGED: changed} if changed else {}) | not_run
+
+
+def run_parameters(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Groups that a run lists as its own parameters: rows have runs of their own, claims and folders pages."""
+    return {name: group for name, group in _written(params).items() if name not in APART}
+
+
+def _written(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Without anchors of YAML, which repeat what the rows that name them say."""
+    return {name: group for name, group in params.items() if not name.startswith("_")}
 
 
 def _origin(tags: Mapping[str, str]) -> dict[str, str]:

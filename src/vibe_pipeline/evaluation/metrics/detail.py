@@ -20,9 +20,9 @@ from vibe_pipeline.evaluation.metrics.gathering import (
     Setting,
     SquaredError,
     Step,
-    TemporalNoise,
 )
 from vibe_pipeline.evaluation.metrics.pixels import Clip, Frame, Grid, checked, require_same_shape
+from vibe_pipeline.evaluation.metrics.temporal_noise import TemporalNoise
 from vibe_pipeline.io.score_table import too_few
 
 Mask = NDArray[np.floating]

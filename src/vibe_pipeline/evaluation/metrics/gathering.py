@@ -5,7 +5,7 @@ Each part sees a :class:`Step` per frame, in order. Several measures may share o
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,6 @@ Weights = NDArray[np.floating]
 ROUNDING_POWER = (1 / 255) ** 2 / 12
 # Power under which a frame counts as flat: an amplitude of a ten-thousandth of the range.
 FLAT_POWER = 1e-8
-MAD_TO_SIGMA = 1.4826  # of a normal distribution
-NOISE_STEP = 2.0**-16
-"""Width of a class of the residual's distribution: it moves `residual_noise` by at most 1.4e-6."""
-# A second difference along both axes of a difference of values in [0, 1] lies in ±16; a little more for rounding.
-NOISE_CLASSES = round(17 / NOISE_STEP)
 
 
 @dataclass(frozen=True)
@@ -79,6 +74,7 @@ class BandShare:
         self._shares: list[float] = []
 
     def add(self, step: Step) -> None:
+        """Its share, unless it is flat."""
         power = step.frame.power
         total = float(power[1:].sum(dtype=np.float64))
         if total > FLAT_POWER * math.prod(step.frame.grid.shape):
@@ -100,6 +96,7 @@ class RadialSpectrum:
         self._frames = {False: 0, True: 0}
 
     def add(self, step: Step) -> None:
+        """Its power, and the truth's where there is one."""
         for frame in (step.frame, step.truth):
             if frame is not None:
                 self._sums[frame is step.truth] += self._per_ring(frame.power)
@@ -130,6 +127,7 @@ class BandMatch:
         self._correlations: list[float] = []
 
     def add(self, step: Step) -> None:
+        """Its band beside the truth's; without a truth it is passed over."""
         if step.truth is None:
             return
         ours, truth = (f.transform.ravel()[self._band].astype(np.complex128) for f in (step.frame, step.truth))
@@ -185,6 +183,7 @@ class SquaredError(_MeanSquare):
     """Of all pixels to the truth."""
 
     def add(self, step: Step) -> None:
+        """Its difference to the truth; without one it is passed over."""
         if step.truth is not None:
             for rows in strips(len(step.frame.raw)):
                 self._take(step.frame.strip(rows) - step.truth.strip(rows))
@@ -194,6 +193,7 @@ class NativeError(_MeanSquare):
     """Of the shrunk clip to the native one."""
 
     def add(self, step: Step) -> None:
+        """Its difference to the native frame, shrunk; without one it is passed over."""
         if step.native is None:
             return
         import torch  # planning reads the entries, and has no use for it
@@ -212,6 +212,7 @@ class StaticShare:
         self._shares: list[float] = []
 
     def add(self, step: Step) -> None:
+        """How much of it is static."""
         self._shares.append(1.0 if step.static is None else float(np.mean(step.static)))
 
     def mean(self) -> float:
@@ -227,6 +228,7 @@ class Changes:
         self._totals: list[tuple[float, float]] = []
 
     def add(self, step: Step) -> None:
+        """Its change since the frame before."""
         # Only the stored picture is kept, not what others computed from it.
         before, self._before = self._before, Step(Frame(step.frame.raw, step.frame.grid), static=step.static)
         if before is not None:
@@ -255,54 +257,3 @@ class Changes:
             return float(change.sum(dtype=np.float64)), float(change.size)
         weight = before.static[rows] * step.static[rows]
         return float(np.sum(change * weight, dtype=np.float64)), float(weight.sum(dtype=np.float64))
-
-
-class TemporalNoise:
-    """The distribution of what changes from frame to frame in a pixel and not in its neighbours."""
-
-    def __init__(self, setting: Setting):
-        self._before: tuple[NDArray[np.floating], Weights | None] | None = None
-        self._counts = np.zeros(2 * NOISE_CLASSES + 1, np.int64)
-
-    def add(self, step: Step) -> None:
-        luma, static = step.frame.luma, step.static
-        before, self._before = self._before, (luma, static)
-        if before is None:
-            return
-        for rows in strips(max(0, len(luma) - 2)):
-            halo = slice(rows.start, rows.stop + 2)
-            # Second differences over both axes are Immerkaer's kernel.
-            residual = np.diff(np.diff(luma[halo] - before[0][halo], n=2, axis=0), n=2, axis=1)
-            if before[1] is not None and static is not None:
-                residual = residual[_whole_windows((static[halo] >= 0.5) & (before[1][halo] >= 0.5))]
-            self._count(residual)
-
-    def sigma(self) -> float:
-        """Standard deviation of the noise, robustly; NaN if nothing is static."""
-        if not self._counts.any():
-            return math.nan
-        middle = _twice_median(self._counts)
-        # In half classes, as the median may lie between two.
-        deviations = np.abs(2 * np.arange(len(self._counts)) - middle)
-        half_classes = _twice_median(np.bincount(deviations, self._counts)) / 2
-        return MAD_TO_SIGMA * half_classes * NOISE_STEP / 2 / (6 * math.sqrt(2))
-
-    def _count(self, residual: NDArray[np.floating]) -> None:
-        if residual.size:
-            classes = np.rint(residual * residual.dtype.type(1 / NOISE_STEP)).astype(np.intp).ravel()
-            lowest = int(classes.min())
-            found = np.bincount(classes - lowest)
-            start = NOISE_CLASSES + lowest
-            self._counts[start : start + len(found)] += found
-
-
-def _whole_windows(static: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Where all 3x3 pixels are static; a row and a column less on each side."""
-    tall = static[:-2] & static[1:-1] & static[2:]
-    return tall[:, :-2] & tall[:, 1:-1] & tall[:, 2:]
-
-
-def _twice_median(counts: NDArray[Any]) -> int:
-    """The sum of the two middle values of a distribution over 0, 1, 2, ..."""
-    reached, total = np.cumsum(counts), int(counts.sum())
-    return int(np.searchsorted(reached, (total + 1) // 2) + np.searchsorted(reached, total // 2 + 1))

@@ -25,6 +25,7 @@ class Remainder:
         self._sum, self._count = 0.0, 0
 
     def add(self, step: Step) -> None:
+        """What it loses by shrinking and enlarging, by every factor."""
         picture = step.frame.raw
         height, width = picture.shape[:2]
         for factor in FACTORS:

@@ -13,8 +13,8 @@ from vibe_pipeline.evaluation.metrics.gathering import (
     RadialSpectrum,
     SquaredError,
     StaticShare,
-    TemporalNoise,
 )
+from vibe_pipeline.evaluation.metrics.temporal_noise import TemporalNoise
 from vibe_pipeline.io.metric import Metric
 
 

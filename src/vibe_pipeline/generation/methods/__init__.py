@@ -11,8 +11,9 @@ from vibe_pipeline.diffusion.step_cache import step_cache_of
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.load import ParameterError, experiment_of
 from vibe_pipeline.experiment.tables import Experiment
-from vibe_pipeline.generation.methods.base import ArmJob, Bound, DenoisingMethod, Method, Workload
+from vibe_pipeline.generation.methods.base import ArmJob, Bound, Method, Workload
 from vibe_pipeline.generation.methods.cascade import Cascade
+from vibe_pipeline.generation.methods.denoising import DenoisingMethod
 from vibe_pipeline.generation.methods.direct import Direct
 from vibe_pipeline.generation.methods.external import External
 from vibe_pipeline.generation.methods.freeswim import FreeSwim

@@ -12,7 +12,8 @@ from vibe_pipeline.diffusion.flow import schedule_steps
 from vibe_pipeline.diffusion.step_cache import step_cache_of
 from vibe_pipeline.experiment.arms import ArmParams, StageParams
 from vibe_pipeline.generation.clip_cache import Make, Scale
-from vibe_pipeline.generation.methods.base import ArmJob, DenoisingMethod, Workload
+from vibe_pipeline.generation.methods.base import ArmJob, Workload
+from vibe_pipeline.generation.methods.denoising import DenoisingMethod
 from vibe_pipeline.generation.methods.forwards import forwards_of, require_whole_steps
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vibe_pipeline.generation.clip_cache import Make
-from vibe_pipeline.generation.methods.base import ArmJob, DenoisingMethod
+from vibe_pipeline.generation.methods.base import ArmJob
+from vibe_pipeline.generation.methods.denoising import DenoisingMethod
 
 
 class Direct(DenoisingMethod):

@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 TABLE = "clips.csv"
 COLUMNS = ("file", "prompt", "seed")
 SHOWN = 5
-LONGEST_NAME = 255  # bytes
 _SEED = re.compile(r"-?[0-9]{1,18}")
 
 

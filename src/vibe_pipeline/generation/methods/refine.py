@@ -8,7 +8,8 @@ from vibe_pipeline.diffusion.bridge import SHIFT, bridge_levels
 from vibe_pipeline.diffusion.flow import Levels
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.generation.clip_cache import Make
-from vibe_pipeline.generation.methods.base import ArmJob, DenoisingMethod, Workload
+from vibe_pipeline.generation.methods.base import ArmJob, Workload
+from vibe_pipeline.generation.methods.denoising import DenoisingMethod
 
 
 class Refine(DenoisingMethod):
