@@ -17,7 +17,7 @@ from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claim
 from vibe_pipeline.io.redact import redact
 from vibe_pipeline.io.score_table import WHOLE_ARM
-from vibe_pipeline.reporting import figures, first, gallery, narrative, paper, sweep_figures, tables, verdicts
+from vibe_pipeline.reporting import blocks, figures, first, gallery, narrative, paper, sweep_figures, tables, verdicts
 from vibe_pipeline.reporting.ages import Age, older_parts
 from vibe_pipeline.reporting.cost import Cost, cost_of
 from vibe_pipeline.reporting.glossary import number, words
@@ -142,7 +142,7 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
     claims = [
         verdicts.claim_shown(j, inputs.arms, inputs.published, inputs.bootstrap, not_run) for j in inputs.judgements
     ]
-    blocks = tables.ablation_blocks(inputs.table, inputs.scores, inputs.arms, inputs.reference_arms, inputs.bootstrap)
+    shaped = blocks.ablation_blocks(inputs.table, inputs.scores, inputs.arms, inputs.reference_arms, inputs.bootstrap)
     plotted, unplotted = _metric_plots(inputs)
     overview, unplotted_cost = _overview_plots(inputs)
     return {
@@ -156,7 +156,7 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
         "confidence": f"{100 * inputs.bootstrap.confidence:g} %",
         "reference": inputs.reference_label,
         "replicated": TRAINING in inputs.scores,
-        "blocks": blocks,
+        "blocks": shaped,
         "arms_run": tables.arms_run(inputs.table, inputs.arms, narrative.differences(inputs.clips)),
         "upsampling_wins": tables.unbeaten_upsampling(inputs.table, inputs.arms),
         "published": inputs.published,

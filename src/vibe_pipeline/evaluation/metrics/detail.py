@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 from vibe_pipeline.evaluation.metrics.gathering import (
     BandMatch,
     BandShare,
-    Changes,
     Part,
     RadialSpectrum,
     Setting,
     SquaredError,
     Step,
-    TemporalNoise,
 )
 from vibe_pipeline.evaluation.metrics.pixels import Clip, Frame, Grid, checked, require_same_shape
+from vibe_pipeline.evaluation.metrics.temporal import Changes, TemporalNoise
 from vibe_pipeline.io.score_table import too_few
 
 Mask = NDArray[np.floating]

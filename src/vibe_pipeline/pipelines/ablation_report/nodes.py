@@ -120,14 +120,14 @@ def write_page(
     not_run_arms: dict[str, Any],
 ) -> dict[str, Any]:
     """The self-contained page."""
-    pools, quarantined = pools_of(tables), len(image_quarantine)
+    pools = pools_of(tables)
     origin = Origin(
         tables=tables, model=model, evaluation=evaluation, clips=clips, manifests=trainings,
-        quarantined=quarantined, vbench=vbench_manifest,
+        quarantined=len(image_quarantine), vbench=vbench_manifest,
     )  # fmt: skip
     inputs = ReportInputs(
         title=report.title,
-        arms={**pools.arms, **{name: ArmParams(**row["row"]) for name, row in not_run_arms.items()}},
+        arms=pools.arms | _left_out(not_run_arms),
         adapters=tables.adapters,
         reference=evaluation.reference_arm,
         references=pools.references,
@@ -146,8 +146,12 @@ def write_page(
         ages=ages(clips, pools.arms, trainings["stage2"], vbench_manifest.get("scored"), parent_run().begun),
     )
     page, exported = write_report(inputs, folders.report), _export(pools, scores, clips, folders.report)
-    made = _published(page, exported, folders.reports)
-    return made | {"result": result_of(ablation_table, inputs.claims, inputs.judgements, evaluation.reference_arm)}
+    said = result_of(ablation_table, inputs.claims, inputs.judgements, evaluation.reference_arm)
+    return _published(page, exported, folders.reports) | {"result": said}
+
+
+def _left_out(not_run_arms: Mapping[str, Any]) -> dict[str, ArmParams]:
+    return {name: ArmParams(**row["row"]) for name, row in not_run_arms.items()}
 
 
 def _bootstrap(evaluation: EvaluationParams) -> Bootstrap:
