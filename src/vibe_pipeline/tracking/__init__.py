@@ -6,7 +6,7 @@ of a node) nothing is tracked.
 """
 
 from vibe_pipeline.io.redact import redact
-from vibe_pipeline.tracking.arms import CONTENT, model_of, same_arms, tracked_arm
+from vibe_pipeline.tracking.arms import CONTENT, PLACE, model_of, place_arms, same_arms, tracked_arm
 from vibe_pipeline.tracking.children import TrackedAdapter, tracked_adapter
 from vibe_pipeline.tracking.inputs import images_input, prompts_input
 from vibe_pipeline.tracking.monitor import start_monitor
@@ -21,8 +21,10 @@ from vibe_pipeline.tracking.runs import (
     log_artifact,
     log_node_seconds,
     parent_run,
+    picture_key,
     run_address,
 )
+from vibe_pipeline.tracking.views import TRAINING, View, kept_view
 
 __all__ = [
     "CHANGED",
@@ -30,18 +32,24 @@ __all__ = [
     "CONTENT",
     "LONGEST_PARAM",
     "PARENT",
+    "PLACE",
+    "TRAINING",
     "URI",
     "Tracked",
     "TrackedAdapter",
+    "View",
     "changes",
     "end_parent",
     "flatten",
     "git_commit",
     "images_input",
+    "kept_view",
     "log_artifact",
     "log_node_seconds",
     "model_of",
     "parent_run",
+    "picture_key",
+    "place_arms",
     "prompts_input",
     "redact",
     "run_address",

@@ -95,10 +95,9 @@ def log_arms(
         ArmRecord(name, arm, table[table["arm"] == name], made[name], adapters.get(arm.adapter or ""))
         for name, arm in tables.arms.items()
     ]
-    runs, earlier = log_arm_runs(records, generation, tracking.clips_per_arm)
-    first = to_read_first(several_have(ablation_table))
-    note_on_arms(ablation_table, first, runs, earlier)
-    return {name: {"clips": len(made[name]), "run_id": runs[name]} for name in tables.arms}
+    recorded = log_arm_runs(records, generation, tracking.clips_per_arm)
+    note_on_arms(ablation_table, to_read_first(several_have(ablation_table)), recorded)
+    return {name: {"clips": len(made[name]), "run_id": recorded.runs[name]} for name in tables.arms}
 
 
 def write_page(
@@ -127,7 +126,7 @@ def write_page(
     )  # fmt: skip
     inputs = ReportInputs(
         title=report.title,
-        arms=pools.arms | _left_out(not_run_arms),
+        arms={**pools.arms, **_left_out(not_run_arms)},
         adapters=tables.adapters,
         reference=evaluation.reference_arm,
         references=pools.references,
