@@ -176,6 +176,27 @@ def test_all_arms_stand_at_the_same_frame_and_the_address_says_which(opened: Ope
     assert again.input_value(".player .choose") == "1" == again.input_value(".slide .choose")
 
 
+def test_full_screen_holds_all_chosen_arms_and_answers_keys(opened: Opened) -> None:
+    page = opened(fragment="#player")
+    over = "(e => e.scrollHeight - e.clientHeight)(document.querySelector('.player'))"
+    page.click(".player .full")
+    page.wait_for_function("document.querySelector('.player .full').textContent === 'Leave full screen'")
+    assert page.evaluate(over) <= 0, "eight arms and their lenses are seen without scrolling"
+    before = page.locator(".take:not([hidden]) [data-arm=full] video").bounding_box()["width"]
+    page.keyboard.press("Space")
+    assert page.inner_text(".player .play") == "Pause", "the button that was clicked is not pressed again"
+    page.keyboard.press("Space")
+    start = int(page.input_value(".player .seek"))
+    page.keyboard.press("," if start else ".")
+    assert abs(int(page.input_value(".player .seek")) - start) == 1
+    for arm in ("no_relay", "no_hfato", "keep_stage1", "refine_base", "full_pixel"):
+        page.uncheck(f".arms input[value={arm}]")
+    after = page.locator(".take:not([hidden]) [data-arm=full] video").bounding_box()["width"]
+    assert after > before and page.evaluate(over) <= 0, "fewer arms are larger"
+    page.click(".player .full")
+    page.wait_for_function("document.querySelector('.player .full').textContent === 'Full screen'")
+
+
 def test_the_difference_to_the_truth_is_that_of_the_frames(opened: Opened, inputs: ReportInputs) -> None:
     page = opened(fragment="#player")
     page.wait_for_function("document.querySelector('.player .difference').textContent.includes('True render')")

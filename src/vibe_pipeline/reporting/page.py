@@ -24,7 +24,7 @@ from vibe_pipeline.reporting.glossary import number, words
 from vibe_pipeline.reporting.setting import setting
 
 TEMPLATES, ASSETS = Path(__file__).parent / "templates", Path(__file__).parent / "assets"
-SCRIPTS = ("view.js", "folds.js", "clock.js", "lens.js", "slide.js", "player.js", "tables.js", "copy.js")
+SCRIPTS = ("view.js", "folds.js", "clock.js", "lens.js", "slide.js", "player.js", "wall.js", "tables.js", "copy.js")
 """In the order in which they need each other."""
 PAGE_BYTES = 14_000_000
 

@@ -142,7 +142,7 @@ def write_page(
         band=evaluation.fine_band,
         clips_shown=report.clips_shown,
         bootstrap=_bootstrap(evaluation),
-        ages=ages(clips, pools.arms, trainings["stage2"], vbench_manifest.get("scored"), parent_run().begun),
+        ages=ages(clips, pools.arms, trainings["stage2"], vbench_manifest, parent_run().begun),
     )
     page, exported = write_report(inputs, folders.report), _export(pools, scores, clips, folders.report)
     said = result_of(ablation_table, inputs.claims, inputs.judgements, evaluation.reference_arm)
