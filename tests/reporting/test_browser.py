@@ -229,7 +229,11 @@ def test_tables_sort_hide_and_copy(opened: Opened) -> None:
     choice.locator("summary").click()
     choice.get_by_label("Flicker").uncheck()
     assert head.is_hidden()
-    for name, begins in (("Markdown", "| Measure | "), ("LaTeX", "\\begin{tabular}"), ("CSV", "Measure,")):
+    for name, begins in (
+        ("Markdown", "| Measure | "),
+        ("LaTeX", "\\begin{tabular}"),
+        ("CSV", "metric,label,upsample,"),
+    ):
         page.click(f".told .copying button:text-is('{name}')")
         page.wait_for_function(f"document.querySelector('.told [role=status]').textContent === '{name} copied'")
         assert page.evaluate("window.copied").startswith(begins)
@@ -241,6 +245,10 @@ def test_on_paper_every_section_is_open(opened: Opened) -> None:
     assert page.locator("details.fold:not([open])").count() == 0
     page.emulate_media(media="print")
     page.set_viewport_size({"width": 718, "height": 1047})  # A4 within margins of a centimetre
+    wider = """() => { const table = document.querySelectorAll('table.sorts')[1];
+      for (const { cells } of table.rows) for (let i = 0; i < 4; i++) cells[1].after(cells[1].cloneNode(true));
+      table.style.setProperty('--columns', table.rows[0].cells.length); return table.rows[0].cells.length; }"""
+    assert page.evaluate(wider) == 12, "the base's own run has as many"
     tracks = "getComputedStyle(document.querySelector('.claims > li')).gridTemplateColumns.split(' ').length"
     assert page.evaluate(tracks) == 2, "a sheet of paper is laid out as a page of a desk"
     assert page.evaluate("document.documentElement.scrollWidth") <= 718

@@ -9,6 +9,7 @@ import pytest
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.reporting import blocks, narrative, tables
+from vibe_pipeline.reporting.copies import Grid
 from vibe_pipeline.reporting.glossary import number, spread, together, words
 from vibe_pipeline.reporting.page import ReportInputs
 
@@ -87,7 +88,11 @@ def test_a_block_is_copied_with_every_figure_in_a_cell_of_its_own(inputs: Report
         full["mean"], full["ci_low"], full["ci_high"], 16,
     ]  # fmt: skip
     assert copies["Markdown"].count("\n") == 2 + len(inputs.arms) and "| Full (ViBe) |" in copies["Markdown"]
-    assert copies["LaTeX"].startswith("\\begin{tabular}")
+    assert copies["LaTeX"].startswith("\\begin{tabular}") and "Flicker $\\downarrow$" in copies["LaTeX"]
+
+
+def test_powers_and_arrows_are_latex_that_pdflatex_takes() -> None:
+    assert "a $\\uparrow$ & 1.4 $\\times$ 10$^{-5}$ \\\\" in Grid(("", ""), (("a ↑", "1.4 × 10⁻⁵"),)).latex()
 
 
 def test_upsampling_that_is_not_beaten_is_said(inputs: ReportInputs) -> None:
