@@ -177,7 +177,7 @@ class TrackingHooks:
             return
         from vibe_pipeline.experiment.run import TrackingParams
         from vibe_pipeline.io.keys import content_key
-        from vibe_pipeline.tracking import CHANGED, changes, git_commit, run_name, start_monitor, start_parent
+        from vibe_pipeline.tracking import CHANGED, changes, git_commit, part_of, run_name, start_monitor, start_parent
 
         names = ", ".join(run_params.get("pipeline_names") or ["__default__"])
         changed = changes(run_params.get("runtime_params") or {})
@@ -195,7 +195,7 @@ class TrackingHooks:
         tags |= {f"not_run.{name}": row["reason"] for name, row in self._params["not_run"].items()}
         tracking = TrackingParams(**self._params.get("tracking", {}))
         self._stages = {node.name: stage for node in pipeline.nodes for stage in node.tags & set(pipelines)}
-        start_parent(tracking, self._project, run_name(self._env, names, changed), tags, shown)
+        start_parent(tracking, self._project, run_name(self._env, names, part_of(run_params), changed), tags, shown)
         # Kedro reports an error but not an interruption (Ctrl-C), which would leave the run open for ever.
         atexit.register(self._end, "KILLED")
         self._monitor = start_monitor() if tracking.system_metrics else None

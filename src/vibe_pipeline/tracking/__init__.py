@@ -10,7 +10,7 @@ from vibe_pipeline.tracking.arms import CONTENT, PLACE, model_of, place_arms, sa
 from vibe_pipeline.tracking.children import TrackedAdapter, tracked_adapter
 from vibe_pipeline.tracking.inputs import images_input, prompts_input
 from vibe_pipeline.tracking.monitor import start_monitor
-from vibe_pipeline.tracking.parent import CHANGED, changes, end_parent, git_commit, run_name, start_parent
+from vibe_pipeline.tracking.parent import CHANGED, changes, end_parent, git_commit, part_of, run_name, start_parent
 from vibe_pipeline.tracking.runs import (
     CLIP,
     LONGEST_PARAM,
@@ -48,6 +48,7 @@ __all__ = [
     "log_node_seconds",
     "model_of",
     "parent_run",
+    "part_of",
     "picture_key",
     "place_arms",
     "prompts_input",
