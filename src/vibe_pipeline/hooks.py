@@ -80,8 +80,8 @@ class TerminalHooks:
         from vibe_pipeline.reporting.result import ending
         from vibe_pipeline.tracking import run_address
 
-        page = catalog.load("report") if "report" in pipeline.outputs() else None
-        log.info("\n%s\n", "\n".join(ending(page, run_address())), extra={"bare": True})
+        page, sheets = (catalog.load(n) if n in pipeline.outputs() else None for n in ("report", "preview"))
+        log.info("\n%s\n", "\n".join(ending(page, run_address(), sheets)), extra={"bare": True})
         close_log()
 
     @hook_impl(tryfirst=True)

@@ -25,6 +25,7 @@ from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.pipelines.rows import of_kind
 from vibe_pipeline.reporting.ages import ages
 from vibe_pipeline.reporting.arm_runs import ArmRecord, log_arm_runs, note_on_arms, several_have
+from vibe_pipeline.reporting.first import roles_of
 from vibe_pipeline.reporting.kept import keep_report
 from vibe_pipeline.reporting.page import ReportInputs, write_report
 from vibe_pipeline.reporting.provenance import Origin, degradation_rows, losses
@@ -145,8 +146,12 @@ def write_page(
         ages=ages(clips, pools.arms, trainings["stage2"], vbench_manifest, parent_run().begun),
     )
     page, exported = write_report(inputs, folders.report), _export(pools, scores, clips, folders.report)
-    said = result_of(ablation_table, inputs.claims, inputs.judgements, evaluation.reference_arm)
-    return _published(page, exported, folders.reports) | {"result": said}
+    return _published(page, exported, folders.reports) | {"result": _result(inputs)}
+
+
+def _result(inputs: ReportInputs) -> dict[str, Any]:
+    leading = (inputs.reference, *roles_of(inputs.table, inputs.clips, inputs.arms).named())
+    return result_of(inputs.table, inputs.claims, inputs.judgements, leading)
 
 
 def _left_out(not_run_arms: Mapping[str, Any]) -> dict[str, ArmParams]:
