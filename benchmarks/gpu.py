@@ -6,6 +6,7 @@ Written for torch 2.11 and later. Exit code 1 if any line fails.
 
     python benchmarks/gpu.py                                  # all parts on CUDA
     python benchmarks/gpu.py --parts correctness step         # some of them
+    python benchmarks/gpu.py --match flash "stage-2 step"     # those whose line holds one of these texts
     python benchmarks/gpu.py --device cpu --small             # what a CPU can show, in seconds
 """
 
@@ -131,14 +132,15 @@ def kept(path: Path, place: dict[str, str]) -> list[Line]:
     return [line for line in found if not line.error]
 
 
-def run_all(setting: Setting, parts: Iterable[str], path: Path) -> list[Line]:
-    """Every check of the parts that is not done yet, each written as soon as it is known."""
+def run_all(setting: Setting, parts: Iterable[str], path: Path, match: Sequence[str] = ("",)) -> list[Line]:
+    """Every check of the parts that matches and is not done yet, each written as soon as it is known."""
     place = where(setting)
     lines = kept(path, place)
     done = {(line.part, line.name) for line in lines}
     spent = dict.fromkeys(PARTS, 0.0)
     for check in checks_of(setting):
-        if check.part not in parts or (check.part, check.name) in done:
+        asked = check.part in parts and any(text in check.name for text in match)
+        if not asked or (check.part, check.name) in done:
             continue
         if spent[check.part] > PART_SECONDS:
             print(f"{check.part:12}{check.name}: left for the next call, {PART_SECONDS:.0f} s are over", flush=True)
@@ -157,13 +159,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="toy sizes")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--match", nargs="+", default=[""], help="only lines that hold one of these texts")
     parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="results, kept from one call to the next")
     given = parser.parse_args(arguments)
     setting = Setting(given.device, given.small)
     if setting.cuda and not torch.cuda.is_available():
         parser.error("torch sees no GPU: use --device cpu --small for what a CPU can show")
     print(", ".join(f"{name} {value}" for name, value in where(setting).items()), flush=True)
-    lines = run_all(setting, given.parts, given.json)
+    lines = run_all(setting, given.parts, given.json, given.match)
     failed = [line for line in lines if line.passed is False]
     print(f"{len(lines)} lines, {sum(line.passed is True for line in lines)} pass, {len(failed)} fail; {given.json}")
     return int(bool(failed))

@@ -15,6 +15,7 @@ from diffusers import WanTransformer3DModel  # isort: skip
 
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.attention import GclfSettings, Windows, install_gclf, inward_window_mask, make_plan
+from vibe_pipeline.diffusion.attention.flash import flash_runs_on
 from vibe_pipeline.diffusion.attention.geometry import pool_tokens, reorder_tokens
 from vibe_pipeline.diffusion.attention.kinds.t3 import T3
 from vibe_pipeline.diffusion.rope import RopeKind, rope_of
@@ -46,13 +47,21 @@ def checks(setting: Setting) -> Iterator[Check]:
                 run = partial(attention_error, placed, backend)
                 yield Check("correctness", f"{backend} {named}", run, EXACT)
             if setting.cuda:
-                yield Check("correctness", f"flex {named}: bf16 error, dense's is 1", partial(half_error, placed), HALF)
+                run = partial(half_error, placed, "flex")
+                yield Check("correctness", f"flex {named}: bf16 error, dense's is 1", run, HALF)
+            if flash_runs_on(setting.device):
+                for dim in (64, 128):
+                    run = partial(half_error, placed, "flash", dim=dim)
+                    yield Check("correctness", f"flash {named} head dim {dim}: bf16 error, dense's is 1", run, HALF)
     for name, change in variants(setting).items():
         yield Check("correctness", f"model: {name}", partial(model_error, change), MODEL)
     yield Check("step", "adapter's gradient against the CPU's, float32", step_error, MODEL)
     yield Check("step", "the same with gradient checkpointing", partial(step_error, checkpointing=True), MODEL)
     if setting.cuda:
         yield Check("step", "the same with compiled blocks", partial(step_error, compiled=True), MODEL)
+    if flash_runs_on(setting.device):
+        for name, compiled in (("in bf16 by flash: error, gather's is 1", False), ("that with compiled blocks", True)):
+            yield Check("step", name, partial(half_step_error, compiled=compiled), HALF)
 
 
 def inputs(windows: Windows, setting: Setting, heads: int = 2, dim: int = 64) -> list[Tensor]:
@@ -97,16 +106,16 @@ def attention_error(windows: Windows, backend: str, setting: Setting) -> float:
     return difference(with_gradients(make_plan(windows, backend, setting.device), drawn, gradients), expected)
 
 
-def half_error(windows: Windows, setting: Setting) -> float:
-    """Flex in bfloat16 from float32, over dense attention in bfloat16 from float32."""
-    drawn = inputs(windows, setting)
+def half_error(windows: Windows, backend: str, setting: Setting, dim: int = 64) -> float:
+    """A backend in bfloat16 from float32, over dense attention in bfloat16 from float32."""
+    drawn = inputs(windows, setting, dim=dim)
     half = [x.bfloat16() for x in drawn]
     expected = with_gradients(partial(by_definition, windows), [x.float() for x in half], True)
-    dense, flex = (
+    dense, found = (
         difference(with_gradients(attend, half, True), expected)
-        for attend in (partial(by_definition, windows), make_plan(windows, "flex", setting.device))
+        for attend in (partial(by_definition, windows), make_plan(windows, backend, setting.device))
     )
-    return flex / dense
+    return found / dense
 
 
 def small_transformer() -> WanTransformer3DModel:
@@ -171,22 +180,41 @@ def example(per_token: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 def step_error(setting: Setting, checkpointing: bool = False, compiled: bool = False) -> float:
     """The adapter's gradients of one training step, with the row's own attention, relative to the largest."""
-    found = []
-    for device in ("cpu", setting.device):
-        transformer = small_transformer().requires_grad_(False)
-        lora.add_adapter(transformer, "d2", 4, 4.0, ("to_q", "to_v", "ffn.net.2"), 0)
-        for name, parameter in transformer.named_parameters():
-            if "lora_B" in name:  # zero at first, and then no gradient reaches lora_A
-                nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(2))
-        transformer = copy.deepcopy(transformer).to(device).train()
-        install_gclf(transformer, GclfSettings("gclf", (2, 3), 2), NATIVE)
-        here = device == setting.device and found
-        if checkpointing and here:
-            transformer.enable_gradient_checkpointing()
-        if compiled and here:
-            transformer.compile_repeated_blocks()
-        latent, text, timestep = example(False)
-        out = transformer(latent.to(device), timestep.to(device), text.to(device), return_dict=False)[0]
-        out.square().mean().backward()
-        found.append([p.grad.cpu() for p in lora.adapter_parameters(transformer, "d2").values()])
-    return difference(*found) / max(float(g.abs().max()) for g in found[0])
+    expected = step_gradients("cpu")
+    found = step_gradients(setting.device, checkpointing=checkpointing, compiled=compiled)
+    return difference(found, expected) / max(float(g.abs().max()) for g in expected)
+
+
+def half_step_error(setting: Setting, compiled: bool = False) -> float:
+    """Those of a step in bfloat16 by flash from float32, over those by gather in bfloat16 from float32."""
+    expected = step_gradients("cpu")
+    gather, flash = (
+        difference(step_gradients(setting.device, backend, torch.bfloat16, compiled=compiled), expected)
+        for backend in ("gather", "flash")
+    )
+    return flash / gather
+
+
+def step_gradients(
+    device: str,
+    backend: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    checkpointing: bool = False,
+    compiled: bool = False,
+) -> list[Tensor]:
+    """Of the adapter, after one training step with GCLF, on the CPU."""
+    transformer = small_transformer().requires_grad_(False)
+    lora.add_adapter(transformer, "d2", 4, 4.0, ("to_q", "to_v", "ffn.net.2"), 0)
+    for name, parameter in transformer.named_parameters():
+        if "lora_B" in name:  # zero at first, and then no gradient reaches lora_A
+            nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(2))
+    transformer = copy.deepcopy(transformer).to(device, dtype).train()
+    install_gclf(transformer, GclfSettings("gclf", (2, 3), 2), NATIVE, backend)
+    if checkpointing:
+        transformer.enable_gradient_checkpointing()
+    if compiled:
+        transformer.compile_repeated_blocks()
+    latent, text, timestep = example(False)
+    out = transformer(latent.to(device, dtype), timestep.to(device), text.to(device, dtype), return_dict=False)[0]
+    out.float().square().mean().backward()
+    return [p.grad.float().cpu() for p in lora.adapter_parameters(transformer, "d2").values()]

@@ -18,6 +18,7 @@ from training import RandomLatents, build_bench, measure, random_transformer
 from diffusers import AutoencoderKLWan  # isort: skip
 
 from vibe_pipeline.diffusion.attention import GclfSettings, Place, install_gclf, kind_of, remove_gclf
+from vibe_pipeline.diffusion.attention.flash import flash_runs_on
 from vibe_pipeline.diffusion.checkpoint import tile_stride
 from vibe_pipeline.diffusion.models import decode_video, encode_video
 from vibe_pipeline.experiment.adapters import AdapterParams
@@ -45,8 +46,9 @@ def checks(setting: Setting) -> Iterator[Check]:
         run = partial(layer_ratio, case, gradient=True)
         yield Check("speed", f"layer {case.name}, forward and backward: gclf over full", run, 1.0 if full else None)
         if setting.cuda:
-            run = partial(layer_ratio, case, gradient=True, backend="flex")
-            yield Check("speed", f"the same by flex in any case: {case.name}", run)
+            for backend in ("dense", "flex", *(["flash"] if flash_runs_on(setting.device) else [])):
+                run = partial(layer_ratio, case, gradient=True, backend=backend)
+                yield Check("speed", f"the same by {backend} in any case: {case.name}", run)
     video = (CUDA_VIDEOS if full else SMALL_VIDEOS)[0]
     for kind in ("full", "gclf"):
         yield Check("speed", f"block {video.name}: {kind}", partial(block_seconds, video, kind), None, "s")

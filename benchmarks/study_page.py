@@ -16,9 +16,11 @@ from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.claims import ClaimVerdict, judge_claims
 from vibe_pipeline.evaluation.pooling import Pools, pools_of
 from vibe_pipeline.evaluation.readings import Evidence
+from vibe_pipeline.evaluation.sequential import ONLY_LOOK, look_of
 from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import load_claims
+from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.load import experiment_of
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.reporting.cost import Cost
@@ -66,7 +68,9 @@ class Kept:
     def bootstrap(self) -> Bootstrap:
         """As the run's report draws its intervals."""
         evaluation = self.params["evaluation"]
-        return Bootstrap(confidence=evaluation.get("confidence", 0.95), seed=evaluation.get("seed", 0))
+        generation = self.params["generation"]
+        look = look_of(GenerationParams(**generation)) if generation.get("sequential") else ONLY_LOOK
+        return Bootstrap(confidence=evaluation.get("confidence", 0.95), seed=evaluation.get("seed", 0), look=look)
 
 
 def _kept(path: Path) -> pd.DataFrame:

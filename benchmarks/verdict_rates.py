@@ -1,12 +1,17 @@
 """How often each verdict comes out where the truth is known: the rule of evaluation/claims.py, and the one before it.
 
     python benchmarks/verdict_rates.py [--families 200] [--designs study] [--seed 0]
+    python benchmarks/verdict_rates.py --looks [--families 1000] [--designs small_margin] [--seed 0]
 
 Draws the paired differences of a family of claims as prompts and training seeds at random, crossed, on five measures
 that go together, and judges them by the package's own code. Five of fourteen claims have no true effect, five one of
 the margin, four one of twice the margin, the same on every measure in units of its own margin. Prints a Markdown table
 of the share of claims with each verdict: by itself, corrected over the family, and by the rule before, by which a claim
 held if every measure's bootstrap interval lay on the claimed side and did not hold if any lay on the other.
+
+With `--looks` prompts grow in blocks and every claim is judged at each: how often a false verdict comes out at any
+look by the rule of a single look, which is peeking, and by that of evaluation/sequential.py, how often a true one does,
+and at how many prompts. Claims then have their primary measure alone, which decides whether a verdict is false.
 
 Spreads and correlations are those of `full_pixel` less `no_hfato` in the miniature study (64 prompts, 4 sampling seeds,
 2 training seeds), by the method of moments: training seeds matter as much there as anywhere in it.
@@ -16,7 +21,7 @@ import argparse
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +30,7 @@ from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.claims import judge_evidence
 from vibe_pipeline.evaluation.differences import Difference, difference_between
 from vibe_pipeline.evaluation.readings import EQUIVALENT, FAILS, HOLDS, MIXED, OPEN, Evidence, Question, read
+from vibe_pipeline.evaluation.sequential import ONLY_LOOK, Look
 from vibe_pipeline.experiment.claims import Asked, Claim
 
 Array = NDArray[np.float64]
@@ -51,17 +57,25 @@ VERDICTS = (HOLDS, MIXED, EQUIVALENT, FAILS, OPEN)
 
 @dataclass(frozen=True)
 class Design:
-    """How many prompts and training seeds, and whether training seeds matter at all."""
+    """How many prompts and training seeds, whether training seeds matter at all, and which effects claims have.
+
+    Effects are in units of the margin. All spreads are `wider` times those of the study in it: the wider, the less the
+    margin keeps from being told wrongly.
+    """
 
     prompts: int
     seeds: int
     seeds_matter: bool = True
+    wider: float = 1.0
+    family: tuple[str, ...] = FAMILY
 
     @property
     def label(self) -> str:
         """In words."""
         said = f"{self.prompts} prompts, {self.seeds} training seed{'s' * (self.seeds > 1)}"
-        return said if self.seeds_matter else f"{said}; of these very trainings"
+        said += "" if self.seeds_matter else "; of these very trainings"
+        said += "" if self.wider == 1 else f"; spreads {self.wider:g} times as large"
+        return said if len({*self.family}) > 1 else f"{said}; no effect at all"
 
 
 DESIGNS = {
@@ -71,6 +85,15 @@ DESIGNS = {
     "one_seed": Design(64, 1),
 }
 
+BLOCKS = (16, 32, 64, 128)
+GROWING = {
+    "study": Design(BLOCKS[-1], 4),
+    "one_training": Design(BLOCKS[-1], 1, seeds_matter=False),
+    "small_margin": Design(BLOCKS[-1], 1, seeds_matter=False, wider=4.0),
+    "no_effect": Design(BLOCKS[-1], 1, seeds_matter=False, wider=20.0, family=("none",) * len(FAMILY)),
+}
+RULES = {"peeking": None, "O'Brien-Fleming": "obrien_fleming", "Pocock": "pocock"}
+
 
 def drawn(design: Design, effect: float, rng: np.random.Generator) -> Array:
     """Gains [measures, prompts, training seeds] in margins."""
@@ -79,8 +102,8 @@ def drawn(design: Design, effect: float, rng: np.random.Generator) -> Array:
     def part(spread: Array, *shape: int) -> Array:
         return spread[:, None, None] * np.tensordot(root, rng.standard_normal((len(spread), *shape)), axes=1)
 
-    gains = effect + part(OF_PROMPTS, design.prompts, 1) + part(OF_REST, design.prompts, design.seeds)
-    return gains + part(OF_SEEDS, 1, design.seeds) if design.seeds_matter else gains
+    gains = effect + design.wider * (part(OF_PROMPTS, design.prompts, 1) + part(OF_REST, design.prompts, design.seeds))
+    return gains + design.wider * part(OF_SEEDS, 1, design.seeds) if design.seeds_matter else gains
 
 
 def rule_before(found: list[Difference]) -> str:
@@ -152,15 +175,102 @@ def table(design: Design, count: int, seed: int) -> str:
     return "\n".join(lines)
 
 
+Told = dict[int, tuple[str, int]]
+"""By the claim's place what is first told of it, and at how many prompts; nothing of what is never told."""
+
+
+def first_told(claims: list[Claim], seen: list[list[Difference]], spending: str | None) -> tuple[Told, Told]:
+    """What any look tells first, of the claims by themselves and corrected.
+
+    Args:
+        claims: Of a family.
+        seen: Their differences at each look.
+        spending: Of the level over the looks; None: each look has all of it.
+    """
+    alone: Told = {}
+    together: Told = {}
+    for number, differences in enumerate(seen, 1):
+        look = ONLY_LOOK if spending is None else Look(number, BLOCKS, spending)
+        bootstrap = replace(Bootstrap(), look=look)
+        evidence = [[read(Question(MEASURES[0], "higher", 1.0), found, bootstrap)] for found in differences]
+        for place, judged in enumerate(judge_evidence(claims, evidence, bootstrap)):
+            for known, verdict in ((alone, judged.verdict), (together, judged.corrected)):
+                if verdict != OPEN:
+                    known.setdefault(place, (verdict, BLOCKS[number - 1]))
+    return alone, together
+
+
+def grown(design: Design, count: int, seed: int) -> dict[str, list[tuple[Told, Told]]]:
+    """By rule what is first told of each family."""
+    rng, asked = np.random.default_rng(seed), Asked(metric=MEASURES[0], better="higher", margin=1.0)
+    claims = [
+        Claim(name=str(i), statement=effect, kind="k", arm="a", other="b", primary=asked)
+        for i, effect in enumerate(design.family)
+    ]
+    found: dict[str, list[tuple[Told, Told]]] = {rule: [] for rule in RULES}
+    for _ in range(count):
+        gains = [drawn(design, EFFECTS[effect], rng)[0] for effect in design.family]
+        seen = [[difference_between(matrix[:block]) for matrix in gains] for block in BLOCKS]
+        for rule, spending in RULES.items():
+            found[rule].append(first_told(claims, seen, spending))
+    return found
+
+
+def shares(design: Design, effect: str, families: list[Told]) -> list[str]:
+    """Of claims with an effect, percent that are told wrongly, rightly, and not; and the mean of prompts until then."""
+    places = [place for place, other in enumerate(design.family) if other == effect]
+    first = [told.get(place, (OPEN, BLOCKS[-1])) for told in families for place in places]
+    wrong, untold = (
+        sum(is_false(effect, verdict) for verdict, _ in first),
+        [verdict for verdict, _ in first].count(OPEN),
+    )
+    counts = wrong, len(first) - wrong - untold, untold
+    return [*(f"{100 * n / len(first):.1f}" for n in counts), f"{np.mean([prompts for _, prompts in first]):.0f}"]
+
+
+def with_false(design: Design, families: list[Told]) -> float:
+    """Percent of families in which any look tells a claim wrongly."""
+    wrong = [any(is_false(design.family[place], verdict) for place, (verdict, _) in told.items()) for told in families]
+    return 100 * sum(wrong) / len(wrong)
+
+
+def looks_table(design: Design, count: int, seed: int) -> str:
+    """What comes out at any of the looks as Markdown, in percent, and prompts until then."""
+    listed = ", ".join(map(str, BLOCKS))
+    lines = [f"**Looks at {listed}; {design.label}**", ""]
+    lines += ["| true effect | rule | false | true | open | prompts | corrected: false | true | open | prompts |"]
+    lines += ["|---" * 10 + "|"]
+    found = {rule: list(zip(*families, strict=True)) for rule, families in grown(design, count, seed).items()}
+    for effect in dict.fromkeys(design.family):
+        for rule, both in found.items():
+            cells = [cell for families in both for cell in shares(design, effect, list(families))]
+            lines.append(f"| {effect} | {rule} | {' | '.join(cells)} |")
+    wrong = {rule: [with_false(design, list(families)) for families in both] for rule, both in found.items()}
+    said = "; ".join(
+        f"{rule} {alone:.1f} % by itself, {together:.1f} % corrected" for rule, (alone, together) in wrong.items()
+    )
+    error = 100 * math.sqrt(0.05 * 0.95 / (count * design.family.count("none")))
+    lines += [
+        "",
+        f"Families of {len(design.family)} with any false verdict: {said}. 5 % are uncertain by ± {error:.1f}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Print one table a design."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", type=int, default=200)
-    parser.add_argument("--designs", nargs="+", choices=list(DESIGNS), default=list(DESIGNS))
+    parser.add_argument("--designs", nargs="+", help="some of them alone")
+    parser.add_argument("--looks", action="store_true", help="prompts grow in blocks, and every block is looked at")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    for name in given.designs:
-        print(table(DESIGNS[name], given.families, given.seed), flush=True)
+    designs, shown = (GROWING, looks_table) if given.looks else (DESIGNS, table)
+    if unknown := set(given.designs or ()) - set(designs):
+        parser.error(f"--designs: {', '.join(sorted(unknown))} is none of {', '.join(designs)}")
+    for name in given.designs or designs:
+        print(shown(designs[name], given.families, given.seed), flush=True)
 
 
 if __name__ == "__main__":

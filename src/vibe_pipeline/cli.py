@@ -9,7 +9,7 @@ import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.utils import find_kedro_project
 
-from vibe_pipeline.commands import before, begin, exchange, results, use, weights
+from vibe_pipeline.commands import before, begin, exchange, grow, results, use, weights
 from vibe_pipeline.commands.refusals import plainly, require_runner
 
 COMMANDS = (
@@ -19,6 +19,7 @@ COMMANDS = (
     before.plan,
     before.doctor,
     before.rehearse,
+    grow.grow,
     exchange.export_adapter,
     exchange.import_adapter,
     weights.fetch_weights,

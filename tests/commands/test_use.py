@@ -250,3 +250,41 @@ def test_a_first_frame_needs_a_base_that_takes_one(project: Path) -> None:
     imageio.imwrite(project / "g.png", np.zeros((64, 96, 3), np.uint8))
     done = call("generate", "a", "--first-frame", "g.png")
     assert done.exit_code == 1 and "takes no first frame" in done.output
+
+
+@pytest.fixture
+def two_experts(project: Path, a14b) -> list[str]:
+    """The shipped environment of Wan2.2-A14B with a tiny base, its first adapter trained; options that choose it."""
+    env = project / "conf/wan22_t2v_a14b"
+    params = read_conf(env)
+    params["model"] |= a14b.model().model_dump(mode="json", exclude={"flow_shift"})
+    params["generation"] |= {"native_steps": 4, "negative_prompt": ""}
+    write_conf(env, params)
+    home = project / "data/06_models/adapters"
+    manifest = json.loads((home / "full.json").read_text())
+    (home / "full_seed_0.json").write_text(json.dumps(manifest | {"name": "full_seed_0"}))
+    return ["--env", "wan22_t2v_a14b", "--output", str(project / "out")]
+
+
+def test_a_base_of_two_experts_generates_and_refines(project: Path, two_experts: list[str], monkeypatch) -> None:
+    """Native clips by both; the environment's second pass below the boundary, and one above it."""
+    done = call("generate", "a plain blue cross", *two_experts, "--steps", "2", "--guidance", "1")
+    assert done.exit_code == 0, done.output
+    notes = {path.stem: json.loads(path.read_text())["pieces"][0] for path in (project / "out").glob("*.json")}
+    native, large = (notes[f"a-plain-blue-cross-0-{n}"] for n in ("native-32x48", "full_seed_0-64x96"))
+    assert native["expert_steps"] == {"transformer": 3, "transformer_2": 1}
+    assert large["expert_steps"] == {"transformer": 0, "transformer_2": 2} and large["settings"]["adapter"] == "k"
+    asked: list[float] = []
+    monkeypatch.setattr(
+        "vibe_pipeline.generation.denoiser.guided", lambda one, other, scale, _: asked.append(scale) or one
+    )
+    source = project / "out/a-plain-blue-cross-0-native-32x48.mp4"
+    options = ["--prompt", "x", "--arm", "full_above", "--steps", "2", "--guidance", "2"]
+    done = call("refine", str(source), *two_experts, *options, "--params", "arms.full_above.guidance_scale_2=3.0")
+    assert done.exit_code == 0, done.output
+    assert asked == [2.0, 2.0]  # both experts', whatever the row says
+    (found,) = (project / "out").glob("*full_above*.json")
+    assert json.loads(found.read_text())["pieces"][0]["expert_steps"] == {"transformer": 1, "transformer_2": 1}
+    refused = ["--prompt", "x", "--arm", "full_above", "--steps", "1", "--strength", "0.9"]
+    done = call("refine", str(source), *two_experts, *refused)
+    assert done.exit_code == 1 and "the low-noise expert's, and all 1 steps" in done.output

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 import vibe_pipeline  # noqa: F401  before diffusers: it makes torchvision importable
 
@@ -212,3 +213,20 @@ def test_a_window_from_the_native_grid_turns_with_upright_images(transformer):
     assert landscape.prepare((1, 16, 8), "cpu")[0].windows.half_window == (4, 2)
     given = install_gclf(transformer, GclfSettings(kind="window", half_window=(2, 4)), backend="dense")
     assert given.prepare((1, 16, 8), "cpu")[0].windows.half_window == (2, 4)
+
+
+def graphs_of(transformer):
+    """How many graphs torch.compile makes of the blocks, each of which it compiles by itself."""
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    transformer.compile_repeated_blocks(backend=counter)
+    run(transformer)
+    return counter.frame_count
+
+
+def test_blocks_with_the_same_attention_are_compiled_once(transformer):
+    """Past eight, torch runs the other blocks uncompiled, without an error."""
+    assert len(transformer.blocks) > 1
+    plain = graphs_of(copy.deepcopy(transformer))
+    install_gclf(transformer, SETTINGS, backend="dense")
+    assert graphs_of(transformer) == plain

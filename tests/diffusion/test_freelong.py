@@ -109,6 +109,19 @@ def test_it_is_the_formula(fields: dict, backend: str, order: str) -> None:
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("fields", FORMS[:2])
+def test_on_a_cpu_few_tokens_too_are_attended_to_in_tiles(fields: dict) -> None:
+    """A mask over a grid as the miniature's costs what full attention costs; the values are the same."""
+    grid = (3, 18, 18)
+    generator = torch.Generator().manual_seed(2)
+    q, k, v = (torch.randn(1, 2, math.prod(grid), 8, generator=generator) for _ in range(3))
+    tiled, masked = (FreeLong(**fields).plan(Place(grid, backend=backend)) for backend in ("auto", "dense"))
+    assert (tiled.near.backend, masked.near.backend) == ("gather", "dense")
+    assert tiled.overall.backend == ("gather" if fields.get("global_pass") else "dense")
+    torch.testing.assert_close(tiled(q, k, v), masked(q, k, v), rtol=1e-4, atol=1e-5)
+    assert FreeLong(**fields).plan(Place(GRID)).near.backend == "dense"  # calls would cost more than they save
+
+
 def test_the_filter_is_the_released_one_on_even_axes_and_has_the_mean_at_1_on_odd_ones() -> None:
     """The release's grid of frequencies, -1 to 1 - 2/n after fftshift, written again by its formula."""
     axes = [torch.arange(n).float() * 2 / n - 1 for n in GRID]

@@ -2,28 +2,33 @@
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from vibe_pipeline.diffusion.attention import GclfSettings, install_gclf
-from vibe_pipeline.diffusion.flow import sigma_schedule
-from vibe_pipeline.diffusion.models import velocity_predictor
+from vibe_pipeline.diffusion.attention_flops import WHICH, count_attention
+from vibe_pipeline.diffusion.flops import adapters_on
+from vibe_pipeline.diffusion.flow import noise_levels, sigma_schedule
+from vibe_pipeline.diffusion.lora import add_adapter
+from vibe_pipeline.diffusion.models import find_model, velocity_predictor
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.sampling import denoise, guided
 from vibe_pipeline.diffusion.step_cache import (
     FirstBlock,
     Pyramid,
-    StepCache,
     Taylor,
     forget_steps,
     in_context,
     install_step_cache,
     remove_step_cache,
 )
+from vibe_pipeline.diffusion.step_cache_base import StepCache
+from vibe_pipeline.diffusion.weights import on_meta
 
 STEPS = 8
 TEXTS = torch.randn(2, 1, 12, 64, generator=torch.Generator().manual_seed(1))
@@ -179,9 +184,39 @@ def test_pyramid_gives_what_attention_gave_before_within_its_noise_levels(transf
     assert torch.equal(clip(passes(transformer)[0]), expected)
     left_out = sum(low < float(s) < high and i % 2 == 1 for i, s in enumerate(sigmas[:-1]))
     assert 0 < left_out < STEPS / 2 and count == {"attn1": STEPS - left_out, "attn2": STEPS}
+    assert cache.reused(noise_levels(STEPS, 3.0, 0.7)) == (left_out, 0)
     assert (cache.held(30), Pyramid(cross_every=2).held(30)) == (30, 60)
     with pytest.raises(ValueError, match=r"step_cache\.between 0\.8 to 0\.1 holds no noise level"):
         Pyramid(between=(0.8, 0.1))
+
+
+def operations(transformer: WanTransformer3DModel, sigmas: Sequence[float]) -> float:
+    """Of a pass over a grid of 4 x 6 x 10 tokens, by torch's counter; nothing is computed."""
+
+    def predict(x: Tensor, sigma: Tensor) -> Tensor:
+        return transformer(x, torch.full((1,), 500.0, device="meta"), TEXTS[0].to("meta"), return_dict=False)[0]
+
+    within = in_context(transformer, "conditional", predict)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        for sigma in sigmas:
+            within(torch.empty(1, 16, 4, 12, 20, device="meta"), torch.tensor([sigma]))
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("cache", [Pyramid(2, 1, (0.2, 0.6)), Pyramid(3, 2, (0.0, 0.9))])
+def test_what_pyramid_saves_is_what_torch_counts(wan21, cache: Pyramid) -> None:
+    """The attention that an earlier forward stands in for, with its projections and an adapter beside them."""
+    config = find_model(str(wan21.path)).config_of("transformer")
+    levels = noise_levels(STEPS, 3.0, 0.7)
+    transformer = on_meta("transformer", config)
+    add_adapter(transformer, "own", 4, 8.0, ("to_q", "to_out.0", "ffn.net.2"), 0)
+    whole = operations(transformer, levels)
+    install_step_cache(transformer, cache)
+    found = operations(transformer, levels)
+    keys, saved = [4.0 * 6 * 10] * config["num_layers"], 0.0
+    for which, times in zip(WHICH, cache.reused(levels), strict=True):
+        saved += times * sum(count_attention(config, (4, 6, 10), 12, keys, adapters_on(transformer), which))
+    assert whole - found == saved > 0
 
 
 def test_a_transformer_that_had_a_cache_goes_without_the_garbage_collector(wan21) -> None:

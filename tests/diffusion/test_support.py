@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vibe_pipeline.diffusion.models import find_model, require_whole
-from vibe_pipeline.diffusion.quantisation import require_torchao
+from vibe_pipeline.diffusion.quantisation import require_package
 
 LONGEST = 600
 INDEX, TRANSFORMER, VAE, TEXT = (
@@ -287,8 +287,11 @@ def test_a_header_that_claims_more_than_the_file_has(wan21, copy: Callable) -> N
 def test_without_the_package_none_alone_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
     monkeypatch.setattr("importlib.util.find_spec", lambda name: looked.append(name))
-    require_torchao(None)
+    require_package(None)
     assert looked == []
     with pytest.raises(ModuleNotFoundError, match=r"model\.quantisation int8 needs torchao: pip install"):
-        require_torchao("int8")
-    assert looked == ["torchao"]
+        require_package("int8")
+    with pytest.raises(ModuleNotFoundError, match=r"quantisation nf4 needs bitsandbytes: pip install 'bitsandbytes>="):
+        require_package("nf4")
+    require_package("fp8_cast")  # torch alone
+    assert looked == ["torchao", "bitsandbytes"]

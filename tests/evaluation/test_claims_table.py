@@ -40,7 +40,7 @@ def scores() -> pd.DataFrame:
 def test_a_row_a_claim_and_measure_with_all_that_the_verdict_rests_on(scores: pd.DataFrame) -> None:
     claims = claim("one", "b"), claim("two", "c", at_least=0.01), claim("three", "gone")
     judgements = judge_claims(claims, scores, BOOTSTRAP)
-    table = claims_table(judgements, 0.9)
+    table = claims_table(judgements, BOOTSTRAP)
     assert tuple(table.columns) == CLAIM_COLUMNS and len(table) == 5
     assert list(table["role"]) == ["primary", "secondary"] * 2 + ["primary"]
     assert list(zip(table["claim"], table["metric"], strict=True))[-1] == ("three", "error")
@@ -63,7 +63,7 @@ def test_a_row_a_claim_and_measure_with_all_that_the_verdict_rests_on(scores: pd
 def test_it_comes_back_from_its_file_as_it_was(scores: pd.DataFrame, tmp_path: Path) -> None:
     declared = yaml.safe_load((ROOT / "conf/base/catalog.yml").read_text())["claims_table"]["text"]
     assert set(declared) == set(TEXT)
-    table = claims_table(judge_claims((claim("007", "b"), claim("none", "gone")), scores, BOOTSTRAP), 0.9)
+    table = claims_table(judge_claims((claim("007", "b"), claim("none", "gone")), scores, BOOTSTRAP), BOOTSTRAP)
     kept = CsvTable(filepath=str(tmp_path / "claims_table.csv"), text=declared)
     kept.save(table)
     again = kept.load()
@@ -72,4 +72,4 @@ def test_it_comes_back_from_its_file_as_it_was(scores: pd.DataFrame, tmp_path: P
 
 
 def test_no_claims_are_a_table_of_no_rows() -> None:
-    assert claims_table((), 0.95).shape == (0, len(CLAIM_COLUMNS))
+    assert claims_table((), BOOTSTRAP).shape == (0, len(CLAIM_COLUMNS))

@@ -22,7 +22,7 @@ from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.origin import Unfolded
 from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.experiment.training import LoraParams, OptimiserParams, TrainParams
-from vibe_pipeline.generation import denoiser, render
+from vibe_pipeline.generation import calibration, denoiser, render
 from vibe_pipeline.generation.render import arm_clips, native_clips
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.video import write_lossless
@@ -81,6 +81,7 @@ CHOICE = {
     "prompts_4k_vbench",
     "skip",
     "count",
+    "sequential",
     "prompt_dimensions",
     "subset_seed",
     "seeds",
@@ -158,6 +159,7 @@ class Blank:
 def blank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(render, "Denoiser", Blank)  # of native clips; an arm's method imports it when it makes clips
     monkeypatch.setattr(denoiser, "Denoiser", Blank)
+    monkeypatch.setattr(calibration, "calibrate", lambda *_: None)
 
 
 @pytest.fixture
@@ -197,6 +199,8 @@ def test_of_an_arms_clips(arm_key, wan21) -> None:
     keys |= {"pool": arm_key(arm={"attention": {"kind": "gclf", "pool": 4}})}
     caches = [{"kind": "taylor", "interval": 3}, {"before": 2}, {"order": 0}, {"kind": "first_block"}]
     keys |= {f"cache {c}": arm_key(arm={"step_cache": c}) for c in (*caches, caches[-1] | {"threshold": 0.2})}
+    mags = ({}, {"tolerance": 0.1}, {"most_skips": 2}, {"retain": 0.5})
+    keys |= {f"mag {m}": arm_key(arm={"step_cache": {"kind": "mag", **m}}) for m in mags}
     ropes = [{"kind": "ntk", "alpha": (1, 25, 25)}, {"kind": "ar"}, {"kind": "ar", "reach": "native"}]
     ropes += [{"kind": "yarn"}, {"kind": "yarn", "rotations": (16.0, 1.0)}, {"kind": "vision_yarn"}]
     ropes += [{"kind": "time_aware"}, {"kind": "time_aware", "watershed": 0.5}]

@@ -1,6 +1,7 @@
 """The VAE's training: its optimizer, its batches, its terms; and that it learns."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from diffusers import AutoencoderKLWan
 from torch import nn
 
 from vibe_pipeline.experiment.miniature import MiniatureParams
+from vibe_pipeline.miniature.batches import draw_batch
 from vibe_pipeline.miniature.optimisers import ConvMuon
 from vibe_pipeline.miniature.scene import Scene
-from vibe_pipeline.miniature.vae import VaeObjective, VaeWeights, decode_chunks, draw_batch, vae_optimisers
+from vibe_pipeline.miniature.vae import VaeObjective, VaeWeights, decode_chunks, vae_optimisers
 from vibe_pipeline.miniature.world import object_mask
 from vibe_pipeline.training.base_model import decoder_job, train_vae, vae_job
 from vibe_pipeline.training.modules import train_module
@@ -59,7 +61,7 @@ def test_crops_mostly_see_the_object(monkeypatch: pytest.MonkeyPatch) -> None:
     def masks(scene: Scene, height: int, width: int, frames: int, style: object) -> np.ndarray:
         return np.repeat(object_mask(scene, height, width, frames)[..., None], 3, -1)
 
-    monkeypatch.setattr("vibe_pipeline.miniature.vae.render", masks)
+    monkeypatch.setattr("vibe_pipeline.miniature.batches.render", masks)
     drawn = [draw_batch(np.random.default_rng(i), 16, 5, 4) for i in range(12)]
     seen = np.mean([float((clip > 0).float().mean() > 0.05) for batch in drawn for clip in batch])
     assert seen > 0.7
@@ -83,28 +85,59 @@ def test_equivariance_is_measured_only_where_it_is_asked_for() -> None:
     torch.manual_seed(0)
     found = equal(x)
     assert set(without) == {"loss", "reconstruction", "kl"}
-    extra = 0.5 * (found["degraded"] + found["shrunk"])
-    torch.testing.assert_close(found["loss"].detach(), without["loss"].detach() + extra)
-    assert found["degraded"] > 0
+    torch.testing.assert_close(found["loss"].detach(), without["loss"].detach() + 0.5 * found["apart"])
+    assert found["apart"] > 0
 
 
-def test_a_latent_that_shrinks_with_its_picture_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With pixels averaged in tiles for a latent, degrading before or after is the same but for the camera's filter."""
-    objective = VaeObjective(VaeWeights(equivariance=1.0))
+def coded_as(codes: list[torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """An encoder that gives one code after another, without noise."""
+    left = iter(codes)
 
-    def tiles(x: torch.Tensor) -> torch.Tensor:
-        mean = nn.functional.avg_pool3d(x, (1, 4, 4))
+    def encode(x: torch.Tensor) -> torch.Tensor:
+        mean = next(left)
         return torch.cat([mean, torch.full_like(mean, -30.0)], 1)
 
-    monkeypatch.setattr(objective.vae, "_encode", tiles)
-    monkeypatch.setattr(
-        "vibe_pipeline.miniature.vae.decode_chunks", lambda vae, z: z.repeat_interleave(4, -1).repeat_interleave(4, -2)
-    )
-    y, x = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 48), indexing="ij")
-    smooth = (0.5 * torch.sin(2 * x + y))[None, None, None].repeat(1, 3, 1, 1, 1)
-    rough = torch.randn(1, 3, 1, 12, 12).repeat_interleave(4, -1).repeat_interleave(4, -2).clamp(-1, 1)
-    assert objective(smooth)["degraded"] < 0.01
-    assert objective(rough)["degraded"] > 0.2
+    return encode
+
+
+def test_how_far_apart_is_the_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D averages squares of 2 x 2 and enlarges; every channel counts alike, whatever its scale."""
+    torch.manual_seed(0)
+    objective = VaeObjective(VaeWeights(equivariance=1.0))
+    monkeypatch.setattr("vibe_pipeline.miniature.vae.decode_chunks", lambda vae, z: torch.zeros(2, 3, 1, 24, 24))
+    x, z, enlarged = torch.rand(2, 3, 1, 24, 24), torch.randn(2, 4, 1, 6, 6), torch.randn(2, 4, 1, 6, 6)
+    flat = nn.functional.interpolate(z[:, :, 0], scale_factor=0.5, mode="area")
+    averaged = nn.functional.interpolate(flat, size=(6, 6), mode="bilinear", align_corners=False)[:, :, None]
+    unit = z.std((0, 2, 3, 4), keepdim=True)
+    wanted = ((averaged - enlarged) / unit).square().mean() / ((z - enlarged) / unit).square().mean()
+    loud = torch.tensor([1.0, 10.0, 0.1, 3.0]).view(1, 4, 1, 1, 1)
+    for scale in (1.0, loud):
+        monkeypatch.setattr(objective.vae, "_encode", coded_as([scale * z, scale * enlarged]))
+        torch.testing.assert_close(objective(x)["apart"], wanted)
+    monkeypatch.setattr(objective.vae, "_encode", coded_as([z, averaged]))
+    assert objective(x)["apart"] < 1e-10
+
+
+def test_the_picture_is_shrunk_to_a_third_and_enlarged(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, seen = VaeObjective(VaeWeights(equivariance=1.0)), []
+    encode = objective.vae._encode
+    monkeypatch.setattr(objective.vae, "_encode", lambda x: seen.append(x) or encode(x))
+    waves = (0.8 * torch.sin(cycles * torch.arange(48.0)) for cycles in (2.5, 0.1))
+    fine, slow = (wave.expand(1, 3, 1, 48, 48) for wave in waves)
+    objective(fine)
+    objective(slow)
+    assert torch.equal(seen[0], fine) and seen[1].abs().mean() < 0.1  # the small picture holds 1.05 radians a pixel
+    torch.testing.assert_close(seen[3][..., 4:-4], slow[..., 4:-4], atol=0.02, rtol=0)
+
+
+def test_training_goes_on_from_a_trained_vae(tmp_path: Path) -> None:
+    VaeObjective().vae.save_pretrained(tmp_path / "base/vae")
+    params = MiniatureParams(size=16, frames=5, vae_steps=1, start=tmp_path / "base")
+    job = vae_job(params, tmp_path / "work")
+    first, last = AutoencoderKLWan.from_pretrained(tmp_path / "base/vae"), job.build()
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), last.vae.parameters(), strict=True))
+    gentle, usual = (j.optimisers(last)[0].param_groups[0]["lr"] for j in (job, vae_job(MiniatureParams(), tmp_path)))
+    assert gentle < usual
 
 
 def test_the_vae_learns_and_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ COMPOSITES = ("tests/evaluation/test_composites.py",)
 SR_FRAME = ("tests/diffusion/test_super_resolution.py",)
 FUSED = ("tests/diffusion/test_lora_differences.py",)
 POWER = ("tests/evaluation/test_power.py",)
+SEQUENTIAL = ("tests/evaluation/test_sequential.py",)
+EARLIER = ("tests/evaluation/test_earlier_looks.py",)
 
 
 class Mutation(NamedTuple):
@@ -698,6 +700,23 @@ EVALUATION = [
     ("evaluation/power.py", "inv_cdf(power)", "inv_cdf(0.5)", POWER, "as many prompts as tell it every other time"),
     ("evaluation/readings.py", "else -d) - self.at_least", "else -d)", READINGS, "the least gain asked for is ignored"),
     ("evaluation/power.py", "/ error - at_ends)", "/ error)", POWER, "equivalence at half the confidence"),
+    ("evaluation/sequential.py", "ndtri(level / 4)", "ndtri(level / 2)", SEQUENTIAL, "twice the level to either side"),
+    ("evaluation/sequential.py", "spent[look] - spent[look - 1]", "spent[look]", SEQUENTIAL, "each look spends it all"),
+    ("evaluation/claims.py", "look.over_all(e.p_different)", "e.p_different", SEQUENTIAL, "Holm's at one look's level"),
+    (
+        "evaluation/readings.py",
+        "seen.corrected_equivalent <= tail",
+        "seen.p_equivalent <= tail",
+        SEQUENTIAL,
+        "equivalence is told at any look",
+    ),
+    (
+        "evaluation/earlier_looks.py",
+        "not prompts > frozenset",
+        "not prompts >= frozenset",
+        EARLIER,
+        "the same look counts as one before",
+    ),
 ]
 
 STATISTICS_AND_CLAIMS = [
@@ -1031,6 +1050,66 @@ OF_PEERS = [
     ),
 ]
 
+MAG = ("tests/diffusion/test_mag_cache.py",)
+MEMORY_AND_SPEED = [
+    (
+        "diffusion/mag_cache.py",
+        "config.mag_ratios = self._configs[name].mag_ratios",
+        "config.mag_ratios = next(iter(self._configs.values())).mag_ratios",
+        MAG,
+        "one guidance pass goes by the other's ratios",
+    ),
+    (
+        "diffusion/mag_cache.py",
+        "and steps <= self.most_skips",
+        "and steps < self.most_skips",
+        MAG,
+        "the plan counts fewer steps left out than there are",
+    ),
+    (
+        "generation/calibration.py",
+        'update={"step_cache": None}',
+        'update={"label": ""}',
+        ("tests/generation/test_calibration.py",),
+        "rows that differ in the cache alone calibrate each",
+    ),
+    (
+        "generation/calibration.py",
+        "else file_sha256(cache.ratios)",
+        "else str(cache.ratios)",
+        ("tests/generation/test_calibration.py",),
+        "key lacks what a file of ratios holds",
+    ),
+    (
+        "diffusion/step_cache.py",
+        "sum(i % every > 0 for i in inside)",
+        "sum(j % every > 0 for j, _ in enumerate(inside))",
+        ("tests/diffusion/test_step_cache.py",),
+        "broadcasts are counted from the first noise level within",
+    ),
+    (
+        "diffusion/attention_flops.py",
+        "linear += sum(2.0 * rows",
+        "linear += 0 * sum(2.0 * rows",
+        ("tests/diffusion/test_step_cache.py",),
+        "adapters beside attention are not saved",
+    ),
+    (
+        "diffusion/quantised_linear.py",
+        "(grad @ ctx.layer.numbers()",
+        "(grad @ ctx.layer.numbers().abs()",
+        ("tests/diffusion/test_quantisation.py",),
+        "gradients through a quantised layer",
+    ),
+    (
+        "planning/expert_loads.py",
+        "2 * moved / MOVE_BYTES / batch",
+        "moved / MOVE_BYTES / batch",
+        ("tests/planning/test_experts.py",),
+        "an expert that comes never leaves",
+    ),
+]
+
 MUTATIONS = [
     Mutation(*row)
     for group in (
@@ -1044,6 +1123,7 @@ MUTATIONS = [
         IN_KEYS,
         OF_AN_ARMS_SCORES,
         OF_PEERS,
+        MEMORY_AND_SPEED,
     )
     for row in group
 ]

@@ -15,15 +15,17 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import Stage1Params
 from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.planning.architecture import load_architecture
+from vibe_pipeline.planning.arm_checks import check_arms
 from vibe_pipeline.planning.arm_rows import arm_row
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.doctor import _main_memory
-from vibe_pipeline.planning.expert_loads import expert_loads, expert_notes
+from vibe_pipeline.planning.expert_loads import expert_loads, expert_notes, moving
 from vibe_pipeline.planning.machine import Machine
 from vibe_pipeline.planning.plan import _described
 from vibe_pipeline.planning.plan_rows import native_row, training_row
 from vibe_pipeline.planning.preflight import check_parameters, expert_checks
+from vibe_pipeline.planning.rates import MOVE_BYTES
 from vibe_pipeline.planning.training_checks import check_levels
 
 ENV = "wan22_t2v_a14b"
@@ -183,3 +185,45 @@ def test_fields_of_a_second_expert_are_refused_where_there_is_one(a14b, wan21, f
     with pytest.raises(ValueError, match=f"{field} speaks of a base of two experts, and model has one: leave it out"):
         check.look()
     assert not list(expert_checks(wan21.model(), GENERATION, {"a": ArmParams(label="a")}))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"adapter": "own", "steps": 1, "strength": 0.9}, "the low-noise expert's, and all 1 steps, at sigma 0.978 to"),
+        (
+            {"extra_adapters": [{"path": "a.safetensors", "expert": "high"}], "strength": 0.5, "steps": 4},
+            "high-noise expert's, and all 4 steps, at sigma 0.833 to .* lie below the boundary 0.875, where the other",
+        ),
+    ],
+)
+def test_an_adapter_on_an_expert_that_never_works_is_refused(a14b, wan21, row: dict[str, Any], said: str) -> None:
+    arm = ArmParams(label="a", **row)
+    with pytest.raises(ValueError, match=rf"arms\.a: .*{said}"):
+        check_arms(a14b.model(flow_shift=5.0), {"a": arm})
+    check_arms(a14b.model(flow_shift=5.0), {"a": arm.model_copy(update={"strength": 0.95, "steps": 4})})
+    check_arms(wan21.model(flow_shift=5.0), {"a": arm})
+
+
+def test_weights_that_move_are_counted(costs: Costs) -> None:
+    """Two experts come and leave once each; with offload all that works does; on a processor nothing moves."""
+    one, vae = costs.weights("transformer"), costs.weights("vae")
+    offload = replace(costs, model=costs.model.model_copy(update={"offload": True}))
+    machine = Machine("this", 64.0, 1.0, dict.fromkeys(("transformer", "autocast", "vae"), 1.0))
+    both = ("transformer", "transformer_2")
+    for given, parts, expected in (
+        (costs, both, 4 * one),
+        (costs, both[1:], 0.0),
+        (offload, both, 4 * one + 2 * 2 * vae),
+        (offload, both[1:], 2 * one + 2 * 2 * vae),
+        (replace(offload, device=machine), both, 0.0),
+    ):
+        assert moving(given, parts, 2, 4).seconds == pytest.approx(expected / MOVE_BYTES / 4)
+    tables = Experiment(stage1={}, adapters={}, arms={"a": ArmParams(label="a", steps=4)}, reference_arm="a")
+    above, below = (
+        arm_row(costs, "a", ArmParams(label="a", steps=4, strength=strength), tables, GENERATION, 2)
+        for strength in (0.7, 0.5)
+    )
+    assert above.parts["moving weights"] == pytest.approx(4 * one / MOVE_BYTES / GENERATION.batch_size)
+    assert "moving weights" not in below.parts
+    assert native_row(costs, GENERATION, 2).parts["moving weights"] == above.parts["moving weights"]

@@ -177,7 +177,7 @@ def test_a_large_clip_is_never_whole_on_the_device_when_it_is_decoded() -> None:
     assert memory.vae_activations(model, latent, 512, torch.float32, decode=True) < 7e9
 
 
-def test_a_quantised_base_holds_a_byte_a_weight_and_the_largest_layer_once_more() -> None:
+def test_a_quantised_base_holds_its_bytes_and_the_largest_layer_once_more() -> None:
     """The 5B: ten linear layers in each of 30 blocks; a fused stage 1 stands beside, as it cannot be taken up."""
     size = {"height": 704, "width": 1280, "frames": 121}
     made = {
@@ -186,11 +186,19 @@ def test_a_quantised_base_holds_a_byte_a_weight_and_the_largest_layer_once_more(
             model=ModelParams(path="x", native=size, target=size, dtype=dtype, quantisation=kind),
             device=find_device("h100"),
         )
-        for kind, dtype in ((None, "bfloat16"), ("int8", "bfloat16"), ("fp8", "float32"))
+        for kind, dtype in (
+            (None, "bfloat16"),
+            ("int8", "bfloat16"),
+            ("fp8", "float32"),
+            ("fp8_cast", "bfloat16"),
+            ("nf4", "bfloat16"),
+        )
     }
     width, inner = 3072, 14336
     numbers, rows = 30 * (8 * width**2 + 2 * width * inner), 30 * (9 * width + inner)
     held = {kind: costs.weights("transformer") for kind, costs in made.items()}
     assert held[None] - held["int8"] == numbers - 2 * rows - 2 * width * inner
     assert held[None] == pytest.approx(10.0e9, rel=0.002) and held["int8"] == pytest.approx(5.18e9, rel=0.002)
+    assert held["int8"] - held["fp8_cast"] == 2 * rows  # without scales
+    assert held["fp8_cast"] - held["nf4"] == (1 - 0.5 - 4 / 64) * numbers  # a scale of 32 bit for 64 numbers
     assert made["fp8"].beside(LORA) == (LORA,)  # 32 bit alone would have taken it up

@@ -14,21 +14,24 @@ from PIL import Image
 from tests.conf_files import folders_below, read_conf
 from tests.diffusion.rrdb_files import real_esrgan_file
 from tests.wan_names import write_wan_file
+from vibe_pipeline.diffusion.attention_flops import WHICH
 from vibe_pipeline.diffusion.lora import add_adapter, save_adapter
 from vibe_pipeline.diffusion.rrdb import RrdbShape
 from vibe_pipeline.diffusion.super_resolution import load_network, upscale
-from vibe_pipeline.experiment.model import ClipSize
+from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.model import ClipSize, ModelParams
 from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.experiment.training import LoraParams
 from vibe_pipeline.images.resize import shrink
 from vibe_pipeline.planning.architecture import load_architecture
+from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.doctor import Finding, examine, format_findings
 from vibe_pipeline.planning.figures import Figures
 from vibe_pipeline.planning.measure_costs import MEASURE_SECONDS, measuring_memory
 from vibe_pipeline.planning.memory import LiveBytes, network_activations
 from vibe_pipeline.planning.network_costs import network_cost
-from vibe_pipeline.planning.plan import make_plan
+from vibe_pipeline.planning.plan import Plan, make_plan
 from vibe_pipeline.planning.table import duration, format_plan
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +109,21 @@ def test_cost_follows_the_settings(params) -> None:
     assert step["twice"].teraflops == pytest.approx(2 * step["full"].teraflops)
     assert step["twice"].memory_gb > step["full"].memory_gb == pytest.approx(step["split"].memory_gb)
     assert next(r.count for r in plan.rows if r.group == "data") == 10
+
+
+def test_a_run_that_grows_is_planned_at_its_last_look_and_says_what_the_first_takes(params, tmp_path: Path) -> None:
+    params |= {"stage1": {}, "adapters": {}, "arms": {"upsample": params["arms"]["upsample"]}}
+    params["evaluation"]["reference_arm"], figures = "upsample", Figures(tmp_path)
+    params["generation"]["native_source"] = "truth"
+    params["generation"]["count"] = 9  # which look a run makes is not of the plan
+
+    def planned(**changes: object) -> Plan:
+        return make_plan(params | {"generation": params["generation"] | changes}, figures=figures)
+
+    grown, first, last = planned(sequential={"blocks": [8, 16, 24]}), planned(count=8), planned(count=24)
+    assert grown.rows == last.rows and first.hours < last.hours
+    said = f"{first.hours:.3g} h to the end of the first, {last.hours:.3g} h to that of the last"
+    assert f"looks at 8, 16, 24 prompts, until the claims are told: {said}" in grown.notes[-1]
 
 
 def test_groups_by_the_layer_and_a_transformer_of_an_arms_own_are_counted(params, tiny, tmp_path) -> None:
@@ -470,7 +488,7 @@ def test_a_network_that_is_there_is_described_by_the_doctor(params, tmp_path: Pa
 def test_what_a_cache_of_attention_keeps_is_in_the_memory(params) -> None:
     """An output of every layer's two attentions, for both guidance passes and every clip of a batch."""
     arm = params["arms"]["full"] | {"adapter": None, "guidance_scale": 3.0}
-    cached = arm | {"step_cache": {"kind": "pyramid", "cross_every": 2}}
+    cached = arm | {"step_cache": {"kind": "pyramid", "cross_every": 2, "between": (0.0, 1.0)}}
     params["arms"] = {"full": arm, "cached": cached}
     params["adapters"] = {}
     rows = {row.name: row for row in make_plan(params).rows if row.group == "arm"}
@@ -478,3 +496,11 @@ def test_what_a_cache_of_attention_keeps_is_in_the_memory(params) -> None:
     hidden = config["num_attention_heads"] * config["attention_head_dim"] * rows["full"].tokens
     kept = 2 * config["num_layers"] * 2 * hidden * 4 * params["generation"].get("batch_size", 1)
     assert (rows["cached"].memory_gb - rows["full"].memory_gb) * 1e9 == pytest.approx(kept, rel=1e-6)
+    # Every second forward takes over both attentions, which counts as work and as time.
+    model = ModelParams(**params["model"])
+    costs = Costs(architecture=load_architecture(model.path), model=model, device=find_device("h100"))
+    row = ArmParams(**cached)
+    one, other = (costs.attention(model.target, row.attention, (), which).teraflops for which in WHICH)
+    saved = 2 * (row.steps // 2) * (one + other)
+    assert rows["full"].teraflops - rows["cached"].teraflops == pytest.approx(saved, rel=1e-6)
+    assert rows["cached"].parts["transformer"] < rows["full"].parts["transformer"]

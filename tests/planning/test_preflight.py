@@ -29,13 +29,14 @@ from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import Stage1Params
 from vibe_pipeline.io.video import write_lossless
+from vibe_pipeline.planning.arm_checks import check_quantised
+from vibe_pipeline.planning.looks import check_look
 from vibe_pipeline.planning.preflight import (
     check_band,
     check_claims,
     check_generation,
     check_model,
     check_parameters,
-    check_quantised,
     check_scoring,
     check_single_size,
     check_space,
@@ -183,6 +184,34 @@ def test_a_tile_that_the_vae_cannot_be_cut_into_is_refused_with_the_nearest(wan2
             continue
         with pytest.raises(ValueError, match=r"model\.tile 300 must be a multiple of 16 .*fit: 288 or 304"):
             check_parameters(params, tables(), {part})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ""),
+        ({"count": 20}, r"generation\.count 20 is none of the looks \[8, 16\]"),
+        ({"sequential": {"blocks": [5, 8]}, "count": 8}, r"blocks begin with 5 prompts; fewer than 6 can tell nothing"),
+        ({"sequential": {"blocks": [8, 300]}}, r"blocks end at 300 prompts: 300 held-out captions .* has 250"),
+        ({"prompts": "few.txt"}, r"blocks end at 16 prompts, and generation\.prompts few\.txt has 9 after"),
+        ({"shard": "1/16"}, ""),
+    ],
+)
+def test_looks_that_cannot_be_made_are_refused(
+    changes: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("few.txt").write_text("".join(f"prompt {i}\n" for i in range(9)))
+    params = settled_parameters(loader_of_conf(CONF, "base"))
+    growing = {"prompts": "miniature", "count": 8, "sequential": {"blocks": [8, 16]}}
+    params["generation"] = params["generation"] | growing | changes
+    if not said:
+        check_look(params)
+        with pytest.raises(ValueError, match="until its claims are told, and this environment has no claims"):
+            check_look(params | {"claims": []})
+        return
+    with pytest.raises(ValueError, match=said):
+        check_look(params)
 
 
 def extra(path: Path) -> dict[str, Any]:
@@ -447,6 +476,7 @@ def test_claims_on_what_is_not_measured_are_said_before_the_run(caplog) -> None:
 def test_a_published_column_of_a_metric_that_does_not_exist_is_refused_before_the_run() -> None:
     """It would be "not measured" at the end of days."""
     scored = {"evaluation": evaluation("imaging_quality").model_dump(), "folders": FOLDERS}
+    scored["generation"] = GENERATION.model_dump()
     columns = {"overall": {"label": "Overall", "metric": "overal6"}, "other": {"label": "of no measure of ours"}}
     for stage in ("vbench_eval", "ablation_report"):
         with pytest.raises(
@@ -566,7 +596,7 @@ def test_a_quantised_base_is_refused_without_torchao_and_beside_whole_tensors(
     with pytest.raises(ModuleNotFoundError, match=r"model\.quantisation int8 needs torchao: pip install .* to null"):
         check_model(wan21.model(quantisation="int8"))
     check_model(wan21.model())
-    with pytest.raises(ValueError, match=r"unknown quantisation 'int4'; known: int8, fp8"):
+    with pytest.raises(ValueError, match=r"unknown quantisation 'int4'; known: int8, fp8, fp8_cast, nf4"):
         wan21.model(quantisation="int4")
     extra = [{"path": tmp_path / "a.safetensors", "differences": True}]
     rows = tables(extra_adapters=extra).arms

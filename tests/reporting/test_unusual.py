@@ -13,12 +13,15 @@ from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog
 
 from tests.conf_files import folders_below, loader_of_conf
+from vibe_pipeline.evaluation.earlier_looks import note_look
+from vibe_pipeline.evaluation.sequential import ONLY_LOOK
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.load import settled_parameters
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.run import ReportParams, TrackingParams
+from vibe_pipeline.experiment.sequential import SequentialParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.score_table import WHOLE_ARM, score_table
@@ -152,7 +155,12 @@ def adapters_of(arms: list[str]) -> list[str]:
     return [str(ARMS[arm]["adapter"]) for arm in arms if "adapter" in ARMS[arm]]
 
 
-def page_of(arms: list[str], scores: pd.DataFrame, clip: dict[str, str], folder: Path) -> str:
+MINIATURE = GenerationParams(prompts="miniature")
+
+
+def page_of(
+    arms: list[str], scores: pd.DataFrame, clip: dict[str, str], folder: Path, generation: GenerationParams = MINIATURE
+) -> str:
     adapters = {name: {"label": name, "start": "modality"} for name in adapters_of(arms)}
     tables = {"stage1": {"modality": {}}, "adapters": adapters, "arms": {arm: ARMS[arm] for arm in arms}}
     evaluation = EVALUATION.model_copy(update={"reference_arm": arms[0]})
@@ -161,7 +169,7 @@ def page_of(arms: list[str], scores: pd.DataFrame, clip: dict[str, str], folder:
     settled = settled_parameters(loader_of_conf(ROOT / "conf", "wan22_ti2v_5b"))
     values |= {"params:claims": Claims(settled["claims"]), "params:published": settled["published"]}
     values |= {"params:tracking": TrackingParams(), "params:not_run": {}}
-    values |= {"params:generation": GenerationParams(prompts="miniature")}
+    values |= {"params:generation": generation}
     values |= {"params:folders": folders_below(folder)}
     catalog = catalog_of(arms, scores, clip, folder)
     graph = ablation_report.create_pipeline(Experiment(**tables, reference_arm=arms[0]))
@@ -192,3 +200,22 @@ def test_the_page_needs_no_vbench(clip: dict[str, str], tmp_path: Path, monkeypa
     monkeypatch.setattr(importlib.metadata, "version", version)
     page = page_of(list(ARMS), without(metric=METRICS[1])(scores_of(list(ARMS))), clip, tmp_path)
     assert "versions · vbench" in page and "not installed" in page
+
+
+def test_verdicts_say_which_look_they_are_of_and_which_before_nothing_corrects_for(
+    clip: dict[str, str], tmp_path: Path
+) -> None:
+    arms, settled = list(ARMS), settled_parameters(loader_of_conf(ROOT / "conf", "wan22_ti2v_5b"))
+    clips = pd.concat([clips_of(arm, clip) for arm in arms])
+    record = folders_below(tmp_path).reporting / "looks.json"
+    note_look(record, Claims(settled["claims"]).root, clips[clips["prompt_index"] < 6], ONLY_LOOK)
+    growing = MINIATURE.model_copy(update={"count": PROMPTS, "sequential": SequentialParams(blocks=(PROMPTS, 14))})
+    page = " ".join(page_of(arms, scores_of(arms), clip, tmp_path, growing).split())
+    assert "Look 1 of 2, 7 of at most 14 prompts: a claim by itself is told at level 0.0031" in page
+    assert "looks at 7, 14 prompts were fixed beforehand" in page and "of all looks [" in page
+    assert "looked at before on 6 of these prompts, which this verdict is not corrected for" in page
+    table = pd.read_csv(folders_below(tmp_path).reporting / "claims_table.csv")
+    scored = table[table["p_different"].notna()]
+    assert (table["look"] == 1).all() and (table["looks"] == 2).all() and len(scored)
+    assert (scored["repeated_high"] - scored["repeated_low"] > scored["crossed_high"] - scored["crossed_low"]).all()
+    assert scored["looked_before"].str.contains("on 6 of these").all()

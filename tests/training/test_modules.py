@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vibe_pipeline.runtime.deadline import DEADLINE, OutOfTimeError
+from vibe_pipeline.training import modules
 from vibe_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from vibe_pipeline.training.modules import ModuleJob, rate_at, train_module
 
@@ -25,6 +26,13 @@ class Line(nn.Module):
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
         target = 2 * batch.sum(1, keepdim=True) + 0.1 * torch.randn(len(batch), 1)
         return {"loss": (self.layer(batch).float() - target).square().mean()}
+
+
+class Quiet(Line):
+    """The same without noise, which a GPU draws otherwise."""
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        return {"loss": (self.layer(batch).float() - 2 * batch.sum(1, keepdim=True)).square().mean()}
 
 
 def optimisers(module: nn.Module) -> list[torch.optim.Optimizer]:
@@ -47,8 +55,9 @@ class Poisoned:
 
 
 def job(folder: Path, **changes: Any) -> ModuleJob:
-    settings = {"batch": batch, "steps": 8, "processes": 1, "warmup": 2, "save_every": 3, "log_every": 2, "seed": 3}
-    return ModuleJob(name="line", folder=folder, build=Line, optimisers=optimisers, **settings | changes)
+    settings: dict[str, Any] = {"steps": 8, "processes": 1, "warmup": 2, "save_every": 3, "log_every": 2, "seed": 3}
+    settings |= {"build": Line, "batch": batch}
+    return ModuleJob(name="line", folder=folder, optimisers=optimisers, **settings | changes)
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
@@ -104,6 +113,44 @@ def test_spent_hours_keep_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(OutOfTimeError, match="line up to step 1 of 8"):
         train_module(job(tmp_path))
     assert load_checkpoint(tmp_path)["step"] == 1
+
+
+def test_seconds_end_a_training_and_its_rate_falls_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock of one second a question: asked when it begins and after every step."""
+    clock = iter(range(100))
+    monkeypatch.setattr(modules.time, "monotonic", lambda: float(next(clock)))
+    bounded = job(tmp_path, steps=1000, seconds=6.0, log_every=1, save_every=4)
+    trained = weights_of(train_module(bounded))
+    saved = load_checkpoint(tmp_path)
+    assert (saved["step"], saved["spent"]) == (6, 6.0)
+    assert [json.loads(line)["seconds"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [*range(1, 7)]
+    again = weights_of(train_module(bounded))  # over is over
+    assert load_checkpoint(tmp_path)["step"] == 6 and all(torch.equal(again[k], trained[k]) for k in trained)
+    rates = [rate_at(500, bounded, spent) for spent in (0, 3, 5, 6, 7)]
+    assert rates == pytest.approx([1, 1, (1 / 6) / 0.45, 0, 0])
+
+
+def test_seconds_are_of_one_clock() -> None:
+    with pytest.raises(ValueError, match="line: seconds bound a training of one process, its clock; there are 2"):
+        job(Path(), seconds=5.0, processes=2)
+
+
+def test_what_is_kept_has_the_averaged_weights(tmp_path: Path) -> None:
+    kept: list[dict[str, Tensor]] = []
+    last = weights_of(train_module(job(tmp_path / "kept", keep=lambda module: kept.append(weights_of(module)))))
+    plain = weights_of(train_module(job(tmp_path / "plain")))
+    assert len(kept) == 3 and all(torch.equal(kept[-1][k], last[k]) and torch.equal(plain[k], last[k]) for k in last)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_trains_the_same(tmp_path: Path) -> None:
+    plain = {"bf16": False, "build": Quiet}
+    there, here = (
+        weights_of(train_module(job(tmp_path / d, device=torch.device(d), **plain))) for d in ("cuda", "cpu")
+    )
+    assert all(value.device.type == "cpu" for value in there.values())
+    for name, value in here.items():
+        torch.testing.assert_close(there[name], value, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("step", "rate"), [(0, 0.1), (9, 1.0), (54, 1.0), (60, 40 / 45), (99, 1 / 45)])

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from vibe_pipeline.commands.options import Chosen, parameter_options, parameters_of, said_plainly
+from vibe_pipeline.commands.options import Chosen, blocks_option, parameter_options, parameters_of, said_plainly
 
 
 @click.command()
 @parameter_options
+@blocks_option
 @click.option("--device", help="this (measured), a100, h100, h200, l40s, 4090 or 5090; else this for a CPU, or h100.")
 @click.option("--share", type=float, help="Of the device's peak, assumed of every kernel.  [default: rates by kernel]")
 @click.option("--images", type=click.IntRange(1), help="How many, where they are not here yet.")
@@ -35,11 +36,12 @@ def plan(chosen: Chosen, device: str | None, share: float | None, images: int | 
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of lines.")
 def doctor(chosen: Chosen, images: int | None, as_json: bool) -> None:
     """What is missing before a run, each with the command that fixes it; exit code 1 if anything needed is."""
+    from vibe_pipeline.experiment.sequential import at_look
     from vibe_pipeline.planning.doctor import examine, format_findings
     from vibe_pipeline.planning.figures import Figures
 
     with said_plainly():
-        params = parameters_of(chosen)
+        params = at_look(parameters_of(chosen), -1)
         findings = examine(params, images, Figures(Path(params["folders"]["planning"])))
     click.echo(json.dumps([vars(f) for f in findings], indent=1) if as_json else format_findings(findings))
     missing = any(f.state == "missing" for f in findings)
@@ -57,6 +59,7 @@ def rehearse(chosen: Chosen, as_json: bool) -> None:
     One line a node: seconds and peak memory, or the error. Exit code 1 if any failed.
     """
     from vibe_pipeline.experiment.loader import loader_of
+    from vibe_pipeline.experiment.sequential import at_look
     from vibe_pipeline.generation.methods import checked_tables
     from vibe_pipeline.generation.optional_arms import without_missing
     from vibe_pipeline.planning.preflight import check_parameters
@@ -64,7 +67,7 @@ def rehearse(chosen: Chosen, as_json: bool) -> None:
     from vibe_pipeline.runtime.project_lock import lock_project, unlock
 
     with said_plainly():
-        asked = parameters_of(chosen)
+        asked = at_look(parameters_of(chosen), -1)
         params = without_missing(asked, checked_tables(asked), Path.cwd())
         tables = checked_tables(params)
         check_parameters(params, tables, {"relay_stage2", "generation", "vbench_eval", "ablation_report"})

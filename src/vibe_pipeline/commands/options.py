@@ -5,13 +5,14 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import KedroCliError
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -28,6 +29,12 @@ class Chosen:
     def shown(self) -> str:
         """The environment as an option, to be put behind a command; empty where none was chosen."""
         return f" --env={self.env}" if self.env else ""
+
+    def changed(self, given: dict[str, Any]) -> "Chosen":
+        """The same with more parameters given on the command line, laid over those that are."""
+        laid = OmegaConf.merge(OmegaConf.create(self.params or {}), OmegaConf.create(given))
+        params: Any = OmegaConf.to_container(laid)
+        return replace(self, params=params)
 
 
 def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,6 +84,28 @@ def parameters_of(chosen: Chosen) -> dict[str, Any]:
     from vibe_pipeline.experiment.loader import loader_of
 
     return settled_parameters(loader_of(chosen.env, chosen.params, chosen.conf_source))
+
+
+def blocks_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that sets `generation.sequential.blocks`, for environments that do not; to stand below the others."""
+
+    @functools.wraps(command)
+    def with_blocks(*, chosen: Chosen, blocks: str | None, **others: Any) -> Any:
+        if blocks is not None:
+            given = {"generation": {"sequential": {"blocks": _numbers(blocks)}}}
+            chosen = chosen.changed(given)
+        return command(chosen=chosen, **others)
+
+    said = "Prompts at each look, as 16,32,64; instead of generation.sequential.blocks."
+    taken: Callable[..., Any] = click.option("--blocks", help=said)(with_blocks)
+    return taken
+
+
+def _numbers(given: str) -> list[int]:
+    try:
+        return [int(part) for part in given.split(",")]
+    except ValueError:
+        raise click.UsageError(f"--blocks {given}: whole numbers with commas between them, as 16,32,64") from None
 
 
 @contextmanager

@@ -96,7 +96,8 @@ class Asked:
     def changes(self) -> dict[str, Any]:
         """The fields of the row that differ."""
         given = {"strength": self.strength, "steps": self.steps, "guidance_scale": self.guidance}
-        changes = {name: value for name, value in given.items() if value is not None}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        changes |= {} if self.guidance is None else {"guidance_scale_2": None}  # of two experts it is both's
         return changes | ({} if self.long is None else {"long": {"blend": self.long}})
 
 
@@ -118,7 +119,11 @@ def row_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--no-adapter", is_flag=True, help="The base as it is."),
             click.option("--strength", type=click.FloatRange(0, 1, min_open=True), help="Share of the noise schedule."),
             click.option("--steps", type=click.IntRange(1), help="Denoising steps."),
-            click.option("--guidance", type=click.FloatRange(1), help="Classifier-free guidance scale; 1 is none."),
+            click.option(
+                "--guidance",
+                type=click.FloatRange(1),
+                help="Classifier-free guidance scale, of both experts; 1 is none.",
+            ),
             click.option("--seed", type=int, default=0, show_default=True, help="Of the noise."),
             click.option("--output", type=OwnPath(), help="A folder, or a new .mp4; without it the folder you are in."),
             click.option("--lossless", is_flag=True, help="RGB without loss, which few players show; else H.264."),
@@ -215,7 +220,8 @@ def _job(chosen: Chosen, asked: Asked) -> "ArmJob":
     from vibe_pipeline.experiment.model import ModelParams
     from vibe_pipeline.generation.methods import ArmJob, checked_tables
     from vibe_pipeline.generation.single import chosen_arm, given_adapter
-    from vibe_pipeline.planning.preflight import expert_checks, weight_checks
+    from vibe_pipeline.planning.arm_checks import check_arms
+    from vibe_pipeline.planning.preflight import check_model, expert_checks, weight_checks
     from vibe_pipeline.planning.weight_files import require_fitting_adapter
 
     params = parameters_of(chosen)
@@ -228,6 +234,8 @@ def _job(chosen: Chosen, asked: Asked) -> "ArmJob":
     for check in (*expert_checks(model, generation, {name: arm}), *weight_checks(model, {name: arm})):
         check.look()
     wanted = None if asked.no_adapter else asked.adapter or arm.adapter
+    check_model(model)
+    check_arms(model, {name: arm.model_copy(update={"adapter": wanted})})
     start = experiment.adapters[arm.adapter].start if arm.keep_stage1 and arm.adapter else None
     adapter, stage1 = (given_adapter(named, folders.adapters) if named else None for named in (wanted, start))
     for given in filter(None, (adapter, stage1)):  # after the native pass it would be too late

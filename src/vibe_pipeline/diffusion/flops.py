@@ -160,12 +160,12 @@ def count_flops(
     first = min((_position(name) for a in adapters if a.trained for name in a.layers), default=END)
     forward, backward = 2.0 * every * math.prod(config["patch_size"]) * config["in_channels"] * dim, 0.0
     for name, (d_in, d_out) in linear_layers(config).items():
-        cost = 2.0 * rows[_sees(name)] * d_in * d_out
+        cost = 2.0 * rows[sees(name)] * d_in * d_out
         forward += cost
         backward += cost * _input_has_gradient(name, first)
     for adapter in adapters:
         for name, (rank, d_in, d_out) in adapter.layers.items():
-            down, up = (2.0 * rows[_sees(name)] * rank * d for d in (d_in, d_out))
+            down, up = (2.0 * rows[sees(name)] * rank * d for d in (d_in, d_out))
             forward += down + up
             backward += down * (_input_has_gradient(name, first) + adapter.trained)
             backward += up * ((adapter.trained or _input_has_gradient(name, first)) + adapter.trained)
@@ -183,8 +183,8 @@ def transformer_flops(
 
     processors = [block.attn1.processor for block in transformer.blocks]
     keys = [
-        p.installation.keys(grid, p.layer) if isinstance(p, GclfAttnProcessor) else float(math.prod(grid))
-        for p in processors
+        p.installation.keys(grid, layer) if isinstance(p, GclfAttnProcessor) else float(math.prod(grid))
+        for layer, p in enumerate(processors)
     ]
     return count_flops(transformer.config, grid, text_length, keys, adapters_on(transformer), per_token)
 
@@ -203,7 +203,7 @@ def adapters_on(transformer: "WanTransformer3DModel") -> list[AdapterLayers]:
     return [AdapterLayers(layers, name in trained) for name, layers in found.items()]
 
 
-def _sees(name: str) -> str:
+def sees(name: str) -> str:
     """What a layer has a row for: every token of the text, every timestep, or every token of the image."""
     if "text_embedder" in name or re.search(r"attn2\.to_[kv]$", name):
         return "text"
@@ -221,7 +221,7 @@ def _position(name: str) -> Position:
 
 def _input_has_gradient(name: str, first: Position) -> bool:
     """Whether a gradient flows back through a layer to the first place that is trained; text ends it."""
-    return first < _position(name) and _sees(name) != "text"
+    return first < _position(name) and sees(name) != "text"
 
 
 def _attention(keys: Sequence[float], text_length: int) -> Iterator[tuple[Position, float]]:

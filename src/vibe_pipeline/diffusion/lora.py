@@ -197,7 +197,7 @@ def load_adapter(transformer: WanTransformer3DModel, path: Path, name: str, weig
     """
     state, config = read_adapter(path)
     modules = {k: m for k, m in transformer.named_modules() if isinstance(m, torch.nn.Linear | BaseTunerLayer)}
-    layers = {k: tuple(m.weight.shape) for k, m in modules.items()}
+    layers = {k: (m.out_features, m.in_features) for k, m in modules.items()}  # a packed weight has another shape
     _require_fit(layers, path, {k: tuple(v.shape) for k, v in state.items()}, config)
     before = _loaded(transformer)
     prefixed = {PREFIX + k: v for k, v in state.items()}

@@ -71,8 +71,8 @@ class _Memory:
     """What one guidance pass keeps between steps: keys and values by layer, and its output, in the plans' order."""
 
     step: int = -2
-    keys: dict[int, Tensor] = field(default_factory=dict)
-    values: dict[int, Tensor] = field(default_factory=dict)
+    keys: dict[nn.Module, Tensor] = field(default_factory=dict)
+    values: dict[nn.Module, Tensor] = field(default_factory=dict)
     output: Tensor | None = None
 
 
@@ -142,7 +142,9 @@ class Regions:
         self._left_out = left_out + ~active
         return active
 
-    def attend(self, plan: WindowPlan, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+    def attend(
+        self, plan: WindowPlan, layer: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float | None
+    ) -> Tensor:
         """Self-attention of a block: of all tokens, or of the active ones over keys and values of all."""
         from vibe_pipeline.diffusion.attention.some import attend_some
 

@@ -14,40 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field, PositiveInt
 
 from vibe_pipeline.diffusion.entries import chosen_entry, known_entry
+from vibe_pipeline.diffusion.mag_cache import Mag
+from vibe_pipeline.diffusion.step_cache_base import Passes, StepCache
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from vibe_pipeline.diffusion.flow import Levels
     from vibe_pipeline.diffusion.objectives import Predict
-
-
-@dataclass(frozen=True)
-class StepCache:
-    """One way of leaving out forwards; subclasses fill in what differs, and their fields are a row's.
-
-    Attributes:
-        name: As `step_cache.kind` says it.
-        by_batch: It decides for all clips of a batch at once, so that a clip depends on those beside it.
-    """
-
-    name: ClassVar[str]
-    by_batch: ClassVar[bool] = False
-
-    def computed(self, calls: int) -> int:
-        """How many of so many forwards in a row are computed; the most that can be, where that depends on the clip."""
-        return calls
-
-    def held(self, layers: int) -> int:
-        """How many tensors of the transformer's hidden states each guidance pass keeps between steps, at most."""
-        return 0
-
-    def config(self) -> Any:
-        """diffusers' configuration."""
-        raise NotImplementedError
-
-    def words(self) -> str:
-        """For the report."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -93,7 +67,7 @@ class Taylor(StepCache):
     before: Annotated[PositiveInt, Field(description="taylor: forwards at the start that are all computed")] = 3
     order: Annotated[int, Field(ge=0, le=3, description="taylor: highest order of the expansion")] = 1
 
-    def computed(self, calls: int) -> int:
+    def computed(self, calls: int, guidance: str = "conditional") -> int:
         """Those at the start, and then one in `interval`, counted as diffusers' hook counts."""
         return sum(i < self.before or (i - self.before - 1) % self.interval == 0 for i in range(calls))
 
@@ -142,6 +116,13 @@ class Pyramid(StepCache):
         if not low < high:
             raise ValueError(f"step_cache.between {low:g} to {high:g} holds no noise level: give the lower sigma first")
 
+    def reused(self, levels: Levels) -> tuple[int, int]:
+        """Those within the noise levels, but for one in so many, counted from the first forward of the pass."""
+        low, high = self.between
+        inside = [i for i, sigma in enumerate(levels) if low < sigma < high]
+        count = (sum(i % every > 0 for i in inside) for every in (self.self_every, self.cross_every))
+        return next(count), next(count)
+
     def held(self, layers: int) -> int:
         """An output of every layer that is used again."""
         return layers * (1 + (self.cross_every > 1))
@@ -151,13 +132,16 @@ class Pyramid(StepCache):
         from diffusers import PyramidAttentionBroadcastConfig
 
         timesteps = tuple(1000 * sigma for sigma in self.between)
-        return PyramidAttentionBroadcastConfig(
+        passes = _LayersOfPasses()
+        config: Any = PyramidAttentionBroadcastConfig(
             spatial_attention_block_skip_range=self.self_every,
             spatial_attention_timestep_skip_range=timesteps,
             cross_attention_block_skip_range=self.cross_every if self.cross_every > 1 else None,
             cross_attention_timestep_skip_range=timesteps,
-            current_timestep_callback=_Passes(),
+            current_timestep_callback=passes,
         )
+        config.passes = passes
+        return config
 
     def words(self) -> str:
         """Name, intervals, noise levels."""
@@ -166,7 +150,7 @@ class Pyramid(StepCache):
         return f"pyramid attention broadcast, 1 in {self.self_every}{cross}, sigma {low:g} to {high:g}"
 
 
-class _Passes:
+class _LayersOfPasses(Passes):
     """Where denoising is, which Pyramid Attention Broadcast asks for, and what each guidance pass has kept so far."""
 
     def __init__(self) -> None:
@@ -198,7 +182,7 @@ def _attention_hooks(transformer: nn.Module) -> Iterator[Any]:
             yield hook
 
 
-STEP_CACHES: dict[str, type[StepCache]] = {cache.name: cache for cache in (FirstBlock, Taylor, Pyramid)}
+STEP_CACHES: dict[str, type[StepCache]] = {cache.name: cache for cache in (FirstBlock, Taylor, Pyramid, Mag)}
 
 
 def known_step_cache(name: str) -> str:
@@ -240,8 +224,8 @@ def forget_steps(transformer: nn.Module) -> None:
             passes.forget()
 
 
-def _passes(transformer: nn.Module) -> _Passes | None:
-    return getattr(transformer._cache_config, "current_timestep_callback", None)
+def _passes(transformer: nn.Module) -> Passes | None:
+    return getattr(transformer._cache_config, "passes", None)
 
 
 def in_context(transformer: nn.Module, name: str, predict: Predict) -> Predict:
@@ -253,9 +237,11 @@ def in_context(transformer: nn.Module, name: str, predict: Predict) -> Predict:
         if not transformer.is_cache_enabled:
             with guidance_pass(transformer, name):
                 return predict(x, sigma)
-        if (passes := _passes(transformer)) is not None:
-            passes.enter(name, sigma, transformer)
+        passes = _passes(transformer) or Passes()
+        passes.enter(name, sigma, transformer)
         with transformer.cache_context(name), guidance_pass(transformer, name):
-            return predict(x, sigma)
+            velocity = predict(x, sigma)
+            passes.leave(name, transformer)
+        return velocity
 
     return within

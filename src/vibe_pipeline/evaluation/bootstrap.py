@@ -13,17 +13,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vibe_pipeline.evaluation.sequential import ONLY_LOOK, Look
+
 Matrix = NDArray[np.float64]
 """Scores [prompts, training seeds], NaN where there is none."""
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are drawn."""
+    """How intervals are drawn, and at which look what they say is told.
+
+    Attributes:
+        samples: How many resamples.
+        confidence: Of the intervals; what is left of 1 is the chance of a false verdict, of all looks together.
+        seed: Of the resamples.
+        look: Which look at a growing number of prompts this is: p-values are corrected for the others.
+    """
 
     samples: int = 2000
     confidence: float = 0.95
     seed: int = 0
+    look: Look = ONLY_LOOK
 
     @property
     def fewest_pairs(self) -> int:

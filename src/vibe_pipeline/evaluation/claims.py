@@ -114,8 +114,10 @@ def _question(asked: Asked, at_least: float = 0.0) -> Question:
 
 
 def _corrected(family: Sequence[Evidence], bootstrap: Bootstrap) -> list[Evidence]:
-    """The evidence, each corrected for how many of them were tested."""
-    different, equivalent = holm([e.p_different for e in family]), holm([e.p_equivalent for e in family])
+    """The evidence, each corrected for how many of them were tested and, where prompts grow, at how many looks."""
+    look = bootstrap.look
+    different = holm([look.over_all(e.p_different) for e in family])
+    equivalent = holm([look.over_all(e.p_equivalent) for e in family])
     tested = sum(e.p_different == e.p_different for e in family)
     return [
         corrected(e, apart, alike, tested, bootstrap)

@@ -65,8 +65,8 @@ class Evidence:
         pairs: Prompts that went in.
         p_different: Largest p-value of the tests of there being no difference; NaN where there is none.
         p_equivalent: Largest of the tests of the difference not lying within the margin.
-        corrected_different: The first, corrected.
-        corrected_equivalent: The second, corrected.
+        corrected_different: The first, corrected for the family and, where prompts grow, for all looks.
+        corrected_equivalent: The second, likewise.
         family: How many questions they are corrected for.
         needed: Of what cannot be told, prompts that would tell a difference as large as the one seen, or show one as
             small to be equivalent; None: no number.
@@ -123,7 +123,9 @@ def read(question: Question, found: Difference, bootstrap: Bootstrap = DEFAULT_B
         p_different=max(test.p_different(limit) for test in tests),
         p_equivalent=max(test.p_equivalent(question.margin, limit) for test in tests),
     )
-    return corrected(replace(seen, verdict=_read(seen, bootstrap)), seen.p_different, seen.p_equivalent, 1, bootstrap)
+    alone = bootstrap.look.over_all(seen.p_different), bootstrap.look.over_all(seen.p_equivalent)
+    seen = replace(seen, corrected_different=alone[0], corrected_equivalent=alone[1])
+    return corrected(replace(seen, verdict=_read(seen, bootstrap)), *alone, 1, bootstrap)
 
 
 def corrected(evidence: Evidence, different: float, equivalent: float, family: int, bootstrap: Bootstrap) -> Evidence:
@@ -131,7 +133,7 @@ def corrected(evidence: Evidence, different: float, equivalent: float, family: i
     if math.isnan(evidence.p_different):
         return evidence
     seen = replace(evidence, corrected_different=different, corrected_equivalent=equivalent, family=family)
-    said = _read(seen, bootstrap, corrected=True)
+    said = _read(seen, bootstrap)
     reason = "; ".join(filter(None, [_reason(seen, said, bootstrap), seen.found.note if seen.found else ""]))
     return _with_prompts(replace(seen, corrected=said, reason=reason), bootstrap)
 
@@ -154,19 +156,17 @@ def _why_no_interval(found: Difference, bootstrap: Bootstrap) -> str:
     return ""
 
 
-def _read(seen: Evidence, bootstrap: Bootstrap, corrected: bool = False) -> Verdict:
-    """The rule for one metric: what the bootstrap's interval and every test tell alike.
+def _read(seen: Evidence, bootstrap: Bootstrap) -> Verdict:
+    """The rule for one metric: what the bootstrap's interval and every test, by its corrected p-value, tell alike.
 
     Equivalent, if both lie within the margin. Else better or worse, if both exclude no difference and the difference
     seen is no smaller than the margin. Else it cannot be told.
     """
     asked, tail = seen.question, 1 - bootstrap.confidence
-    different = seen.corrected_different if corrected else seen.p_different
-    equivalent = seen.corrected_equivalent if corrected else seen.p_equivalent
     (low, high), (gain,) = asked.gains(seen.low, seen.high), asked.gains(seen.difference)
-    if -asked.margin < low and high < asked.margin and equivalent <= tail:
+    if -asked.margin < low and high < asked.margin and seen.corrected_equivalent <= tail:
         return EQUIVALENT
-    if (low > 0 or high < 0) and different <= tail and not seen.negligible:
+    if (low > 0 or high < 0) and seen.corrected_different <= tail and not seen.negligible:
         return HOLDS if gain > 0 else FAILS
     return OPEN
 
@@ -186,7 +186,10 @@ def _reason(seen: Evidence, said: Verdict, bootstrap: Bootstrap) -> str:
         return f"{seen.verdict} by itself; corrected over {seen.family} tests p = {p:.2g}"
     if not (low > 0 or high < 0):
         return f"the interval of the difference contains {asked.limit:g}"
-    unsure = [name for name, test in _tests(seen) if test.p_different(asked.limit) > 1 - bootstrap.confidence]
+    look, tail = bootstrap.look, bootstrap.look.level(1 - bootstrap.confidence)
+    unsure = [name for name, test in _tests(seen) if test.p_different(asked.limit) > tail]
+    if unsure and look.blocks:
+        return f"p = {seen.p_different:.2g}, and {look.said} tells from {tail:.2g} on"
     if unsure and isinstance(seen.found and seen.found.tests[unsure[-1]], YesNo):
         return f"the exact test has p = {seen.p_different:.2g}"
     if unsure:
@@ -212,5 +215,5 @@ def _with_prompts(seen: Evidence, bootstrap: Bootstrap) -> Evidence:
 
 
 def level(seen: Evidence, bootstrap: Bootstrap) -> float:
-    """The confidence that is enough for the evidence to be told, whatever its rank in the family."""
-    return 1 - (1 - bootstrap.confidence) / seen.family
+    """The confidence that is enough for the evidence to be told, whatever its rank in the family; at the last look."""
+    return 1 - bootstrap.look.last.level((1 - bootstrap.confidence) / seen.family)

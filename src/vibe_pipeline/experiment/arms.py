@@ -155,7 +155,9 @@ class ArmParams(Unfolded):
     @property
     def files(self) -> dict[str, Path]:
         """Every file or folder that the row names and that has to be there, by its field."""
-        return self.weight_files | ({"path": self.path} if self.path else {})
+        ratios = self.step_cache.ratios if self.step_cache else None
+        own = {"path": self.path, "step_cache.ratios": ratios}
+        return self.weight_files | {field: path for field, path in own.items() if path}
 
     @property
     def weight_files(self) -> dict[str, Path]:

@@ -11,6 +11,7 @@ from pydantic import (
 )
 
 from vibe_pipeline.experiment.groups import Params
+from vibe_pipeline.experiment.sequential import SequentialParams
 
 
 class GenerationParams(Params):
@@ -25,6 +26,9 @@ class GenerationParams(Params):
     )
     skip: Annotated[int, Field(ge=0)] = Field(0, description="prompts to pass over, from the top (not VBench's)")
     count: PositiveInt | None = Field(None, description="how many prompts after those; None: all, 128 of vbench_subset")
+    sequential: SequentialParams | None = Field(
+        None, description="looks at a growing `count`, with verdicts corrected for them; `kedro vibe grow` makes them"
+    )
     prompt_dimensions: tuple[str, ...] = Field((), description="VBench prompts of these dimensions only")
     subset_seed: int = Field(
         0, description="any whole number: which choice of VBench's prompts, where `count` makes one"

@@ -54,8 +54,8 @@ class ModelParams(Params):
     )
     quantisation: Annotated[str, AfterValidator(known_quantisation)] | None = Field(
         None,
-        description="int8 or fp8: the frozen blocks' linear layers in one byte a weight, by torchao, in training and "
-        "where clips are made; None as `dtype` says",
+        description="the frozen blocks' linear layers in a byte a weight (int8, fp8: torchao; fp8_cast: no scales) or "
+        "4.5 bit (nf4: bitsandbytes), in training and where clips are made; None as `dtype` says",
     )
     compile: bool = Field(False, description="torch.compile of the transformer's blocks where clips are made")
     offload: bool = Field(False, description="keep only the part at work (transformer or VAE) on the device")

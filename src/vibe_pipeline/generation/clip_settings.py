@@ -57,6 +57,8 @@ def arm_settings(
     left_out: dict[str, Any] = dict.fromkeys({"label", "adapter", "optional", "transformer"} | off, True)
     if arm.sr is not None:
         left_out["sr"] = {"weights"}  # by content, wherever it lies
+    if arm.step_cache is not None:
+        left_out["step_cache"] = {"ratios"}  # likewise, by the method
     if arm.extra_adapters:  # by content too
         left_out["extra_adapters"] = {i: _off(extra) for i, extra in enumerate(arm.extra_adapters)}
     return (

@@ -86,6 +86,7 @@ class Denoiser:
         self.enlarge = arm.enlarge if arm is not None else None
         self.bridge = arm.bridge if arm is not None else None
         self.long = arm.long if arm is not None else None
+        self.arm = arm
 
         equipment = Equipment(model=model, arm=arm, adapter=adapter, stage1=stage1, attach=attach or attach_attention)
         self.experts = Experts(self.checkpoint, self.device, equipment, sampling.sigmas)
@@ -108,8 +109,13 @@ class Denoiser:
 
     def from_noise(self, rows: Rows, size: Scale) -> Tensor:
         """Text (and a first frame) to video from pure noise: bytes [B, 3, T, H, W]."""
-        latent = self._denoised(rows, size, self._noise(rows, size), self.sampling)
-        return self._decoded(latent)
+        return self._decoded(self.latent(rows, size, from_native=False))
+
+    def latent(self, rows: Rows, size: Scale, from_native: bool) -> Tensor:
+        """Clips from pure noise or from their native ones, not decoded."""
+        if from_native:
+            return self._refined(rows, size)[1]
+        return self._denoised(rows, size, self._noise(rows, size), self.sampling)
 
     def refine(self, rows: Rows, size: Scale) -> Tensor:
         """The second pass: enlarge the native clip, encode, noise to sigma_start, denoise: bytes [B, 3, T, H, W].
@@ -117,11 +123,15 @@ class Denoiser:
         With `detail_transfer` w it gives enlarged + w (decoded - D(E(enlarged))): what the VAE itself loses or adds is
         in both decoded clips and cancels, so that the native clip is kept wherever the transformer changes nothing.
         """
+        latents, latent = self._refined(rows, size)
+        return self._decoded(latent, self._transfer(rows, size, latents) if self.detail_transfer is not None else None)
+
+    def _refined(self, rows: Rows, size: Scale) -> tuple[Tensor, Tensor]:
+        """Latents of the enlarged native clips, and what the second pass makes of them."""
         with self._on_device(self.vae):
             latents = torch.cat([self._native_latent(row, size) for row in rows])
         start = self._second_start(latents, self._noise(rows, size))
-        latent = self._denoised(rows, size, start, self.sampling)
-        return self._decoded(latent, self._transfer(rows, size, latents) if self.detail_transfer is not None else None)
+        return latents, self._denoised(rows, size, start, self.sampling)
 
     def _transfer(self, rows: Rows, size: Scale, latents: Tensor) -> Callable[[Piece], Tensor]:
         """What the second pass changed, by the weight of the row, upon the enlarged clip."""

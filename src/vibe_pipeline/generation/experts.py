@@ -207,12 +207,13 @@ class Experts:
         """One on the device, the other off it first: both would not fit."""
         if self._active is expert:
             return
-        for other in self:
-            if other is not expert:
-                other.transformer.to("cpu")
-                if other.swim is not None:
-                    other.swim.stored.clear()
-        expert.transformer.to(self.device)
+        with torch.inference_mode(False):  # which denoising is in: torchao's weights cannot be put in place there
+            for other in self:
+                if other is not expert:
+                    other.transformer.to("cpu")
+                    if other.swim is not None:
+                        other.swim.stored.clear()
+            expert.transformer.to(self.device)
         self._active = expert
 
 

@@ -65,10 +65,14 @@ def _figures(cache: LatentCache, index: int, settings: tuple[str, float | None, 
         made = [cache.batch("drawn", [index], torch.tensor([draw])) for draw in range(cache.draws)]
     else:
         made = [enlarged if factor is None or mode is None else degrade(high, factor, mode)]
-    degraded = torch.cat(made)
+    return degradation_figures(torch.cat(made), high, enlarged)
+
+
+def degradation_figures(degraded: Tensor, true: Tensor, enlarged: Tensor) -> dict[str, float]:
+    """`FIGURES` of latents of one shape: degraded ones, true ones, and those of really enlarged pictures."""
 
     def distance(one: Tensor, other: Tensor) -> float:
         return float((one - other).square().mean())
 
-    pairs = ((degraded, high), (enlarged, high), (degraded, enlarged))
+    pairs = ((degraded, true), (enlarged, true), (degraded, enlarged))
     return dict(zip(FIGURES, (distance(*pair) for pair in pairs), strict=True))

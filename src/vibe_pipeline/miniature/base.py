@@ -2,65 +2,101 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.multiprocessing as mp
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import UMT5EncoderModel
 
+from vibe_pipeline.miniature.batches import SHARD, draw_shard, rendered, shard_scenes
 from vibe_pipeline.miniature.networks import TEXT_LENGTH, build_text_encoder, build_tokenizer, build_transformer
-from vibe_pipeline.miniature.scene import sample_scenes
-from vibe_pipeline.miniature.world import render
+from vibe_pipeline.runtime.ahead import results
 from vibe_pipeline.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 
-SHARD = 250
 SIGMA_SHIFT = 2.0
 
 
-def encode_clips(vae_folder: Path, folder: Path, clips: int, size: int, frames: int, seed: int, processes: int) -> None:
-    """Render and encode the training clips once, in shards; finished shards are kept.
+@dataclass(frozen=True, kw_only=True)
+class ClipsJob:
+    """Which training clips are rendered and encoded, and by what; picklable.
 
-    Args:
-        vae_folder: A trained VAE, diffusers layout.
+    Attributes:
+        vae: A trained VAE, diffusers layout.
         folder: Gets `NNNN.safetensors` (latents [n, C, T, h, w], 16-bit) and `NNNN.json` (captions).
         clips: How many, rounded up to whole shards.
         size: Side in pixels.
         frames: Frames per clip.
         seed: Shard i draws its scenes from (seed, i).
-        processes: How many single-thread workers train side by side.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [i for i in range(-(-clips // SHARD)) if not (folder / f"{i:04d}.json").exists()]
-    if not missing:
+
+    vae: Path
+    folder: Path
+    clips: int
+    size: int
+    frames: int
+    seed: int
+
+    def missing(self) -> list[int]:
+        """Shards that are not there."""
+        return [i for i in range(-(-self.clips // SHARD)) if not (self.folder / f"{i:04d}.json").exists()]
+
+
+def encode_clips(job: ClipsJob, processes: int, device: torch.device, workers: int) -> None:
+    """Render and encode the training clips once, in shards; finished shards are kept.
+
+    Args:
+        job: Which.
+        processes: How many single-thread processes render and encode side by side, where there are no workers.
+        device: What encodes, in this process, what workers render.
+        workers: How many processes render for it; none beside a CPU, if all of its cores are to encode.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    if not (missing := job.missing()):
         return
-    work = partial(_encode_shard, vae_folder=vae_folder, folder=folder, size=size, frames=frames, seed=seed)
-    with mp.get_context("spawn").Pool(processes) as pool:
-        done = pool.imap_unordered(work, missing)
-        for _ in Progress(done, total=len(missing), desc="encoding clips", unit="shard"):
-            pass
+    bar = Progress[None](total=len(missing), desc="encoding clips", unit="shard")
+    if not workers and device.type == "cpu":
+        with bar, mp.get_context("spawn").Pool(processes) as pool:
+            for _ in pool.imap_unordered(partial(_encode_shard, job=job), missing):
+                bar.update()
+        return
+    vae = AutoencoderKLWan.from_pretrained(job.vae).eval().to(device)
+    draw = partial(draw_shard, seed=job.seed, size=job.size, frames=job.frames)
+    with bar:
+        for index, (pixels, captions) in zip(missing, results(draw, missing, workers), strict=True):
+            _write_shard(index, _latents(vae, pixels.split(50)), captions, job.folder)
+            bar.update()
+
+
+def _encode_shard(index: int, job: ClipsJob) -> None:
+    torch.set_num_threads(1)
+    vae = AutoencoderKLWan.from_pretrained(job.vae).eval()
+    scenes = shard_scenes(index, job.seed)
+    pixels = (rendered(scenes[start : start + 5], job.size, job.frames) for start in range(0, SHARD, 5))
+    _write_shard(index, _latents(vae, pixels), [scene.caption for scene in scenes], job.folder)
 
 
 @torch.inference_mode()
-def _encode_shard(index: int, vae_folder: Path, folder: Path, size: int, frames: int, seed: int) -> None:
-    torch.set_num_threads(1)
-    vae = AutoencoderKLWan.from_pretrained(vae_folder).eval()
-    rng = np.random.default_rng([seed, index])
-    scenes = sample_scenes(rng, SHARD, held_out=False)
+def _latents(vae: AutoencoderKLWan, batches: Iterable[Tensor]) -> Tensor:
+    """Latents [n, C, T, h, w] of pixels, 16 bit, on the CPU."""
     latents = []
-    for start in range(0, SHARD, 5):
-        clips = np.stack([render(s, size, size, frames) for s in scenes[start : start + 5]])
-        pixels = torch.from_numpy(clips).permute(0, 4, 1, 2, 3) * 2 - 1
-        with torch.autocast("cpu", torch.bfloat16):
-            latents.append(vae.encode(pixels).latent_dist.mode().to(torch.float16))
-    save_file({"latents": torch.cat(latents).contiguous()}, folder / f"{index:04d}.safetensors")
-    (folder / f"{index:04d}.json").write_text(json.dumps([s.caption for s in scenes]))
+    for pixels in batches:
+        with torch.autocast(vae.device.type, torch.bfloat16):
+            latents.append(vae.encode(pixels.to(vae.device)).latent_dist.mode().to("cpu", torch.float16))
+    return torch.cat(latents).contiguous()
+
+
+def _write_shard(index: int, latents: Tensor, captions: list[str], folder: Path) -> None:
+    save_file({"latents": latents}, folder / f"{index:04d}.safetensors")
+    (folder / f"{index:04d}.json").write_text(json.dumps(captions))
 
 
 def load_clips(folder: Path) -> tuple[Tensor, list[str]]:
@@ -87,18 +123,24 @@ def tokenize(captions: Sequence[str]) -> tuple[Tensor, Tensor]:
 
 
 class BaseObjective(nn.Module):
-    """Velocity loss of a rectified flow, text encoder and transformer trained jointly."""
+    """Velocity loss of a rectified flow, text encoder and transformer trained jointly.
 
-    def __init__(self) -> None:
+    With `start`, the folder of a trained base, training goes on from its weights.
+    """
+
+    def __init__(self, start: Path | None = None) -> None:
         super().__init__()
-        self.transformer = build_transformer()
-        self.text_encoder = build_text_encoder()
+        if start is None:
+            self.transformer, self.text_encoder = build_transformer(), build_text_encoder()
+        else:
+            self.transformer = WanTransformer3DModel.from_pretrained(start, subfolder="transformer").float().train()
+            self.text_encoder = UMT5EncoderModel.from_pretrained(start, subfolder="text_encoder").float().train()
 
     def forward(self, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
         x0, ids, mask = batch
         noise = torch.randn_like(x0)
         # Stratified: one draw from each of B equal slices, so that a small batch covers all noise levels.
-        u = (torch.randperm(len(x0)) + torch.rand(len(x0))) / len(x0)
+        u = (torch.randperm(len(x0), device=x0.device) + torch.rand(len(x0), device=x0.device)) / len(x0)
         sigma = SIGMA_SHIFT * u / (1 + (SIGMA_SHIFT - 1) * u)
         s = sigma.view(-1, 1, 1, 1, 1)
         text = self.text_encoder(ids, attention_mask=mask).last_hidden_state * mask[..., None]

@@ -1,13 +1,14 @@
-"""Training the miniature's VAEs: one plainly, one in whose latents shrinking means shrinking.
+"""Training the miniature's VAEs: one plainly, one in whose latents averaging means what enlarging a picture means.
 
 HFATO degrades a latent by averaging it and learns to restore what that removed. Whether that is what really
-enlarging a small picture does depends on the VAE, so it is the variable of an experiment:
-`equivariance` weighs two terms,
+enlarging a small picture does depends on the VAE, so it is the variable of an experiment: `equivariance` weighs a term
+on the encoder, 0 for the plain VAE. With z = E(x), each channel of unit variance, D the paper's degradation of latents
+and P shrinking a picture to its native size and enlarging it back, it is
 
-- the degraded latent must be the latent of the degraded picture (on the encoder),
-- the shrunk latent must decode to the shrunk picture (on the decoder, as EQ-VAE),
+    |D(z) - E(P(x))|^2 / |z - E(P(x))|^2,
 
-and is 0 for the plain VAE. All else is the same in both.
+the distance between what HFATO learns to undo and what it will meet, as a share of the latter. As a share, because
+latents in which detail counts for less would make both small and nothing better.
 
 The decoder is trained on alone afterwards: it is what smears a moving edge, and latents that no longer change can be
 learned by a base meanwhile.
@@ -15,24 +16,25 @@ learned by a base meanwhile.
 Noise in proportion to the latent's own standard deviation is added before decoding: what is to be decoded must be
 encoded with an amplitude above it, so that detail counts in a squared error of latents.
 
-Source of the second term: EQ-VAE (Kouzelis et al., ICML 2025, arXiv 2502.09509); the first is our own.
+The term is our own. Its relative is EQ-VAE (Kouzelis et al., ICML 2025, arXiv 2502.09509), which asks the decoder to
+make the shrunk picture of a shrunk latent.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vibe_pipeline.diffusion.objectives import degrade
 from vibe_pipeline.miniature.networks import build_vae
 from vibe_pipeline.miniature.optimisers import ConvMuon
-from vibe_pipeline.miniature.scene import sample_scene
-from vibe_pipeline.miniature.world import STILL_STYLE, VIDEO_STYLE, centre_path, render
+
+ENLARGEMENT = 3
+"""Of the miniature's targets over its native clips."""
 
 
 def resize(x: Tensor, size: tuple[int, int], mode: str = "bicubic", antialias: bool = False) -> Tensor:
@@ -72,11 +74,14 @@ class VaeWeights:
 
 
 class VaeObjective(nn.Module):
-    """Reconstruction, a little KL, and equivariance; forward takes pixels [B, 3, T, H, W] in [-1, 1]."""
+    """Reconstruction, a little KL, and equivariance; forward takes pixels [B, 3, T, H, W] in [-1, 1].
 
-    def __init__(self, weights: VaeWeights | None = None) -> None:
+    With `start`, the folder of a trained VAE, training goes on from its weights.
+    """
+
+    def __init__(self, weights: VaeWeights | None = None, start: Path | None = None) -> None:
         super().__init__()
-        self.vae = build_vae()
+        self.vae = build_vae() if start is None else AutoencoderKLWan.from_pretrained(start).float().train()
         self.weights = weights or VaeWeights()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -88,62 +93,28 @@ class VaeObjective(nn.Module):
         losses = {"reconstruction": reconstruction, "kl": kl}
         loss = reconstruction + self.weights.kl * kl
         if self.weights.equivariance:
-            losses |= self._equivariance(x, mean)
-            loss = loss + self.weights.equivariance * (losses["degraded"] + losses["shrunk"])
+            losses["apart"] = self._apart(x, mean)
+            loss = loss + self.weights.equivariance * losses["apart"]
         return {"loss": loss} | {name: value.detach() for name, value in losses.items()}
 
-    def _equivariance(self, x: Tensor, mean: Tensor) -> dict[str, Tensor]:
-        """HFATO's degradation, halving and doubling, of the latent against that of the picture; and halving decoded."""
-        size, latent = x.shape[-2:], mean.shape[-2:]
-        small = resize(x, (size[0] // 2, size[1] // 2), antialias=True)
-        halved = F.avg_pool3d(mean, (1, 2, 2))
-        degraded = DiagonalGaussianDistribution(self.vae._encode(resize(small, size))).mean
-        apart = (resize(halved, latent, mode="bilinear") - degraded).float().square().mean()
-        return {
-            "degraded": apart / mean.detach().float().var(),
-            "shrunk": _reconstruction(decode_chunks(self.vae, halved), small),
-        }
+    def _apart(self, x: Tensor, mean: Tensor) -> Tensor:
+        """How far degraded latents are from those of enlarged pictures, as a share of what enlarging takes away."""
+        size = x.shape[-2:]
+        small = resize(x, (size[0] // ENLARGEMENT, size[1] // ENLARGEMENT), antialias=True)
+        enlarged = DiagonalGaussianDistribution(self.vae._encode(resize(small, size).clamp(-1, 1))).mean.float()
+        true = mean.float()
+        scale = true.std((0, 2, 3, 4), keepdim=True).clamp_min(1e-6)
+        true, enlarged = true / scale, enlarged / scale
+        return (degrade(true) - enlarged).square().mean() / (true - enlarged).square().mean()
 
 
 class DecoderObjective(VaeObjective):
     """The decoder alone, behind the encoder of a trained VAE, whose latents stay what they are."""
 
     def __init__(self, folder: Path, weights: VaeWeights | None = None) -> None:
-        super().__init__(weights)
-        self.vae = AutoencoderKLWan.from_pretrained(folder).float()
+        super().__init__(weights, folder)
         for part in (self.vae.encoder, self.vae.quant_conv):
             part.requires_grad_(False)
-
-
-def draw_batch(rng: np.random.Generator, native: int, frames: int, clips: int, factor: int = 3) -> Tensor:
-    """Stills or clips, [B, 3, T, native, native], at native size or as native-size crops of `factor` times the size.
-
-    Short clips show more scenes for the same time; exchanged colours, more pictures.
-    """
-    still = rng.random() < 0.15
-    short = rng.random() < 0.6
-    length = 1 if still else (frames + 1) // 2 if short else frames
-    count = clips * 4 if still else clips * 2 if short else clips
-    batch = np.empty((count, length, native, native, 3), np.float32)
-    for i in range(count):
-        size = native * (factor if rng.random() < 0.7 else 1)
-        style = STILL_STYLE if still and rng.random() < 0.8 else VIDEO_STYLE
-        start = 0 if still else int(rng.integers(0, frames - length + 1))
-        scene = sample_scene(rng)
-        clip = render(scene, size, size, 1 if still else frames, style)[start : start + length]
-        shown = centre_path(scene, 1 if still else frames)[start + int(rng.integers(length))]
-        y, x = _corner(rng, shown, size, native)
-        batch[i] = clip[:, y : y + native, x : x + native, rng.permutation(3)]
-    pixels = torch.from_numpy(batch).permute(0, 4, 1, 2, 3) * 2 - 1
-    return pixels.contiguous(memory_format=torch.channels_last_3d)  # convolutions on a CPU are a third faster so
-
-
-def _corner(rng: np.random.Generator, centre: NDArray[np.float32], size: int, crop: int) -> list[int]:
-    """Row and column of a crop: three in four see the object, since what moves is hard and most of a frame stands."""
-    if rng.random() < 0.25:
-        return rng.integers(0, size - crop + 1, 2).tolist()
-    wanted = centre[::-1] * size + rng.uniform(-0.2, 0.2, 2) * size - crop / 2
-    return np.clip(np.rint(wanted), 0, size - crop).astype(int).tolist()
 
 
 def vae_optimisers(module: nn.Module, rate: float, muon_rate: float) -> list[torch.optim.Optimizer]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from vibe_pipeline.diffusion.attention_flops import WHICH
 from vibe_pipeline.diffusion.step_cache import step_cache_of
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.generation import GenerationParams
@@ -11,7 +12,7 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.attention_sizes import chunk_size
 from vibe_pipeline.generation.methods import Workload
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs
-from vibe_pipeline.planning.expert_loads import ExpertLoad, expert_loads
+from vibe_pipeline.planning.expert_loads import ExpertLoad, expert_loads, moving
 from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.plan_rows import FILTER, FULL, PlanRow, clip_bytes, rendering_memory, vae_peak
 from vibe_pipeline.planning.stills_filter import filtering_seconds
@@ -56,8 +57,8 @@ def _denoising_row(
     size, load = costs.model.target, shares[-1].load
     compiled = costs.model.compile and arm.step_cache is None and arm.region_adaptive is None
     seen = chunk_size(arm, size, costs.model.native.frames)
-    for share in shares:
-        work += _forwards(costs, arm, share, compiled)
+    passes = sum((_forwards(costs, arm, share, compiled) for share in shares), Work())
+    work += passes
     for height, width, attention, times in load.earlier:
         smaller = size.model_copy(update={"height": height, "width": width})
         work += costs.forward(smaller, attention, shares[-1].adapters, compiled) * times
@@ -68,13 +69,20 @@ def _denoising_row(
     extra = max(sum(map(costs.adapter_bytes, share.adapters)) for share in shares)
     extra += _held(costs, arm, load, seen) * generation.batch_size
     read = [share.part for share in shares if share.works or load.earlier]
+    work += moving(costs, read, load.encodes + load.decodes, generation.batch_size)
     return {
         "work": work,
-        "once": costs.load(*read, "vae") + costs.compiling(seen, arm.attention, compiled),
+        "once": costs.load(*read, "vae") + costs.compiling(seen, arm.attention, compiled) + _calibration(arm, passes),
         "tokens": costs.keys(seen, FULL),
         "keys_per_query": costs.keys(seen, load.forwards[0][0]),
         "peak": rendering_memory(costs, size, forward, extra, load.encodes > 0),
     }
+
+
+def _calibration(arm: ArmParams, passes: Work) -> Work:
+    """What a step cache that has to be calibrated takes before the first clip: the forwards of one, not decoded."""
+    cache = step_cache_of(arm.step_cache)
+    return Work(parts=passes.parts) if cache is not None and cache.calibrates else Work()
 
 
 def _passes(arm: ArmParams) -> int:
@@ -105,6 +113,9 @@ def _forwards(costs: Costs, arm: ArmParams, share: ExpertLoad, compiled: bool) -
         if arm.region_adaptive is not None:
             schedule = arm.region_adaptive.schedule
             work += costs.forward(seen, attention, share.adapters, compiled, schedule) * share.partial
+    for which, times in zip(WHICH, share.reused, strict=True):
+        if times:
+            work += costs.attention(seen, arm.attention, share.adapters, which) * -times
     return work
 
 

@@ -7,6 +7,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from vibe_pipeline.diffusion.attention import kind_of
+from vibe_pipeline.diffusion.attention.choice import BLOCK_SPARSE
+from vibe_pipeline.diffusion.attention_flops import Which, count_attention
 from vibe_pipeline.diffusion.crops import working_grid
 from vibe_pipeline.diffusion.flops import (
     VaeFlops,
@@ -72,11 +74,22 @@ class Costs(Counts):
         flops = self.flops(size, attention, layers, self.first_frames, active=active)
         rates = self.rates(self.model.dtype)
         linear = rates.forward_compiled if compiled else rates.forward
-        if regions is not None and "flex" in self.kernels(size, attention):  # tiles with masks stand in
+        if regions is not None and not self.kernels(size, attention).keys().isdisjoint(
+            BLOCK_SPARSE
+        ):  # tiles with masks stand in
             attending = flops.attention_forward / rates.masked
         else:
             attending = self._attention(size, attention, flops.attention_forward, rates)
         return Work(flops.forward / 1e12, {"transformer": (flops.linear_forward / linear + attending) / 1e12})
+
+    def attention(self, size: ClipSize, attention: Counted, adapters: Sequence[Adapter], which: Which) -> Work:
+        """Of one sample's forward its self- or its cross-attention, with projections and adapters: not compiled."""
+        layers = [self.layers(adapter) for adapter in adapters]
+        grid, text, rates = self.architecture.grid(size), self.model.text_length, self.rates(self.model.dtype)
+        config, keys = self.architecture.transformer, self._keys_by_layer(size, attention)
+        linear, scores = count_attention(config, grid, text, keys, layers, which)
+        attending = scores / rates.sdpa if which == "attn2" else self._self_attention(size, attention, scores, rates)
+        return Work((linear + scores) / 1e12, {"transformer": (linear / rates.forward + attending) / 1e12})
 
     def kept_memory(self, size: ClipSize, batch: int, passes: int) -> float:
         """Bytes of the keys, values and outputs that region-adaptive sampling keeps of so many guidance passes."""
@@ -118,12 +131,23 @@ class Costs(Counts):
         return rates_of(self.device)[1]
 
     def _attention(self, size: ClipSize, attention: Counted, operations: float, rates: Rates) -> float:
-        """Seconds of attention, 1e-12: kernels compute more than has to be, each at its own rate."""
-        rate = {"sdpa": rates.sdpa, "masked": rates.masked, "flex": rates.flex, "gather": rates.masked}
+        """Seconds of attention, 1e-12."""
         keys, text = self.keys(size, attention), self.model.text_length
         own = operations * keys / (keys + text)  # the rest is cross-attention
+        return self._self_attention(size, attention, own, rates) + (operations - own) / rates.sdpa
+
+    def _self_attention(self, size: ClipSize, attention: Counted, operations: float, rates: Rates) -> float:
+        """Of self-attention alone: kernels compute more than has to be, each at its own rate."""
+        rate = {
+            "sdpa": rates.sdpa,
+            "masked": rates.masked,
+            "flex": rates.flex,
+            "flash": rates.flash,
+            "gather": rates.masked,
+        }
+        keys = self.keys(size, attention)
         slow = sum(computed / keys / rate[name] for name, computed in self.kernels(size, attention).items())
-        return own * slow + (operations - own) / rates.sdpa
+        return operations * slow
 
     def step_memory(
         self, size: ClipSize, attention: AttentionParams, row: TrainParams, stage1: LoraParams | None = None
@@ -221,8 +245,8 @@ class Costs(Counts):
         return Work(parts={"loading, compiling": sum(map(self.weights, parts)) / READ_BYTES})
 
     def compiling(self, size: ClipSize, attention: AttentionParams, blocks: bool, modes: int = 1) -> Work:
-        """What torch.compile takes before the first call of a size in each grad mode; flex is always compiled."""
-        times = modes * (blocks or "flex" in self.kernels(size, attention))
+        """What compiling takes before the first call of a size in each grad mode; flex and flash always do."""
+        times = modes * (blocks or not self.kernels(size, attention).keys().isdisjoint(BLOCK_SPARSE))
         return Work(parts={"loading, compiling": times * COMPILE_SECONDS})
 
     def _vae(self, size: ClipSize, decode: bool) -> Work:

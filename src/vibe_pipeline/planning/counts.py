@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vibe_pipeline.diffusion.attention import kind_of
-from vibe_pipeline.diffusion.attention.choice import Kernel
+from vibe_pipeline.diffusion.attention.choice import Kernel, flash_installed
 from vibe_pipeline.diffusion.flops import (
     AdapterLayers,
     Flops,
@@ -88,9 +88,10 @@ class Counts:
         kind = kind_of_part(part)
         if kind != "transformer" or self.model.quantisation is None:
             return float(self.parameters[kind] * size)
-        small = QUANTISATIONS[self.model.quantisation].number_bytes
+        small = QUANTISATIONS[self.model.quantisation]
         numbers, rows, largest = self.kept(("quantised",), lambda: self.architecture.quantised)
-        return float((self.parameters[kind] - numbers + rows + largest) * size + numbers * small)
+        whole = self.parameters[kind] - numbers + rows * small.row_scales + largest
+        return float(whole * size + numbers * small.number_bytes)
 
     def keys(self, size: ClipSize, attention: Counted) -> float:
         """Keys that a query of self-attention is compared with, on the average over the layers."""
@@ -121,7 +122,7 @@ class Counts:
         """What computes self-attention on this device, and the keys that each compares a query with to that end."""
         grid, layers = self.architecture.grid(size), self.architecture.transformer["num_layers"]
         kind, native = kind_of(attention), self.native_grid[1:]
-        key = ("kernels", grid, native, layers, repr(kind))
+        key = ("kernels", grid, native, layers, repr(kind), flash_installed())
         found = self.kept(key, lambda: [kind.kernels(grid, native, layer, "cuda") for layer in range(layers)])
         names = dict.fromkeys(name for kernels in found for name in kernels)
         return {name: sum(kernels.get(name, 0.0) for kernels in found) / layers for name in names}

@@ -10,7 +10,11 @@ from typing import Any, Literal
 import psutil
 from packaging.requirements import Requirement
 
+from vibe_pipeline.diffusion.attention import kind_of
+from vibe_pipeline.diffusion.attention.choice import flash_installed
+from vibe_pipeline.diffusion.attention.kinds.window import Window
 from vibe_pipeline.diffusion.foreign import HUB_ID
+from vibe_pipeline.diffusion.quantisation import package_of
 from vibe_pipeline.evaluation.metrics.asked import ASKED, lack_of
 from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
@@ -26,10 +30,12 @@ from vibe_pipeline.images.account import require_promising
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder
+from vibe_pipeline.planning.checks import Check
 from vibe_pipeline.planning.claims import check_claims, check_published
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
+from vibe_pipeline.planning.looks import look_checks
 from vibe_pipeline.planning.plan import Plan, make_plan
-from vibe_pipeline.planning.preflight import Check, generation_checks, scoring_checks, weights_check
+from vibe_pipeline.planning.preflight import generation_checks, scoring_checks, weights_check
 from vibe_pipeline.vbench.dimensions import canonical_name
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 from vibe_pipeline.vbench.readiness import Skipped, readiness
@@ -69,7 +75,8 @@ def examine(params: Mapping[str, Any], images: int | None = None, figures: Figur
     findings = [*_packages(model, data, tables), *_looked([weights_check(model.path, figures.once)]), *_images(data)]
     not_run = left_out(tables, Path.cwd())
     arms = {name: arm for name, arm in tables.arms.items() if name not in not_run}
-    findings += _looked([*generation_checks(model, generation, arms), *scoring_checks(evaluation, folders)])
+    looked = [*generation_checks(model, generation, arms), *look_checks(params), *scoring_checks(evaluation, folders)]
+    findings += _looked(looked)
     findings += [Finding(f"arms.{name}", "optional", row["reason"], row["fix"]) for name, row in not_run.items()]
     if isinstance(plan, Plan):
         findings += [_disk(plan, folders), _memory(model, plan), *_main_memory(plan)]
@@ -98,8 +105,11 @@ def _packages(model: ModelParams, data: DataParams, tables: Experiment) -> Itera
     rows = (*tables.stage1.values(), *tables.adapters.values())
     if any(row.optimiser.kind == "adamw_8bit" for row in rows):
         yield _extra("bitsandbytes", "optimiser.kind adamw_8bit", "pip install bitsandbytes")
-    if model.quantisation is not None:
-        yield _extra("torchao", f"model.quantisation {model.quantisation}", "pip install 'torchao>=0.18,<0.19'")
+    package, command = package_of(model.quantisation)
+    if package:
+        yield _extra(package, f"model.quantisation {model.quantisation}", command)
+    if model.device != "cpu" and _has_windows(tables):
+        yield _flash()
     if data.source == "huggingface":
         yield _extra("datasets", "data.source huggingface", "pip install -r requirements/huggingface.txt")
 
@@ -116,6 +126,18 @@ def _unmet(requirement: Requirement) -> str:
 def _extra(package: str, why: str, fix: str) -> Finding:
     there = importlib.util.find_spec(package) is not None
     return Finding(package, "ok" if there else "missing", f"{'installed' if there else 'absent'}; {why} needs it", fix)
+
+
+def _has_windows(tables: Experiment) -> bool:
+    settings = [row.attention for row in tables.adapters.values()] + [row.attention for row in tables.arms.values()]
+    return any(isinstance(kind_of(attention), Window) for attention in settings)
+
+
+def _flash() -> Finding:
+    if flash_installed():
+        return Finding("flash-attn-4", "ok", "installed: windows run on it on Hopper and Blackwell")
+    said = "absent: windows run on flex_attention, at 1408x2560 1.46 times as slow on an H200 (docs/benchmarks.md)"
+    return Finding("flash-attn-4", "optional", said, "on a Hopper or Blackwell GPU: pip install '.[flash]'")
 
 
 def _looked(checks: Iterable[Check]) -> Iterator[Finding]:

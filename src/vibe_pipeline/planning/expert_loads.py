@@ -1,6 +1,6 @@
 """What of an arm's clip each transformer of the base computes: all of it, or its share of two experts' levels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from vibe_pipeline.diffusion.flow import Levels, is_high_noise, noise_levels, share_below
@@ -14,6 +14,8 @@ from vibe_pipeline.generation.methods.base import Workload
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.counts import Adapter
 from vibe_pipeline.planning.machine import Machine
+from vibe_pipeline.planning.rates import MOVE_BYTES
+from vibe_pipeline.planning.work import Work
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,14 @@ class ExpertLoad:
         adapters: Beside its weights.
         load: At the levels that are its own; what is no forward is that of the whole clip.
         partial: Of its forwards those that run the active tokens of `region_adaptive` alone.
+        reused: Of its forwards those in which a step cache stands in for self-attention, and for cross-attention.
     """
 
     part: str
     adapters: Sequence[Adapter]
     load: Workload
     partial: int = 0
+    reused: tuple[int, int] = (0, 0)
 
     @property
     def works(self) -> bool:
@@ -39,7 +43,7 @@ class ExpertLoad:
 
 
 def expert_loads(costs: Costs, arm: ArmParams, tables: Experiment) -> list[ExpertLoad]:
-    """Of an arm, high noise first. Stages before the row's own pass are counted as the last one's."""
+    """Of an arm, high noise first. Stages before the row's own pass are counted as the last one's, whole."""
     method, found = method_of(arm), []
     levels, experts = method.levels(arm, costs.model.flow_shift), costs.architecture.experts
     for part, own in zip(experts, split(levels, costs.architecture.boundary), strict=True):
@@ -47,7 +51,7 @@ def expert_loads(costs: Costs, arm: ArmParams, tables: Experiment) -> list[Exper
         row = arm.model_copy(update={"guidance_scale": scale})
         load = method.workload(row, len(own), method.guided(row, own))
         adapters = costs.arm_adapters(arm, tables, part)
-        found.append(ExpertLoad(part, adapters, load, method.partial(row, own)))
+        found.append(ExpertLoad(part, adapters, load, method.partial(row, own), method.reused(row, own)))
     return found
 
 
@@ -77,6 +81,25 @@ def waiting_on_device(costs: Costs) -> float:
     return waiting(costs) if isinstance(costs.device, Machine) else 0.0
 
 
+def moving(costs: Costs, parts: Collection[str], vae_calls: int, batch: int) -> Work:
+    """Weights between main memory and the device for one clip of a batch.
+
+    Of two experts each comes once and leaves once; with offload every part does, the VAE at each of its calls. Where
+    the device's memory is the main memory nothing moves.
+
+    Args:
+        costs: Of the model, on a device.
+        parts: Transformers that a clip asks for.
+        vae_calls: Encoding and decoding, once each for a whole batch.
+        batch: Clips that are made together.
+    """
+    offload = costs.model.offload
+    if isinstance(costs.device, Machine) or not (offload or len(parts) > 1):
+        return Work()
+    moved = sum(map(costs.weights, parts)) + offload * vae_calls * costs.weights("vae")
+    return Work(parts={"moving weights": 2 * moved / MOVE_BYTES / batch})
+
+
 def expert_notes(costs: Costs, tables: Experiment) -> Iterator[str]:
     """What a plan of two experts rests on; nothing where there is one."""
     boundary, rows = costs.architecture.boundary, (*tables.stage1.values(), *tables.adapters.values())
@@ -84,8 +107,8 @@ def expert_notes(costs: Costs, tables: Experiment) -> Iterator[str]:
         return
     yield (
         f"two experts: from sigma {boundary:g} transformer is at work, below it transformer_2, which adapters belong "
-        f"to; one is on the device at a time, the other, {waiting(costs) / 1e9:.1f} GB, in main memory. Not counted: "
-        "how they change places, once a pass"
+        f"to; one is on the device at a time, the other, {waiting(costs) / 1e9:.1f} GB, in main memory. Where a clip "
+        f"asks for both, they change places twice for each batch of clips, at {MOVE_BYTES / 1e9:g} GB/s, assumed"
     )
     shares = {level_share(row, boundary) for row in rows if not getattr(row, "bridge", None)}
     if shares:

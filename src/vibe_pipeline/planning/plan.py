@@ -7,7 +7,7 @@ counted: shards of latents, checkpoints, the page.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
+from vibe_pipeline.experiment.sequential import at_look, blocks_of
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.generation.optional_arms import left_out
@@ -114,7 +115,7 @@ def make_plan(
     images: int | None = None,
     figures: Figures = NOTHING_KEPT,
 ) -> Plan:
-    """Plan a run.
+    """Plan a run; one that grows look after look at its last look, with a note on what the first takes.
 
     Args:
         params: The parameters of an environment.
@@ -131,6 +132,19 @@ def make_plan(
     """
     if share is not None and not 0 < share <= 1:
         raise ValueError(f"the share of peak must be in (0, 1], got {share}")
+    plan = _planned(at_look(params, -1), device, share, images, figures)
+    if not (blocks := blocks_of(params)):
+        return plan
+    first = _planned(at_look(params, 1), device, share, images, figures)
+    looks = (
+        f"looks at {', '.join(map(str, blocks))} prompts, until the claims are told: {first.hours:.3g} h to the end of "
+        f"the first, {plan.hours:.3g} h to that of the last, which the rows below are of"
+    )
+    return replace(plan, notes=(*plan.notes, looks))
+
+
+def _planned(params: Mapping[str, Any], device: str, share: float | None, images: int | None, figures: Figures) -> Plan:
+    """The plan of one run, whose arguments are those of :func:`make_plan`."""
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
     generation, tables = GenerationParams(**params["generation"]), checked_tables(params)
     architecture = load_architecture(model.path)

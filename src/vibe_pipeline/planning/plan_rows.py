@@ -14,7 +14,7 @@ from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs
 from vibe_pipeline.planning.counts import stage1_of
 from vibe_pipeline.planning.crops import crop_tokens, images_of_sequence
-from vibe_pipeline.planning.expert_loads import native_passes, waiting_on_device
+from vibe_pipeline.planning.expert_loads import moving, native_passes, waiting_on_device
 from vibe_pipeline.planning.stills_filter import fitting_seconds
 from vibe_pipeline.planning.work import Work
 
@@ -182,6 +182,8 @@ def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRo
     passes = native_passes(costs, generation)
     forward = costs.forward(size, FULL, compiled=costs.model.compile)
     work = costs.text() + forward * sum(passes.values()) + costs.decode(size)
+    asked = [part for part, times in passes.items() if times]
+    work += moving(costs, asked, 1, generation.batch_size)
     work += costs.write(size, beside=work.seconds)
     peak = rendering_memory(costs, size, costs.forward_memory(size, generation.batch_size, FULL), 0.0, False)
     tokens = costs.keys(size, FULL)

@@ -6,7 +6,6 @@ Files are judged by their headers, keys and shapes: nothing is loaded.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pandas as pd
 
 from vibe_pipeline.diffusion.checkpoint import find_model, require_whole, tile_stride
 from vibe_pipeline.diffusion.foreign import HUB_ID
-from vibe_pipeline.diffusion.quantisation import require_torchao
+from vibe_pipeline.diffusion.quantisation import require_package
 from vibe_pipeline.diffusion.weights import Once, made
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.metrics.asked import asked_for
@@ -39,30 +38,18 @@ from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder, require_no_file
 from vibe_pipeline.planning.architecture import load_architecture
+from vibe_pipeline.planning.arm_checks import check_arms
+from vibe_pipeline.planning.checks import Check
 from vibe_pipeline.planning.claims import check_claims, check_published
+from vibe_pipeline.planning.looks import check_look
 from vibe_pipeline.planning.stills_filter import check_filter
 from vibe_pipeline.planning.training_checks import check_levels, check_single_size, check_training
-from vibe_pipeline.planning.weight_files import extra_adapter, network, own_transformer
+from vibe_pipeline.planning.weight_files import extra_adapter, network, own_transformer, step_ratios
 from vibe_pipeline.vbench.prompts import INSTALL, clips_per_dimension
 
 log = logging.getLogger(__name__)
 
 TRAINING = {"data_processing", "relay_stage1", "relay_stage2"}
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that a run needs.
-
-    Attributes:
-        item: What: the field that names it.
-        look: Says what is there; a ValueError, OSError or ImportError says in one line what is wrong.
-        fix: The command or the setting that mends it.
-    """
-
-    item: str
-    look: Callable[[], str]
-    fix: str
 
 
 def weights_check(path_or_id: str, once: Once = made) -> Check:
@@ -125,6 +112,9 @@ def weight_checks(model: ModelParams, arms: Mapping[str, ArmParams]) -> Iterator
             fix = f"kedro vibe import-adapter FILE --output DIR --base {model.path}, or mend the path"
             fix = how_to_get(extra.path) or fix
             yield Check(field, partial(extra_adapter, extra, field, transformer), fix)
+        if arm.step_cache is not None and (ratios := arm.step_cache.ratios) is not None:
+            field = f"arms.{name}.step_cache.ratios"
+            yield Check(field, partial(step_ratios, ratios, field, arm, model), "leave it out, and a run finds them")
         if arm.sr is not None:
             fix = how_to_get(arm.sr.weights) or "name a .pth or .safetensors file of a network that spandrel knows"
             yield Check(f"arms.{name}.sr.weights", partial(network, name, arm.sr, model), fix)
@@ -168,27 +158,13 @@ def check_model(model: ModelParams) -> None:
 
     Raises:
         FileNotFoundError: No such model.
-        ModuleNotFoundError: torchao is not installed.
+        ModuleNotFoundError: The package of a quantisation is not installed.
         ValueError: Names the nearest tiles that fit.
     """
-    require_torchao(model.quantisation)
+    require_package(model.quantisation)
     checkpoint = find_model(model.path)
     if model.tile is not None:
         tile_stride(checkpoint.config_of("vae"), model.tile)
-
-
-def check_quantised(model: ModelParams, arms: Mapping[str, ArmParams]) -> None:
-    """Refuse files that change whole tensors of a base whose weights are quantised.
-
-    Raises:
-        ValueError: Names the row and the way out.
-    """
-    for name, arm in arms.items():
-        if model.quantisation is not None and any(extra.differences for extra in arm.extra_adapters):
-            raise ValueError(
-                f"arms.{name}.extra_adapters change whole tensors of the base, which model.quantisation "
-                f"{model.quantisation} cannot take up: set it to null, or take differences out"
-            )
 
 
 def check_images(data: DataParams) -> None:
@@ -257,13 +233,15 @@ def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[st
         check_single_size(ModelParams(**params["model"]), DataParams(**params["data"]), tables)
     if tags & {"relay_stage1", "relay_stage2"}:
         check_levels(ModelParams(**params["model"]), tables)
+    if tags & {"generation", "ablation_report"}:
+        check_look(params)
     if {"generation", "vbench_eval"} <= tags:
         evaluation = EvaluationParams(**params["evaluation"])
         check_scoring(GenerationParams(**params["generation"]), evaluation)
         check_band(ModelParams(**params["model"]), evaluation)
     if "generation" in tags:
         model, making = ModelParams(**params["model"]), GenerationParams(**params["generation"])
-        check_quantised(model, tables.arms)
+        check_arms(model, tables.arms)
         check_generation(model, making, tables)
         if not tables.stop_after_preview:
             check_filter(model, DataParams(**params["data"]), tables)

@@ -26,9 +26,11 @@ class Rates:
         step_compiled: That by torch.compile.
         sdpa: Attention without a mask, forward, on long sequences.
         flex: flex_attention, by the blocks that it computes; with TMA, where the card has it.
+        flash: FlashAttention-4, likewise.
         sdpa_step: Attention forward and backward, on the tokens of a training image.
         masked: SDPA with a mask, forward and backward, over all keys; also taken for a forward alone.
         flex_step: flex_attention likewise, by blocks.
+        flash_step: FlashAttention-4 likewise.
         decode: The VAE's decoder in 32 bit, whose convolutions run as TF32.
         encode: Its encoder.
         decode_half: The decoder in 16 bit.
@@ -41,9 +43,11 @@ class Rates:
     step_compiled: float
     sdpa: float
     flex: float
+    flash: float
     sdpa_step: float
     masked: float
     flex_step: float
+    flash_step: float
     decode: float
     encode: float
     decode_half: float
@@ -62,6 +66,7 @@ class Rates:
             forward_compiled=self.step_compiled,
             sdpa=self.sdpa_step,
             flex=self.flex_step,
+            flash=self.flash_step,
         )
 
 
@@ -72,9 +77,11 @@ H100 = Rates(
     step_compiled=497,  # 271 ms less the same
     sdpa=588,  # 146 TFLOP in 249 ms, the middle of 243 to 255
     flex=342,  # with TMA: 158 TFLOP in 462 ms (2176x3840, pool 4); 83 in 218 at 1408x2560
+    flash=542,  # on an H200, whose sdpa is the H100's: 83 TFLOP in 153 ms
     sdpa_step=489,  # 0.73 TFLOP in 1.5 ms
     masked=223,  # 0.92 TFLOP in 4.1 ms
     flex_step=143,  # 0.56 TFLOP in 3.9 ms
+    flash_step=246,  # 0.56 TFLOP in 2.28 ms on an H200, 1.79 of which are kernels
     decode=246,  # 3,647 TFLOP of 33 frames in 14.8 s; without TF32 34, in 105.8 s
     encode=139,  # 181 TFLOP of 9 frames in 1.3 s; without TF32 38, in 4.8 s
     decode_half=372,  # in 9.8 s
@@ -87,6 +94,8 @@ COMPILE_SECONDS = 15.0
 """torch.compile of one shape in one grad mode: 9 to 15 s on the H100."""
 READ_BYTES = 1.5e9
 """Bytes of weights a second from disk to the device; assumed."""
+MOVE_BYTES = 6.0e9
+"""Between main memory, as it is allocated, and the device, either way; assumed."""
 
 
 def rates_of(device: Device) -> tuple[Rates, frozenset[str]]:

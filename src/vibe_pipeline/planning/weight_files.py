@@ -5,15 +5,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vibe_pipeline.diffusion.mag_cache import read_ratios
 from vibe_pipeline.diffusion.own_weights import require_own_weights
+from vibe_pipeline.diffusion.step_cache import step_cache_of
 from vibe_pipeline.diffusion.weights import linear_shapes
-from vibe_pipeline.experiment.arms import ExtraAdapter
+from vibe_pipeline.experiment.arms import ArmParams, ExtraAdapter
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
+from vibe_pipeline.generation.calibration import planned_calls, require_passes
+from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.generation.methods.sr import usable_network
 from vibe_pipeline.generation.peer_weights import how_to_get
 from vibe_pipeline.io.named import require_file
 from vibe_pipeline.planning.architecture import load_architecture
+from vibe_pipeline.planning.expert_loads import split
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -46,6 +51,25 @@ def network(name: str, sr: SuperResolutionParams, model: ModelParams) -> str:
     sizes = ", ".join([found.architecture.name, *found.tags])
     given = f"{model.native.height * found.scale}x{model.native.width * found.scale}"
     return f"{sr.weights}: {sizes}; {given}, resized to {model.target.height}x{model.target.width}"
+
+
+def step_ratios(path: Path, field: str, arm: ArmParams, model: ModelParams) -> str:
+    """Whether a file has the ratios of every forward that an arm runs; says how many are computed.
+
+    Raises:
+        ValueError, FileNotFoundError: Names the field, the file and what is wrong.
+    """
+    method, architecture = method_of(arm), load_architecture(model.path)
+    levels = split(method.levels(arm, model.flow_shift), architecture.boundary)
+    calls = planned_calls(arm, dict(zip(architecture.experts, levels, strict=True)))
+    try:
+        require_passes(path, read_ratios(require_file(path, field, "")), calls)
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
+    cache = step_cache_of(arm.step_cache)
+    assert cache is not None  # which names the file
+    every = len(method.levels(arm, model.flow_shift))
+    return f"{path}: {cache.computed(every)} of {every} steps computed"
 
 
 def extra_adapter(extra: ExtraAdapter, field: str, transformer: "Callable[[], WanTransformer3DModel]") -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 from vibe_pipeline.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
 from vibe_pipeline.evaluation.claims import MEANINGS, ClaimVerdict, judge_claims
 from vibe_pipeline.evaluation.differences import TRAINING
+from vibe_pipeline.evaluation.earlier_looks import said_of_earlier
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claim
@@ -59,6 +60,7 @@ class ReportInputs:
         clips_shown: How many prompts to show pictures and clips of.
         bootstrap: How intervals of differences are drawn.
         ages: When the parts were made, and by which run.
+        earlier_looks: By claim, prompts of looks before that its verdict is not corrected for.
     """
 
     title: str
@@ -79,6 +81,7 @@ class ReportInputs:
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
     references: Mapping[str, str] = field(default_factory=dict)
     ages: Sequence[Age] = ()
+    earlier_looks: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @cached_property
     def judgements(self) -> list[ClaimVerdict]:
@@ -139,8 +142,11 @@ def render(inputs: ReportInputs) -> str:
 def context(inputs: ReportInputs) -> dict[str, Any]:
     """What the template is given."""
     not_run = tables.reasons_not_run(inputs.table)
+    before = inputs.earlier_looks
     claims = [
-        verdicts.claim_shown(j, inputs.arms, inputs.published, inputs.bootstrap, not_run) for j in inputs.judgements
+        verdicts.claim_shown(j, inputs.arms, inputs.published, inputs.bootstrap, not_run)
+        | {"before": said_of_earlier(before.get(j.claim.name, ()))}
+        for j in inputs.judgements
     ]
     shaped = blocks.ablation_blocks(inputs.table, inputs.scores, inputs.arms, inputs.reference_arms, inputs.bootstrap)
     plotted, unplotted = _metric_plots(inputs)
@@ -152,6 +158,8 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
         **_first_screen(inputs, claims),
         "summary": narrative.summary(inputs.clips, inputs.arms),
         "claims": claims,
+        "look_line": verdicts.look_line(inputs.bootstrap, before),
+        "look": inputs.bootstrap.look,
         "meanings": MEANINGS,
         "confidence": f"{100 * inputs.bootstrap.confidence:g} %",
         "reference": inputs.reference_label,

@@ -76,4 +76,5 @@ def _table(result: Mapping[str, Any]) -> list[str]:
     lines = aligned([("arm", *result["measures"]), *((arm, *cells) for arm, cells in result["arms"].items())], left=1)
     if result["more_arms"]:
         lines.append(f"and {result['more_arms']} more in the report")
-    return [*lines, "", *(f"{mark} {verdict}: {statement}" for mark, verdict, statement in result["claims"])]
+    told = [f"{mark} {verdict}: {statement}" for mark, verdict, statement in result["claims"]]
+    return [*lines, "", *told, *([result["look"]] if told and result.get("look") else [])]

@@ -49,6 +49,8 @@ def claim_shown(
     claim = judgement.claim
     reasons = [why for arm, why in (not_run or {}).items() if arm in (claim.arm, claim.other)]
     gains = published_difference(published, claim.arm, claim.other)
+    look = bootstrap.look.said if judgement.evidence else ""
+    told = "" if judgement.verdict == ABSENT else judgement.reason
     return {
         "name": claim.name.replace("_", " "),
         "statement": claim.statement,
@@ -57,11 +59,28 @@ def claim_shown(
         "verdict": judgement.corrected,
         "kind": KINDS[judgement.corrected],
         "mark": MARKS[judgement.corrected],
-        "reason": "; ".join(filter(None, [_alone(judgement), "" if judgement.verdict == ABSENT else judgement.reason])),
+        "reason": "; ".join(filter(None, [look, _alone(judgement), told])),
         "absent": judgement.verdict == ABSENT or bool(reasons),
         "published": ", ".join(f"{label} {signed(gain)}" for label, gain in gains.items()),
         "evidence": [_evidence_shown(e, judgement, published, bootstrap) for e in judgement.evidence],
     }
+
+
+def look_line(bootstrap: Bootstrap, before: Mapping[str, Sequence[int]]) -> str:
+    """What of all verdicts is due to several looks at growing data, in a sentence or two; '' where nothing is.
+
+    Args:
+        bootstrap: How they were judged.
+        before: By claim, prompts of looks before that nothing is corrected for.
+    """
+    tail, said = 1 - bootstrap.confidence, ""
+    if bootstrap.look.blocks:
+        level = f"a claim by itself is told at level {bootstrap.look.level(tail):.2g}"
+        said = f"{bootstrap.look.said.capitalize()}: {level}, so that all looks together keep {tail:.2g}."
+    if before:
+        who = "A claim was" if len(before) == 1 else f"{len(before)} claims were"
+        said += f" {who} looked at before on fewer of these prompts, which nothing is corrected for."
+    return said.strip()
 
 
 def _alone(judgement: ClaimVerdict) -> str:
@@ -90,19 +109,22 @@ def _evidence_shown(
 
 
 def _tests_shown(e: Evidence, bootstrap: Bootstrap) -> list[str]:
-    """The margin, the p-values and, with several training seeds, the t-intervals."""
+    """The margin, the p-values, with several training seeds the t-intervals, with several looks that of all of them."""
     if math.isnan(e.p_different) or e.found is None:
         return []
     told = {"different": (e.p_different, e.corrected_different)}
     told |= {"equivalent": (e.p_equivalent, e.corrected_equivalent)} if e.corrected == EQUIVALENT else {}
     said = [f"margin {number(e.question.margin)}"]
     for what, (alone, corrected) in told.items():
-        beside = f", corrected {corrected:.2g}" if e.family > 1 else ""
+        beside = f", corrected {corrected:.2g}" if e.family > 1 or bootstrap.look.blocks else ""
         said.append(f"{what}: p {alone:.2g}{beside}")
     if e.found.training_seeds > 1:
         for name, test in e.found.tests.items():
             low, high = test.interval(bootstrap.confidence)
             said.append(f"over {name} [{number(low)}, {number(high)}]")
+    if bootstrap.look.blocks:
+        low, high = e.found.crossed.interval(1 - bootstrap.look.level(1 - bootstrap.confidence))
+        said.append(f"of all looks [{number(low)}, {number(high)}]")
     return said
 
 

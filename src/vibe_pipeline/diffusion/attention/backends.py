@@ -1,8 +1,9 @@
-"""GCLF attention itself: one softmax over the keys of the window and the pooled keys, three ways.
+"""GCLF attention itself: one softmax over the keys of the window and the pooled keys, four ways.
 
 dense   SDPA with an L x (L + P) mask: the reference, and the fastest on few tokens.
 gather  tiles of queries over boxes of keys (gather.py): CPU and training everywhere.
 flex    flex_attention over a block-sparse mask (flex.py): GPU; on the CPU forward only.
+flash   FlashAttention-4 over the same blocks (flash.py): Hopper and Blackwell, 16 bit, with its package.
 """
 
 import math
@@ -13,9 +14,10 @@ from typing import cast
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from vibe_pipeline.diffusion.attention.choice import choose_backend, choose_order
+from vibe_pipeline.diffusion.attention.flash import flash_attend, flash_runs_on, flash_tables, flash_takes
 from vibe_pipeline.diffusion.attention.flex import build_block_mask, compiled_flex, kernel_options
 from vibe_pipeline.diffusion.attention.gather import Tile, TiledAttention, plan_tiles
 from vibe_pipeline.diffusion.attention.geometry import (
@@ -38,10 +40,11 @@ class WindowPlan:
 
     Attributes:
         windows: the geometry, with the order that q, k, v come in.
-        backend: dense, gather or flex.
+        backend: dense, gather, flex or flash.
         mask: bool [L, L + P] for dense; None where everything is visible.
         tiles: for gather.
-        block_mask: for flex.
+        block_mask: for flex and flash.
+        tables: What flash reads of the windows.
         flex: the flex_attention to call, compiled for this plan alone where that pays.
         options: Of flex's kernel, by what the device can do.
     """
@@ -51,6 +54,7 @@ class WindowPlan:
     mask: Tensor | None = None
     tiles: tuple[Tile, ...] = ()
     block_mask: BlockMask | None = None
+    tables: tuple[Tensor, ...] = ()
     flex: Callable[..., Tensor] = flex_attention
     options: Mapping[str, bool] | None = None
 
@@ -77,20 +81,23 @@ class WindowPlan:
         pooled = tuple(pool_tokens(x, self.windows) for x in (k, v)) if self.windows.pool else ()
         if self.backend == "gather":
             return TiledAttention.apply(self.windows, self.tiles, scale, q, k, v, *pooled)
-        if self.backend == "flex":
-            return self._flex(q, k, v, pooled, scale)
+        if self.block_mask is not None:
+            return self._by_blocks(q, k, v, pooled, scale)
         if pooled:
             k, v = torch.cat([k, pooled[0]], dim=2), torch.cat([v, pooled[1]], dim=2)
         return scaled_dot_product_attention(q, k, v, attn_mask=self.mask, scale=scale)
 
-    def _flex(self, q: Tensor, k: Tensor, v: Tensor, pooled: tuple[Tensor, ...], scale: float) -> Tensor:
-        if q.device.type == "cpu" and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-            raise NotImplementedError("flex has no backward on the CPU: use backend 'gather' or 'auto' there")
+    def _by_blocks(self, q: Tensor, k: Tensor, v: Tensor, pooled: tuple[Tensor, ...], scale: float) -> Tensor:
         if pooled:
             # Pooled keys start on a block of their own, so that their blocks are whole and need no mask.
             assert self.block_mask is not None  # made with the plan, for this backend
-            gap = (0, 0, 0, self.block_mask.seq_lengths[1] - self.windows.pooled - self.windows.tokens)
-            k, v = (torch.cat([pad(x, gap), p], dim=2) for x, p in zip((k, v), pooled, strict=True))
+            gap = self.block_mask.seq_lengths[1] - self.windows.pooled - self.windows.tokens
+            empty = k.new_zeros(()).expand(*k.shape[:2], gap, k.shape[3])
+            k, v = (torch.cat([x, empty, p], dim=2) for x, p in zip((k, v), pooled, strict=True))
+        if self.tables and flash_takes(q):
+            return flash_attend(q, k, v, list(self.tables), scale)
+        if q.device.type == "cpu" and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+            raise NotImplementedError("flex has no backward on the CPU: use backend 'gather' or 'auto' there")
         call = flex_attention if torch.compiler.is_compiling() else self.flex
         options = None if self.options is None else dict(self.options)
         return call(q, k, v, block_mask=self.block_mask, scale=scale, kernel_options=options)
@@ -128,10 +135,16 @@ def make_plan(
         compile_flex: compile flex_attention; None: on CUDA only. Eager flex holds all L x (L + P) scores.
 
     Raises:
-        ValueError: for an unknown backend.
+        ValueError: for an unknown backend, or flash where it cannot run.
     """
     device = torch.device(device)
-    backend = choose_backend(windows, backend, device.type)
+    asked, backend = backend, choose_backend(windows, backend, device.type)
+    if backend == "flash" and not flash_runs_on(device):
+        if asked == "flash":
+            raise ValueError(
+                f"backend 'flash' needs a Hopper or Blackwell GPU and flash-attn-4, not {device}: use 'auto'"
+            )
+        backend = "flex"
     if backend == "dense":
         mask = _dense_mask(windows)
         return WindowPlan(windows, backend, mask=None if mask is None else mask.to(device))
@@ -141,7 +154,8 @@ def make_plan(
         compile_flex = device.type == "cuda"
     flex = compiled_flex() if compile_flex else flex_attention
     mask = build_block_mask(windows, device)
-    return WindowPlan(windows, backend, block_mask=mask, flex=flex, options=kernel_options(device))
+    tables = tuple(flash_tables(windows, mask, device)) if backend == "flash" else ()
+    return WindowPlan(windows, backend, block_mask=mask, tables=tables, flex=flex, options=kernel_options(device))
 
 
 def plan_windows(windows: Windows, place: Place) -> WindowPlan:
@@ -180,7 +194,7 @@ def gclf_attention(
         half_window: (d_h, d_w) in tokens; 2 d + 1 at or beyond the axis sees all of it.
         pool: tile side in tokens; 0 for the window alone.
         scale: of the scores; None: 1 / sqrt(D).
-        backend: "auto", "dense", "gather" or "flex".
+        backend: "auto", "dense", "gather", "flex" or "flash".
         order: token order of q, k, v and of the result.
 
     Returns:

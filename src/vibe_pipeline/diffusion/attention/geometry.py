@@ -18,7 +18,7 @@ HalfWindow = tuple[int, int]
 NativeGrid = tuple[int, int]
 """(H, W) of the native token grid."""
 Order = Literal["thw", "hwt"]
-Backend = Literal["auto", "dense", "gather", "flex"]
+Backend = Literal["auto", "dense", "gather", "flex", "flash"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 

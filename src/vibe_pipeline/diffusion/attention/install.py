@@ -60,7 +60,8 @@ class GclfInstallation:
         scale: of the running forward's scores; None: 1 / sqrt(head dim).
         rotates: plans get q and k before RoPE, and its tables.
         steps: which forward of a clip is running.
-        attends: what attends in place of a plan, with it, the layer, q, k, v and scale; see `diffusion.regions`.
+        attends: what attends in place of a plan, with it, the block's attention, q, k, v and scale; see
+            `diffusion.regions`.
     """
 
     def __init__(
@@ -146,8 +147,9 @@ class GclfInstallation:
     def attach(self, order: Order | None) -> None:
         """Put the processors and hooks in place; `order` forces the token order (None: the kind's best)."""
         self._order, transformer = order, living(self._transformer)
+        shared: dict[Hashable, GclfAttnProcessor] = {}
         for layer, block in enumerate(transformer.blocks):
-            block.attn1.set_processor(GclfAttnProcessor(self, layer))
+            block.attn1.set_processor(shared.setdefault(self.kind.variant(layer), GclfAttnProcessor(self, layer)))
         self._handles = [
             transformer.rope.register_forward_pre_hook(self._begin),
             transformer.rope.register_forward_hook(self._reorder_rope),

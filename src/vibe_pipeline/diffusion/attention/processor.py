@@ -16,6 +16,11 @@ class GclfAttnProcessor(WanAttnProcessor):
     """WanAttnProcessor for self-attention, with the plans of the installation it belongs to.
 
     diffusers' own choice of attention backend has no effect here; context parallelism is not supported.
+
+    Attributes:
+        installation: What the transformer has.
+        layer: The first block that this serves. Blocks whose plans are the same have one processor: torch.compile
+            takes a number on it for a constant, and would compile each block for itself until its limit, then none.
     """
 
     def __init__(self, installation: "GclfInstallation", layer: int) -> None:
@@ -40,7 +45,7 @@ class GclfAttnProcessor(WanAttnProcessor):
         elif rotary_emb is not None:
             q, k = rotate(q, *rotary_emb), rotate(k, *rotary_emb)
         plan = installed.plans[self.layer]
-        attend = plan if installed.attends is None else partial(installed.attends, plan, self.layer)
+        attend = plan if installed.attends is None else partial(installed.attends, plan, attn)
         out = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), installed.scale, **own)
         out = out.transpose(1, 2).flatten(2, 3).type_as(q)
         return attn.to_out[1](attn.to_out[0](out))

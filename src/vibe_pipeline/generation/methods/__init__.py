@@ -72,7 +72,7 @@ def checked_tables(params: Mapping[str, Any]) -> Experiment:
     for name, arm in tables.arms.items():
         try:
             check_arm(arm)
-            _check_batch(arm, params.get("generation", {}).get("batch_size", 1))
+            _check_clips(arm, params.get("generation", {}))
         except ValueError as error:
             raise ParameterError(f"arms.{name}: {error}") from None
     return tables
@@ -110,10 +110,15 @@ def counting_settings(arm: ArmParams) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value not in ([], {}, False)}
 
 
-def _check_batch(arm: ArmParams, batch_size: int) -> None:
+def _check_clips(arm: ArmParams, generation: Mapping[str, Any]) -> None:
     """A clip must not depend on which others it is made with."""
-    cache = step_cache_of(arm.step_cache)
+    cache, batch_size = step_cache_of(arm.step_cache), generation.get("batch_size", 1)
     if cache is not None and cache.by_batch and batch_size > 1:
         raise ValueError(
             f"step_cache {cache.name!r} decides for a whole batch: set generation.batch_size, {batch_size}, to 1"
+        )
+    if cache is not None and cache.calibrates and generation.get("shard"):
+        raise ValueError(
+            f"step_cache {cache.name!r} is calibrated on a run's first clip, which is another in each shard: name "
+            "step_cache.ratios, a file that a run without generation.shard wrote"
         )

@@ -154,6 +154,15 @@ class Method:
         free = [guides(sigma, arm.guidance_scale, arm.guidance_interval) for sigma in levels]
         return schedule.partial_forwards([True] * len(levels)) + schedule.partial_forwards(free)
 
+    def reused(self, arm: ArmParams, levels: Levels) -> tuple[int, int]:
+        """Forwards of a pass at these levels in which a step cache stands in for self- and for cross-attention."""
+        cache = step_cache_of(arm.step_cache)
+        if cache is None:
+            return 0, 0
+        free = tuple(sigma for sigma in levels if guides(sigma, arm.guidance_scale, arm.guidance_interval))
+        one, other = zip(cache.reused(levels), cache.reused(free), strict=True)
+        return sum(one), sum(other)
+
     def prepare(self, job: ArmJob) -> AbstractContextManager[Make]:
         """Load what is needed and give the function from rows of prompts to their clips; see `clip_cache.Make`.
 
@@ -199,6 +208,12 @@ class DenoisingMethod(Method):
     """A method that runs the transformer."""
 
     runs_transformer = True
+
+    def settings(self, job: ArmJob) -> dict[str, Any]:
+        """What a step cache goes by, where it has to be calibrated."""
+        from vibe_pipeline.generation.calibration import calibration_settings
+
+        return calibration_settings(job)
 
     def check(self, arm: ArmParams) -> None:
         """A truncated schedule leaves a step, positions by tiles need windows, and what counts steps is alone."""
@@ -258,12 +273,13 @@ class DenoisingMethod(Method):
 
     def denoiser(self, job: ArmJob) -> "Denoiser":
         """The arm's models, loaded; a context manager."""
+        from vibe_pipeline.generation.calibration import calibrate
         from vibe_pipeline.generation.clip_settings import arm_sampling
         from vibe_pipeline.generation.denoiser import Denoiser
         from vibe_pipeline.generation.native_latents import NativeLatents
         from vibe_pipeline.generation.text_cache import text_cache
 
-        return Denoiser(
+        denoiser = Denoiser(
             model=job.model,
             params=job.generation,
             texts=text_cache(job.model, job.root),
@@ -275,6 +291,12 @@ class DenoisingMethod(Method):
             attach=partial(self.attach, offload=job.model.offload),
             natives=NativeLatents.of(job.model, job.root),
         )
+        try:
+            calibrate(denoiser, job, self.second_pass)
+        except BaseException:
+            denoiser.close()
+            raise
+        return denoiser
 
     def attach(self, expert: "Expert", arm: ArmParams, native_grid: tuple[int, int], offload: bool) -> None:
         """Give a transformer the row's attention; `native_grid` is (H, W) in tokens, `offload` the model's."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vibe_pipeline.diffusion.flow import schedule_steps
+from vibe_pipeline.diffusion.step_cache import step_cache_of
 from vibe_pipeline.experiment.arms import ArmParams, StageParams
 from vibe_pipeline.generation.clip_cache import Make, Scale
 from vibe_pipeline.generation.methods.base import ArmJob, DenoisingMethod, Workload
@@ -30,6 +31,8 @@ class Cascade(DenoisingMethod):
         super().check(arm)
         if arm.stages is None:
             raise ValueError("method cascade needs `stages`, the passes before the row's own: height, width, steps")
+        if (cache := step_cache_of(arm.step_cache)) is not None and cache.one_pass:
+            raise ValueError(f"step_cache {cache.name!r} is of one resolution, and a cascade has several: use another")
         if arm.stages[0].strength != 1:
             raise ValueError(
                 f"stages.0.strength is {arm.stages[0].strength:g}, but the first stage starts from noise: 1"

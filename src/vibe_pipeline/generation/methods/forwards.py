@@ -1,7 +1,8 @@
 """Forwards that a pass takes, as a plan counts them: guidance, solvers, step caches, attention that goes by steps."""
 
 from vibe_pipeline.diffusion.attention import AttentionKind, kind_of
-from vibe_pipeline.diffusion.step_cache import StepCache, step_cache_of
+from vibe_pipeline.diffusion.step_cache import step_cache_of
+from vibe_pipeline.diffusion.step_cache_base import StepCache
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 
@@ -52,7 +53,7 @@ def calls(arm: ArmParams, steps: int, guided: int | None = None) -> tuple[int, i
     """
     cache, evaluated = step_cache_of(arm.step_cache) or StepCache(), steps * (2 if arm.scheduler == "midpoint" else 1)
     free = 0 if arm.guidance_scale == 1 else evaluated if guided is None else guided
-    return cache.computed(evaluated), cache.computed(free)
+    return cache.computed(evaluated), cache.computed(free, "unconditional")
 
 
 def passes(arm: ArmParams, steps: int, guided: int | None = None) -> int:

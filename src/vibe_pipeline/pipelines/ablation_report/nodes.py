@@ -9,8 +9,10 @@ import pandas as pd
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.claims import judge_claims
 from vibe_pipeline.evaluation.claims_table import claims_table
+from vibe_pipeline.evaluation.earlier_looks import note_look
 from vibe_pipeline.evaluation.not_run import with_not_run
 from vibe_pipeline.evaluation.pooling import Pools, pools_of
+from vibe_pipeline.evaluation.sequential import look_of
 from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claims
@@ -23,6 +25,7 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.io.files import write_atomic
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.pipelines.rows import of_kind
+from vibe_pipeline.reporting import verdicts
 from vibe_pipeline.reporting.ages import ages
 from vibe_pipeline.reporting.arm_runs import ArmRecord, log_arm_runs, note_on_arms, several_have
 from vibe_pipeline.reporting.first import roles_of
@@ -61,12 +64,26 @@ def _summary(scores: pd.DataFrame, references: Mapping[str, str], evaluation: Ev
     return summarise(scores, references, *settings, declared=references)
 
 
+def note_looks(
+    tables: Experiment, clips: pd.DataFrame, claims: Claims, generation: GenerationParams, folders: Folders
+) -> dict[str, list[int]]:
+    """Keep that these claims are being looked at; by claim, the looks before that nothing is corrected for."""
+    pooled = pools_of(tables).pool(clips)
+    return note_look(folders.reporting / "looks.json", claims.root, pooled, look_of(generation))
+
+
 def tabulate_claims(
-    tables: Experiment, scores: pd.DataFrame, claims: Claims, evaluation: EvaluationParams
+    tables: Experiment,
+    scores: pd.DataFrame,
+    claims: Claims,
+    evaluation: EvaluationParams,
+    generation: GenerationParams,
+    earlier_looks: dict[str, list[int]],
 ) -> pd.DataFrame:
     """Every claim's verdict, by itself and corrected for how many there are, with what it rests on."""
-    judgements = judge_claims(claims.root, pools_of(tables).pool(scores), _bootstrap(evaluation))
-    return claims_table(judgements, evaluation.confidence)
+    bootstrap = _bootstrap(evaluation, generation)
+    judgements = judge_claims(claims.root, pools_of(tables).pool(scores), bootstrap)
+    return claims_table(judgements, bootstrap, earlier_looks)
 
 
 def check_tables(
@@ -104,6 +121,7 @@ def log_arms(
 def write_page(
     tables: Experiment,
     evaluation: EvaluationParams,
+    generation: GenerationParams,
     report: ReportParams,
     claims: Claims,
     published: dict[str, Any],
@@ -118,6 +136,7 @@ def write_page(
     image_quarantine: pd.DataFrame,
     vbench_manifest: dict[str, Any],
     not_run_arms: dict[str, Any],
+    earlier_looks: dict[str, list[int]],
 ) -> dict[str, Any]:
     """The self-contained page."""
     pools = pools_of(tables)
@@ -142,7 +161,8 @@ def write_page(
         claims=claims.root,
         band=evaluation.fine_band,
         clips_shown=report.clips_shown,
-        bootstrap=_bootstrap(evaluation),
+        bootstrap=_bootstrap(evaluation, generation),
+        earlier_looks=earlier_looks,
         ages=ages(clips, pools.arms, trainings["stage2"], vbench_manifest, parent_run().begun),
     )
     page, exported = write_report(inputs, folders.report), _export(pools, scores, clips, folders.report)
@@ -151,15 +171,16 @@ def write_page(
 
 def _result(inputs: ReportInputs) -> dict[str, Any]:
     leading = (inputs.reference, *roles_of(inputs.table, inputs.clips, inputs.arms).named())
-    return result_of(inputs.table, inputs.claims, inputs.judgements, leading)
+    found = result_of(inputs.table, inputs.claims, inputs.judgements, leading)
+    return found | {"look": verdicts.look_line(inputs.bootstrap, inputs.earlier_looks)}
 
 
 def _left_out(not_run_arms: Mapping[str, Any]) -> dict[str, ArmParams]:
     return {name: ArmParams(**row["row"]) for name, row in not_run_arms.items()}
 
 
-def _bootstrap(evaluation: EvaluationParams) -> Bootstrap:
-    return Bootstrap(confidence=evaluation.confidence, samples=evaluation.bootstrap_samples, seed=evaluation.seed)
+def _bootstrap(evaluation: EvaluationParams, generation: GenerationParams) -> Bootstrap:
+    return Bootstrap(evaluation.bootstrap_samples, evaluation.confidence, evaluation.seed, look_of(generation))
 
 
 def _published(page: Path, exported: Path, reports: Path) -> dict[str, Any]:

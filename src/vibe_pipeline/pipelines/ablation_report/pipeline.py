@@ -7,7 +7,7 @@ from vibe_pipeline.pipelines.ablation_report import nodes
 from vibe_pipeline.pipelines.rows import named
 
 CHECKS = ("degradation_checks", "image_quarantine", "vbench_manifest", "not_run_arms")
-PAGE_TABLES = ("scores", "clips", "spectra", "trainings", *CHECKS)
+PAGE_TABLES = ("scores", "clips", "spectra", "trainings", "earlier_looks", *CHECKS)
 
 
 def create_pipeline(tables: Experiment) -> Pipeline:
@@ -33,8 +33,14 @@ def create_pipeline(tables: Experiment) -> Pipeline:
                 name="make_table",
             ),
             Node(
+                nodes.note_looks,
+                _parameters("claims", "generation", "folders") | _same("tables", "clips"),
+                "earlier_looks",
+                name="note_looks",
+            ),
+            Node(
                 nodes.tabulate_claims,
-                ["tables", "scores", "params:claims", "params:evaluation"],
+                _parameters("claims", "evaluation", "generation") | _same("tables", "scores", "earlier_looks"),
                 "claims_table",
                 name="tabulate_claims",
             ),
@@ -47,7 +53,7 @@ def create_pipeline(tables: Experiment) -> Pipeline:
             ),
             Node(
                 nodes.write_page,
-                _parameters("evaluation", "report", "claims", "published", "model", "folders")
+                _parameters("evaluation", "generation", "report", "claims", "published", "model", "folders")
                 | _same("tables", "ablation_table", *PAGE_TABLES),
                 "report",
                 name="write_page",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, cast
 
 from pydantic import Field, PositiveInt
 
-from vibe_pipeline.diffusion.attention.choice import Kernel, kernel_of
-from vibe_pipeline.diffusion.attention.geometry import Grid, NativeGrid, Order, Windows
+from vibe_pipeline.diffusion.attention.choice import Kernel, choose_sparse, kernel_of
+from vibe_pipeline.diffusion.attention.geometry import Backend, Grid, NativeGrid, Order, Windows
 from vibe_pipeline.diffusion.attention.kinds.base import AttentionPlan, Place
 from vibe_pipeline.diffusion.attention.kinds.gclf import Gclf
 
@@ -92,7 +92,7 @@ class FreeLong(Gclf):
             return {"sdpa": float(self.keys(grid, native, layer))}
         found: dict[Kernel, float] = {}
         for windows in self._passes(grid, native):
-            name, keys = kernel_of(windows, device)
+            name, keys = kernel_of(windows, device, choose_sparse(windows, "auto", device))
             found[name] = found.get(name, 0.0) + keys
         return found
 
@@ -152,5 +152,13 @@ class FreeLong(Gclf):
             whole = Windows(place.grid, (place.grid[1], place.grid[2]))
             return plan_windows(whole, replace(place, order=order)), plan_frames(place.grid, self._half_frames, order)
         overall, near = self._passes(place.grid, place.native)
-        local = plan_windows(near, place)
-        return plan_windows(overall, replace(place, order=local.order)), local
+        local = plan_windows(near, _sparse(place, near))
+        return plan_windows(overall, replace(_sparse(place, overall), order=local.order)), local
+
+
+def _sparse(place: Place, windows: Windows) -> Place:
+    """The place, with the backend of windows that stand beside another pass."""
+    import torch
+
+    device = torch.device(place.device).type
+    return replace(place, backend=choose_sparse(windows, cast("Backend", place.backend), device))
