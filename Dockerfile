@@ -2,8 +2,9 @@
 #   docker build -t vibe:cuda .                                     the index's own torch, which brings CUDA along
 #   docker build -t vibe --build-arg TORCH_INDEX=ADDRESS .          torch from PyTorch's index of CPU builds: smaller
 #   docker run --rm -v "$PWD/data:/project/data" vibe kedro run --runner=ParallelRunner
-#   docker run --rm --gpus all -v "$PWD/data:/project/data" vibe:cuda kedro run --env=wan22_ti2v_5b
-# Your images and weights come in by volumes; of data/ only what is shipped is in the image.
+#   docker run --rm --gpus all --ipc=host -v "$PWD/data:/project/data" vibe:cuda kedro run --env=wan22_ti2v_5b
+# Your images and weights come in by volumes; of data/ only what is shipped is in the image. A volume hides what the
+# image holds in its place, so let it be the clone's own data/. Several GPUs talk through shared memory: --ipc=host.
 FROM python:3.11-slim-bookworm
 
 # A compiler for `compile: true`, git for the commit of a run where a clone is mounted.

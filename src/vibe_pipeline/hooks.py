@@ -80,8 +80,8 @@ class TerminalHooks:
         from vibe_pipeline.reporting.result import ending
         from vibe_pipeline.tracking import run_address
 
-        page = catalog.load("report") if "report" in pipeline.outputs() else None
-        log.info("\n%s\n", "\n".join(ending(page, run_address())), extra={"bare": True})
+        page, sheets = (catalog.load(n) if n in pipeline.outputs() else None for n in ("report", "preview"))
+        log.info("\n%s\n", "\n".join(ending(page, run_address(), sheets)), extra={"bare": True})
         close_log()
 
     @hook_impl(tryfirst=True)
@@ -176,14 +176,22 @@ class TrackingHooks:
         if is_follower():
             return
         from vibe_pipeline.experiment.run import TrackingParams
-        from vibe_pipeline.tracking import changes, run_name, run_parameters, run_tags, start_monitor, start_parent
+        from vibe_pipeline.tracking import (
+            changes,
+            part_of,
+            run_name,
+            run_parameters,
+            run_tags,
+            start_monitor,
+            start_parent,
+        )
 
         names = ", ".join(run_params.get("pipeline_names") or ["__default__"])
         changed = changes(run_params.get("runtime_params") or {})
         tags = run_tags(self._params, self._project, changed) | {"env": self._env, "pipelines": names}
         tracking = TrackingParams(**self._params.get("tracking", {}))
         self._stages = {node.name: stage for node in pipeline.nodes for stage in node.tags & set(pipelines)}
-        name, shown = run_name(self._env, names, changed), run_parameters(self._params)
+        name, shown = run_name(self._env, names, part_of(run_params), changed), run_parameters(self._params)
         start_parent(tracking, self._project, name, tags, shown)
         # Kedro reports an error but not an interruption (Ctrl-C), which would leave the run open for ever.
         atexit.register(self._end, "KILLED")

@@ -57,7 +57,8 @@ def test_init_writes_an_environment_that_the_images_fill_and_doctor_looks_at_it(
     assert done.exit_code == 0, done.output
     assert "conf/mine: 5 images, 5 with captions, on wan22_ti2v_5b" in done.output
     assert "MISSING   weights" in done.output and "fix: hf download" in done.output
-    assert "then, once nothing is missing: kedro vibe doctor --env=mine" in done.output
+    assert "once nothing is missing (kedro vibe doctor --env=mine looks again):" in done.output
+    assert done.output.endswith("\nkedro run --env=mine\n")
     params = settled_parameters(loader_of_conf(project / "conf", "mine"))
     assert params["data"]["path"] == "my pictures" and params["data"]["source"] == "folder"
     high = params["data"]["high"]
@@ -70,6 +71,18 @@ def test_init_writes_an_environment_that_the_images_fill_and_doctor_looks_at_it(
         jsonschema.validate(yaml.safe_load((project / "conf/mine" / name).read_text()), schema)
     again = call("init", "my pictures", "--model", "wan22_ti2v_5b")
     assert again.exit_code == 1 and "conf/mine is there already; choose another --name" in again.output
+
+
+def test_images_without_captions_are_told_before_a_run_stops_over_them(project: Path) -> None:
+    folder = images(project, 1400, 2500)
+    for i in (1, 2, 4):
+        (folder / f"{i}.txt").unlink()
+    (folder / "live.heic").write_bytes(b"x")
+    done = call("init", "my pictures", "--model", "wan22_ti2v_5b")
+    assert "conf/mine: 5 images, 2 with captions" in done.output
+    said = "MISSING   images: 6 in my pictures, 2 with captions, 3 without (such as 1.png), 1 refused (live.heic: "
+    assert said in done.output and "data.min_usable_share asks for 50%" in done.output
+    assert "images: 2 of 2 with captions" in call("plan", "--env", "mine", "--device", "h100").output
 
 
 def test_init_keeps_the_papers_size_where_images_fill_it(project: Path) -> None:

@@ -73,7 +73,7 @@ def test_what_is_not_an_image_is_counted(folder: Folder, caplog: pytest.LogCaptu
     )
     assert sorted(contents.others) == sorted(others)
     caplog.set_level(logging.INFO)
-    find_images(root)
+    find_images(root, logging.INFO)
     assert "passed over: 7 hidden or system files (such as " in caplog.text
     assert "3 other files (such as a.json)" in caplog.text
 

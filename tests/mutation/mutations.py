@@ -64,6 +64,7 @@ DENOISER, ARMS, CLIPS = "generation/denoiser.py", "generation/render.py", "gener
 EXPERTS = "generation/experts.py"
 JOB, TRAIN, STAGE = "training/job.py", "training/loop.py", "training/stages.py"
 GATHERING, MEASURE = "evaluation/metrics/gathering.py", "evaluation/measure.py"
+TEMPORAL = "evaluation/metrics/temporal.py"
 
 NAMED_BY_THE_ISSUE = [
     (DENOISER, "self.sampling.sigmas[0].expand", "self.sampling.sigmas[-1].expand", RENDER, "second pass starts clean"),
@@ -125,7 +126,7 @@ NAMED_BY_THE_ISSUE = [
         "band measures in another band",
     ),
     (
-        GATHERING,
+        TEMPORAL,
         "weight = before.static[rows] * step.static[rows]",
         "weight = np.ones_like(step.static[rows])",
         MEASURES,
@@ -639,14 +640,8 @@ IMAGES = [
 
 EVALUATION = [
     ("evaluation/metrics/measures.py", "            self._static,\n", "            None,\n", MEASURES, "masks ignored"),
-    (GATHERING, "np.median(later)", "np.mean(later)", DETAIL, "jump against the mean"),
-    (
-        "evaluation/metrics/temporal_noise.py",
-        "/ (6 * math.sqrt(2))",
-        "/ 6",
-        DETAIL,
-        "noise of two frames counted as one's",
-    ),
+    (TEMPORAL, "np.median(later)", "np.mean(later)", DETAIL, "jump against the mean"),
+    (TEMPORAL, "/ (6 * math.sqrt(2))", "/ 6", DETAIL, "noise of two frames counted as one's"),
     (GATHERING, "-10 * math.log10(error)", "-20 * math.log10(error)", DETAIL, "PSNR doubled"),
     (GATHERING, "both / math.sqrt(power * true_power)", "both / true_power", DETAIL, "correlation not normalised"),
     ("evaluation/metrics/pixels.py", "power *= self.grid.multiplicity", "power *= 1", DETAIL, "mirrored power lost"),
@@ -1043,7 +1038,7 @@ OF_AN_ARMS_SCORES = [
         "truth swapped",
     ),
     (
-        GATHERING,
+        TEMPORAL,
         "weight = before.static[rows] * step.static[rows]",
         "weight = 1 - before.static[rows]",
         SCORES,

@@ -6,10 +6,13 @@ from pathlib import Path
 import pandas as pd
 
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.io.keys import set_key
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.reporting.ages import ages, older_parts
 
 ARMS = {"full": ArmParams(label="Full", adapter="full"), "upsample": ArmParams(label="Upsampled", method="upsample")}
+
+SCORED = {"scored": 2100.0}
 
 
 def made(folder: Path, **times: float) -> pd.DataFrame:
@@ -19,7 +22,7 @@ def made(folder: Path, **times: float) -> pd.DataFrame:
         path = folder / f"{arm}.mp4"
         path.touch()
         os.utime(path, (at, at))
-        rows.append({"arm": arm, "path": str(path)})
+        rows.append({"arm": arm, "path": str(path), "key": f"{arm} at {at}"})
     return pd.DataFrame(rows)
 
 
@@ -29,7 +32,7 @@ def test_only_what_an_earlier_run_made_is_called_older(tmp_path: Path) -> None:
     weights.touch()
     os.utime(weights, (400, 400))
     adapter = AdapterManifest(name="full", key="k", path=weights)
-    parts = ages(clips, ARMS, [adapter], scored=2100.0, begun=1000.0)
+    parts = ages(clips, ARMS, [adapter], SCORED, begun=1000.0)
     assert {p.part: p.when for p in parts} == {
         "Adapter full": "an earlier run", "Clips of Upsampled": "an earlier run", "Clips of Full": "this run",
         "Scores": "this run",
@@ -40,13 +43,21 @@ def test_only_what_an_earlier_run_made_is_called_older(tmp_path: Path) -> None:
 
 def test_a_run_that_made_all_says_nothing_and_one_without_a_known_start_neither(tmp_path: Path) -> None:
     clips = made(tmp_path, full=2000.0, upsample=2000.0)
-    assert older_parts(ages(clips, ARMS, [], scored=2100.0, begun=1000.0)) == ""
-    parts = ages(clips, ARMS, [], scored=2100.0, begun=None)
+    assert older_parts(ages(clips, ARMS, [], SCORED, begun=1000.0)) == ""
+    parts = ages(clips, ARMS, [], SCORED, begun=None)
     assert older_parts(parts) == "" and {p.when for p in parts} == {"not recorded"}
 
 
 def test_scores_of_other_clips_than_are_shown_are_said_first(tmp_path: Path) -> None:
     """`--pipelines=generation`, then `--pipelines=ablation_report`: clips were made again, scores were not."""
     clips = made(tmp_path, full=2000.0, upsample=2000.0)
-    said = older_parts(ages(clips, ARMS, [], scored=1500.0, begun=1000.0))
+    said = older_parts(ages(clips, ARMS, [], {"scored": 1500.0}, begun=1000.0))
     assert said.startswith("The scores are older than the clips")
+
+
+def test_what_was_scored_counts_and_not_the_time_where_it_is_known(tmp_path: Path) -> None:
+    """A project that was copied without its files' times has clips that are younger than their scores."""
+    clips = made(tmp_path, full=2000.0, upsample=2000.0)
+    known = {"scored": 1500.0, "scored_clips": set_key(clips["key"])}
+    assert older_parts(ages(clips, ARMS, [], known, begun=1000.0)) == ""
+    assert "older than the clips" in older_parts(ages(clips.head(1), ARMS, [], known, begun=1000.0))

@@ -176,6 +176,27 @@ def test_all_arms_stand_at_the_same_frame_and_the_address_says_which(opened: Ope
     assert again.input_value(".player .choose") == "1" == again.input_value(".slide .choose")
 
 
+def test_full_screen_holds_all_chosen_arms_and_answers_keys(opened: Opened) -> None:
+    page = opened(fragment="#player")
+    over = "(e => e.scrollHeight - e.clientHeight)(document.querySelector('.player'))"
+    page.click(".player .full")
+    page.wait_for_function("document.querySelector('.player .full').textContent === 'Leave full screen'")
+    assert page.evaluate(over) <= 0, "eight arms and their lenses are seen without scrolling"
+    before = page.locator(".take:not([hidden]) [data-arm=full] video").bounding_box()["width"]
+    page.keyboard.press("Space")
+    assert page.inner_text(".player .play") == "Pause", "the button that was clicked is not pressed again"
+    page.keyboard.press("Space")
+    start = int(page.input_value(".player .seek"))
+    page.keyboard.press("," if start else ".")
+    assert abs(int(page.input_value(".player .seek")) - start) == 1
+    for arm in ("no_relay", "no_hfato", "keep_stage1", "refine_base", "full_pixel"):
+        page.uncheck(f".arms input[value={arm}]")
+    after = page.locator(".take:not([hidden]) [data-arm=full] video").bounding_box()["width"]
+    assert after > before and page.evaluate(over) <= 0, "fewer arms are larger"
+    page.click(".player .full")
+    page.wait_for_function("document.querySelector('.player .full').textContent === 'Full screen'")
+
+
 def test_the_difference_to_the_truth_is_that_of_the_frames(opened: Opened, inputs: ReportInputs) -> None:
     page = opened(fragment="#player")
     page.wait_for_function("document.querySelector('.player .difference').textContent.includes('True render')")
@@ -208,7 +229,11 @@ def test_tables_sort_hide_and_copy(opened: Opened) -> None:
     choice.locator("summary").click()
     choice.get_by_label("Flicker").uncheck()
     assert head.is_hidden()
-    for name, begins in (("Markdown", "| Measure | "), ("LaTeX", "\\begin{tabular}"), ("CSV", "Measure,")):
+    for name, begins in (
+        ("Markdown", "| Measure | "),
+        ("LaTeX", "\\begin{tabular}"),
+        ("CSV", "metric,label,upsample,"),
+    ):
         page.click(f".told .copying button:text-is('{name}')")
         page.wait_for_function(f"document.querySelector('.told [role=status]').textContent === '{name} copied'")
         assert page.evaluate("window.copied").startswith(begins)
@@ -220,6 +245,10 @@ def test_on_paper_every_section_is_open(opened: Opened) -> None:
     assert page.locator("details.fold:not([open])").count() == 0
     page.emulate_media(media="print")
     page.set_viewport_size({"width": 718, "height": 1047})  # A4 within margins of a centimetre
+    wider = """() => { const table = document.querySelectorAll('table.sorts')[1];
+      for (const { cells } of table.rows) for (let i = 0; i < 4; i++) cells[1].after(cells[1].cloneNode(true));
+      table.style.setProperty('--columns', table.rows[0].cells.length); return table.rows[0].cells.length; }"""
+    assert page.evaluate(wider) == 12, "the base's own run has as many"
     tracks = "getComputedStyle(document.querySelector('.claims > li')).gridTemplateColumns.split(' ').length"
     assert page.evaluate(tracks) == 2, "a sheet of paper is laid out as a page of a desk"
     assert page.evaluate("document.documentElement.scrollWidth") <= 718

@@ -48,7 +48,7 @@ def test_measures_come_as_on_the_page_and_those_of_a_bound_alone_not(found: pd.D
 def test_a_run_ends_with_table_verdicts_page_and_run(found: pd.DataFrame, tmp_path: Path) -> None:
     judged = [evaluate_claim(one, pd.DataFrame()) for one in CLAIMS]
     page = tmp_path / "index.html"
-    manifest = {"path": str(page), "result": result_of(found, CLAIMS, judged, "full")}
+    manifest = {"path": str(page), "result": result_of(found, CLAIMS, judged, ("full",))}
     lines = ending(manifest, "http://host/#/experiments/1/runs/2")
     assert lines[0].split()[0] == "arm" and "↓" in lines[0]
     assert [line.split()[0] for line in lines[1:5]] == ["full", "no_relay", "upsample", "truth"]
@@ -59,8 +59,15 @@ def test_a_run_ends_with_table_verdicts_page_and_run(found: pd.DataFrame, tmp_pa
 
 def test_many_arms_are_cut_and_none_is_said() -> None:
     arms = [f"arm{i}" for i in range(ARMS + 3)]
-    many = result_of(table(arms, {"detail": arms}), [], [], "arm0")
+    many = result_of(table(arms, {"detail": arms}), [], [], ("arm0", "arm11"))
+    assert list(many["arms"])[:3] == ["arm0", "arm11", "arm1"], "the best arm is not cut off, wherever it stands"
     assert len(many["arms"]) == ARMS and "and 3 more in the report" in ending({"path": "x", "result": many}, "")
-    none = result_of(table(arms, {"detail": []}), [], [], "arm0")
+    none = result_of(table(arms, {"detail": []}), [], [], ("arm0", "arm11"))
     assert ending({"path": "x", "result": none}, "")[0] == "no arm was scored: the report says why"
     assert ending(None, "") == ["done"]
+
+
+def test_a_run_that_stopped_after_its_preview_says_where_that_is(tmp_path: Path) -> None:
+    sheets = [str(tmp_path / f"sheet_{i}.png") for i in (1, 2)]
+    lines = ending(None, "", {"sheets": sheets})
+    assert lines == ["done", *(f"preview  {Path(sheet).as_uri()}" for sheet in sheets)]

@@ -8,14 +8,15 @@ import pytest
 
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
-from vibe_pipeline.reporting import narrative, tables
+from vibe_pipeline.reporting import blocks, narrative, tables
+from vibe_pipeline.reporting.copies import Grid
 from vibe_pipeline.reporting.glossary import number, spread, together, words
 from vibe_pipeline.reporting.page import ReportInputs
 
 
-def block(inputs: ReportInputs, family: str) -> tables.Block:
-    blocks = tables.ablation_blocks(inputs.table, inputs.scores, inputs.arms, inputs.reference_arms)
-    return next(b for b in blocks if b.family == family)
+def block(inputs: ReportInputs, family: str) -> blocks.Block:
+    shaped = blocks.ablation_blocks(inputs.table, inputs.scores, inputs.arms, inputs.reference_arms)
+    return next(b for b in shaped if b.family == family)
 
 
 def test_upsampling_comes_first_and_the_truth_last(inputs: ReportInputs) -> None:
@@ -46,7 +47,7 @@ def test_missing_scores_keep_their_reason(inputs: ReportInputs) -> None:
     table = inputs.table.copy()
     gone = (table["arm"] == "no_relay") & (table["metric"] == "flicker")
     table.loc[gone, ["mean", "status", "reason"]] = [float("nan"), "failed", "clip 3 is unreadable"]
-    cells = tables.ablation_blocks(table, inputs.scores, inputs.arms, {"full"})[0]
+    cells = blocks.ablation_blocks(table, inputs.scores, inputs.arms, {"full"})[0]
     cell = next(r for r in cells.rows if r.arm == "no_relay").cells[1]
     assert (cell.status, cell.reason, cell.mean) == ("failed", "clip 3 is unreadable", "")
     lines = tables.missing(table, inputs.arms)
@@ -58,7 +59,7 @@ def test_missing_scores_keep_their_reason(inputs: ReportInputs) -> None:
 def test_partly_scored_cells_say_what_is_left_out(inputs: ReportInputs) -> None:
     table = inputs.table.copy()
     table.loc[(table["arm"] == "full") & (table["metric"] == "flicker"), "reason"] = "1 of 16 left out: unreadable"
-    detail = tables.ablation_blocks(table, inputs.scores, inputs.arms, {"full"})[0]
+    detail = blocks.ablation_blocks(table, inputs.scores, inputs.arms, {"full"})[0]
     full = next(r for r in detail.rows if r.arm == "full")
     assert (full.cells[1].status, full.cells[1].reason) == ("scored", "1 of 16 left out: unreadable")
     line = next(x for x in tables.missing(table, inputs.arms) if x["metric"] == "Flicker")
@@ -87,7 +88,11 @@ def test_a_block_is_copied_with_every_figure_in_a_cell_of_its_own(inputs: Report
         full["mean"], full["ci_low"], full["ci_high"], 16,
     ]  # fmt: skip
     assert copies["Markdown"].count("\n") == 2 + len(inputs.arms) and "| Full (ViBe) |" in copies["Markdown"]
-    assert copies["LaTeX"].startswith("\\begin{tabular}")
+    assert copies["LaTeX"].startswith("\\begin{tabular}") and "Flicker $\\downarrow$" in copies["LaTeX"]
+
+
+def test_powers_and_arrows_are_latex_that_pdflatex_takes() -> None:
+    assert "a $\\uparrow$ & 1.4 $\\times$ 10$^{-5}$ \\\\" in Grid(("", ""), (("a ↑", "1.4 × 10⁻⁵"),)).latex()
 
 
 def test_upsampling_that_is_not_beaten_is_said(inputs: ReportInputs) -> None:

@@ -32,12 +32,13 @@ def address(start, tmp_path: Path):
     for arm, psnr in ARMS.items():
         score = {"arm": arm, "metric": "psnr", "family": "detail", "direction": "higher", "status": "scored"}
         rows = pd.DataFrame([score | {"mean": psnr, "ci_low": psnr - 1, "ci_high": psnr + 1, "reason": ""}])
-        clip = {"arm": arm, "prompt_index": 0, "prompt": "a red cross", "seed": 0, "key": arm, "seconds": 60.0}
-        clips = pd.DataFrame([clip | {"path": str(path), "preview_path": str(preview)}])
+        clip = {"arm": arm, "seed": 0, "key": arm, "frames": 3, "path": str(path), "preview_path": str(preview)}
+        asked = enumerate(["a red cross", "a blue disc"])
+        clips = pd.DataFrame([clip | {"prompt_index": i, "prompt": p, "seconds": 30.0} for i, p in asked])
         method = {"method": "upsample"} if arm == "upsample" else {}
         records.append(ArmRecord(arm, ArmParams(label=arm, **method), rows, clips))
-    runs, earlier = log_arm_runs(records, GenerationParams(prompts="miniature"), 1)
-    note_on_arms(pd.concat(record.rows for record in records), ["psnr"], runs, earlier)
+    recorded = log_arm_runs(records, GenerationParams(prompts="miniature"), 2)
+    note_on_arms(pd.concat(record.rows for record in records), ["psnr"], recorded)
     uri = os.environ["VIBE_MLFLOW_URI"]
     end_parent("FINISHED")
     port = free_port()
@@ -66,8 +67,16 @@ def test_arms_are_compared_two_clicks_from_the_list(address: str) -> None:
         compared.get_by_text("upsample · native_source=truth").first.wait_for()
         compared.get_by_text("1.0min").first.wait_for()
         with page.expect_popup() as popup:
-            page.get_by_text("see their pictures").click()
+            page.get_by_text("their charts").click()
         charts = popup.value
-        charts.get_by_text("clips/0000-0 a red cross").first.wait_for()
         charts.get_by_text("detail/psnr").first.wait_for()
         charts.get_by_role("link", name="upsample · native_source=truth").first.wait_for()
+        with page.expect_popup() as popup:
+            page.get_by_text("their pictures side by side").click()
+        grid = popup.value
+        grid.get_by_role("columnheader", name="full · native_source=truth").wait_for()
+        heads = grid.get_by_role("columnheader").all_inner_texts()
+        runs = [head.splitlines()[-1] for head in heads[1:]]  # the last line: there are no parameters below
+        assert runs == ["upsample · native_source=truth", "full · native_source=truth"]
+        grid.get_by_text("clips/0001-0 a blue disc").wait_for()
+        grid.wait_for_function("document.querySelectorAll('[role=row] img').length === 4")

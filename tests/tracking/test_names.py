@@ -4,7 +4,7 @@ import getpass
 
 import pytest
 
-from vibe_pipeline.tracking import changes, run_name, run_parameters, run_tags
+from vibe_pipeline.tracking import changes, part_of, run_name, run_parameters, run_tags
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,11 @@ def test_a_name_says_what_the_command_line_changed(given: dict, said: str) -> No
 
 
 def test_a_run_is_named_by_environment_pipelines_and_changes() -> None:
-    assert run_name("base", "__default__", "") == "base"
-    assert run_name("base", "generation", "native_source=truth") == "base · generation · native_source=truth"
+    assert run_name("base", "__default__", "", "") == "base"
+    assert run_name("base", "generation", "", "native_source=truth") == "base · generation · native_source=truth"
+    asked = {"node_names": ["write_page"], "tags": (), "from_nodes": ["measure"], "pipeline_names": ["__default__"]}
+    assert run_name("base", "__default__", part_of(asked), "") == "base · write_page, from measure"
+    assert part_of({}) == "" and part_of({"tags": ["ablation_report"]}) == "tag ablation_report"
 
 
 def test_tags_tell_two_runs_apart_by_what_they_make(tmp_path) -> None:

@@ -42,8 +42,10 @@ def init(ctx: click.Context, images: Path, model: str, name: str) -> None:
     # What is missing, weights most often, is the next step here and no failure of this command.
     try:
         ctx.invoke(doctor, env=name, params={}, config=None, conf_source=None, images=None, as_json=False)
+        click.echo()
     except SystemExit:
-        click.echo(f"\nthen, once nothing is missing: kedro vibe doctor --env={name}")
+        click.echo(f"\nonce nothing is missing (kedro vibe doctor --env={name} looks again):")
+    click.echo(f"kedro vibe plan --env={name}    # hours, memory and disk\nkedro run --env={name}")
 
 
 def _require_name(name: str) -> None:

@@ -62,7 +62,8 @@ def import_adapter(file: Path, output: Path, alpha: float | None, base: str | No
     with said_plainly():
         model = load_architecture(base).build_transformer() if base else None
         found = layouts.import_adapter(file, output, alpha, model, differences)
-    click.echo(f"{found.path}: {found.modules} layers, rank {found.ranks}, alpha {found.alphas}, from {found.layout}")
+    ranks, alphas = (" and ".join(f"{value:g}" for value in values) for values in (found.ranks, found.alphas))
+    click.echo(f"{found.path}: {found.modules} layers, rank {ranks}, alpha {alphas}, from {found.layout}")
     click.echo(f"the scale is from {found.scale_from}")
     if found.zeros_dropped:
         click.echo(f"{found.zeros_dropped} differences of whole tensors were zero and are left out")

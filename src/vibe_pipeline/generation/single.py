@@ -95,7 +95,10 @@ def given_adapter(adapter: str, folder: Path) -> AdapterManifest:
     manifest = folder / f"{adapter}.json"
     if not manifest.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.json"))) or "none yet"
-        raise FileNotFoundError(f"{adapter!r} is neither a file nor a trained adapter; trained: {known}")
+        raise FileNotFoundError(
+            f"{adapter!r} is neither a file nor a trained adapter; trained: {known}; `kedro run` trains the rows of an "
+            "environment, --adapter names another row or a .safetensors file"
+        )
     return AdapterManifest.read(manifest)
 
 

@@ -42,7 +42,7 @@ class FoundImage(NamedTuple):
     value: str = ""
 
 
-def find_images(folder: Path) -> pd.DataFrame:
+def find_images(folder: Path, level: int = logging.DEBUG) -> pd.DataFrame:
     """List the images of a folder and of all below it, with their captions, and all that only looks like one.
 
     Hidden files and those of operating systems are passed over. White space in captions is collapsed to single blanks.
@@ -50,6 +50,7 @@ def find_images(folder: Path) -> pd.DataFrame:
 
     Args:
         folder: Holds images, with metadata or text files as captions.
+        level: Of the log's line on how many there are and what was passed over.
 
     Returns:
         One row an image, sorted by name, all columns text: file_name (relative to the folder, with /), path,
@@ -77,7 +78,7 @@ def find_images(folder: Path) -> pd.DataFrame:
     refused = int((found["reason"] != "").sum())
     checked = len(found) - refused
     said = f"; refused already: {refused}" if refused else ""
-    log.info("found %d images to check%s%s", checked, said, passed_over)
+    log.log(level, "found %d images to check%s%s", checked, said, passed_over)
     return found
 
 

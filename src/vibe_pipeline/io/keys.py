@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ def content_key(*parts: Any) -> str:
 
     text = json.dumps(parts, sort_keys=True, default=plain)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def set_key(keys: Iterable[str]) -> str:
+    """A hash of several keys, whatever their order."""
+    return content_key(sorted(keys))
 
 
 def folder_fingerprint(folder: Path) -> str:

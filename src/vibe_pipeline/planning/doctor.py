@@ -26,6 +26,7 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.generation.optional_arms import left_out
 from vibe_pipeline.generation.prompts import load_prompts
+from vibe_pipeline.images.account import require_promising
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder
@@ -165,13 +166,9 @@ def _images(data: DataParams) -> Iterator[Finding]:
     size = f"at least {data.high.width}x{data.high.height}, with captions (.txt beside each, or metadata.csv)"
     fix = f"put images of {size} into {data.path}, or set data.path"
     try:
-        found = find_images(require_folder(data.path, "data.path"))
+        yield Finding("images", "ok", require_promising(find_images(require_folder(data.path, "data.path")), data))
     except (OSError, ValueError) as error:
         yield Finding("images", "missing", str(error), fix)
-        return
-    captioned = int((found["caption"] != "").sum())
-    said = f"{len(found)} in {data.path}, {captioned} with captions"
-    yield Finding("images", "ok" if captioned > data.held_out else "missing", said, fix)
 
 
 def _disk(plan: Plan, folders: Folders) -> Finding:

@@ -22,6 +22,7 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.generation.optional_arms import left_out
 from vibe_pipeline.generation.prompts import load_prompts
+from vibe_pipeline.images.account import promising
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.arm_rows import arm_rows
@@ -267,12 +268,12 @@ def _count_images(data: DataParams, images: int | None) -> tuple[int, str]:
         return images, f"images: {images}, as given"
     if data.source == "folder":
         try:
-            there = len(find_images(data.path))
+            there = len(promising(find_images(data.path)))
         except FileNotFoundError:
             there = 0
         count = min(there, data.count or there)
         if count:
-            return count, f"images: {count} of {there} in {data.path}"
+            return count, f"images: {count} of {there} with captions in {data.path}"
     if data.count is not None:
         return data.count, f"images: data.count, {data.count}"
     return 1, f"images: counted as 1, {data.path} holds none yet; give --images"

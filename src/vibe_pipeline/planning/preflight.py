@@ -33,6 +33,7 @@ from vibe_pipeline.generation.first_frames import require_first_frames
 from vibe_pipeline.generation.methods.external import measured_clips
 from vibe_pipeline.generation.peer_weights import how_to_get
 from vibe_pipeline.generation.prompts import load_prompts
+from vibe_pipeline.images.account import require_promising
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder, require_no_file
@@ -167,13 +168,13 @@ def check_model(model: ModelParams) -> None:
 
 
 def check_images(data: DataParams) -> None:
-    """Refuse a folder of images that is not one, or whose metadata cannot be read.
+    """Refuse a folder of images that is not one, whose metadata cannot be read, or whose images mostly lack captions.
 
     Raises:
         ValueError, FileNotFoundError: Names the folder, or the file and the line.
     """
     if data.source == "folder":
-        find_images(require_folder(data.path, "data.path", "put captioned images there"))
+        require_promising(find_images(require_folder(data.path, "data.path", "put captioned images there")), data)
 
 
 def check_space(model: ModelParams, clips: int, arms: int, folder: Path) -> None:

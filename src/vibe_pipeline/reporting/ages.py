@@ -5,22 +5,33 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.io.keys import set_key
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.reporting.tables import arm_label, arm_order
 
 
 @dataclass(frozen=True)
 class Age:
-    """One part: when it was made, seconds since 1970, and whether by the run that wrote the page (None: not known)."""
+    """One part of a page.
+
+    Attributes:
+        part: Its name.
+        kind: `adapter`, `clips` or `scores`.
+        seconds: When it was made, since 1970.
+        now: Whether by the run that wrote the page; None: not known.
+        stale: Scores of other clips than the page shows.
+    """
 
     part: str
     kind: str
     seconds: float
     now: bool | None
+    stale: bool = False
 
     @property
     def made(self) -> str:
@@ -37,16 +48,17 @@ def ages(
     clips: pd.DataFrame,
     arms: Mapping[str, ArmParams],
     adapters: Iterable[AdapterManifest],
-    scored: float | None,
+    scoring: Mapping[str, Any],
     begun: float | None,
 ) -> list[Age]:
     """When the parts of a page were made.
 
     Args:
-        clips: arm and path of every clip.
+        clips: arm, path and key of every clip.
         arms: For labels and order.
         adapters: Those that stand behind the arms.
-        scored: When the table of scores was put together, seconds since 1970; None: not recorded.
+        scoring: `scored`, when the scores were made, seconds since 1970, and `scored_clips`, the hash of what was
+            scored (`io.keys.set_key`); without it, scores are stale that are older than a clip.
         begun: When the run that writes the page began; None: no run is known, so nothing is called earlier.
 
     Returns:
@@ -57,8 +69,17 @@ def ages(
     for arm in order:
         made = _newest(Path(str(path)) for path in clips.loc[clips["arm"] == arm, "path"])
         found.append((f"Clips of {arm_label(arm, arms)}", "clips", made))
-    found.append(("Scores", "scores", scored))
-    return [Age(part, kind, at, None if begun is None else at >= begun) for part, kind, at in found if at is not None]
+    parts = [Age(part, kind, at, _within(at, begun)) for part, kind, at in found if at is not None]
+    if (at := scoring.get("scored")) is None:
+        return parts
+    newest = max((part.seconds for part in parts if part.kind == "clips"), default=at)
+    of = scoring.get("scored_clips")
+    stale = newest > at if of is None else of != set_key(clips["key"])
+    return [*parts, Age("Scores", "scores", at, _within(at, begun), stale)]
+
+
+def _within(at: float, begun: float | None) -> bool | None:
+    return None if begun is None else at >= begun
 
 
 def _newest(paths: Iterable[Path]) -> float | None:
@@ -68,13 +89,11 @@ def _newest(paths: Iterable[Path]) -> float | None:
 def older_parts(parts: Sequence[Age]) -> str:
     """Which parts an earlier run made, in one sentence; '' where none did or no run is known.
 
-    Scores that are older than a clip are of other clips than the page shows, so that is said first.
+    Scores of other clips than the page shows are said first.
     """
     earlier = [part for part in parts if part.now is False]
     said = []
-    scores = next((part for part in parts if part.kind == "scores"), None)
-    newest = max((part.seconds for part in parts if part.kind == "clips"), default=None)
-    if scores and newest is not None and scores.seconds < newest:
+    if any(part.stale for part in parts):
         said.append("The scores are older than the clips: run `kedro run` to score what is shown.")
     if earlier:
         counts, totals = (Counter(part.kind for part in found) for found in (earlier, parts))

@@ -3,44 +3,38 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import pandas as pd
-from PIL import Image
 
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.generation.methods import counting_settings
 from vibe_pipeline.io.keys import content_key
 from vibe_pipeline.io.manifests import AdapterManifest
+from vibe_pipeline.reporting.arm_pictures import common_step, keep_clip, key_of, pages, places_of
 from vibe_pipeline.reporting.glossary import ARROWS, number, words
-from vibe_pipeline.reporting.media import some_frames
 from vibe_pipeline.reporting.narrative import differences
 from vibe_pipeline.reporting.tables import is_scored
 from vibe_pipeline.tracking import (
     CLIP,
     CONTENT,
+    PLACE,
+    TRAINING,
     Tracked,
+    View,
+    kept_view,
     model_of,
     parent_run,
+    place_arms,
     prompts_input,
     same_arms,
     tracked_arm,
 )
 
-PICTURE = 1920
-"""Longest side of a picture in MLflow, in pixels: a larger frame is shrunk."""
-
 ASKED = ("prompts", "count", "seeds", "native_source")
 """Fields of `generation` that an arm's run repeats."""
-
-TRAINING = "workflowType=machine_learning"
-"""What makes MLflow show what belongs to trained models, and not to language models."""
-
-SHARES = (0.0, 0.5, 1.0)
-"""Where in a clip its pictures are taken, as shares of its length."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,7 @@ class ArmRecord:
         name: The row's.
         arm: The row.
         rows: Its own of the ablation table.
-        clips: One row a clip: prompt_index, prompt, seed, path, preview_path, seconds, key, differs.
+        clips: One row a clip: prompt_index, prompt, seed, path, preview_path, frames, seconds, key, differs.
         adapter: Of the arm, if it has one.
     """
 
@@ -91,25 +85,67 @@ class ArmRecord:
         return means | {CLIP: float(self.clips["seconds"].mean())}
 
 
-def log_arm_runs(records: Sequence[ArmRecord], generation: GenerationParams, kept: int) -> tuple[dict[str, str], bool]:
+@dataclass(frozen=True)
+class Recorded:
+    """The runs of arms.
+
+    Attributes:
+        records: Every arm.
+        runs: Ids of their runs; '' of one that a server that went away did not take.
+        earlier: They are an earlier run's: in this one nothing changed.
+        kept: Clips that each keeps.
+    """
+
+    records: Sequence[ArmRecord]
+    runs: Mapping[str, str]
+    earlier: bool
+    kept: int
+
+    def links(self, run: Tracked, experiment: str) -> dict[str, str]:
+        """Addresses that set the arms side by side, by what the description says of them."""
+        ids = [found for found in self.runs.values() if found]
+        if not ids:
+            return {}
+        charts = View(_those(ids), f"tags.`{PLACE}`", hidden=self._pictures())
+        links = {"Compare these arms": compare_address(ids, experiment)}
+        links |= {"their charts": kept_view(run, experiment, f"{run.run_id}-charts", charts)}
+        arms = {record.name: record.arm for record in self.records if self.runs[record.name]}
+        found = pages(arms) if self.kept else []
+        for i, page in enumerate(found, 1):
+            said = "their pictures side by side" if len(found) == 1 else f"pictures, {i} of {len(found)}"
+            # The grid has the last run at the left.
+            shown = View(
+                _those(self.runs[arm] for arm in page),
+                f"tags.`{PLACE}`",
+                falls=True,
+                pictures=self._pictures(),
+                step=common_step(record.clips for record in self.records),
+            )
+            links[said] = kept_view(run, experiment, f"{run.run_id}-{i}", shown)
+        return links
+
+    def _pictures(self) -> list[str]:
+        return [*dict.fromkeys(key_of(c) for r in self.records for c in r.clips.head(self.kept).itertuples())]
+
+
+def log_arm_runs(records: Sequence[ArmRecord], generation: GenerationParams, kept: int) -> Recorded:
     """One run an arm; none where every arm is as an earlier run recorded it.
 
     Args:
         records: Every arm.
         generation: What they answer.
         kept: Clips that each run keeps.
-
-    Returns:
-        Ids of the arms' runs, and whether they are an earlier run's.
     """
     contents = {record.name: record.content(generation, kept) for record in records}
-    if earlier := same_arms(contents):
-        return earlier, True
-    return {record.name: _log_arm(record, generation, kept) for record in records}, False
+    runs = earlier = same_arms(contents)
+    if not earlier:
+        runs = {record.name: _log_arm(record, generation, kept, contents[record.name]) for record in records}
+    place_arms(runs, places_of({record.name: record.arm for record in records}))
+    return Recorded(records, runs, earlier=bool(earlier), kept=kept)
 
 
-def _log_arm(record: ArmRecord, generation: GenerationParams, kept: int) -> str:
-    tags = record.tags() | {CONTENT: record.content(generation, kept)}
+def _log_arm(record: ArmRecord, generation: GenerationParams, kept: int, content: str) -> str:
+    tags = record.tags() | {CONTENT: content}
     seconds = float(record.clips["seconds"].sum())
     with tracked_arm(record.name, record.settings(generation), tags, seconds) as run:
         run.reads(prompts_input(record.clips, str(generation.prompts)), model_of(tags.get("adapter_run_id", "")))
@@ -117,48 +153,27 @@ def _log_arm(record: ArmRecord, generation: GenerationParams, kept: int) -> str:
         run.tags({f"missing.{r.metric}": r.reason for r in record.rows.itertuples() if r.status != "scored"})
         run.text(record.rows.to_csv(index=False), "scores.csv")
         for clip in record.clips.head(kept).itertuples():
-            _keep_clip(run, clip)
+            keep_clip(run, clip)
     return run.run_id
 
 
-def _keep_clip(run: Tracked, clip: Any) -> None:
-    """A clip to play, and pictures of it for the image grid, under names that every arm shares."""
-    name = f"{clip.prompt_index:04d}-{clip.seed}"
-    run.artifact(Path(clip.preview_path), "clips", f"{name}.mp4")
-    if run.client is None:
-        return
-    chosen: list[int] = []
-
-    def choose(count: int) -> list[int]:
-        chosen[:] = sorted({round(share * (count - 1)) for share in SHARES})
-        return chosen
-
-    frames = some_frames(Path(clip.path), choose)
-    for step, frame in zip(chosen, frames, strict=True):
-        picture = Image.fromarray(frame)
-        picture.thumbnail((PICTURE, PICTURE))
-        run.picture(f"clips/{name} {clip.prompt}", picture, step)
-
-
-def note_on_arms(table: pd.DataFrame, metrics: Sequence[str], runs: Mapping[str, str], earlier: bool) -> None:
+def note_on_arms(table: pd.DataFrame, metrics: Sequence[str], recorded: Recorded) -> None:
     """Describe the parent run by its result, with addresses that set its arms side by side.
 
     Args:
         table: Ablation table.
         metrics: Which of its measures are shown.
-        runs: Ids of the arms' runs; those of a server that went away are missing.
-        earlier: They are another run's: in this one nothing changed.
+        recorded: The arms' runs.
     """
-    parent, ids = parent_run(), [run for run in runs.values() if run]
+    parent = parent_run()
     info = parent.info()
     if info is None:
         return
-    blocks = [result_table(table, metrics)]
-    if ids:  # first, as MLflow folds what is long
-        links = {"Compare these arms": compare_address(ids, info.experiment_id)}
-        links |= {"see their pictures and charts side by side": charts_address(ids, info.experiment_id, CLIP)}
-        blocks.insert(0, " or ".join(f"[{said}]({address})" for said, address in links.items()) + ".")
-    if earlier:
+    links = recorded.links(parent, info.experiment_id)
+    # First, as MLflow folds what is long.
+    blocks = [" · ".join(f"[{said}]({address})" for said, address in links.items())] if links else []
+    blocks.append(result_table(table, metrics))
+    if recorded.earlier:
         blocks.append("Nothing changed: an earlier run recorded these arms, and this one has none of its own.")
     parent.describe("\n\n".join(blocks))
 
@@ -188,11 +203,6 @@ def compare_address(runs: Iterable[str], experiment: str) -> str:
     return f"#/compare-runs?{urlencode(chosen, quote_via=quote)}&{TRAINING}"
 
 
-def charts_address(runs: Iterable[str], experiment: str, metric: str) -> str:
-    """MLflow's charts and image grid of these runs, relative to its server.
-
-    Sorted by a metric: by their time, it would show them folded below their parent.
-    """
-    query = f"attributes.run_id IN ({', '.join(map(repr, runs))})"
-    chosen = {"compareRunsMode": "CHART", "searchFilter": query, "orderByKey": f"metrics.`{metric}`"}
-    return f"#/experiments/{experiment}/runs?{TRAINING}&{urlencode(chosen, quote_via=quote)}"
+def _those(runs: Iterable[str]) -> str:
+    """These runs, in MLflow's language."""
+    return f"attributes.run_id IN ({', '.join(map(repr, runs))})"

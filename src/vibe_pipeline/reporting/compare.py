@@ -131,7 +131,7 @@ def _run_id(client: MlflowClient, experiment: str, prefix: str) -> str:
             break
     if len(ids) != 1:
         how_many = f"{len(ids)} runs start" if ids else "no run starts"
-        raise ValueError(f"{how_many} with {prefix!r} in the experiment {experiment!r}; `mlflow ui` lists them")
+        raise ValueError(f"{how_many} with {prefix!r} in the experiment {experiment!r}; `kedro vibe runs` lists them")
     return ids[0]
 
 

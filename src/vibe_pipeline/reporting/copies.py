@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,13 +16,17 @@ _LATEX = str.maketrans(
         "−": "$-$",
         "±": r"$\pm$",
         "×": r"$\times$",
-        **{raised: f"$^{{{plain}}}$" for raised, plain in zip("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789", strict=True)},
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
         "–": "--",
         "“": "``",
         "”": "''",
         **{sign: f"\\{sign}" for sign in "&%$#_"},
     }
 )
+_RAISED = dict(zip("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789", strict=True))
+_PLAIN = str.maketrans(_RAISED)
+_POWER = re.compile(f"[{''.join(_RAISED)}]+")
 
 
 @dataclass(frozen=True)
@@ -67,4 +72,8 @@ def _piped(cells: Sequence[str]) -> list[str]:
 
 
 def _columns(cells: Sequence[str]) -> str:
-    return " & ".join(" ".join(cell.split()).translate(_LATEX) for cell in cells)
+    return " & ".join(_latex(" ".join(cell.split())) for cell in cells)
+
+
+def _latex(text: str) -> str:
+    return _POWER.sub(lambda found: f"$^{{{found.group().translate(_PLAIN)}}}$", text.translate(_LATEX))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.differences import paired_difference
+from vibe_pipeline.evaluation.differences import Difference, paired_difference
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.reporting.copies import Grid
@@ -49,6 +49,7 @@ class Gain:
     text: str
     interval: str
     kind: str
+    found: Difference
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,16 @@ class FirstRow:
     arrow: str
     explanation: str
     cells: tuple[str, ...]
+    values: tuple[float, ...]
     gain: Gain | None
+
+    def numbers(self, arms: Sequence[str]) -> dict[str, object]:
+        """Its figures by name, empty where there is none."""
+        given = dict(zip(arms, self.values, strict=True))
+        if self.gain:
+            given |= {"gain": self.gain.found.mean, "gain low": self.gain.found.low, "gain high": self.gain.found.high}
+        figures = {name: "" if value != value else value for name, value in given.items()}
+        return {"metric": self.metric, "label": self.label, **figures}
 
 
 @dataclass(frozen=True)
@@ -145,6 +155,7 @@ def first_rows(
                 arrow=ARROWS.get(direction, ""),
                 explanation=f"{known.explanation} {DIRECTION_WORDS.get(direction, '').capitalize()}.".strip(),
                 cells=tuple(together(*values)),
+                values=tuple(values),
                 gain=_gain(scores, roles, metric, direction, bootstrap),
             )
         )
@@ -163,7 +174,7 @@ def _gain(scores: pd.DataFrame, roles: Roles, metric: str, direction: str, boots
     if clear and direction != "none":
         kind = "better" if (found.mean > 0) == (direction == "higher") else "worse"
     plus = "+" if found.mean > 0 and mean.strip("0.") else ""
-    return Gain(plus + mean, f"[{low}, {high}]" if found.low == found.low else "", kind)
+    return Gain(plus + mean, f"[{low}, {high}]" if found.low == found.low else "", kind, found)
 
 
 def first_grid(rows: Sequence[FirstRow], roles: Roles, arms: Mapping[str, ArmParams]) -> Grid:
@@ -177,7 +188,9 @@ def first_grid(rows: Sequence[FirstRow], roles: Roles, arms: Mapping[str, ArmPar
         )
         for row in rows
     ]
-    return Grid(head, tuple(lines))
+    numbers = [row.numbers(roles.named()) for row in rows]
+    names = dict.fromkeys(name for row in numbers for name in row)
+    return Grid(head, tuple(lines), tuple({name: row.get(name, "") for name in names} for row in numbers))
 
 
 def outcome(rows: Sequence[FirstRow], roles: Roles, arms: Mapping[str, ArmParams], prompts: int) -> Outcome | None:

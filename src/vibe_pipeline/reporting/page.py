@@ -18,14 +18,14 @@ from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Claim
 from vibe_pipeline.io.redact import redact
 from vibe_pipeline.io.score_table import WHOLE_ARM
-from vibe_pipeline.reporting import figures, first, gallery, narrative, paper, sweep_figures, tables, verdicts
+from vibe_pipeline.reporting import blocks, figures, first, gallery, narrative, paper, sweep_figures, tables, verdicts
 from vibe_pipeline.reporting.ages import Age, older_parts
 from vibe_pipeline.reporting.cost import Cost, cost_of
 from vibe_pipeline.reporting.glossary import number, words
 from vibe_pipeline.reporting.setting import setting
 
 TEMPLATES, ASSETS = Path(__file__).parent / "templates", Path(__file__).parent / "assets"
-SCRIPTS = ("view.js", "folds.js", "clock.js", "lens.js", "slide.js", "player.js", "tables.js", "copy.js")
+SCRIPTS = ("view.js", "folds.js", "clock.js", "lens.js", "slide.js", "player.js", "wall.js", "tables.js", "copy.js")
 """In the order in which they need each other."""
 PAGE_BYTES = 14_000_000
 
@@ -148,7 +148,7 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
         | {"before": said_of_earlier(before.get(j.claim.name, ()))}
         for j in inputs.judgements
     ]
-    blocks = tables.ablation_blocks(inputs.table, inputs.scores, inputs.arms, inputs.reference_arms, inputs.bootstrap)
+    shaped = blocks.ablation_blocks(inputs.table, inputs.scores, inputs.arms, inputs.reference_arms, inputs.bootstrap)
     plotted, unplotted = _metric_plots(inputs)
     overview, unplotted_cost = _overview_plots(inputs)
     return {
@@ -164,7 +164,7 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
         "confidence": f"{100 * inputs.bootstrap.confidence:g} %",
         "reference": inputs.reference_label,
         "replicated": TRAINING in inputs.scores,
-        "blocks": blocks,
+        "blocks": shaped,
         "arms_run": tables.arms_run(inputs.table, inputs.arms, narrative.differences(inputs.clips)),
         "upsampling_wins": tables.unbeaten_upsampling(inputs.table, inputs.arms),
         "published": inputs.published,

@@ -81,7 +81,9 @@ class Origin:
             "training seconds": self._training_seconds(),
             "seconds per clip": {name: round(s, 2) for name, s in clips.groupby("arm")["seconds"].mean().items()},
             "overall dimensions": ", ".join(self.evaluation.overall_dimensions),
-            "vbench": {name: value for name, value in self.vbench.items() if name != "scored"},  # told beside the parts
+            "vbench": {
+                name: value for name, value in self.vbench.items() if not name.startswith("scored")
+            },  # told beside the parts
         }
 
     def _training_seconds(self) -> dict[str, float]:

@@ -18,19 +18,19 @@ MEASURES, ARMS = 3, 10
 
 
 def result_of(
-    table: pd.DataFrame, claims: Sequence[Claim], judgements: Sequence[ClaimVerdict], reference: str
+    table: pd.DataFrame, claims: Sequence[Claim], judgements: Sequence[ClaimVerdict], leading: Sequence[str]
 ) -> dict[str, Any]:
     """What of the ablation table is read first, for JSON.
 
     Args:
         table: Ablation table.
-        claims: What was put to the test: the arms that they compare come first.
+        claims: What was put to the test: the arms that they compare come before the others.
         judgements: What came of each.
-        reference: The reference arm, which comes first.
+        leading: Arms that come before all: the reference, and those of the page's first screen.
     """
     scored = table[is_scored(table)] if len(table) else table
     metrics = to_read_first(scored)
-    arms = list(dict.fromkeys([reference, *(a for c in claims for a in (c.arm, c.other)), *table.get("arm", ())]))
+    arms = list(dict.fromkeys([*leading, *(a for c in claims for a in (c.arm, c.other)), *table.get("arm", ())]))
     arms = [arm for arm in arms if len(scored) and arm in set(scored["arm"])]
     means = {(row.arm, row.metric): float(row.mean) for row in scored.itertuples()}
     better = {row.metric: row.direction for row in scored.itertuples()}
@@ -51,16 +51,19 @@ def to_read_first(scored: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys([*(metric for metric in READ_FIRST if metric in there), *there]))[:MEASURES]
 
 
-def ending(report: Mapping[str, Any] | None, run: str) -> list[str]:
+def ending(report: Mapping[str, Any] | None, run: str, preview: Mapping[str, Any] | None = None) -> list[str]:
     """The lines that a run ends with.
 
     Args:
         report: The page's manifest; None where this run made no page.
         run: The run's address in MLflow; '' if it has none.
+        preview: Of the native clips, where the run stopped after them: its contact sheets.
     """
     lines = ["done"] if report is None else [*_table(report["result"]), ""]
     if report is not None:
         lines.append(f"report   {Path(report['path']).absolute().as_uri()}")
+    if preview is not None:
+        lines += [f"preview  {Path(sheet).absolute().as_uri()}" for sheet in preview["sheets"]]
     if run:
         lines.append(f"MLflow   {run}")
     return lines

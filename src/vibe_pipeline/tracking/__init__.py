@@ -6,7 +6,7 @@ of a node) nothing is tracked.
 """
 
 from vibe_pipeline.io.redact import redact
-from vibe_pipeline.tracking.arms import CONTENT, model_of, same_arms, tracked_arm
+from vibe_pipeline.tracking.arms import CONTENT, PLACE, model_of, place_arms, same_arms, tracked_arm
 from vibe_pipeline.tracking.children import TrackedAdapter, tracked_adapter
 from vibe_pipeline.tracking.inputs import images_input, prompts_input
 from vibe_pipeline.tracking.monitor import start_monitor
@@ -14,6 +14,7 @@ from vibe_pipeline.tracking.parent import (
     changes,
     end_parent,
     git_commit,
+    part_of,
     run_name,
     run_parameters,
     run_tags,
@@ -29,26 +30,35 @@ from vibe_pipeline.tracking.runs import (
     log_artifact,
     log_node_seconds,
     parent_run,
+    picture_key,
     run_address,
 )
+from vibe_pipeline.tracking.views import TRAINING, View, kept_view
 
 __all__ = [
     "CLIP",
     "CONTENT",
     "LONGEST_PARAM",
     "PARENT",
+    "PLACE",
+    "TRAINING",
     "URI",
     "Tracked",
     "TrackedAdapter",
+    "View",
     "changes",
     "end_parent",
     "flatten",
     "git_commit",
     "images_input",
+    "kept_view",
     "log_artifact",
     "log_node_seconds",
     "model_of",
     "parent_run",
+    "part_of",
+    "picture_key",
+    "place_arms",
     "prompts_input",
     "redact",
     "run_address",

@@ -23,6 +23,9 @@ SHARED = (
 CONTENT = "content"
 """The tag of an arm's run that holds a hash of all that the run holds."""
 
+PLACE = "place"
+"""The tag of an arm's run by which runs are sorted: where the arm stands among those of its `kedro run`."""
+
 
 @contextlib.contextmanager
 def tracked_arm(
@@ -89,3 +92,16 @@ def same_arms(contents: Mapping[str, str]) -> dict[str, str]:
         say_untracked("what earlier runs hold", error)
         return {}
     return runs if len(runs) == len(contents) else {}
+
+
+def place_arms(runs: Mapping[str, str], places: Mapping[str, int]) -> None:
+    """Tag runs with where their arms stand now.
+
+    Args:
+        runs: Ids, by arm; '' is passed over.
+        places: By arm, from 0.
+    """
+    client = (connected() or (None, ""))[0]
+    for arm, run_id in runs.items():
+        if run_id:
+            Tracked(client, run_id).tags({PLACE: f"{places[arm]:04d}"})

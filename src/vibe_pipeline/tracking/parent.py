@@ -7,7 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -42,6 +42,12 @@ APART = ("adapters", "arms", "stage1", "tracking", "claims", "published", "folde
 
 NAMED = 3
 
+PARTS = {
+    "node_names": "", "namespaces": "", "tags": "tag ", "from_nodes": "from ", "from_inputs": "from ",
+    "to_nodes": "to ", "to_outputs": "to ",
+}  # fmt: skip
+"""Options of `kedro run` that choose a part of its nodes, by Kedro's name, and how the run's name says them."""
+
 
 def changes(given: Mapping[str, Any]) -> str:
     """What the command line's `--params` change of the experiment: `native_source=truth`; '' if nothing.
@@ -51,13 +57,22 @@ def changes(given: Mapping[str, Any]) -> str:
     """
     found = {name: value for name, value in flatten(given).items() if not name.startswith(BESIDE)}
     short = short_fields(found)
-    said = [f"{short[name]}={redact(value)[:40]}" for name, value in found.items()]
+    return _first_few([f"{short[name]}={redact(value)[:40]}" for name, value in found.items()])
+
+
+def part_of(run_params: Mapping[str, Any]) -> str:
+    """Which part of its pipelines a `kedro run` was asked for, in the command's words; '' if all."""
+    said = [said + str(name) for option, said in PARTS.items() for name in run_params.get(option) or ()]
+    return _first_few(said)
+
+
+def run_name(env: str, names: str, part: str, changed: str) -> str:
+    """What a run is called: environment, pipelines if not all, which part of them, what the command line changed."""
+    return " · ".join(filter(None, [env, "" if names == "__default__" else names, part, changed]))
+
+
+def _first_few(said: Sequence[str]) -> str:
     return ", ".join([*said[:NAMED], *([f"and {len(said) - NAMED} more"] if len(said) > NAMED else [])])
-
-
-def run_name(env: str, names: str, changed: str) -> str:
-    """What a run is called: its environment, which pipelines if not all, what the command line changed."""
-    return " · ".join(filter(None, [env, "" if names == "__default__" else names, changed]))
 
 
 def run_tags(params: Mapping[str, Any], project: Path, changed: str) -> dict[str, str]:

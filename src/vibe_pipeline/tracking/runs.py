@@ -36,6 +36,15 @@ NOTE = "mlflow.note.content"
 LONGEST_KEY = 100
 
 
+def picture_key(text: str) -> str:
+    """A text as the key of pictures: what MLflow takes in no key is left out, and it is cut to 100 characters.
+
+    What stands before a slash is the section of the page that they stand in.
+    """
+    words = re.sub(r"[^\w\-./ ]+", " ", text, flags=re.ASCII).split()
+    return " ".join(words)[:LONGEST_KEY].strip() or "picture"
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested parameters as dotted names and strings."""
     flat: dict[str, str] = {}
@@ -143,16 +152,27 @@ class Tracked:
         """A picture of MLflow's image grid: those of equal key stand in one row, a column a run.
 
         Args:
-            key: Any text; what MLflow takes in no key is left out, and it is cut to 100 characters. What stands before
-                a slash is the section of the page that it stands in.
+            key: As :func:`picture_key` gives it.
             image: RGB.
             step: What the grid's slider goes over.
         """
         if self.client is not None:
-            words = re.sub(r"[^\w\-./ ]+", " ", key, flags=re.ASCII).split()
-            said = " ".join(words)[:LONGEST_KEY].strip() or "picture"
-            with self._tolerant(f"the picture {said}"):
-                self.client.log_image(self.run_id, image, key=said, step=step, synchronous=True)
+            with self._tolerant(f"the picture {key}"):
+                self.client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
+
+    def share(self, experiment: str, tags: Mapping[str, str]) -> bool:
+        """Set tags of its experiment, as they are.
+
+        Returns:
+            Whether they are there now.
+        """
+        if self.client is None:
+            return False
+        with self._tolerant("a view of its experiment") as arrived:
+            for name, value in tags.items():
+                self.client.set_experiment_tag(experiment, name, value)
+            arrived.append(experiment)
+        return bool(arrived)
 
     def reads(self, data: DatasetInput, model: str = "") -> None:
         """State what the run was made from: data and, where there is one, the logged model."""

@@ -8,15 +8,15 @@ import pytest
 
 from vibe_pipeline.evaluation import measure
 from vibe_pipeline.evaluation.measure import measure_arm
-from vibe_pipeline.evaluation.metrics.gathering import StaticShare
 from vibe_pipeline.evaluation.metrics.registry import FAMILIES, METRICS
 from vibe_pipeline.evaluation.metrics.resolution import Measure
+from vibe_pipeline.evaluation.metrics.temporal import StaticShare
 from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.io.video import write_lossless
-from vibe_pipeline.reporting.tables import ablation_blocks
+from vibe_pipeline.reporting.blocks import ablation_blocks
 
 EVALUATION = EvaluationParams(vbench_dimensions=("dynamic_degree",), fine_band=(13.0, 20.0), reference_arm="a")
 PROMPTS = GenerationParams(prompts=Path("prompts.txt"))

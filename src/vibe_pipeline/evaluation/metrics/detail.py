@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from vibe_pipeline.evaluation.metrics.gathering import (
     BandMatch,
     BandShare,
-    Changes,
     Part,
     RadialSpectrum,
     Setting,
@@ -22,7 +21,7 @@ from vibe_pipeline.evaluation.metrics.gathering import (
     Step,
 )
 from vibe_pipeline.evaluation.metrics.pixels import Clip, Frame, Grid, checked, require_same_shape
-from vibe_pipeline.evaluation.metrics.temporal_noise import TemporalNoise
+from vibe_pipeline.evaluation.metrics.temporal import Changes, TemporalNoise
 from vibe_pipeline.io.score_table import too_few
 
 Mask = NDArray[np.floating]

@@ -1,6 +1,7 @@
 """What measures keep of a clip while its frames go by: sums, so that a clip's length costs no memory.
 
-Each part sees a :class:`Step` per frame, in order. Several measures may share one part.
+Here: of each frame by itself; of changes between frames, in `temporal.py`. Each part sees a :class:`Step` per frame,
+in order. Several measures may share one part.
 """
 
 import math
@@ -203,57 +204,3 @@ class NativeError(_MeanSquare):
         whole = torch.from_numpy(np.ascontiguousarray(step.frame.strip(slice(None)))).permute(2, 0, 1)
         small = shrink(whole[None, :, None], *step.native.grid.shape)[0, :, 0].permute(1, 2, 0).numpy()
         self._take(small - step.native.strip(slice(None)))
-
-
-class StaticShare:
-    """How much of the frame counts as static, mean over frames."""
-
-    def __init__(self, setting: Setting):
-        self._shares: list[float] = []
-
-    def add(self, step: Step) -> None:
-        """How much of it is static."""
-        self._shares.append(1.0 if step.static is None else float(np.mean(step.static)))
-
-    def mean(self) -> float:
-        """Between 0 and 1."""
-        return float(np.mean(self._shares))
-
-
-class Changes:
-    """Mean absolute change of RGB from frame to frame, weighted by how static a pixel is in both."""
-
-    def __init__(self, setting: Setting):
-        self._before: Step | None = None
-        self._totals: list[tuple[float, float]] = []
-
-    def add(self, step: Step) -> None:
-        """Its change since the frame before."""
-        # Only the stored picture is kept, not what others computed from it.
-        before, self._before = self._before, Step(Frame(step.frame.raw, step.frame.grid), static=step.static)
-        if before is not None:
-            parts = [self._change(before, step, rows) for rows in strips(len(step.frame.raw))]
-            self._totals.append((math.fsum(p[0] for p in parts), math.fsum(p[1] for p in parts)))
-
-    def flicker(self) -> float:
-        """Over all steps; NaN if nothing is static."""
-        change, weight = np.sum(self._totals, axis=0)
-        return float(change / weight) if weight else math.nan
-
-    def first_jump(self) -> float:
-        """The first step's mean change minus the median of the later steps'; steps without static pixels are left out.
-
-        NaN if there is nothing static at the first step or at every later one.
-        """
-        steps = [change / weight if weight else math.nan for change, weight in self._totals]
-        later = [value for value in steps[1:] if not math.isnan(value)]
-        return float(steps[0] - np.median(later)) if later else math.nan
-
-    @staticmethod
-    def _change(before: Step, step: Step, rows: slice) -> tuple[float, float]:
-        difference = step.frame.strip(rows) - before.frame.strip(rows)
-        change = np.abs(difference, out=difference) @ np.full(3, 1 / 3, difference.dtype)
-        if before.static is None or step.static is None:
-            return float(change.sum(dtype=np.float64)), float(change.size)
-        weight = before.static[rows] * step.static[rows]
-        return float(np.sum(change * weight, dtype=np.float64)), float(weight.sum(dtype=np.float64))

@@ -7,14 +7,12 @@ from typing import Any
 from vibe_pipeline.evaluation.metrics.gathering import (
     BandMatch,
     BandShare,
-    Changes,
     NativeError,
     Part,
     RadialSpectrum,
     SquaredError,
-    StaticShare,
 )
-from vibe_pipeline.evaluation.metrics.temporal_noise import TemporalNoise
+from vibe_pipeline.evaluation.metrics.temporal import Changes, StaticShare, TemporalNoise
 from vibe_pipeline.io.metric import Metric
 
 

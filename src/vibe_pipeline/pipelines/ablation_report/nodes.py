@@ -28,6 +28,7 @@ from vibe_pipeline.pipelines.rows import of_kind
 from vibe_pipeline.reporting import verdicts
 from vibe_pipeline.reporting.ages import ages
 from vibe_pipeline.reporting.arm_runs import ArmRecord, log_arm_runs, note_on_arms, several_have
+from vibe_pipeline.reporting.first import roles_of
 from vibe_pipeline.reporting.kept import keep_report
 from vibe_pipeline.reporting.page import ReportInputs, write_report
 from vibe_pipeline.reporting.provenance import Origin, degradation_rows, losses
@@ -112,10 +113,9 @@ def log_arms(
         ArmRecord(name, arm, table[table["arm"] == name], made[name], adapters.get(arm.adapter or ""))
         for name, arm in tables.arms.items()
     ]
-    runs, earlier = log_arm_runs(records, generation, tracking.clips_per_arm)
-    first = to_read_first(several_have(ablation_table))
-    note_on_arms(ablation_table, first, runs, earlier)
-    return {name: {"clips": len(made[name]), "run_id": runs[name]} for name in tables.arms}
+    recorded = log_arm_runs(records, generation, tracking.clips_per_arm)
+    note_on_arms(ablation_table, to_read_first(several_have(ablation_table)), recorded)
+    return {name: {"clips": len(made[name]), "run_id": recorded.runs[name]} for name in tables.arms}
 
 
 def write_page(
@@ -139,14 +139,14 @@ def write_page(
     earlier_looks: dict[str, list[int]],
 ) -> dict[str, Any]:
     """The self-contained page."""
-    pools, quarantined = pools_of(tables), len(image_quarantine)
+    pools = pools_of(tables)
     origin = Origin(
         tables=tables, model=model, evaluation=evaluation, clips=clips, manifests=trainings,
-        quarantined=quarantined, vbench=vbench_manifest,
+        quarantined=len(image_quarantine), vbench=vbench_manifest,
     )  # fmt: skip
     inputs = ReportInputs(
         title=report.title,
-        arms={**pools.arms, **{name: ArmParams(**row["row"]) for name, row in not_run_arms.items()}},
+        arms={**pools.arms, **_left_out(not_run_arms)},
         adapters=tables.adapters,
         reference=evaluation.reference_arm,
         references=pools.references,
@@ -163,12 +163,20 @@ def write_page(
         clips_shown=report.clips_shown,
         bootstrap=_bootstrap(evaluation, generation),
         earlier_looks=earlier_looks,
-        ages=ages(clips, pools.arms, trainings["stage2"], vbench_manifest.get("scored"), parent_run().begun),
+        ages=ages(clips, pools.arms, trainings["stage2"], vbench_manifest, parent_run().begun),
     )
     page, exported = write_report(inputs, folders.report), _export(pools, scores, clips, folders.report)
-    made = _published(page, exported, folders.reports)
-    result = result_of(ablation_table, inputs.claims, inputs.judgements, evaluation.reference_arm)
-    return made | {"result": result | {"look": verdicts.look_line(inputs.bootstrap, earlier_looks)}}
+    return _published(page, exported, folders.reports) | {"result": _result(inputs)}
+
+
+def _result(inputs: ReportInputs) -> dict[str, Any]:
+    leading = (inputs.reference, *roles_of(inputs.table, inputs.clips, inputs.arms).named())
+    found = result_of(inputs.table, inputs.claims, inputs.judgements, leading)
+    return found | {"look": verdicts.look_line(inputs.bootstrap, inputs.earlier_looks)}
+
+
+def _left_out(not_run_arms: Mapping[str, Any]) -> dict[str, ArmParams]:
+    return {name: ArmParams(**row["row"]) for name, row in not_run_arms.items()}
 
 
 def _bootstrap(evaluation: EvaluationParams, generation: GenerationParams) -> Bootstrap:

@@ -1,5 +1,6 @@
 """Nodes of data_processing: thin calls into the images room."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def check_training_images(
     training_images: dict[str, Any], data: DataParams, model: ModelParams
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Sort the images into usable ones and a quarantine list with reasons."""
-    found = find_images(Path(training_images["path"]))
+    found = find_images(Path(training_images["path"]), logging.INFO)
     wan = find_model(model.path)
     sizes = [bucket.high for bucket in make_buckets(wan, model.native, data)]
     workers = data.check_workers or model.threads or os.cpu_count() or 1

@@ -15,6 +15,7 @@ from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.generation.prompts import FOUR_K, VBENCH_PROTOCOLS
+from vibe_pipeline.io.keys import set_key
 from vibe_pipeline.pipelines.rows import of_kind
 from vibe_pipeline.vbench.manifest import vbench_manifest
 from vibe_pipeline.vbench.run import Scoring
@@ -30,7 +31,7 @@ def run_vbench(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """VBench's own scores of every clip of all arms; a dimension that cannot run is a row with its reason.
 
-    The manifest says when, as the page tells how old scores are.
+    The manifest says when and of which clips, as the page tells how old scores are.
     """
     limit_threads(model.threads)
     protocol = generation.prompts if generation.prompts in (*VBENCH_PROTOCOLS, FOUR_K) else "custom"
@@ -47,7 +48,7 @@ def run_vbench(
         second_env=folders.vbench_env,
     )
     scores = score_vbench(clips, evaluation.vbench_dimensions, scoring, require_any=False)
-    return scores, manifest | {"scored": time.time()}
+    return scores, manifest | {"scored": time.time(), "scored_clips": set_key(clips["key"])}
 
 
 def measure(

@@ -60,21 +60,26 @@
   for (const take of clock.takes) {
     for (const stage of take.querySelectorAll(".stage")) {
       stage.addEventListener("click", (event) => view.change({ at: lens.clicked(event, stage) }));
-      stage.addEventListener("keydown", (event) => {
-        const keys = {
-          " ": clock.toggle, ",": () => clock.step(-1), ".": () => clock.step(1),
-          ArrowLeft: () => pan(-3, 0), ArrowRight: () => pan(3, 0), ArrowUp: () => pan(0, -3), ArrowDown: () => pan(0, 3),
-        };
-        if (!(event.key in keys)) return;
-        event.preventDefault();
-        keys[event.key]();
-      });
     }
     for (const pin of take.querySelectorAll(".pin")) {
       pin.hidden = false;
       pin.addEventListener("click", () => view.change({ pin: pin.closest(".reel").dataset.arm }));
     }
   }
+  // Where a key means nothing else: on full screen anywhere, else with the focus in the player; arrows on a picture.
+  document.addEventListener("keydown", (event) => {
+    const on = event.target, whole = document.fullscreenElement === player;
+    if (!(whole || player.contains(on)) || event.ctrlKey || event.metaKey || event.altKey) return;
+    const control = on.closest("button, input, select"), aim = !control && (whole || on.closest(".stage"));
+    const keys = { ",": () => clock.step(-1), ".": () => clock.step(1) };
+    if (!control) keys[" "] = clock.toggle;
+    if (aim) Object.assign(keys, {
+      ArrowLeft: () => pan(-3, 0), ArrowRight: () => pan(3, 0), ArrowUp: () => pan(0, -3), ArrowDown: () => pan(0, 3),
+    });
+    if (!(event.key in keys)) return;
+    event.preventDefault();
+    keys[event.key]();
+  });
   get("controls").hidden = false;
   get("hint").hidden = false;
   get("choose").addEventListener("change", (e) => view.change({ prompt: Number(e.target.value) }));
@@ -87,7 +92,6 @@
   get("zoom").addEventListener("change", (e) => view.change({ zoom: Number(e.target.value) }));
   get("follow").addEventListener("click", () => view.change({ at: null }));
   get("difference").addEventListener("click", () => { differs = !differs; arrange(); });
-  get("full").addEventListener("click", () => (document.fullscreenElement ? document.exitFullscreen() : player.requestFullscreen()));
   get("arms").addEventListener("change", () => {
     const on = [...get("arms").querySelectorAll("input:checked")].map((box) => box.value);
     view.change({ arms: on.length === known.length ? null : on });
