@@ -78,7 +78,7 @@ class TemporalNoise:
         self._counts = np.zeros(2 * NOISE_CLASSES + 1, np.int64)
 
     def add(self, step: Step) -> None:
-        """Noise of the frame before, from those around it."""
+        """What is new in it since the frame before, counted by size."""
         luma, static = step.frame.luma, step.static
         before, self._before = self._before, (luma, static)
         if before is None:
