@@ -1,5 +1,6 @@
 """Parts of a Wan model: finding, text, pixels, velocity; on both kinds of checkpoint."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,6 +50,16 @@ def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
     assert models.pick_device("auto") == models.pick_device("cpu") == CPU
     with pytest.raises(RuntimeError, match=r"model\.device"):
         models.pick_device("cuda")
+
+
+def test_a_deterministic_model_makes_torch_so_and_another_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        models.settle_torch(None, True)
+        assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        models.settle_torch(None, False)
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_texts_are_encoded_as_wan_pipeline_does(tiny) -> None:

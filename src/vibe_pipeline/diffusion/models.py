@@ -50,6 +50,7 @@ __all__ = [  # a model's folder with what is loaded from it: most readers want b
     "pick_device",
     "require_fitting_size",
     "require_whole",
+    "settle_torch",
     "text_embeddings",
     "tile_stride",
     "token_grid",
@@ -79,6 +80,18 @@ def limit_threads(threads: int | None) -> None:
     if threads is not None and torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
         os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def settle_torch(threads: int | None, deterministic: bool) -> None:
+    """Threads, and whether sums are taken in one order alone, in this process and those that it starts.
+
+    A GPU adds in an order of chance where that is faster; cuBLAS asks for a fixed workspace before its first call.
+    """
+    limit_threads(threads)
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(deterministic)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def _load(cls: type[T], model: WanCheckpoint, part: str, dtype: torch.dtype) -> T:

@@ -58,6 +58,10 @@ class ModelParams(Params):
         "4.5 bit (nf4: bitsandbytes), in training and where clips are made; None as `dtype` says",
     )
     compile: bool = Field(False, description="torch.compile of the transformer's blocks where clips are made")
+    deterministic: bool = Field(
+        False,
+        description="torch's deterministic algorithms alone, slower: a GPU repeats bit for bit",
+    )
     offload: bool = Field(False, description="keep only the part at work (transformer or VAE) on the device")
 
     @model_validator(mode="after")

@@ -22,9 +22,9 @@ from vibe_pipeline.diffusion.models import (
     encode_video,
     find_model,
     latent_shape,
-    limit_threads,
     load_vae,
     pick_device,
+    settle_torch,
     velocity_predictor,
 )
 from vibe_pipeline.diffusion.objectives import Predict
@@ -74,7 +74,7 @@ class Denoiser:
         attach: Attach | None = None,
         natives: NativeLatents | None = None,
     ) -> None:
-        limit_threads(model.threads)
+        settle_torch(model.threads, model.deterministic)
         texts.ensure([*prompts, params.negative_prompt])
         self.texts, self.sampling, self.negative = texts, sampling, params.negative_prompt
         self.checkpoint, self.offload = find_model(model.path), model.offload

@@ -19,9 +19,9 @@ from vibe_pipeline.diffusion.lifetime import released
 from vibe_pipeline.diffusion.models import (
     WanCheckpoint,
     find_model,
-    limit_threads,
     load_transformer,
     pick_device,
+    settle_torch,
     token_grid,
 )
 from vibe_pipeline.diffusion.packing import install_packing
@@ -143,7 +143,7 @@ def train(job: TrainingJob, on_log: OnLog) -> AdapterManifest:
     """
     if (finished := _finished(job)) is not None:
         return finished
-    limit_threads(job.model.threads)
+    settle_torch(job.model.threads, job.model.deterministic)
     device = pick_device(job.model.device)
     if launched_outside():
         group = join_group(device)
@@ -175,7 +175,7 @@ def _finished(job: TrainingJob) -> AdapterManifest | None:
 
 def work(group: Group, on_log: OnLog, job: TrainingJob) -> None:
     """Train and measure as one process of a group; the first writes the adapter and its manifest."""
-    limit_threads(job.model.threads)
+    settle_torch(job.model.threads, job.model.deterministic)
     checkpoint = find_model(job.model.path)
     with released(_base(checkpoint, group, job)) as transformer:
         _equip(transformer, checkpoint, job)

@@ -43,9 +43,9 @@ class SuperResolution(Method):
         import torch
 
         from vibe_pipeline.diffusion.lifetime import released
-        from vibe_pipeline.diffusion.models import limit_threads, pick_device
+        from vibe_pipeline.diffusion.models import pick_device, settle_torch
 
-        limit_threads(job.model.threads)
+        settle_torch(job.model.threads, job.model.deterministic)
         chosen = network_of(job.arm)
         network = usable_network(chosen, job.model.dtype, f"arms.{job.name}.sr.weights")
         network.to(pick_device(job.model.device), getattr(torch, chosen.dtype or job.model.dtype))

@@ -28,13 +28,13 @@ class Truth(Method):
             decode_bytes,
             encode_video,
             find_model,
-            limit_threads,
             load_vae,
             pick_device,
+            settle_torch,
         )
         from vibe_pipeline.generation.true_renders import true_renders
 
-        limit_threads(job.model.threads)
+        settle_torch(job.model.threads, job.model.deterministic)
         device, dtype = pick_device(job.model.device), getattr(torch, job.model.vae_dtype)
         with released(load_vae(find_model(job.model.path), device, job.model.tile, dtype)) as vae:
             yield lambda rows: torch.cat(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from vibe_pipeline.diffusion.models import find_model, limit_threads
+from vibe_pipeline.diffusion.models import find_model, settle_torch
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.folders import Folders
@@ -59,7 +59,7 @@ def cache_latents(
     usable_images: pd.DataFrame, model: ModelParams, data: DataParams, folders: Folders
 ) -> dict[str, Any]:
     """Encode images and captions once."""
-    limit_threads(model.threads)
+    settle_torch(model.threads, model.deterministic)
     return build_cache(usable_images, find_model(model.path), model, data, folders.latents)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from vibe_pipeline.diffusion.models import find_model, limit_threads
+from vibe_pipeline.diffusion.models import find_model, settle_torch
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.folders import Folders
@@ -54,7 +54,7 @@ def fit_linear_filter(
     usable_images: pd.DataFrame, model: ModelParams, data: DataParams, folders: Folders
 ) -> dict[str, Any]:
     """The best linear filter from native to target that stage 2's stills give, once for a data set."""
-    limit_threads(model.threads)
+    settle_torch(model.threads, model.deterministic)
     buckets = make_buckets(find_model(model.path), model.native, data)
     sizes = (model.native.height, model.native.width), (model.target.height, model.target.width)
     fitted = filter_of_stills(usable_images, buckets, sizes, data, folders.models / "linear_filters")

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from vibe_pipeline.diffusion.models import limit_threads
+from vibe_pipeline.diffusion.models import settle_torch
 from vibe_pipeline.evaluation.composites import composite_scores
 from vibe_pipeline.evaluation.measure import measure_arm
 from vibe_pipeline.evaluation.networks import Networks
@@ -33,7 +33,7 @@ def run_vbench(
 
     The manifest says when and of which clips, as the page tells how old scores are.
     """
-    limit_threads(model.threads)
+    settle_torch(model.threads, model.deterministic)
     protocol = generation.prompts if generation.prompts in (*VBENCH_PROTOCOLS, FOUR_K) else "custom"
     manifest = vbench_manifest(
         clips, evaluation.vbench_dimensions, protocol, evaluation.prompt_rewriting, evaluation.flow_side
@@ -61,7 +61,7 @@ def measure(
     folders: Folders,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Resolution-aware measures of one arm, and against the known truth on the miniature."""
-    limit_threads(model.threads)
+    settle_torch(model.threads, model.deterministic)
     networks = Networks(evaluation, folders, _device(model))
     scores, spectrum = measure_arm(
         arm=name,
