@@ -9,6 +9,7 @@ import click
 import pytest
 
 from vibe_pipeline.cli import run, vibe
+from vibe_pipeline.diffusion.quantisation import PACKAGES
 
 ROOT = Path(__file__).parents[1]
 COMMAND = re.compile(r"(?:\b(?:kedro (?:vibe|run)|pip install|make|hf download|python benchmarks/)[^`\n#;|]*)")
@@ -70,8 +71,12 @@ def test_pip_install(where: str, command: str) -> None:
         files = [words[i + 1].strip(",.)") for i, word in enumerate(words) if word == "-r"]
         assert all((ROOT / file).is_file() for file in files), f"{where}: {command}"
         if not files and "-e" not in words:
-            package = words[0].strip("'\"`,.)")
-            assert "vibe_pipeline" not in package and f'"{package}' in extras, f"{where}: {command}"
+            package = words[0].strip("'\"`,)")
+            if package.startswith(".["):
+                assert re.search(rf"^{package[2:].split(']')[0]} = ", extras, re.M), f"{where}: {command}"
+                continue
+            for name in PACKAGES.values() if package == "X" else [package.strip(".")]:
+                assert "vibe_pipeline" not in name and f'"{name}' in extras, f"{where}: {command}"
 
 
 @pytest.mark.parametrize(("where", "command"), named("make "))

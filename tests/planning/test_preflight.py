@@ -175,7 +175,9 @@ def test_only_what_a_run_needs_is_checked() -> None:
 @pytest.mark.parametrize("part", ["data_processing", "relay_stage2", "generation"])
 def test_a_tile_that_the_vae_cannot_be_cut_into_is_refused_with_the_nearest(wan22, tmp_path: Path, part: str) -> None:
     sizes = {"low": {"height": 32, "width": 64}, "high": {"height": 64, "width": 128}}
-    Image.new("RGB", (128, 64)).save(tmp_path / "a.png")
+    for name in ("a", "b"):
+        Image.new("RGB", (128, 64)).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text("a fox")
     params = {"data": {"path": str(tmp_path)} | sizes, "generation": GENERATION.model_dump(), "folders": FOLDERS}
     for tile, fits in ((300, False), (304, True), (None, True)):
         params["model"] = wan22.model(tile=tile).model_dump()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -116,7 +117,9 @@ def _run(command: list[str], note: Callable[[], object]) -> int:
         sys.exit(128 + signal.SIGTERM)
 
     earlier = signal.signal(signal.SIGTERM, stop)
-    process = subprocess.Popen(command)
+    # A shell that starts a command in the background lets it ignore interrupts, and what it starts would inherit that.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, preexec_fn=heard)
     try:
         while True:
             try:

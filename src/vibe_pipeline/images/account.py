@@ -36,6 +36,8 @@ def require_promising(found: pd.DataFrame, data: DataParams) -> str:
         said += f", {len(bare)} without (such as {one_line(bare['file_name'].iloc[0])})"
     if len(refused):
         said += f", {len(refused)} refused ({one_line(refused['file_name'].iloc[0])}: {refused['reason'].iloc[0]})"
+    if 0 < usable == len(found) < 2:
+        raise ValueError(f"{said}; two are needed at least, one to train on and one held out: put in more")
     if usable < max(2, data.min_usable_share * len(found)):
         asked = f"data.min_usable_share asks for {data.min_usable_share:.0%}"
         raise ValueError(f"{said}; {asked}: write what each shows into a .txt beside it, or lower the share")
