@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from vibe_pipeline.diffusion.linear_filter import LinearFilter, fit_linear_filter
 from vibe_pipeline.experiment.data import DataParams
@@ -27,6 +26,7 @@ from vibe_pipeline.io.files import write_atomic
 from vibe_pipeline.io.keys import content_key
 from vibe_pipeline.io.manifests import FilterManifest
 from vibe_pipeline.runtime.deadline import require_time
+from vibe_pipeline.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def filter_of_stills(
     path = folder / f"{key}.safetensors"
     if not path.exists():
         stills = zip(map(Path, rows["path"]), sizes, strict=True)
-        shown = tqdm(stills, total=len(rows), desc="linear filter", unit="image", mininterval=5)
+        shown = Progress(stills, total=len(rows), desc="linear filter", unit="image")
         blur = data.camera_blur
         fitted = fit_linear_filter(pair for still, size in shown for pair in _pairs(still, size, patch, blur))
         folder.mkdir(parents=True, exist_ok=True)

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from vibe_pipeline.io.files import write_atomic
+from vibe_pipeline.runtime.progress import Progress
 
 Network = Callable[[Tensor], Tensor]
 
@@ -74,7 +74,7 @@ def train_pixel_network(
     network = CompactNetwork(factor).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=training.rate, betas=(0.9, 0.98), weight_decay=0.0)
     batches = _batches(native, target, training)
-    for step in tqdm(range(training.steps), desc="pixel network", unit="step", mininterval=5):
+    for step in Progress(range(training.steps), total=training.steps, desc="pixel network"):
         for group in optimizer.param_groups:
             group["lr"] = training.rate_at(step)
         x, y = next(batches)
