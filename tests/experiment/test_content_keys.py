@@ -67,7 +67,7 @@ MODEL_CHANGES: dict[str, Any] = {
     "vae_dtype": "bfloat16",
     "quantisation": "int8",
 }
-MODEL_HARMLESS = {"device", "threads", "offload", "compile"}
+MODEL_HARMLESS = {"device", "threads", "offload", "compile", "deterministic"}
 NATIVE_CHANGES: dict[str, Any] = {
     "negative_prompt": "noise",
     "native_steps": 3,
@@ -236,6 +236,7 @@ def test_of_an_arms_clips(arm_key, wan21) -> None:
     same |= {"optional": arm_key(arm={"optional": True})}
     same |= {
         "compile": arm_key(model={"compile": True}),
+        "deterministic": arm_key(model={"deterministic": True}),
         "offload": arm_key(model={"offload": True}),
         "threads": arm_key(model={"threads": 1}),
     }
