@@ -5,7 +5,7 @@ text encoder and transformer on clips encoded anew. Each part ends at its second
 it has so far lies in the output at every checkpoint, so being cut off loses little. Needs neither Kedro nor MLflow.
 The same training by steps: `kedro run --pipelines=base_model --params=model.device=cuda,miniature.start=...`.
 
-    python benchmarks/timed_base.py --output OUT --equivariance 1 --device cuda --vae-seconds 120 --base-seconds 90
+    python benchmarks/timed_base.py --output OUT --equivariance 0.1 --device cuda --vae-seconds 120 --base-seconds 90
 """
 
 import argparse
@@ -213,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="gets base/, logs and report.json")
     parser.add_argument("--work", type=Path, default=Path("timed_base_work"), help="gets checkpoints and encoded clips")
     parser.add_argument("--start", type=Path, default=Path("data/06_models/base"), help="the trained base gone on from")
-    parser.add_argument("--equivariance", type=float, default=1.0, help="weight of the VAE's equivariance terms")
+    parser.add_argument("--equivariance", type=float, default=0.1, help="weight of the VAE's equivariance term")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--vae-seconds", type=float, default=120)
     parser.add_argument("--decoder-seconds", type=float, default=40)

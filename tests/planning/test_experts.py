@@ -87,7 +87,7 @@ def test_a_clip_costs_what_one_transformer_of_that_size_would(costs: Costs) -> N
         arm_row(two, "a", row, tables, GENERATION, 2).once["loading, compiling"] for row in (low, tables.arms["a"])
     )
     assert below < above == arm.once["loading, compiling"]
-    machine = Machine("this", 64.0, 1.0, dict.fromkeys(("transformer", "autocast", "vae"), 1.0))
+    machine = Machine("this", 64.0, 1.0, rates=dict.fromkeys(("transformer", "autocast", "vae"), 1.0))
     here, alone = (native_row(replace(c, device=machine), GENERATION, 2).memory_gb for c in (two, one))
     assert here - alone == pytest.approx(two.weights("transformer") / 1e9)
     row = Stage1Params(lora={"rank": 2})
@@ -209,7 +209,7 @@ def test_weights_that_move_are_counted(costs: Costs) -> None:
     """Two experts come and leave once each; with offload all that works does; on a processor nothing moves."""
     one, vae = costs.weights("transformer"), costs.weights("vae")
     offload = replace(costs, model=costs.model.model_copy(update={"offload": True}))
-    machine = Machine("this", 64.0, 1.0, dict.fromkeys(("transformer", "autocast", "vae"), 1.0))
+    machine = Machine("this", 64.0, 1.0, rates=dict.fromkeys(("transformer", "autocast", "vae"), 1.0))
     both = ("transformer", "transformer_2")
     for given, parts, expected in (
         (costs, both, 4 * one),

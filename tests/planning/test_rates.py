@@ -2,11 +2,13 @@
 
 import pytest
 
+from vibe_pipeline.diffusion.attention import choice
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.model import ClipSize, ModelParams
 from vibe_pipeline.experiment.training import TrainParams
+from vibe_pipeline.planning import counts
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import DEVICES, find_device
@@ -84,3 +86,16 @@ def test_a_clip_is_written_while_the_next_is_made() -> None:
 def test_what_the_plan_repeats_of_torchs_side_is_the_same() -> None:
     assert len(SIGMAS) == LEVELS
     assert TrainParams().validate_every is None and ArmParams(label="x").guidance_scale == 5
+
+
+def test_cards_without_kernels_of_flash_attention_take_as_long_as_with_flex(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the package is installed beside the plan says nothing of the card that is planned for."""
+
+    def hours(device: str, installed: bool) -> float:
+        for module in (choice, counts):
+            monkeypatch.setattr(module, "flash_installed", lambda: installed)
+        of = costs(device=device)
+        return of.forward(of.model.target, GCLF).seconds
+
+    assert hours("h100", True) < 0.9 * hours("h100", False)
+    assert hours("a100", True) == pytest.approx(hours("a100", False))

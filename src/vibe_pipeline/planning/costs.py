@@ -139,7 +139,7 @@ class Costs(Counts):
             "sdpa": rates.sdpa,
             "masked": rates.masked,
             "flex": rates.flex,
-            "flash": rates.flash,
+            "flash": rates.flash if self.device.flash else rates.flex,
             "gather": rates.masked,
         }
         keys = self.keys(size, attention)

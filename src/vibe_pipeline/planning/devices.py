@@ -15,11 +15,13 @@ class Device:
         product: As its driver names it; its bfloat16 peak stands in `training.throughput`.
         memory_gb: Of the common version.
         float32: TFLOP/s without tensor cores, which torch uses for 32-bit matrix products by default.
+        flash: FlashAttention-4 has kernels for windows on it; elsewhere flex_attention computes them.
     """
 
     product: str
     memory_gb: float
     float32: float
+    flash: bool = False
 
     def teraflops(self, dtype: str, convolutions: bool = False) -> float:
         """Dense peak, TFLOP/s, of a number format such as `bfloat16`.
@@ -38,8 +40,8 @@ class Device:
 DEVICES: Mapping[str, Device] = MappingProxyType(
     {
         "a100": Device("A100", 80, 19.5),
-        "h100": Device("H100", 80, 66.9),
-        "h200": Device("H200", 141, 66.9),
+        "h100": Device("H100", 80, 66.9, flash=True),
+        "h200": Device("H200", 141, 66.9, flash=True),
         "l40s": Device("L40S", 48, 91.6),
         "4090": Device("RTX 4090", 24, 82.6),
         "5090": Device("RTX 5090", 32, 104.8),

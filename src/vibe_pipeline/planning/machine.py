@@ -51,7 +51,7 @@ def this_machine(architecture: Architecture, model: ModelParams, figures: Figure
     rates = figures.once((*key, parts), lambda: measure_rates(architecture, model))
     cores = f"{threads} of {os.cpu_count()} cores a process" if threads else f"{os.cpu_count()} cores"
     name = f"this machine ({processor()}, {cores})"
-    return Machine(name, psutil.virtual_memory().total / 1e9, rates["transformer"], rates, model.dtype)
+    return Machine(name, psutil.virtual_memory().total / 1e9, rates["transformer"], rates=rates, dtype=model.dtype)
 
 
 def processor() -> str:

@@ -70,11 +70,11 @@ def flash_tables(windows: Windows, blocks: BlockMask, device: torch.device | str
     low[pooled], high[pooled] = 0, -1  # every lane of -1 is at least any code, guard and all
     beyond = _to_blocks(windows.tokens) - windows.tokens
     queries = [torch.cat([x, x[-1:].expand(beyond)]) for x in (first, last)]
-    lists = [
+    lists: tuple[Any, ...] = (  # whole blocks are listed too, by `build_block_mask`
         *(blocks.kv_num_blocks, blocks.kv_indices, blocks.full_kv_num_blocks, blocks.full_kv_indices),
         *(blocks.q_num_blocks, blocks.q_indices, blocks.full_q_num_blocks, blocks.full_q_indices),
-    ]
-    return [x.to(device, torch.int32).contiguous() for x in (*queries, low, high, *lists) if x is not None]
+    )
+    return [x.to(device, torch.int32).contiguous() for x in (*queries, low, high, *lists)]
 
 
 def _to_blocks(tokens: int) -> int:
