@@ -1,6 +1,7 @@
-"""docs/RESULTS.md out of the raw results that `study.py keep` left in docs/results: tables, verdicts, figures."""
+"""docs/RESULTS.md and the tables behind it out of the raw results that `study.py keep` left in docs/results."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +39,8 @@ from vibe_pipeline.reporting.sweep_figures import panel_figure, panels, sweeps_o
 from vibe_pipeline.reporting.verdicts import READINGS
 
 DOCS = Path(__file__).parents[1] / "docs"
-RAW, TEMPLATE = DOCS / "results", "RESULTS.md.j2"
+RAW = DOCS / "results"
+PAGES = ("RESULTS.md", "RESULTS_TABLES.md")  # to read in five minutes; all behind it
 TABLES = ("stage1", "adapters", "arms")
 METRICS = (
     "band_error", "band_unmendable", "band_correlation", "spectrum_distance", "high_frequency_share", "psnr",
@@ -130,6 +132,25 @@ def claims_table(kept: Kept) -> str:
         told = [f"**{found.corrected}**", found.verdict]
         rows.append([found.claim.statement, who, "<br>".join(said) or found.reason, *told])
     return _markdown(["claim", "arms", "primary measure first: difference, interval", "corrected", "by itself"], rows)
+
+
+def claims_short(kept: Kept, *names: str) -> str:
+    """Some claims, a line each: the arms, the primary measure's difference with its interval, the corrected verdict."""
+    found = {judged.claim.name: judged for judged in verdicts(kept)}
+    rows = []
+    for name in names:
+        judged = found[name]
+        who = f"`{judged.claim.arm}` against `{judged.claim.other}`"
+        primary = judged.evidence[0]
+        said = f"{words(primary.metric).label} {number(primary.difference)} [{number(primary.low)}, {number(primary.high)}]"
+        rows.append([judged.claim.statement, who, said, f"**{judged.corrected}**"])
+    return _markdown(["claim", "arms", "difference, interval", "verdict"], rows)
+
+
+def tally(kept: Kept) -> str:
+    """How many claims came out how, for the text: "4 hold, 6 mixed"."""
+    counts = Counter(judged.corrected for judged in verdicts(kept))
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
 
 
 def _measure(e: Evidence) -> str:
@@ -252,12 +273,13 @@ def frame_figure(frames: pd.DataFrame, arms: dict[str, ArmParams]) -> Figure:
 
 
 def write() -> None:
-    """Write docs/RESULTS.md and the figures it shows, from docs/results alone."""
+    """Write both pages and the figures they show, from docs/results alone."""
     environments = {path.parent.name: load(path.parent.name) for path in sorted(RAW.glob("*/parameters.json"))}
     engine = jinja2.Environment(
         loader=jinja2.FileSystemLoader(RAW), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    tools = (means, differences, claims_table, settings, trainings, value, gap_between, figure, number)
-    page = engine.get_template(TEMPLATE).render(**environments, **{f.__name__: f for f in tools})
-    (DOCS / "RESULTS.md").write_text(page.rstrip() + "\n")
-    print(f"{DOCS / 'RESULTS.md'}: {', '.join(environments)}")
+    tools = (means, differences, claims_short, claims_table, tally, settings, trainings, value, gap_between, figure, number)
+    for name in PAGES:
+        page = engine.get_template(f"{name}.j2").render(**environments, **{f.__name__: f for f in tools})
+        (DOCS / name).write_text(page.rstrip() + "\n")
+        print(f"{DOCS / name}: {', '.join(environments)}")
