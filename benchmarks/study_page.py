@@ -16,7 +16,7 @@ from vibe_pipeline.datasets import CsvTable
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.claims import ClaimVerdict, judge_claims
 from vibe_pipeline.evaluation.pooling import Pools, pools_of
-from vibe_pipeline.evaluation.readings import Evidence
+from vibe_pipeline.evaluation.readings import FAILS, MIXED, Evidence
 from vibe_pipeline.evaluation.sequential import ONLY_LOOK, look_of
 from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.experiment.arms import ArmParams
@@ -137,17 +137,25 @@ def claims_table(kept: Kept) -> str:
 
 
 def claims_short(kept: Kept, *names: str) -> str:
-    """Some claims, a line each: the arms, the primary measure's difference with its interval, the corrected verdict."""
+    """Some claims, a line each: the arms, the primary measure's difference with its interval, the corrected verdict.
+
+    Beside a mixed verdict stands what is clearly against it.
+    """
     found = {judged.claim.name: judged for judged in kept.verdicts}
     rows = []
     for name in names:
         judged = found[name]
+        if not judged.evidence:
+            rows.append([judged.claim.statement, "", judged.reason, f"**{judged.corrected}**"])
+            continue
         who = f"`{judged.claim.arm}` against `{judged.claim.other}`"
         primary = judged.evidence[0]
         low, high = number(primary.low), number(primary.high)
         said = f"{words(primary.metric).label} {number(primary.difference)} [{low}, {high}]"
-        rows.append([judged.claim.statement, who, said, f"**{judged.corrected}**"])
-    return _markdown(["claim", "arms", "difference, interval", "verdict"], rows)
+        against = [e for e in judged.evidence[1:] if judged.corrected == MIXED and e.corrected == FAILS]
+        price = ", ".join(f"{words(e.metric).label} {number(e.difference)}" for e in against)
+        rows.append([judged.claim.statement, who, said, f"**{judged.corrected}**" + f": {price}" * bool(price)])
+    return _markdown(["claim", "arms", "difference, interval", "verdict; what is against it"], rows)
 
 
 def tally(kept: Kept) -> str:
