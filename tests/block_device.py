@@ -49,11 +49,8 @@ class BlockDevice:
         self.streamed, self.most, self.moved, self.pinned = streamed, 0, list[int](), list[Tensor]()
         self.watched: nn.Module | None = None
         self._away, self._left = dict[int, Tensor](), list[Tensor]()
-        onload, offload, to = (
-            theirs.ModuleGroup.onload_,
-            theirs.ModuleGroup._offload_to_memory,
-            WanTransformer3DModel.to,
-        )
+        onload, offload = theirs.ModuleGroup.onload_, theirs.ModuleGroup._offload_to_memory
+        self._transfer, to = theirs.ModuleGroup._transfer_tensor_to_device, WanTransformer3DModel.to
 
         def come(group: Any) -> None:
             onload(group)
@@ -68,18 +65,19 @@ class BlockDevice:
         def home(module: Any, *args: Any, **kwargs: Any) -> Any:
             if not theirs._is_group_offload_enabled(module):
                 for tensor in (*module.parameters(), *self._left):  # tables of positions that others stand in for too
-                    self._show(tensor, tensor.data)
+                    if _plain(tensor):
+                        self._show(tensor, tensor.data)
                 self._left.clear()
             return to(module, *args, **kwargs)
 
         patch.setattr(theirs.ModuleGroup, "onload_", come)
         patch.setattr(theirs.ModuleGroup, "_offload_to_memory", leave)
-        patch.setattr(theirs.ModuleGroup, "_transfer_tensor_to_device", lambda _, *given: self._show(*given))
+        patch.setattr(theirs.ModuleGroup, "_transfer_tensor_to_device", lambda *given: self._come(*given))
         patch.setattr(WanTransformer3DModel, "to", home)
         if streamed:
             patch.setattr(theirs, "TorchDeviceBackend", Backend)
             patch.setattr(Tensor, "pin_memory", lambda tensor: self._pin(tensor))
-            patch.setattr(Tensor, "is_pinned", lambda tensor: tensor.data_ptr() in self._away)
+            patch.setattr(Tensor, "is_pinned", lambda tensor: not _plain(tensor) or tensor.data_ptr() in self._away)
             patch.setattr(ours, "apply_group_offloading", _apply_streamed)
 
     @property
@@ -87,10 +85,11 @@ class BlockDevice:
         """Blocks that are on it."""
         if self.watched is None:
             return 0
-        return sum(all(p.data_ptr() not in self._away for p in b.parameters()) for b in self.watched.blocks)
+        plain = (filter(_plain, block.parameters()) for block in self.watched.blocks)
+        return sum(all(p.data_ptr() not in self._away for p in block) for block in plain)
 
     def _hide(self, tensor: Tensor) -> None:
-        if tensor.data_ptr() not in self._away:
+        if _plain(tensor) and tensor.data_ptr() not in self._away:
             tensor.data = self._kept(_turned(tensor.data))
             self._left.append(tensor)
 
@@ -98,10 +97,18 @@ class BlockDevice:
         self._away[tensor.data_ptr()] = tensor  # which keeps it, so that its place is not another's
         return tensor
 
-    def _show(self, tensor: Tensor, source: Tensor, stream: Any = None) -> None:
+    def _come(self, group: Any, tensor: Tensor, source: Tensor, stream: Any) -> None:
+        if _plain(tensor):
+            self._show(tensor, source)
+        else:
+            self._transfer(group, tensor, source, stream)
+
+    def _show(self, tensor: Tensor, source: Tensor) -> None:
         tensor.data = _turned(source) if source.data_ptr() in self._away else source
 
     def _pin(self, tensor: Tensor) -> Tensor:
+        if not _plain(tensor):
+            return tensor.clone()
         if tensor.data_ptr() in self._away:
             return tensor
         self.pinned.append(self._kept(_turned(tensor)))
@@ -113,6 +120,11 @@ def _tensors(group: Any) -> Iterator[Tensor]:
         yield from module.parameters()
         yield from module.buffers()
     yield from (*group.parameters, *group.buffers)
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether its bits can be turned: those of torchao's tensors lie further in."""
+    return type(tensor.data) is Tensor
 
 
 def _turned(tensor: Tensor) -> Tensor:

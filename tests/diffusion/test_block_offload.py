@@ -17,6 +17,7 @@ from vibe_pipeline.diffusion.block_offload import compile_forwards, gather_block
 from vibe_pipeline.diffusion.flow import sigma_schedule
 from vibe_pipeline.diffusion.freeswim import freeswim_predictor, install_freeswim
 from vibe_pipeline.diffusion.models import velocity_predictor
+from vibe_pipeline.diffusion.quantisation import quantise
 from vibe_pipeline.diffusion.regions import RegionSchedule, install_regions
 from vibe_pipeline.diffusion.rope import install_rope, rope_of
 from vibe_pipeline.diffusion.sampling import denoise, guided
@@ -53,19 +54,19 @@ def place(streamed: bool) -> torch.device:
     return CUDA if streamed else CPU
 
 
-def build(style: str) -> WanTransformer3DModel:
+def build(style: str, heads: int = 2, inner: int = 48) -> WanTransformer3DModel:
     """With more blocks than may be there at once."""
     torch.manual_seed(0)
     channels = STYLES[style]["z_dim"]
     made = WanTransformer3DModel(
         patch_size=(1, 2, 2),
-        num_attention_heads=2,
+        num_attention_heads=heads,
         attention_head_dim=16,
         in_channels=channels,
         out_channels=channels,
         text_dim=64,
         freq_dim=32,
-        ffn_dim=48,
+        ffn_dim=inner,
         num_layers=LAYERS,
     )
     return made.eval().requires_grad_(False)
@@ -161,6 +162,27 @@ def test_weights_are_pinned_once_and_not_again_for_the_next_pass(transformer, de
     assert sum(p.numel() for p in device.pinned) == (numbers if streamed else 0)
     clip(transformer, steps=2)
     assert sum(p.numel() for p in device.pinned) == (numbers if streamed else 0)
+
+
+KINDS = [("fp8_cast", None), ("nf4", "bitsandbytes"), ("int8", "torchao"), ("fp8", "torchao")]
+
+
+@pytest.mark.parametrize(("kind", "package"), KINDS)
+def test_quantised_blocks_come_as_they_are_held(device, place, streamed: bool, kind: str, package: str | None) -> None:
+    """With an adapter on top; of torchao's tensors diffusers' own way is taken, and all else turns its bits."""
+    if package is not None:
+        pytest.importorskip(package, reason=f"model.quantisation needs the extra {package}")
+    transformer = device.watched = build("wan21", heads=4, inner=128)  # scales are of 64 numbers
+    quantise(transformer, kind)
+    adapted(transformer, "own", 1)
+    expected = clip(transformer, steps=2)
+    for _ in range(2):
+        offload_blocks(transformer, place)
+        assert torch.equal(clip(transformer, steps=2), expected)
+        assert device.most == (2 if streamed else 1)
+        gather_blocks(transformer)
+    assert torch.equal(clip(transformer, steps=2), expected)
+    assert not [name for name, _ in transformer.blocks.named_buffers()]  # which diffusers leaves on the device
 
 
 @pytest.mark.parametrize("refresh_every", [None, 2])

@@ -17,7 +17,7 @@ from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.expert_loads import waiting, weight_notes
 from vibe_pipeline.planning.machine import Machine
-from vibe_pipeline.planning.plan_rows import native_row
+from vibe_pipeline.planning.plan_rows import native_row, rendering_memory
 from vibe_pipeline.planning.rates import MOVE_BYTES
 
 WIDTH, INNER, LAYERS = 3072, 14336, 30
@@ -61,7 +61,7 @@ def test_main_memory_is_locked_in_powers_of_two() -> None:
 
 
 def test_what_comes_while_blocks_compute_takes_no_time() -> None:
-    """The longer of both, but for the first forward; ends come and go by themselves, blocks for forwards left out too."""
+    """The longer of both, but for the first forward; ends come and go alone, blocks for forwards left out too."""
     costs = costs_of("blocks")
     inside = LAYERS * LAYER * 2 / MOVE_BYTES
     ends = 2 * (costs.weights("transformer") - LAYERS * LAYER * 2) / MOVE_BYTES
@@ -76,27 +76,42 @@ def test_what_comes_while_blocks_compute_takes_no_time() -> None:
     assert not block_waits(costs, 0.0, 0, 0, 1).parts and not block_waits(costs_of(True), 80.0, 10, 10, 1).parts
 
 
-def test_a_row_has_its_calls_and_its_memory() -> None:
+CALLS: dict[str, tuple[dict[str, Any], int, int]] = {
+    "plain": ({}, 8, 8),
+    "guided": ({"guidance_scale": 5.0}, 16, 16),
+    "midpoint": ({"scheduler": "midpoint"}, 16, 16),
+    "cached": ({"step_cache": {"kind": "taylor", "before": 1}}, 8, 5),  # the first, and one in two
+    "swim": ({"method": "freeswim", "attention": {"kind": "window", "half_window": (1, 1)}}, 8, 8),
+}
+
+
+@pytest.mark.parametrize("which", CALLS)
+def test_a_row_has_its_calls_and_its_memory(tiny, which: str) -> None:
     """Guidance's passes and a midpoint's evaluations bring blocks, and so do forwards that a cache leaves out."""
-    plain, blocks = costs_of(True), costs_of("blocks")
+    row, calls, computed = CALLS[which]
+    arm = ArmParams(label="a", **({"steps": 8, "guidance_scale": 1.0} | row))
+    plain, blocks = (
+        Costs(architecture=load_architecture(str(tiny.path)), model=tiny.model(offload=o), device=find_device("4090"))
+        for o in (True, "blocks")
+    )
+    generation = GENERATION.model_copy(update={"batch_size": 2})
+    whole, found = (arm_row(costs, "a", arm, TABLES, generation, 1) for costs in (plain, blocks))
+    assert found.parts["transformer"] == pytest.approx(whole.parts["transformer"])
+    vae = 2 * 2 * plain.weights("vae") / MOVE_BYTES / 2
+    waits = block_waits(blocks, found.parts["transformer"], calls, computed, 2).parts["moving weights"]
+    assert found.parts["moving weights"] == pytest.approx(vae + waits)
+    assert waits > (calls - computed) * (weights_there(blocks) / 2) / MOVE_BYTES / 2
+    natives = [native_row(costs, generation, 1) for costs in (plain, blocks)]
+    waits = block_waits(blocks, natives[1].parts["transformer"], 2, 2, 2).parts["moving weights"]
+    assert natives[1].parts["moving weights"] == pytest.approx(vae / 2 + waits)
 
-    def both(**row: Any) -> tuple[float, float]:
-        arm = ArmParams(label="a", **({"steps": 8, "guidance_scale": 1.0} | row))
-        found = [arm_row(costs, "a", arm, TABLES, GENERATION, 1) for costs in (plain, blocks)]
-        vae = 2 * 2 * plain.weights("vae") / MOVE_BYTES / GENERATION.batch_size
-        saved = plain.weights("transformer") - weights_there(blocks)
-        if found[0].memory_gb > plain.text_memory() / 1e9 and found[1].memory_gb > plain.text_memory() / 1e9:
-            assert found[0].memory_gb - found[1].memory_gb <= saved / 1e9 + 1e-6
-        assert found[1].memory_gb <= found[0].memory_gb
-        assert found[1].parts["transformer"] == pytest.approx(found[0].parts["transformer"])
-        return found[1].parts["moving weights"] - vae, found[1].parts["transformer"]
 
-    (one, _), (guided, _), (midpoint, _) = both(), both(guidance_scale=5.0), both(scheduler="midpoint")
-    assert guided > 1.5 * one and guided == pytest.approx(midpoint)
-    cached, computing = both(step_cache={"kind": "taylor", "before": 1})
-    assert computing < both()[1] and cached > one
-    native = [native_row(costs, GENERATION, 1) for costs in (plain, blocks)]
-    assert native[1].memory_gb <= native[0].memory_gb and native[1].parts["moving weights"] > 0
+def test_the_peak_of_denoising_loses_what_is_not_there() -> None:
+    """Of a forward that is larger than all else."""
+    both = costs_of(True), costs_of("blocks")
+    small = both[0].model.target.model_copy(update={"height": 64, "width": 64, "frames": 1})
+    peaks = [rendering_memory(costs, small, 1e12, weights_there(costs), True) for costs in both]
+    assert peaks[0] - peaks[1] == pytest.approx(10.0e9 - 0.835e9, rel=0.001)
 
 
 def test_where_all_memory_is_one_nothing_comes() -> None:
