@@ -1,20 +1,21 @@
-"""The study's results: what its runs left, kept as raw data, and docs/RESULTS.md out of that.
+"""The study's results: what its runs left, kept as raw data, and docs/RESULTS.md with its tables out of that.
 
 kedro run --env=miniature_study --runner=ParallelRunner
 python benchmarks/study.py keep miniature_study --looks     # its scores and a picture of clips into docs/results
-python benchmarks/study.py write                            # docs/RESULTS.md and its figures, out of that alone
+python benchmarks/study.py write                            # both pages and their figures, out of that alone
 """
 
 import argparse
 import json
 import shutil
 import textwrap
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 from kedro.framework.startup import bootstrap_project
 from matplotlib.figure import Figure
-from study_page import RAW, TABLES, write
+from study_page import OVER_FRAMES, RAW, TABLES, write
 
 from vibe_pipeline.commands.options import Chosen, parameters_of
 from vibe_pipeline.evaluation.metrics.detail import band_error
@@ -27,10 +28,7 @@ from vibe_pipeline.io.video import read_clip
 from vibe_pipeline.reporting.figures import styled
 
 FRAMES_OF = 64  # clips of an arm that the per-frame figures are taken from
-LOOKS = (
-    "upsample", "through_vae", "no_hfato", "full", "full_pixel", "full_pixel_transfer", "full_attention", "gclf",
-    "window", "truth",
-)  # fmt: skip
+LOOKS = ("upsample", "linear", "through_vae", "no_hfato", "full", "full_pixel", "full_pixel_transfer", "sr", "truth")
 LOOKED_AT = (1, 9, 15)  # of the environment's clips
 
 
@@ -50,7 +48,8 @@ def keep(env: str, data: Path, looks: bool = False) -> None:
     columns = ["arm", "prompt_index", "prompt", "seed", "metric", "value", "direction", "family", "status", "reason"]
     scores = pd.read_parquet(data / "08_reporting/scores.parquet")
     prompts = pd.concat(clips.values()).drop_duplicates("prompt_index").set_index("prompt_index")["prompt"]
-    scores = scores.assign(prompt=scores["prompt_index"].map(prompts))[columns]
+    reasons = scores["reason"].str.replace(f"{data}/", "data/", regex=False)  # one machine's folders are its own affair
+    scores = scores.assign(prompt=scores["prompt_index"].map(prompts), reason=reasons)[columns]
     scores.to_parquet(folder / "scores.parquet", index=False, compression="zstd")
     cost = {name: [table["seconds"].median(), table["sigma_start"].iloc[0]] for name, table in clips.items()}
     pd.DataFrame.from_dict(cost, "index", columns=["seconds", "sigma_start"]).rename_axis("arm").to_csv(
@@ -67,16 +66,18 @@ def keep(env: str, data: Path, looks: bool = False) -> None:
 
 
 def _frames(clips: dict[str, pd.DataFrame], band: tuple[float, float]) -> pd.DataFrame:
-    """Band error frame by frame, mean over the first clips of every arm."""
-    rows = []
+    """Band error frame by frame, mean over the first clips of every arm whose frames are drawn."""
+    rows, truths = [], cache(read_clip)  # all arms have the same truths
     for name, table in clips.items():
+        if name.split("_seed_")[0] not in OVER_FRAMES:
+            continue
         found: dict[int, list[float]] = {}
         for clip in table.head(FRAMES_OF).itertuples():
-            ours, truth = read_clip(Path(clip.path)), read_clip(Path(clip.reference_path))
+            ours, truth = read_clip(Path(clip.path)), truths(Path(clip.reference_path))
             for i in range(len(ours)):
                 found.setdefault(i, []).append(band_error(ours[i : i + 1], truth[i : i + 1], *band))
         rows += [{"arm": name, "frame": i, "band_error": round(sum(v) / len(v), 5)} for i, v in found.items()]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["arm", "frame", "band_error"])
 
 
 @styled

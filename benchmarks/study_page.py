@@ -1,9 +1,10 @@
-"""docs/RESULTS.md out of the raw results that `study.py keep` left in docs/results: tables, verdicts, figures."""
+"""docs/RESULTS.md and the tables behind it out of the raw results that `study.py keep` left in docs/results."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,16 @@ from vibe_pipeline.reporting.sweep_figures import panel_figure, panels, sweeps_o
 from vibe_pipeline.reporting.verdicts import READINGS
 
 DOCS = Path(__file__).parents[1] / "docs"
-RAW, TEMPLATE = DOCS / "results", "RESULTS.md.j2"
+RAW = DOCS / "results"
+PAGES = ("RESULTS.md", "RESULTS_TABLES.md")  # to read in five minutes; all behind it
 TABLES = ("stage1", "adapters", "arms")
 METRICS = (
     "band_error", "band_unmendable", "band_correlation", "spectrum_distance", "high_frequency_share", "psnr",
     "native_psnr", "flicker", "first_frame_jump", "residual_noise", "temporal_flickering", "colours_right",
     "motion_right", "shape_right", "one_object",
 )  # fmt: skip
+# Whose frames are drawn: more lines cannot be told apart.
+OVER_FRAMES = ("full_pixel", "full", "no_hfato", "no_adapter", "through_vae", "linear", "sr", "truth")
 SWEPT = ("band_error", "band_correlation", "spectrum_distance", "flicker")
 
 
@@ -71,6 +75,12 @@ class Kept:
         generation = self.params["generation"]
         look = look_of(GenerationParams(**generation)) if generation.get("sequential") else ONLY_LOOK
         return Bootstrap(confidence=evaluation.get("confidence", 0.95), seed=evaluation.get("seed", 0), look=look)
+
+    @cached_property
+    def verdicts(self) -> list[ClaimVerdict]:
+        """Every claim of the environment, judged on the kept scores and corrected for how many there are."""
+        claims = load_claims(Path(__file__).parents[1] / f"conf/{self.name}/claims.yml")
+        return list(judge_claims(claims, self.scores, self.bootstrap))
 
 
 def _kept(path: Path) -> pd.DataFrame:
@@ -115,21 +125,35 @@ def differences(kept: Kept) -> str:
     return _markdown(["arm", *(f"{words(m).label} {_arrow(kept, m)}".strip() for m in present)], rows)
 
 
-def verdicts(kept: Kept) -> list[ClaimVerdict]:
-    """Every claim of the environment, judged on the kept scores and corrected for how many there are."""
-    claims = load_claims(Path(__file__).parents[1] / f"conf/{kept.name}/claims.yml")
-    return list(judge_claims(claims, kept.scores, kept.bootstrap))
-
-
 def claims_table(kept: Kept) -> str:
     """The claims, each measure's difference and what it says, and the verdict: corrected, and by itself."""
     rows = []
-    for found in verdicts(kept):
+    for found in kept.verdicts:
         said = [_measure(e) for e in found.evidence]
         who = f"`{found.claim.arm}` against `{found.claim.other}`"
         told = [f"**{found.corrected}**", found.verdict]
         rows.append([found.claim.statement, who, "<br>".join(said) or found.reason, *told])
     return _markdown(["claim", "arms", "primary measure first: difference, interval", "corrected", "by itself"], rows)
+
+
+def claims_short(kept: Kept, *names: str) -> str:
+    """Some claims, a line each: the arms, the primary measure's difference with its interval, the corrected verdict."""
+    found = {judged.claim.name: judged for judged in kept.verdicts}
+    rows = []
+    for name in names:
+        judged = found[name]
+        who = f"`{judged.claim.arm}` against `{judged.claim.other}`"
+        primary = judged.evidence[0]
+        low, high = number(primary.low), number(primary.high)
+        said = f"{words(primary.metric).label} {number(primary.difference)} [{low}, {high}]"
+        rows.append([judged.claim.statement, who, said, f"**{judged.corrected}**"])
+    return _markdown(["claim", "arms", "difference, interval", "verdict"], rows)
+
+
+def tally(kept: Kept) -> str:
+    """How many claims came out how, for the text: "4 hold, 6 mixed"."""
+    counts = Counter(judged.corrected for judged in kept.verdicts)
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
 
 
 def _measure(e: Evidence) -> str:
@@ -213,11 +237,22 @@ def figure(kept: Kept, name: str) -> str:
     return f"![{said}]({place.relative_to(DOCS)})"
 
 
+def answer(kept: Kept, name: str, metric: str, *arms: str) -> str:
+    """A figure of one question: a measure of the arms that answer it; its line of Markdown."""
+    shown = {arm: kept.pools.arms[arm] for arm in arms}
+    table = kept.table[kept.table["arm"].isin(arms)]
+    place = RAW / kept.name / f"{name}.png"
+    drawn = metric_figure(table, metric, shown, set(kept.pools.references.values()) & set(arms))
+    drawn.savefig(place, dpi=130, facecolor="white", metadata={"Software": None})
+    return f"![{words(metric).label} of the arms that answer this, with intervals]({place.relative_to(DOCS)})"
+
+
 def _drawings(kept: Kept) -> Iterator[tuple[str, Callable[[], tuple[Figure, str]]]]:
     """What can be drawn of an environment, by name: each gives a figure and its words."""
     arms, band = kept.pools.arms, tuple(kept.params["evaluation"]["fine_band"])
     yield "spectra", lambda: (spectrum_figure(kept.spectra, arms, band), "Power spectra of the arms; see spectra.csv")
-    yield "frames", lambda: (frame_figure(kept.frames, arms), "Band error over the frames; see frames.csv")
+    shown = {name: arms[name] for name in OVER_FRAMES if name in arms}
+    yield "frames", lambda: (frame_figure(kept.frames, shown), "Band error over the frames; see frames.csv")
     cost = partial(cost_figure, kept.table, wall_time(kept), "band_error", arms)
     yield "cost", lambda: (cost(), "Band error against seconds a clip; see cost.csv")
     for metric in METRICS:
@@ -238,7 +273,7 @@ def wall_time(kept: Kept) -> Cost:
 
 @styled
 def frame_figure(frames: pd.DataFrame, arms: dict[str, ArmParams]) -> Figure:
-    """Band error over the frames of a clip, a line an arm."""
+    """Band error over the frames of a clip, a line for each of these arms."""
     figure, axes = new_axes(4.7, 3.9)
     mean = frames.groupby(["arm", "frame"], sort=False)["band_error"].mean()
     for i, arm in enumerate(name for name in arms if name in mean.index.get_level_values(0)):
@@ -252,12 +287,14 @@ def frame_figure(frames: pd.DataFrame, arms: dict[str, ArmParams]) -> Figure:
 
 
 def write() -> None:
-    """Write docs/RESULTS.md and the figures it shows, from docs/results alone."""
+    """Write both pages and the figures they show, from docs/results alone."""
     environments = {path.parent.name: load(path.parent.name) for path in sorted(RAW.glob("*/parameters.json"))}
     engine = jinja2.Environment(
         loader=jinja2.FileSystemLoader(RAW), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    tools = (means, differences, claims_table, settings, trainings, value, gap_between, figure, number)
-    page = engine.get_template(TEMPLATE).render(**environments, **{f.__name__: f for f in tools})
-    (DOCS / "RESULTS.md").write_text(page.rstrip() + "\n")
-    print(f"{DOCS / 'RESULTS.md'}: {', '.join(environments)}")
+    tables = (means, differences, claims_short, claims_table, settings, trainings)
+    tools = (*tables, value, gap_between, number, tally, figure, answer)
+    for name in PAGES:
+        page = engine.get_template(f"{name}.j2").render(**environments, **{f.__name__: f for f in tools})
+        (DOCS / name).write_text(page.rstrip() + "\n")
+        print(f"{DOCS / name}: {', '.join(environments)}")

@@ -137,6 +137,7 @@ class BaseObjective(nn.Module):
             self.text_encoder = UMT5EncoderModel.from_pretrained(start, subfolder="text_encoder").float().train()
 
     def forward(self, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+        """The velocity loss of latents [B, C, F, H, W] with their captions' ids and mask [B, L], at drawn noise."""
         x0, ids, mask = batch
         noise = torch.randn_like(x0)
         # Stratified: one draw from each of B equal slices, so that a small batch covers all noise levels.

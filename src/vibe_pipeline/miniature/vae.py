@@ -85,6 +85,7 @@ class VaeObjective(nn.Module):
         self.weights = weights or VaeWeights()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """The weighted loss of clips [B, 3, F, H, W] in -1 to 1, and each of its terms by name."""
         posterior = DiagonalGaussianDistribution(self.vae._encode(x))
         mean = posterior.mean
         std = posterior.std + self.weights.noise * mean.detach().std()

@@ -135,9 +135,21 @@ def _explained(url: str, place: Path) -> Iterator[None]:
     except (requests.RequestException, OSError) as error:
         offline = isinstance(error, requests.ConnectionError | requests.Timeout)
         raise (NoConnectionError if offline else FetchError)(
-            f"{url} could not be fetched ({type(error).__name__}: {str(error)[:200]}). With a connection, run the same "
-            f"command again, it goes on where it stopped; without one, put the file at {place}"
+            f"{url} could not be fetched ({_cause(error)}). With a connection, run the same command again, it goes on "
+            f"where it stopped; without one, put the file at {place}"
         ) from error
+
+
+def _cause(error: requests.RequestException | OSError) -> str:
+    """Why nothing came, in a few words: the libraries' own texts nest pools, addresses and objects."""
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"the server answered {error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.Timeout):
+        return f"no answer in time: {TIMEOUT[0]} s to connect, {TIMEOUT[1]} s between two pieces"
+    if isinstance(error, requests.ConnectionError):
+        inner = getattr(error.args[0], "reason", None) if error.args else None
+        return f"no connection: {type(inner or error).__name__}"
+    return f"{type(error).__name__}: {error}"
 
 
 def _noted(note: Path) -> dict[str, Any]:
