@@ -80,18 +80,20 @@ CALLS: dict[str, tuple[dict[str, Any], int, int]] = {
     "plain": ({}, 8, 8),
     "guided": ({"guidance_scale": 5.0}, 16, 16),
     "midpoint": ({"scheduler": "midpoint"}, 16, 16),
-    "cached": ({"step_cache": {"kind": "taylor", "before": 1}}, 8, 5),  # the first, and one in two
+    "cached": ({"step_cache": {"kind": "taylor", "before": 1}}, 8, 4),  # one in two
     "swim": ({"method": "freeswim", "attention": {"kind": "window", "half_window": (1, 1)}}, 8, 8),
 }
 
 
 @pytest.mark.parametrize("which", CALLS)
-def test_a_row_has_its_calls_and_its_memory(tiny, which: str) -> None:
+def test_blocks_come_as_often_as_a_row_asks(wan21, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
     """Guidance's passes and a midpoint's evaluations bring blocks, and so do forwards that a cache leaves out."""
+    for memory in ("forward_memory", "vae_memory", "text_memory"):  # which take long to count
+        monkeypatch.setattr(Costs, memory, lambda *_: 0.0)
     row, calls, computed = CALLS[which]
     arm = ArmParams(label="a", **({"steps": 8, "guidance_scale": 1.0} | row))
     plain, blocks = (
-        Costs(architecture=load_architecture(str(tiny.path)), model=tiny.model(offload=o), device=find_device("4090"))
+        Costs(architecture=load_architecture(str(wan21.path)), model=wan21.model(offload=o), device=find_device("4090"))
         for o in (True, "blocks")
     )
     generation = GENERATION.model_copy(update={"batch_size": 2})
@@ -110,7 +112,7 @@ def test_the_peak_of_denoising_loses_what_is_not_there() -> None:
     """Of a forward that is larger than all else."""
     both = costs_of(True), costs_of("blocks")
     small = both[0].model.target.model_copy(update={"height": 64, "width": 64, "frames": 1})
-    peaks = [rendering_memory(costs, small, 1e12, weights_there(costs), True) for costs in both]
+    peaks = [rendering_memory(costs, small, 1e12, weights_there(costs), False) for costs in both]
     assert peaks[0] - peaks[1] == pytest.approx(10.0e9 - 0.835e9, rel=0.001)
 
 
