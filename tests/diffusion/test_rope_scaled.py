@@ -8,7 +8,7 @@ from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 
 from tests.generation.methods.test_cascade import made, native  # noqa: F401  a fixture
 from vibe_pipeline.diffusion.attention.scales import SCALES, proportional_scale
-from vibe_pipeline.diffusion.rope import ROPES, install_rope, remove_rope, rope_tables
+from vibe_pipeline.diffusion.rope import ROPES, Ntk, install_rope, remove_rope, rope_tables
 from vibe_pipeline.diffusion.rope_base import RopeKind, RopePlace
 from vibe_pipeline.diffusion.rope_scaled import Dype, TimeAware, VisionYarn, Yarn
 from vibe_pipeline.generation.methods import checked_tables
@@ -163,3 +163,16 @@ def test_rows_take_their_fields_and_say_what_they_run() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             checked_tables(rows | {"arms": {"a": {"label": "a", "rope": rope}}})
+
+
+@pytest.mark.parametrize("kind", [Yarn(), Ntk()])
+def test_tables_are_where_the_transformer_is(wan21, kind: RopeKind) -> None:
+    """Put on in main memory, where models wait that take turns on a device; renewed and taken off on it."""
+    transformer = wan21.transformer()
+    install_rope(transformer, kind, (2, 3))
+    transformer.to("meta")
+    for begin in transformer._forward_pre_hooks.values():
+        begin(transformer, (torch.empty(1, 16, 2, 8, 12), torch.tensor([500.0])), {})
+    assert transformer.rope.freqs_cos.is_meta and transformer.rope.freqs_sin.is_meta
+    remove_rope(transformer)
+    assert transformer.rope.freqs_cos.is_meta and transformer.rope.freqs_sin.is_meta

@@ -238,6 +238,7 @@ def test_of_an_arms_clips(arm_key, wan21) -> None:
         "compile": arm_key(model={"compile": True}),
         "deterministic": arm_key(model={"deterministic": True}),
         "offload": arm_key(model={"offload": True}),
+        "offload blocks": arm_key(model={"offload": "blocks"}),
         "threads": arm_key(model={"threads": 1}),
     }
     same |= {"batch": arm_key(generation={"batch_size": 3})}

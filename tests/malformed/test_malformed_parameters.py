@@ -95,6 +95,7 @@ VALUES: list[tuple[str, Any, str]] = [
     ("model.threads", -1, "-1"),
     ("model.text_length", "long", "'long'"),
     ("model.offload", "perhaps", "'perhaps'"),
+    ("model.offload", "block", "should be 'blocks'"),
     ("data.path", 3, "3"),
     ("data.count", 0, "0"),
     ("data.count", "all", "'all'"),

@@ -102,7 +102,7 @@ class Nf4Linear(PackedLinear):
     kernel for CPUs (0.50) takes scales of the wrong numbers where rows are no multiple of 64.
     """
 
-    scales: Tensor
+    scales: nn.Parameter
 
     def numbers(self) -> Tensor:
         """[out, in], levels by scales."""
@@ -124,4 +124,5 @@ class Nf4Linear(PackedLinear):
             )
         packed, state = quantize_4bit(weight.reshape(-1, NF4_BLOCK), blocksize=NF4_BLOCK, quant_type="nf4")
         self.weight = nn.Parameter(packed, requires_grad=False)
-        self.register_buffer("scales", state.absmax.view(torch.uint8))  # no cast of the module is to round them
+        # Bytes, as no cast of the module is to round them; a parameter, as diffusers takes those alone off a device.
+        self.scales = nn.Parameter(state.absmax.view(torch.uint8), requires_grad=False)

@@ -197,7 +197,8 @@ class RopeTables:
         from vibe_pipeline.diffusion.lifetime import living  # with torch
 
         rope = living(self._rope)
-        rope.freqs_cos, rope.freqs_sin = tables
+        there = rope.freqs_cos.device  # the transformer may have moved
+        rope.freqs_cos, rope.freqs_sin = (table.to(there) for table in tables)
 
     def _begin(
         self, native: tuple[int, int], transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -207,15 +208,14 @@ class RopeTables:
         timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
         grid = tuple(n // p for n, p in zip(latent.shape[2:], transformer.config.patch_size, strict=True))
         place = RopePlace(grid, native, float(timestep.max()) / 1000)
-        stock = self._stock[0]
-        self._put(tuple(t.to(stock.device) for t in rope_tables(transformer.rope, self._kind, place)))
+        self._put(rope_tables(transformer.rope, self._kind, place))
 
     def restore(self) -> None:
-        """The tables that were there before, the same tensors."""
+        """The tables that were there before, the same tensors where the transformer has not moved."""
         if self._handle is not None:
             self._handle.remove()
-        if (rope := self._rope()) is not None:
-            rope.freqs_cos, rope.freqs_sin = self._stock
+        if self._rope() is not None:
+            self._put(self._stock)
 
 
 def rope_tables(rope: Any, kind: RopeKind, at: RopePlace | None = None) -> tuple[Tensor, Tensor]:

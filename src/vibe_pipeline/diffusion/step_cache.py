@@ -205,12 +205,13 @@ def install_step_cache(transformer: nn.Module, cache: StepCache) -> None:
 
 
 def remove_step_cache(transformer: nn.Module) -> None:
-    """Take it off again, with the registries that hold the modules they hang on."""
+    """Take it off again, with the registries and the forwards that hold the modules they hang on."""
     if transformer.is_cache_enabled:
         transformer.disable_cache()
     for module in transformer.modules():
         if hasattr(module, "_diffusers_hook"):
             del module._diffusers_hook
+            vars(module).pop("forward", None)  # where hooks were, which leave the class's own bound to the module
 
 
 def forget_steps(transformer: nn.Module) -> None:

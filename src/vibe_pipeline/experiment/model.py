@@ -62,7 +62,11 @@ class ModelParams(Params):
         False,
         description="torch's deterministic algorithms alone, slower: a GPU repeats bit for bit",
     )
-    offload: bool = Field(False, description="keep only the part at work (transformer or VAE) on the device")
+    offload: bool | Literal["blocks"] = Field(
+        False,
+        description="where clips are made, keep only the part at work (transformer or VAE) on the device; blocks: and "
+        "of the transformer's blocks only the one at work and the next (diffusers' group offloading)",
+    )
 
     @model_validator(mode="after")
     def _target_is_native_length(self) -> Self:

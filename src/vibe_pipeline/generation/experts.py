@@ -2,7 +2,9 @@
 
 Wan2.2-A14B has an expert of high noise and one of low, which change places at `boundary_ratio`. An expert of 14B is 29
 GB in 16 bit: the one that waits is kept in main memory, whether `model.offload` is set or not. Noise falls through a
-pass, so they change places once in it; an expert that none of its levels asks for is never read from disk.
+pass, so they change places once in it; an expert that none of its levels asks for is never read from disk. With
+`model.offload: blocks` the one at work is there block by block, from when a pass asks for it to the pass's end: nothing
+that is put on a transformer, or taken off, meets diffusers' hooks.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from vibe_pipeline.diffusion import lora
+from vibe_pipeline.diffusion.block_offload import compile_forwards, gather_blocks, offload_blocks
 from vibe_pipeline.diffusion.flow import is_high_noise
 from vibe_pipeline.diffusion.freeswim import FreeSwim
 from vibe_pipeline.diffusion.lifetime import release
@@ -103,6 +106,8 @@ class Equipment:
             expert.regions = install_regions(expert.transformer, schedule, self.arm.attention, native)
         elif cache is not None:
             install_step_cache(expert.transformer, cache)
+        elif self.model.compile and self.model.offload == "blocks":
+            compile_forwards(expert.transformer)
         elif self.model.compile:
             expert.transformer.compile_repeated_blocks()
 
@@ -194,7 +199,7 @@ class Experts:
                 if expert.regions is not None:
                     expert.regions.begin(0)  # the VAE has need of the memory
                 if self.offload:
-                    expert.transformer.to("cpu")
+                    self._send_home(expert)
             if self.offload:
                 self._active = None
 
@@ -210,11 +215,21 @@ class Experts:
         with torch.inference_mode(False):  # which denoising is in: torchao's weights cannot be put in place there
             for other in self:
                 if other is not expert:
-                    other.transformer.to("cpu")
+                    self._send_home(other)
                     if other.swim is not None:
                         other.swim.stored.clear()
-            expert.transformer.to(self.device)
+            if self.offload == "blocks":
+                offload_blocks(expert.transformer, self.device)
+            else:
+                expert.transformer.to(self.device)
         self._active = expert
+
+    def _send_home(self, expert: Expert) -> None:
+        """To main memory."""
+        if self.offload == "blocks":
+            gather_blocks(expert.transformer)
+        else:
+            expert.transformer.to("cpu")
 
 
 def expert_steps(checkpoint: WanCheckpoint, sigmas: Tensor) -> dict[str, int]:

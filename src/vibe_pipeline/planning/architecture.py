@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from vibe_pipeline.diffusion.checkpoint import WanCheckpoint, find_model, latent_shape
-from vibe_pipeline.diffusion.quantisation import is_quantised
+from vibe_pipeline.diffusion.quantisation import BLOCKS, is_quantised
 from vibe_pipeline.diffusion.support import experts_of
 from vibe_pipeline.diffusion.weights import on_meta
 from vibe_pipeline.experiment.model import ClipSize
@@ -79,6 +79,16 @@ class Architecture:
         modules = self.build_transformer().named_modules()
         weights = [module.weight for name, module in modules if is_quantised(module, name)]
         return sum(w.numel() for w in weights), sum(len(w) for w in weights), max(w.numel() for w in weights)
+
+    @cached_property
+    def block(self) -> tuple[tuple[int, bool], ...]:
+        """Weights of one block of the transformer: numbers of each, and whether `model.quantisation` quantises them."""
+        found = []
+        for name, module in self.build_transformer(1).named_modules():
+            if name.startswith(BLOCKS):
+                held = is_quantised(module, name)
+                found += [(p.numel(), held and key == "weight") for key, p in module.named_parameters(recurse=False)]
+        return tuple(found)
 
 
 def count_parameters(module: "nn.Module") -> int:

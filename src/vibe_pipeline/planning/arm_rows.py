@@ -11,6 +11,7 @@ from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.attention_sizes import chunk_size
 from vibe_pipeline.generation.methods import Workload
+from vibe_pipeline.planning.block_loads import block_waits, weights_there
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs
 from vibe_pipeline.planning.expert_loads import ExpertLoad, expert_loads, moving
 from vibe_pipeline.planning.network_costs import network_cost
@@ -57,17 +58,19 @@ def _denoising_row(
     size, load = costs.model.target, shares[-1].load
     compiled = costs.model.compile and arm.step_cache is None and arm.region_adaptive is None
     seen = chunk_size(arm, size, costs.model.native.frames)
-    passes = sum((_forwards(costs, arm, share, compiled) for share in shares), Work())
+    passes = sum((_pass(costs, arm, share, compiled, generation.batch_size) for share in shares), Work())
     work += passes
     for height, width, attention, times in load.earlier:
         smaller = size.model_copy(update={"height": height, "width": width})
-        work += costs.forward(smaller, attention, shares[-1].adapters, compiled) * times
+        stage = costs.forward(smaller, attention, shares[-1].adapters, compiled) * times
+        held = sum(map(costs.adapter_bytes, shares[-1].adapters))
+        work += stage + block_waits(costs, stage.seconds, times, times, generation.batch_size, held)
     batch = generation.batch_size * load.copies
     forward = max(costs.forward_memory(seen, batch, attention, arm.rope) for attention, _ in load.forwards)
     if any(share.partial for share in shares):  # freed before the VAE is at work
         forward += costs.kept_memory(size, batch, _passes(arm))
-    extra = max(sum(map(costs.adapter_bytes, share.adapters)) for share in shares)
-    extra += _held(costs, arm, load, seen) * generation.batch_size
+    adapters = max(sum(map(costs.adapter_bytes, share.adapters)) for share in shares)
+    there = weights_there(costs, adapters) + _held(costs, arm, load, seen) * generation.batch_size
     read = [share.part for share in shares if share.works or load.earlier]
     work += moving(costs, read, load.encodes + load.decodes, generation.batch_size)
     return {
@@ -75,7 +78,7 @@ def _denoising_row(
         "once": costs.load(*read, "vae") + costs.compiling(seen, arm.attention, compiled) + _calibration(arm, passes),
         "tokens": costs.keys(seen, FULL),
         "keys_per_query": costs.keys(seen, load.forwards[0][0]),
-        "peak": rendering_memory(costs, size, forward, extra, load.encodes > 0),
+        "peak": rendering_memory(costs, size, forward, there, load.encodes > 0),
     }
 
 
@@ -103,10 +106,22 @@ def _held(costs: Costs, arm: ArmParams, load: Workload, seen: ClipSize) -> float
     return held
 
 
+def _pass(costs: Costs, arm: ArmParams, share: ExpertLoad, compiled: bool, batch: int) -> Work:
+    """A transformer's forwards of one clip, and what is waited for its blocks."""
+    work, chunks = _forwards(costs, arm, share, compiled), _chunks(costs, arm)
+    adapters = sum(map(costs.adapter_bytes, share.adapters))
+    return work + block_waits(costs, work.seconds, chunks * share.calls, chunks * share.computed, batch, adapters)
+
+
+def _chunks(costs: Costs, arm: ArmParams) -> int:
+    """Of a step's prediction; 1 where clips are predicted whole."""
+    return 1 if arm.long is None else arm.long.seen(costs.model.target.frames, costs.model.native.frames)[0]
+
+
 def _forwards(costs: Costs, arm: ArmParams, share: ExpertLoad, compiled: bool) -> Work:
     """A transformer's forwards of one clip: of whole clips or of their chunks, some with the active tokens alone."""
     size, native, work = costs.model.target, costs.model.native.frames, Work()
-    chunks = 1 if arm.long is None else arm.long.seen(size.frames, native)[0]
+    chunks = _chunks(costs, arm)
     seen = chunk_size(arm, size, native)
     for attention, times in share.load.forwards:
         work += costs.forward(seen, attention, share.adapters, compiled) * (chunks * times - share.partial)

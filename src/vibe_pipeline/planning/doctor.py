@@ -79,7 +79,7 @@ def examine(params: Mapping[str, Any], images: int | None = None, figures: Figur
     findings += _looked(looked)
     findings += [Finding(f"arms.{name}", "optional", row["reason"], row["fix"]) for name, row in not_run.items()]
     if isinstance(plan, Plan):
-        findings += [_disk(plan, folders), _memory(model, plan), *_main_memory(plan)]
+        findings += [_disk(plan, folders), _memory(model, plan), *_main_memory(plan, model.offload == "blocks")]
     else:
         findings.append(Finding("plan", "missing", plan, "mend what it names, or set model.path to a known model"))
     scored = [*_vbench(evaluation, generation, folders), *_measures(evaluation, folders)]
@@ -191,18 +191,22 @@ def _memory(model: ModelParams, plan: Plan) -> Finding:
     there = torch.cuda.get_device_properties(0).total_memory / 1e9
     said = f"{torch.cuda.get_device_name(0)}, {there:.0f} GB; {needed}"
     fix = (
-        "set gradient_checkpointing, a smaller micro_batch, model.offload or model.tile (`kedro vibe plan` shows each)"
+        "set gradient_checkpointing, a smaller micro_batch, model.offload (true, or blocks) or model.tile (`kedro vibe "
+        "plan` shows each)"
     )
     return Finding("device", "ok" if there >= plan.peak_memory_gb else "missing", said, fix)
 
 
-def _main_memory(plan: Plan) -> Iterator[Finding]:
-    """Room for the one of two experts that is not at work, and for both while they change places."""
+def _main_memory(plan: Plan, blocks: bool = False) -> Iterator[Finding]:
+    """Room for the one of two experts that is not at work, and for both while they change places; for pinned blocks."""
     if plan.waiting_gb:
-        there, needed = psutil.virtual_memory().total / 1e9, 2 * plan.waiting_gb
-        said = f"{there:.0f} GB; two experts take {needed:.1f} GB while they change places"
+        there, needed = psutil.virtual_memory().total / 1e9, plan.waiting_gb * (1 if blocks else 2)
+        said = f"two experts take {needed:.1f} GB while they change places"
         fix = "take a machine with more main memory, or a base of one transformer"
-        yield Finding("main memory", "ok" if there >= needed else "missing", said, fix)
+        if blocks:
+            said = f"model.offload blocks page-locks {needed:.1f} GB"
+            fix = "take a machine with more main memory, set model.quantisation, or model.offload: true"
+        yield Finding("main memory", "ok" if there >= needed else "missing", f"{there:.0f} GB; {said}", fix)
 
 
 def _vbench(evaluation: EvaluationParams, generation: GenerationParams, folders: Folders) -> Iterator[Finding]:

@@ -11,6 +11,8 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import TrainParams
 from vibe_pipeline.generation.methods import method_of
 from vibe_pipeline.generation.methods.base import Workload
+from vibe_pipeline.generation.methods.forwards import passes
+from vibe_pipeline.planning.block_loads import block_notes, by_blocks, pinned
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.counts import Adapter
 from vibe_pipeline.planning.machine import Machine
@@ -26,6 +28,8 @@ class ExpertLoad:
         part: Of the model.
         adapters: Beside its weights.
         load: At the levels that are its own; what is no forward is that of the whole clip.
+        calls: How often it is asked for in a clip's pass, with what a step cache leaves out.
+        computed: The same without.
         partial: Of its forwards those that run the active tokens of `region_adaptive` alone.
         reused: Of its forwards those in which a step cache stands in for self-attention, and for cross-attention.
     """
@@ -33,6 +37,8 @@ class ExpertLoad:
     part: str
     adapters: Sequence[Adapter]
     load: Workload
+    calls: int = 0
+    computed: int = 0
     partial: int = 0
     reused: tuple[int, int] = (0, 0)
 
@@ -49,9 +55,11 @@ def expert_loads(costs: Costs, arm: ArmParams, tables: Experiment) -> list[Exper
     for part, own in zip(experts, split(levels, costs.architecture.boundary), strict=True):
         scale = arm.guidance_scale if part == experts[0] or arm.guidance_scale_2 is None else arm.guidance_scale_2
         row = arm.model_copy(update={"guidance_scale": scale})
-        load = method.workload(row, len(own), method.guided(row, own))
-        adapters = costs.arm_adapters(arm, tables, part)
-        found.append(ExpertLoad(part, adapters, load, method.partial(row, own), method.reused(row, own)))
+        guided, adapters = method.guided(row, own), costs.arm_adapters(arm, tables, part)
+        load = method.workload(row, len(own), guided)
+        plain = row.model_copy(update={"step_cache": None})
+        calls = [passes(each, len(own), guided) if load.forwards else 0 for each in (plain, row)]
+        found.append(ExpertLoad(part, adapters, load, *calls, method.partial(row, own), method.reused(row, own)))
     return found
 
 
@@ -72,7 +80,9 @@ def split(levels: Levels, boundary: float | None) -> list[Levels]:
 
 
 def waiting(costs: Costs) -> float:
-    """Bytes of the expert that is not at work, which waits in main memory; 0 where there is one alone."""
+    """Bytes that wait in main memory: the expert that is not at work, if there are two, or the blocks of all."""
+    if by_blocks(costs):
+        return pinned(costs)
     return 0.0 if costs.architecture.boundary is None else costs.weights(HIGH_NOISE)
 
 
@@ -85,7 +95,8 @@ def moving(costs: Costs, parts: Collection[str], vae_calls: int, batch: int) -> 
     """Weights between main memory and the device for one clip of a batch.
 
     Of two experts each comes once and leaves once; with offload every part does, the VAE at each of its calls. Where
-    the device's memory is the main memory nothing moves.
+    blocks come one by one they are not counted here (`block_waits`), and where the device's memory is the main memory
+    nothing moves.
 
     Args:
         costs: Of the model, on a device.
@@ -93,11 +104,18 @@ def moving(costs: Costs, parts: Collection[str], vae_calls: int, batch: int) -> 
         vae_calls: Encoding and decoding, once each for a whole batch.
         batch: Clips that are made together.
     """
-    offload = costs.model.offload
+    offload = bool(costs.model.offload)
     if isinstance(costs.device, Machine) or not (offload or len(parts) > 1):
         return Work()
-    moved = sum(map(costs.weights, parts)) + offload * vae_calls * costs.weights("vae")
+    whole = () if by_blocks(costs) else parts
+    moved = sum(map(costs.weights, whole)) + offload * vae_calls * costs.weights("vae")
     return Work(parts={"moving weights": 2 * moved / MOVE_BYTES / batch})
+
+
+def weight_notes(costs: Costs, tables: Experiment) -> Iterator[str]:
+    """What a plan rests on where weights wait in main memory; nothing where they do not."""
+    yield from expert_notes(costs, tables)
+    yield from block_notes(costs)
 
 
 def expert_notes(costs: Costs, tables: Experiment) -> Iterator[str]:
@@ -105,11 +123,15 @@ def expert_notes(costs: Costs, tables: Experiment) -> Iterator[str]:
     boundary, rows = costs.architecture.boundary, (*tables.stage1.values(), *tables.adapters.values())
     if boundary is None:
         return
-    yield (
+    said = (
         f"two experts: from sigma {boundary:g} transformer is at work, below it transformer_2, which adapters belong "
-        f"to; one is on the device at a time, the other, {waiting(costs) / 1e9:.1f} GB, in main memory. Where a clip "
-        f"asks for both, they change places twice for each batch of clips, at {MOVE_BYTES / 1e9:g} GB/s, assumed"
+        "to; one is on the device at a time"
     )
+    places = (
+        f", the other, {waiting(costs) / 1e9:.1f} GB, in main memory. Where a clip asks for both, they change places "
+        f"twice for each batch of clips, at {MOVE_BYTES / 1e9:g} GB/s, assumed"
+    )
+    yield said if by_blocks(costs) else said + places
     shares = {level_share(row, boundary) for row in rows if not getattr(row, "bridge", None)}
     if shares:
         said = " and ".join(f"{share:.0%}" for share in sorted(shares))

@@ -28,7 +28,7 @@ from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.arm_rows import arm_rows
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
-from vibe_pipeline.planning.expert_loads import expert_notes, waiting
+from vibe_pipeline.planning.expert_loads import waiting, weight_notes
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
 from vibe_pipeline.planning.machine import THIS, Machine, this_machine
 from vibe_pipeline.planning.network_costs import network_cost
@@ -61,7 +61,7 @@ SPREADS = (2.0, 3.0, 4.0, 6.0)
 class Plan:
     """The jobs, and what they were computed for; `measured` if the device's speed was.
 
-    `waiting_gb` is main memory that the one of two experts takes which is not at work.
+    `waiting_gb` is main memory that weights take while they wait: one of two experts, or blocks of `model.offload`.
     """
 
     model: str
@@ -163,7 +163,7 @@ def _planned(params: Mapping[str, Any], device: str, share: float | None, images
     )
     own_bytes, own_notes = _own_transformers(tables, 2 * costs.parameters["transformer"])
     power = _power_notes(clips // len(generation.seeds), evaluation)
-    notes = (image_note, *expert_notes(costs, tables), *clip_notes, *power, measure_note, *own_notes)
+    notes = (image_note, *weight_notes(costs, tables), *clip_notes, *power, measure_note, *own_notes)
     notes += tuple(_arm_notes(costs, tables))
     return _described(costs, device.lower(), own_bytes, notes, rows)
 

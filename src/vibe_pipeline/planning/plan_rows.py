@@ -11,6 +11,7 @@ from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.methods import method_of
+from vibe_pipeline.planning.block_loads import block_waits, weights_there
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs
 from vibe_pipeline.planning.counts import stage1_of
 from vibe_pipeline.planning.crops import crop_tokens, images_of_sequence
@@ -179,13 +180,15 @@ def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRo
             work=costs.write(size, beside=0.0),
             disk=disk,
         )
-    passes = native_passes(costs, generation)
+    passes, batch = native_passes(costs, generation), generation.batch_size
     forward = costs.forward(size, FULL, compiled=costs.model.compile)
     work = costs.text() + forward * sum(passes.values()) + costs.decode(size)
     asked = [part for part, times in passes.items() if times]
-    work += moving(costs, asked, 1, generation.batch_size)
+    work += moving(costs, asked, 1, batch)
+    for times in passes.values():
+        work += block_waits(costs, forward.seconds * times, times, times, batch)
     work += costs.write(size, beside=work.seconds)
-    peak = rendering_memory(costs, size, costs.forward_memory(size, generation.batch_size, FULL), 0.0, False)
+    peak = rendering_memory(costs, size, costs.forward_memory(size, batch, FULL), weights_there(costs), False)
     tokens = costs.keys(size, FULL)
     return PlanRow.of(
         group="native",
@@ -223,17 +226,18 @@ def latents_row(costs: Costs, tables: Experiment, clips: int) -> Iterator[PlanRo
         )
 
 
-def rendering_memory(costs: Costs, size: ClipSize, forward: float, extra: float, encodes: bool) -> float:
-    """Text encoder alone; then transformer, whose forward takes `forward` bytes, and VAE together, or in turns."""
-    extra += waiting_on_device(costs)
-    denoising = costs.weights("transformer") + extra + forward
+def rendering_memory(costs: Costs, size: ClipSize, forward: float, transformer: float, encodes: bool) -> float:
+    """Text encoder alone; then transformer, with what lies on it or is kept, and VAE together, or in turns.
+
+    `forward` are the bytes that one takes, `transformer` those that are there before.
+    """
+    transformer += waiting_on_device(costs)
     # Clips are decoded one at a time.
     working = max(costs.vae_memory(size, True), costs.vae_memory(size, False) if encodes else 0.0)
     if costs.model.offload:
-        together = max(denoising, costs.weights("vae") + working)
+        together = max(transformer + forward, costs.weights("vae") + working)
     else:
-        both = costs.weights("transformer") + extra + costs.weights("vae")
-        together = both + max(forward, working)
+        together = transformer + costs.weights("vae") + max(forward, working)
     return max(costs.text_memory(), CONTEXT_BYTES + together)
 
 

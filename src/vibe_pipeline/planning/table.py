@@ -32,7 +32,8 @@ def _rate(plan: Plan) -> str:
 def _footer(plan: Plan) -> list[str]:
     fits = plan.peak_memory_gb <= plan.device_memory_gb
     largest = max(plan.rows, key=lambda row: row.memory_gb)
-    verdict = "fits" if fits else "DOES NOT FIT: see gradient_checkpointing, micro_batch, model.offload, model.tile"
+    levers = "gradient_checkpointing, micro_batch, model.offload (true, or blocks), model.tile"
+    verdict = "fits" if fits else f"DOES NOT FIT: see {levers}"
     return [
         f"all of it, one after another: {duration(plan.hours * 3600)}; disk {plan.disk_gb:.1f} GB at most",
         "of which " + ", ".join(_share(plan, name) for name in plan.hours_by_part),

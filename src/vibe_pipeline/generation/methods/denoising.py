@@ -100,7 +100,7 @@ class DenoisingMethod(Method):
             arm=job.arm,
             adapter=job.adapter,
             stage1=job.stage1,
-            attach=partial(self.attach, offload=job.model.offload),
+            attach=partial(self.attach, offload=bool(job.model.offload)),
             natives=NativeLatents.of(job.model, job.root),
         )
         try:
