@@ -58,8 +58,9 @@ def expert_loads(costs: Costs, arm: ArmParams, tables: Experiment) -> list[Exper
         guided, adapters = method.guided(row, own), costs.arm_adapters(arm, tables, part)
         load = method.workload(row, len(own), guided)
         plain = row.model_copy(update={"step_cache": None})
-        calls = [passes(each, len(own), guided) if load.forwards else 0 for each in (plain, row)]
-        found.append(ExpertLoad(part, adapters, load, *calls, method.partial(row, own), method.reused(row, own)))
+        calls, computed = (passes(each, len(own), guided) if load.forwards else 0 for each in (plain, row))
+        partial, reused = method.partial(row, own), method.reused(row, own)
+        found.append(ExpertLoad(part, adapters, load, calls, computed, partial, reused))
     return found
 
 
