@@ -238,8 +238,18 @@ def test_generating_asks_for_what_a_row_needs_before_anything_is_rendered(projec
     assert done.exit_code == 1 and "none.safetensors does not exist" in done.output
 
 
+def test_one_prompt_may_name_its_clip_and_the_native_one_lies_beside(project: Path) -> None:
+    done = call("generate", "a bar", "--output", str(project / "out/one.mp4"), *SHORT)
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in (project / "out").glob("*.mp4")} == {"one.mp4", "one-native.mp4"}
+    assert [read_clip(project / "out" / name).shape[1:3] for name in ("one-native.mp4", "one.mp4")] == [
+        (32, 48),
+        (64, 96),
+    ]
+
+
 def test_one_file_cannot_hold_several_clips(project: Path) -> None:
-    done = call("generate", "a", "--output", "one.mp4")
+    done = call("generate", "a", "b", "--output", "one.mp4")
     assert done.exit_code == 1 and "--output one.mp4 is one file, and there are 2 clips: give a folder" in done.output
 
 

@@ -85,10 +85,10 @@ class Asked:
         if self.output.resolve() in [source.resolve() for source in sources]:
             raise ValueError(f"{self.output} is the clip itself; choose another --output")
 
-    def place(self, name: str, size: tuple[int, int]) -> Path:
-        """Where a clip goes: the file that was asked for, or a name of its own in the folder."""
+    def place(self, name: str, size: tuple[int, int], beside: str = "") -> Path:
+        """Where a clip goes: the file that was asked for, one `beside` it, or a name of its own in the folder."""
         if self.output is not None and self.is_file:
-            return self.output
+            return self.output.with_stem(f"{self.output.stem}-{beside}") if beside else self.output
         begun = click.get_current_context().find_object(Path) or Path.cwd()
         return (self.output or begun) / f"{name}-{size[0]}x{size[1]}.mp4"
 
@@ -179,16 +179,20 @@ def refine(
 def generate(prompts: tuple[str, ...], asked: Asked, first_frame: Path | None, chosen: Chosen) -> None:
     """Render each PROMPT at the base's native size, then take the clip to the target size by a row of arms.
 
-    Both clips are kept, each with a JSON beside it that says what it was made with.
+    Both clips are kept, each with a JSON beside it that says what it was made with; with --output CLIP.mp4 the native
+    one as CLIP-native.mp4.
     """
     from vibe_pipeline.generation.single import generate_clips
 
     with said_plainly():
-        asked.require_place(2 * len(prompts))
-        made = generate_clips(prompts, _job(chosen, asked), asked.seed, first_frame)
+        asked.require_place(len(prompts))
+        job = _job(chosen, asked)
+        made = generate_clips(prompts, job, asked.seed, first_frame)
         names = prompt_names([clip.origin["prompt"] for clip in made])
         for clip in made:
-            place = asked.place(f"{names[clip.origin['prompt']]}-{asked.seed}-{clip.origin['arm']}", clip.size)
+            arm = clip.origin["arm"]
+            name = f"{names[clip.origin['prompt']]}-{asked.seed}-{arm}"
+            place = asked.place(name, clip.size, beside="" if arm == job.name else arm)
             click.echo(clip.save(place, asked.lossless))
 
 
