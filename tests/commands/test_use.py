@@ -242,10 +242,8 @@ def test_one_prompt_may_name_its_clip_and_the_native_one_lies_beside(project: Pa
     done = call("generate", "a bar", "--output", str(project / "out/one.mp4"), *SHORT)
     assert done.exit_code == 0, done.output
     assert {path.name for path in (project / "out").glob("*.mp4")} == {"one.mp4", "one-native.mp4"}
-    assert [read_clip(project / "out" / name).shape[1:3] for name in ("one-native.mp4", "one.mp4")] == [
-        (32, 48),
-        (64, 96),
-    ]
+    sizes = [read_clip(project / "out" / name).shape[1:3] for name in ("one-native.mp4", "one.mp4")]
+    assert sizes == [(32, 48), (64, 96)]
 
 
 def test_one_file_cannot_hold_several_clips(project: Path) -> None:
