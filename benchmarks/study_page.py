@@ -159,9 +159,9 @@ def claims_short(kept: Kept, *names: str) -> str:
 
 
 def tally(kept: Kept) -> str:
-    """How many claims came out how, for the text: "4 hold, 6 mixed"."""
+    """How many claims came out how, for the text: 4 "holds", 6 "mixed"."""
     counts = Counter(judged.corrected for judged in kept.verdicts)
-    return ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+    return ", ".join(f'{count} "{verdict}"' for verdict, count in counts.most_common())
 
 
 def _measure(e: Evidence) -> str:
