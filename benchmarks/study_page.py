@@ -35,7 +35,6 @@ from vibe_pipeline.reporting.figures import (
     styled,
 )
 from vibe_pipeline.reporting.glossary import ARROWS, number, words
-from vibe_pipeline.reporting.sweep_figures import panel_figure, panels, sweeps_of
 from vibe_pipeline.reporting.verdicts import READINGS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -49,7 +48,6 @@ METRICS = (
 )  # fmt: skip
 # Whose frames are drawn: more lines cannot be told apart.
 OVER_FRAMES = ("full_pixel", "full", "no_hfato", "no_adapter", "through_vae", "linear", "sr", "truth")
-SWEPT = ("band_error", "band_correlation", "spectrum_distance", "flicker")
 
 
 @dataclass(frozen=True)
@@ -197,12 +195,6 @@ def value(kept: Kept, arm: str, metric: str) -> str:
     return number(float(_row(kept.table, arm, metric)["mean"]))
 
 
-def gap_between(kept: Kept, arm: str, other: str, metric: str) -> str:
-    """How much higher one arm's mean is than another's, for the text."""
-    means_ = [float(_row(kept.table, name, metric)["mean"]) for name in (arm, other)]
-    return number(means_[0] - means_[1])
-
-
 def _row(table: pd.DataFrame, arm: str, metric: str) -> pd.Series:
     found = table[(table["arm"] == arm) & (table["metric"] == metric)]
     if len(found) != 1:
@@ -263,15 +255,6 @@ def _drawings(kept: Kept) -> Iterator[tuple[str, Callable[[], tuple[Figure, str]
     yield "frames", lambda: (frame_figure(kept.frames, shown), "Band error over the frames; see frames.csv")
     cost = partial(cost_figure, kept.table, wall_time(kept), "band_error", arms)
     yield "cost", lambda: (cost(), "Band error against seconds a clip; see cost.csv")
-    for metric in METRICS:
-        words_ = f"{words(metric).label} of every arm with its interval; the figures are in the table"
-        drawn = partial(metric_figure, kept.table, metric, arms, set(kept.pools.references.values()))
-        yield metric, lambda drawn=drawn, words_=words_: (drawn(), words_)
-    for sweep in sweeps_of(arms):
-        family = next(o.family for arm in sweep.lines[0][1].values() for o in arms[arm].origins)
-        for panel in panels(sweep, kept.table, None, SWEPT):
-            metric = next(m for m in SWEPT if panel.title.startswith(words(m).label))
-            yield f"{family}_{metric}", lambda panel=panel: (panel_figure(panel), panel.alt)
 
 
 def wall_time(kept: Kept) -> Cost:
@@ -301,7 +284,7 @@ def write() -> None:
         loader=jinja2.FileSystemLoader(RAW), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     tables = (means, differences, claims_short, claims_table, settings, trainings)
-    tools = (*tables, value, gap_between, number, tally, figure, answer)
+    tools = (*tables, value, number, tally, figure, answer)
     for name in PAGES:
         page = engine.get_template(f"{name}.j2").render(**environments, **{f.__name__: f for f in tools})
         (DOCS / name).write_text(page.rstrip() + "\n")

@@ -60,7 +60,8 @@ def expert_loads(costs: Costs, arm: ArmParams, tables: Experiment) -> list[Exper
         plain = row.model_copy(update={"step_cache": None})
         calls, computed = (passes(each, len(own), guided) if load.forwards else 0 for each in (plain, row))
         partial, reused = method.partial(row, own), method.reused(row, own)
-        found.append(ExpertLoad(part, adapters, load, calls, computed, partial, reused))
+        share = ExpertLoad(part, adapters, load, calls=calls, computed=computed, partial=partial, reused=reused)
+        found.append(share)
     return found
 
 
