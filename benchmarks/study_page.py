@@ -3,27 +3,17 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
+from study_gaps import gaps_figure, gaps_rows
+from study_kept import Kept, load
 
-from vibe_pipeline.datasets import CsvTable
-from vibe_pipeline.evaluation.bootstrap import Bootstrap
-from vibe_pipeline.evaluation.claims import ClaimVerdict, judge_claims
-from vibe_pipeline.evaluation.pooling import Pools, pools_of
 from vibe_pipeline.evaluation.readings import FAILS, MIXED, Evidence
-from vibe_pipeline.evaluation.sequential import ONLY_LOOK, look_of
-from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.experiment.arms import ArmParams
-from vibe_pipeline.experiment.claims import load_claims
-from vibe_pipeline.experiment.generation import GenerationParams
-from vibe_pipeline.experiment.load import experiment_of
-from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.reporting.cost import Cost
 from vibe_pipeline.reporting.figures import (
     SERIES,
@@ -50,58 +40,6 @@ METRICS = (
 OVER_FRAMES = ("full_pixel", "full", "no_hfato", "no_adapter", "through_vae", "linear", "sr", "truth")
 
 
-@dataclass(frozen=True)
-class Kept:
-    """The raw results of one environment."""
-
-    name: str
-    params: dict[str, Any]
-    tables: Experiment
-    pools: Pools
-    scores: pd.DataFrame
-    table: pd.DataFrame
-    cost: pd.DataFrame
-    spectra: pd.DataFrame
-    frames: pd.DataFrame
-    trainings: pd.DataFrame
-    checks: pd.DataFrame
-
-    @property
-    def bootstrap(self) -> Bootstrap:
-        """As the run's report draws its intervals."""
-        evaluation = self.params["evaluation"]
-        generation = self.params["generation"]
-        look = look_of(GenerationParams(**generation)) if generation.get("sequential") else ONLY_LOOK
-        return Bootstrap(confidence=evaluation.get("confidence", 0.95), seed=evaluation.get("seed", 0), look=look)
-
-    @cached_property
-    def verdicts(self) -> list[ClaimVerdict]:
-        """Every claim of the environment, judged on the kept scores and corrected for how many there are."""
-        claims = load_claims(Path(__file__).parents[1] / f"conf/{self.name}/claims.yml")
-        return list(judge_claims(claims, self.scores, self.bootstrap))
-
-
-def _kept(path: Path) -> pd.DataFrame:
-    """A table whose names are text, even those of an arm called `none` or a key that is all digits."""
-    return CsvTable(filepath=str(path), text=["arm", "name", "key", "kind"]).load()
-
-
-def load(env: str) -> Kept:
-    """Read the kept results of an environment, and summarise them as the report does."""
-    folder = RAW / env
-    params = json.loads((folder / "parameters.json").read_text())
-    tables = experiment_of(params)
-    pools = pools_of(tables)
-    raw = pd.read_parquet(folder / "scores.parquet")
-    scores, evaluation = pools.pool(raw), params["evaluation"]
-    samples = evaluation.get("bootstrap_samples", 2000)
-    table = summarise(scores, pools.references, evaluation.get("confidence", 0.95), samples, evaluation.get("seed", 0))
-    spectra = pools.mean_spectra(_kept(folder / "spectra.csv"))
-    cost, frames = (pools.pool(_kept(folder / f"{name}.csv")) for name in ("cost", "frames"))
-    trainings, checks = (_kept(folder / f"{name}.csv") for name in ("trainings", "degradation_checks"))
-    return Kept(env, params, tables, pools, scores, table, cost, spectra, frames, trainings, checks)
-
-
 def means(kept: Kept) -> str:
     """Means with intervals, an arm a row."""
     present = [m for m in METRICS if m in set(kept.table["metric"])]
@@ -110,7 +48,7 @@ def means(kept: Kept) -> str:
     for arm, params in kept.pools.arms.items():
         cells = [_level(kept.table, arm, metric) for metric in present]
         rows.append([f"{params.label} (`{arm}`)", *cells])
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def differences(kept: Kept) -> str:
@@ -120,7 +58,7 @@ def differences(kept: Kept) -> str:
     for arm, params in kept.pools.arms.items():
         if kept.pools.references[arm] != arm:
             rows.append([f"{params.label} (`{arm}`)", *(_difference(kept.table, arm, metric) for metric in present)])
-    return _markdown(["arm", *(f"{words(m).label} {_arrow(kept, m)}".strip() for m in present)], rows)
+    return markdown(["arm", *(f"{words(m).label} {_arrow(kept, m)}".strip() for m in present)], rows)
 
 
 def claims_table(kept: Kept) -> str:
@@ -131,7 +69,7 @@ def claims_table(kept: Kept) -> str:
         who = f"`{found.claim.arm}` against `{found.claim.other}`"
         told = [f"**{found.corrected}**", found.verdict]
         rows.append([found.claim.statement, who, "<br>".join(said) or found.reason, *told])
-    return _markdown(["claim", "arms", "primary measure first: difference, interval", "corrected", "by itself"], rows)
+    return markdown(["claim", "arms", "primary measure first: difference, interval", "corrected", "by itself"], rows)
 
 
 def claims_short(kept: Kept, *names: str) -> str:
@@ -153,7 +91,7 @@ def claims_short(kept: Kept, *names: str) -> str:
         against = [e for e in judged.evidence[1:] if judged.corrected == MIXED and e.corrected == FAILS]
         price = ", ".join(f"{words(e.metric).label} {number(e.difference)}" for e in against)
         rows.append([judged.claim.statement, who, said, f"**{judged.corrected}**" + f": {price}" * bool(price)])
-    return _markdown(["claim", "arms", "difference, interval", "verdict; what is against it"], rows)
+    return markdown(["claim", "arms", "difference, interval", "verdict; what is against it"], rows)
 
 
 def tally(kept: Kept) -> str:
@@ -178,7 +116,7 @@ def settings(kept: Kept) -> str:
         for name, row in kept.params[table].items():
             hidden = ("label", "family", "swept", "replicate", "stands_for")
             rows.append([table, f"`{name}`", f"`{json.dumps({k: v for k, v in row.items() if k not in hidden})}`"])
-    return _markdown(["table", "row", "settings"], rows)
+    return markdown(["table", "row", "settings"], rows)
 
 
 def trainings(kept: Kept) -> str:
@@ -187,7 +125,7 @@ def trainings(kept: Kept) -> str:
         [f"`{r.name}`", number(r.final_loss), number(r.held_out_loss), f"{r.seconds:.0f}"]
         for r in kept.trainings.itertuples(index=False)
     ]
-    return _markdown(["adapter", "last loss", "held-out loss", "seconds"], rows)
+    return markdown(["adapter", "last loss", "held-out loss", "seconds"], rows)
 
 
 def value(kept: Kept, arm: str, metric: str) -> str:
@@ -221,7 +159,7 @@ def _arrow(kept: Kept, metric: str) -> str:
     return ARROWS.get(str(kept.table.loc[kept.table["metric"] == metric, "direction"].iloc[0]), "")
 
 
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
+def markdown(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
@@ -245,6 +183,18 @@ def answer(kept: Kept, name: str, metric: str, *arms: str) -> str:
     drawn = metric_figure(table, metric, shown, set(kept.pools.references.values()) & set(arms))
     drawn.savefig(place, dpi=130, facecolor="white", metadata={"Software": None})
     return f"![{words(metric).label} of the arms that answer this, with intervals]({place.relative_to(DOCS)})"
+
+
+def gaps_table(*environments: Kept) -> str:
+    """What the claims about the gap of modality say at each gap."""
+    return markdown(*gaps_rows(environments))
+
+
+def gaps(name: str, *environments: Kept) -> str:
+    """A figure of the same over the gap, beside the last environment's raw data; its line of Markdown."""
+    place = RAW / environments[-1].name / f"{name}.png"
+    gaps_figure(environments).savefig(place, dpi=130, facecolor="white", metadata={"Software": None})
+    return f"![What Relay changes in flicker over the gap of modality, with intervals]({place.relative_to(DOCS)})"
 
 
 def _drawings(kept: Kept) -> Iterator[tuple[str, Callable[[], tuple[Figure, str]]]]:
@@ -279,12 +229,12 @@ def frame_figure(frames: pd.DataFrame, arms: dict[str, ArmParams]) -> Figure:
 
 def write() -> None:
     """Write both pages and the figures they show, from docs/results alone."""
-    environments = {path.parent.name: load(path.parent.name) for path in sorted(RAW.glob("*/parameters.json"))}
+    environments = {path.parent.name: load(path.parent) for path in sorted(RAW.glob("*/parameters.json"))}
     engine = jinja2.Environment(
         loader=jinja2.FileSystemLoader(RAW), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    tables = (means, differences, claims_short, claims_table, settings, trainings)
-    tools = (*tables, value, number, tally, figure, answer)
+    tables = (means, differences, claims_short, claims_table, gaps_table, settings, trainings)
+    tools = (*tables, value, number, tally, figure, answer, gaps)
     for name in PAGES:
         page = engine.get_template(f"{name}.j2").render(**environments, **{f.__name__: f for f in tools})
         (DOCS / name).write_text(page.rstrip() + "\n")

@@ -14,6 +14,7 @@ def test_the_results_pages_follow_from_the_kept_scores(tmp_path: Path, monkeypat
     spec = importlib.util.spec_from_file_location("study_page", ROOT / "benchmarks/study_page.py")
     page = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "study_page", page)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # its neighbours, which it imports by their names
     spec.loader.exec_module(page)
     shutil.copytree(ROOT / "docs/results", tmp_path / "results", ignore=shutil.ignore_patterns("*.png"))
     monkeypatch.setattr(page, "DOCS", tmp_path)
