@@ -257,6 +257,10 @@ def test_detail_transfer_adds_the_second_passs_change_to_the_enlarged_clip(
     factor = large.shape[-2] / 32
     np.testing.assert_allclose(sharp, np.moveaxis(sharpen(large, factor, 0.8).numpy(), 1, -1), atol=3 / 255)
     assert np.abs(sharp - enlarged).max() > 0.02
+    crisp = made("crisp", sharpen=SharpenParams(amount=0.8, sigma=1.0))  # the second pass's, likewise
+    decoded = torch.from_numpy(np.moveaxis(refined, -1, 1).copy())
+    np.testing.assert_allclose(crisp, np.moveaxis(sharpen(decoded, factor, 0.8).numpy(), 1, -1), atol=1 / 255)
+    assert np.abs(crisp - refined).max() > 0.02
     # One step from hardly any noise changes nothing: the VAE alone.
     nothing = {"strength": 1e-6, "steps": 1}
     through_vae = made("vae", **nothing)

@@ -65,7 +65,7 @@ class StageParams(Params):
 
 
 class SharpenParams(Params):
-    """An unsharp mask over the enlarged clip: x + amount · (x − x blurred by a Gaussian), clamped."""
+    """An unsharp mask over the clip that is made: x + amount · (x − x blurred by a Gaussian), clamped."""
 
     amount: PositiveFloat = Field(1.0, description="how much of what the Gaussian takes away is added once more")
     sigma: PositiveFloat = Field(1.0, description="of the Gaussian, in pixels of the native clip")
@@ -134,7 +134,7 @@ class ArmParams(Unfolded):
     stages: Annotated[tuple[StageParams, ...], Field(min_length=1)] | None = Field(
         None, description="cascade: the passes before the row's own, each from the latent of the one before"
     )
-    sharpen: SharpenParams | None = Field(None, description="upsample: an unsharp mask afterwards; None: plain")
+    sharpen: SharpenParams | None = Field(None, description="upsample, refine: an unsharp mask afterwards; None: plain")
     path: Path | None = Field(None, description="external: the folder of another system's clips")
     sr: SuperResolutionParams | None = Field(None, description="sr: the network, and its tiles")
     optional: bool = Field(False, description="where a file that it names is not there, listed with that and not run")

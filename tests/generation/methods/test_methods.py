@@ -74,6 +74,10 @@ def test_from_noise_a_low_strength_does_not_count() -> None:
     ("arm", "said"),
     [
         ({"adapter": "full", "strength": 0.5}, "adapter full · full attention · strength 0.5 · 50 steps · guidance 5"),
+        (
+            {"strength": 0.001, "steps": 1, "guidance_scale": 1.0, "sharpen": {"amount": 2.0, "sigma": 0.3}},
+            "no adapter · unsharp mask of 2 at 0.3 native pixels · full attention · strength 0.001 · 1 steps",
+        ),
         ({"method": "direct", "guidance_scale": 1.0}, "no adapter · full attention · from noise · 50 steps"),
         (
             {"method": "direct", "transformer": {"path": "x/t3.safetensors"}, "attention": {"kind": "t3"}},

@@ -10,6 +10,7 @@ from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.generation.clip_cache import Make
 from vibe_pipeline.generation.methods.base import ArmJob, Workload
 from vibe_pipeline.generation.methods.denoising import DenoisingMethod
+from vibe_pipeline.generation.methods.sharpening import sharpen_words, sharpened
 
 
 class Refine(DenoisingMethod):
@@ -18,7 +19,7 @@ class Refine(DenoisingMethod):
     name = "refine"
     second_pass = True
     takes_clips = True
-    own_fields = frozenset({"bridge", "detail_transfer", "enlarge", "long", "region_adaptive"})
+    own_fields = frozenset({"bridge", "detail_transfer", "enlarge", "long", "region_adaptive", "sharpen"})
 
     def check(self, arm: ArmParams) -> None:
         """The transfer needs the enlarged clip; a bridge says by itself where the pass starts."""
@@ -42,11 +43,11 @@ class Refine(DenoisingMethod):
         return replace(load, encodes=0, native_encodes=1) if arm.enlarge == "latent" else load
 
     def said(self, arm: ArmParams) -> dict[str, bool]:
-        """What is enlarged."""
-        return {"latent enlarged": arm.enlarge == "latent"}
+        """What is enlarged, and whether the decoded clip is sharpened."""
+        return {"latent enlarged": arm.enlarge == "latent", sharpen_words(arm): arm.sharpen is not None}
 
     @contextmanager
     def prepare(self, job: ArmJob) -> Iterator[Make]:
         """The arm's models, from the native clip."""
         with self.denoiser(job) as denoiser:
-            yield lambda rows: denoiser.refine(rows, job.size)
+            yield lambda rows: sharpened(denoiser.refine(rows, job.size), job)

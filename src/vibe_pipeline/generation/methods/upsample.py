@@ -1,7 +1,6 @@
 """`upsample`: the native clip, enlarged by bicubic interpolation; what any second pass has to beat.
 
-With `sharpen` an unsharp mask follows. It adds no detail, only contrast at the edges that are there, which scores of
-sharpness reward: what a second pass gains on them has to be more.
+With `sharpen` an unsharp mask follows.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.generation.clip_cache import Make, Rows
 from vibe_pipeline.generation.methods.base import ArmJob, Method
+from vibe_pipeline.generation.methods.sharpening import sharpen_words, sharpened
 from vibe_pipeline.io.video import read_clip
 
 if TYPE_CHECKING:
@@ -29,20 +29,14 @@ class Upsample(Method):
     def describe(self, arm: ArmParams) -> str:
         """Enlarged, and how it is sharpened."""
         said = "no model: the native clip, enlarged"
-        if arm.sharpen is None:
-            return said
-        return f"{said} · unsharp mask of {arm.sharpen.amount:g} at {arm.sharpen.sigma:g} native pixels"
+        return said if arm.sharpen is None else f"{said} · {sharpen_words(arm)}"
 
     def prepare(self, job: ArmJob) -> AbstractContextManager[Make]:
         """Nothing is loaded."""
-        from vibe_pipeline.images.resize import enlarge, sharpen
-
-        mask = job.arm.sharpen
+        from vibe_pipeline.images.resize import enlarge
 
         def make(rows: Rows) -> "Tensor":
-            native = _native_pixels(rows)
-            large = enlarge(native, job.size.height, job.size.width)
-            return sharpen(large, mask.sigma * job.size.height / native.shape[-2], mask.amount) if mask else large
+            return sharpened(enlarge(_native_pixels(rows), job.size.height, job.size.width), job)
 
         return nullcontext(make)
 
