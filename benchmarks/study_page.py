@@ -9,6 +9,7 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
+from study_evaluations import write as write_evaluations
 from study_gaps import gaps_figure, gaps_rows
 from study_kept import Kept, load
 
@@ -228,7 +229,8 @@ def frame_figure(frames: pd.DataFrame, arms: dict[str, ArmParams]) -> Figure:
 
 
 def write() -> None:
-    """Write both pages and the figures they show, from docs/results alone."""
+    """Write both pages, the figures they show, and that of the neighbours' page, from docs/results alone."""
+    write_evaluations(RAW)
     environments = {path.parent.name: load(path.parent) for path in sorted(RAW.glob("*/parameters.json"))}
     engine = jinja2.Environment(
         loader=jinja2.FileSystemLoader(RAW), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
