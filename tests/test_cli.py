@@ -128,7 +128,7 @@ def test_plan_and_doctor_say_on_how_many_clips_a_dimension_is_defined(project: P
 
 
 def test_doctor_reads_the_claims_that_lie_beside_the_parameters(project: Path) -> None:
-    assert "report: puts 13 claims to the test, beside 2 published tables" in call("doctor").output
+    assert "report: puts 14 claims to the test, beside 2 published tables" in call("doctor").output
     (project / "conf/base/claims.yml").write_text("claims: [{name: x}]")
     ill = call("doctor")
     assert ill.exit_code == 1 and "conf/base/claims.yml: claims.0" in ill.output
