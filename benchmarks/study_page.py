@@ -102,11 +102,16 @@ def tally(kept: Kept) -> str:
 
 
 def _measure(e: Evidence) -> str:
-    """What one measure says, corrected; with several training seeds also the interval with them as random effects."""
+    """What one measure says, corrected; with several training seeds also the t-intervals with them.
+
+    These are of training seeds as random effects beside prompts, and of training seeds alone.
+    """
     line = f"{words(e.metric).label}: {number(e.difference)} [{number(e.low)}, {number(e.high)}]"
     if e.found is not None and e.found.training_seeds > 1:
-        low, high = e.found.crossed.interval(0.95)
-        line += f", random effects [{number(low)}, {number(high)}]"
+        for name, estimate in (("random effects", e.found.crossed), ("training seeds", e.found.seeds)):
+            if estimate is not None:
+                low, high = estimate.interval(0.95)
+                line += f", {name} [{number(low)}, {number(high)}]"
     return f"{line}: {READINGS[e.corrected]}"
 
 
