@@ -20,6 +20,14 @@ from vibe_pipeline.generation import peer_weights
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.parametrize("command", [["run"], ["vibe", "plan"]])
+@pytest.mark.parametrize("content", ["generation: {count: 4}", "run: {params: {"])
+def test_a_file_of_parameters_that_is_none_is_one_line(tmp_path: Path, command: list[str], content: str) -> None:
+    (tmp_path / "own.yml").write_text(content)
+    done = CliRunner().invoke(cli, [*command, f"--config={tmp_path / 'own.yml'}"])
+    assert done.exit_code == 2 and "has no readable section `run:`" in done.output, done.output
+
+
 @pytest.fixture
 def project(tmp_path: Path, wan21, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder with the tiny checkpoint as its model, and one trained adapter."""

@@ -92,6 +92,7 @@ def require_a_readable_ending(project: Path, said: list[str]) -> None:
     table, ending = said[-1].strip().splitlines(), (project / "data/08_reporting/report/index.html").as_uri()
     assert table[0].startswith("arm ") and f"report   {ending}" in table
     assert table[-1].startswith("MLflow   http://127.0.0.1:5000/#/experiments/1/runs/")
+    assert "?workflowType=machine_learning  (after" in table[-1]  # else MLflow shows the page of a language model's run
     claims = yaml.safe_load((project / "conf/base/claims.yml").read_text())
     assert sum(line.startswith(("✓", "✗", "?", "–")) for line in table) == len(claims["claims"])
     assert table[-1] in (project / "data/08_reporting/run.log").read_text()

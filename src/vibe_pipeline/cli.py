@@ -10,6 +10,7 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.utils import find_kedro_project
 
 from vibe_pipeline.commands import before, begin, exchange, grow, results, use, weights
+from vibe_pipeline.commands.options import config_read_plainly
 from vibe_pipeline.commands.refusals import plainly, require_runner
 
 COMMANDS = (
@@ -71,7 +72,7 @@ def _run(verbose: bool, **options: Any) -> Any:
 
 run = copy.copy(kedro_run)
 run.params = [
-    *kedro_run.params,
+    *(config_read_plainly(o) if isinstance(o, click.Option) and o.name == "config" else o for o in kedro_run.params),
     click.Option(["--verbose"], is_flag=True, help="Show an error's whole traceback, not its one line."),
 ]
 run.callback = _run

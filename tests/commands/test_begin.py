@@ -97,6 +97,7 @@ def test_init_keeps_the_papers_size_where_images_fill_it(project: Path) -> None:
     [
         (["--model", "wan22_ti2v_5b"], "most of the 5 images are too small: their median is 300x400"),
         (["--model", "wan22"], "wan22_ti2v_5b"),
+        (["--model", "base"], "the miniature trains on your images with `kedro run --params=data.source=folder"),
         (["--model", "wan22_ti2v_5b", "--name", "../x"], "--name '../x': letters"),
         (["--model", "wan22_ti2v_5b", "--name", "base"], "--name 'base': letters"),
     ],

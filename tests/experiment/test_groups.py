@@ -76,7 +76,8 @@ WRONG: list[tuple[type[BaseModel], dict[str, Any], str]] = [
         ARM | {"steps": True},
         r"steps.*\n.*expected a number, got the boolean True \(YAML reads yes/no/on/off",
     ),
-    (ArmParams, ARM | {"scheduler": False}, r"scheduler.*\n.*expected something else, got the boolean False"),
+    (ArmParams, ARM | {"scheduler": False}, r"scheduler.*\n.*expected text, got the boolean False"),
+    (GenerationParams, {"count": True}, r"count.*\n.*expected a number, got the boolean True"),
 ]
 
 

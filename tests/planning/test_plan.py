@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +33,7 @@ from vibe_pipeline.planning.measure_costs import MEASURE_SECONDS, measuring_memo
 from vibe_pipeline.planning.memory import LiveBytes, network_activations
 from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.plan import Plan, make_plan
-from vibe_pipeline.planning.table import duration, format_plan
+from vibe_pipeline.planning.table import duration, format_plan, size
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = folders_below(ROOT)
@@ -250,6 +251,9 @@ def test_it_reads_as_a_table_and_as_json(params) -> None:
         "10 h",
         "10.0 d",
     ]
+    assert re.search(r"parameters: transformer 0\.\d*[1-9]\d* [BM]|parameters: transformer [1-9]", text)
+    sizes = [size(0), size(0.004), size(0.31, 0), size(83.66), size(1874.4, 0)]
+    assert sizes == ["-", "4 MB", "0.3 GB", "83.7 GB", "1874 GB"]
 
 
 @pytest.mark.parametrize(
@@ -371,6 +375,13 @@ def test_a_tile_that_does_not_fit_is_named_with_the_nearest(params, tiny) -> Non
     findings = examine(params)
     assert states(findings)["plan"] == "missing"
     assert "model.tile 300 must be a multiple of" in format_findings(findings)
+
+
+def test_every_size_that_the_run_would_refuse_is_named(params, tiny) -> None:
+    params["model"]["target"] = params["model"]["target"] | {"height": params["model"]["target"]["height"] + 1}
+    params["evaluation"]["fine_band"] = [3000.0, 4500.0]
+    wrong = {f.item: f.found for f in examine(params) if f.state == "missing"}
+    assert "model.target" in wrong["sizes"] and "3000" in wrong["evaluation.fine_band"]
 
 
 def test_absent_weights_come_with_the_download_command(params, monkeypatch) -> None:

@@ -137,6 +137,12 @@ def test_prompts_that_are_not_there_are_named(wan21, tmp_path: Path) -> None:
         check_generation(wan21.model(), GenerationParams(prompts=tmp_path / "none.txt"), tables())
 
 
+def test_a_prompt_that_no_tokenizer_could_fit_is_refused_before_the_run(wan21, tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("a cat\n" + "very " * 600 + "long\n")
+    with pytest.raises(ValueError, match=r"prompt 1 has 601 words, model\.text_length takes \d+ tokens: 'very"):
+        check_generation(wan21.model(), GenerationParams(prompts=tmp_path / "long.txt"), tables())
+
+
 def test_buckets_that_pooling_does_not_divide_are_refused(tmp_path: Path) -> None:
     sizes = {"low": {"height": 32, "width": 48}, "high": {"height": 64, "width": 96}}
     data = DataParams(path=tmp_path, buckets="aspect", bucket_tokens=2, **sizes)

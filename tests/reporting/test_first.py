@@ -38,6 +38,14 @@ def test_the_sentence_has_the_tables_figures(inputs: ReportInputs) -> None:
     assert "a clear gain" in said.after and rows[0].gain.kind == "better" and rows[0].gain.text.startswith("−")
 
 
+def test_fewer_prompts_than_an_interval_needs_give_no_clear_gain(inputs: ReportInputs) -> None:
+    """No claim can be told from them, and the sentence above the claims must not say otherwise."""
+    found = roles(inputs)
+    few = inputs.scores[inputs.scores["prompt_index"] < inputs.bootstrap.fewest_pairs - 1]
+    rows = first.first_rows(inputs.table, few, found, inputs.arms, inputs.bootstrap)
+    assert rows[0].gain.kind == "few" and "too few prompts" in first.outcome(rows, found, inputs.arms, 5).after
+
+
 def test_beside_the_bases_own_clips_the_true_render_is_another_scene(inputs: ReportInputs) -> None:
     other = replace(inputs, clips=inputs.clips.assign(native_source="base"))
     assert roles(other).truth == ""

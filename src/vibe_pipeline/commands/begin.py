@@ -29,6 +29,7 @@ def init(ctx: click.Context, images: Path, model: str, name: str) -> None:
     conf = Path("conf")
     with said_plainly():
         _require_name(name)
+        _require_model(model)
         params = parameters_of(Chosen(model))
         own = images.relative_to(Path.cwd()) if images.is_relative_to(Path.cwd()) else images
         claims = loader_of(model).file_of("claims")
@@ -52,6 +53,15 @@ def _require_name(name: str) -> None:
     """Raises: ValueError: It cannot be a folder of conf."""
     if not name.replace("_", "a").isalnum() or name in ("base", "local"):
         raise ValueError(f"--name {name!r}: letters, digits and underscores, and neither base nor local")
+
+
+def _require_model(model: str) -> None:
+    """Raises: ValueError: It is the miniature, which has no environment to lay another on."""
+    if model in ("base", "local", "miniature"):
+        raise ValueError(
+            f"--model {model}: give a real model's environment, such as wan22_ti2v_5b; the miniature trains on your "
+            "images with `kedro run --params=data.source=folder,data.path=IMAGES`"
+        )
 
 
 @click.command()

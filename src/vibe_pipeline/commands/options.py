@@ -37,17 +37,13 @@ class Chosen:
         return replace(self, params=params)
 
 
-def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of `kedro run` that decide parameters, Kedro's own objects; `command` gets them as `chosen`."""
-    options = {option.name: option for option in kedro_run.params if isinstance(option, click.Option)}
-    reads = options["config"].callback
+def config_read_plainly(option: click.Option) -> click.Option:
+    """Kedro's own --config, whose faults become one line."""
+    reads = option.callback
     assert reads is not None  # of Kedro's own option
 
     def read_file(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
-        """The file of --config by Kedro's own reader, whose faults become one line.
-
-        Kedro reads the section that is named like the command; one file, with `run:`, serves them all.
-        """
+        """Kedro reads the section that is named like the command; one file, with `run:`, serves them all."""
         said, ctx.info_name = ctx.info_name, "run"
         try:
             return reads(ctx, option, value)
@@ -56,16 +52,27 @@ def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         except (KeyError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
             from vibe_pipeline.io.errors import one_line
 
-            raise click.UsageError(f"--config: {value} has no readable section `run:`: {one_line(error)}") from error
+            why = "" if isinstance(error, KeyError) else f": {one_line(error)}"
+            raise click.UsageError(
+                f"--config: {value} has no readable section `run:`{why}; parameters stand below `run: {{params: …}}`"
+            ) from error
         finally:
             ctx.info_name = said
+
+    config = copy.copy(option)
+    config.callback = read_file
+    return config
+
+
+def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `kedro run` that decide parameters, Kedro's own objects; `command` gets them as `chosen`."""
+    options = {option.name: option for option in kedro_run.params if isinstance(option, click.Option)}
 
     @functools.wraps(command)
     def with_chosen(*, env: str, params: dict[str, Any], config: str, conf_source: str, **others: Any) -> Any:
         return command(chosen=Chosen(env, params, conf_source), **others)
 
-    config = copy.copy(options["config"])
-    config.callback = read_file
+    config = config_read_plainly(options["config"])
     taken: Callable[..., Any] = with_chosen
     for option in (options["conf_source"], config, options["params"], options["env"]):
         made: Any = functools.partial(_same, option)

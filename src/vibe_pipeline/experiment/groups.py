@@ -1,7 +1,7 @@
 """What all groups of parameters share: unknown fields are errors, values are immutable."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, get_args
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -39,12 +39,19 @@ class Params(BaseModel):
     @classmethod
     def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML reads yes and no as booleans, which pydantic would take for 1 and 0."""
-        kind = cls.model_fields[info.field_name].annotation if info.field_name else bool
-        kinds = {kind, *get_args(kind)}
+        kinds = set(_types_in(cls.model_fields[info.field_name].annotation)) if info.field_name else {bool}
         if isinstance(value, bool) and bool not in kinds:
-            wanted = "a number" if kinds & {int, float} else "something else"
+            wanted = "a number" if kinds & {int, float} else "text" if str in kinds else "another kind of value"
             raise ValueError(f"expected {wanted}, got the boolean {value} (YAML reads yes/no/on/off as booleans)")
         return value
+
+
+def _types_in(annotation: Any) -> Iterator[type]:
+    """All types in an annotation: `int` lies two deep in `PositiveInt | None`; of a literal, its values' types."""
+    if isinstance(annotation, type):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _types_in(part) if get_origin(annotation) is not Literal else (type(part),)
 
 
 class Grown(Params):

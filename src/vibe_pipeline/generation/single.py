@@ -111,7 +111,10 @@ def clips_in(path: Path) -> list[Path]:
     if path.is_dir():
         found = [clip for clip in clip_files(path) if not _was_refined(clip)]
         if not found:
-            raise FileNotFoundError(f"{path} holds no clip; known suffixes: {', '.join(SUFFIXES)}")
+            raise FileNotFoundError(
+                f"{path} holds no clip; known suffixes: {', '.join(SUFFIXES)} (frames as stills become one by "
+                "`ffmpeg -framerate 16 -pattern_type glob -i '*.png' -qp 0 clip.mp4`)"
+            )
         return found
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a clip or a folder of clips")

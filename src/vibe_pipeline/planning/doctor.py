@@ -35,7 +35,8 @@ from vibe_pipeline.planning.claims import check_claims, check_published
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
 from vibe_pipeline.planning.looks import look_checks
 from vibe_pipeline.planning.plan import Plan, make_plan
-from vibe_pipeline.planning.preflight import generation_checks, scoring_checks, weights_check
+from vibe_pipeline.planning.preflight import generation_checks, scoring_checks, settings_checks, weights_check
+from vibe_pipeline.planning.table import size
 from vibe_pipeline.vbench.dimensions import canonical_name
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 from vibe_pipeline.vbench.readiness import Skipped, readiness
@@ -82,6 +83,7 @@ def examine(params: Mapping[str, Any], images: int | None = None, figures: Figur
         findings += [_disk(plan, folders), _memory(model, plan), *_main_memory(plan, model.offload == "blocks")]
     else:
         findings.append(Finding("plan", "missing", plan, "mend what it names, or set model.path to a known model"))
+    findings += _settings(params, tables.model_copy(update={"arms": arms}), {finding.found for finding in findings})
     scored = [*_vbench(evaluation, generation, folders), *_measures(evaluation, folders)]
     return [*findings, *scored, _report(params, evaluation)]
 
@@ -149,6 +151,22 @@ def _looked(checks: Iterable[Check]) -> Iterator[Finding]:
             yield Finding(check.item, "missing", str(error), check.fix)
 
 
+def _settings(params: Mapping[str, Any], tables: Experiment, said: set[str]) -> list[Finding]:
+    """Settings that the run would refuse; one line where there is none. `said` are faults that need no second line."""
+    wrong: list[Finding] = []
+    whole = True
+    for check in settings_checks(params, tables):
+        try:
+            check.look()
+        except ValueError as error:
+            if str(error) not in said:
+                wrong.append(Finding(check.item, "missing", str(error), check.fix))
+        except (OSError, ImportError):  # no model, or no package: a line above says so
+            whole = False
+    fit = Finding("settings", "ok", "sizes, tiles, noise levels and the band of detail fit the model")
+    return wrong or [fit] * whole
+
+
 def _images(data: DataParams) -> Iterator[Finding]:
     if data.source == "miniature":
         yield Finding("images", "ok", "the run renders them")
@@ -173,13 +191,13 @@ def _images(data: DataParams) -> Iterator[Finding]:
 
 def _disk(plan: Plan, folders: Folders) -> Finding:
     free = free_bytes(folders.clips) / 1e9
-    said = f"{free:.0f} GB free at {folders.clips}, the run writes at most {plan.disk_gb:.0f} GB"
+    said = f"{free:.0f} GB free at {folders.clips}, the run writes at most {size(plan.disk_gb, 0)}"
     fix = "free some, set folders.clips (or folders.data) in globals.yml to a larger disk, or lower generation.count"
     return Finding("disk", "ok" if free >= plan.disk_gb else "missing", said, fix)
 
 
 def _memory(model: ModelParams, plan: Plan) -> Finding:
-    needed = f"the plan needs {plan.peak_memory_gb:.0f} GB"
+    needed = f"the plan needs {size(plan.peak_memory_gb, 0)}"
     if model.device == "cpu":
         return Finding("device", "ok", f"model.device is cpu; {needed} of main memory")
     import torch  # only to ask for a GPU

@@ -35,6 +35,7 @@ from vibe_pipeline.generation.peer_weights import how_to_get
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.account import require_promising
 from vibe_pipeline.images.find import find_images
+from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder, require_no_file
 from vibe_pipeline.planning.architecture import load_architecture
@@ -223,6 +224,25 @@ def check_scoring(generation: GenerationParams, evaluation: EvaluationParams) ->
         log.warning("fewer than %d prompts cannot tell two arms apart: %s", fewest, ", ".join(few))
 
 
+def settings_checks(params: Mapping[str, Any], tables: Experiment) -> Iterator[Check]:
+    """What a whole run refuses for its settings alone, beside the model's configuration; each raises a ValueError."""
+    model, data = ModelParams(**params["model"]), DataParams(**params["data"])
+    yield from (
+        _setting("model.tile", partial(check_model, model)),
+        _setting("sizes", lambda: require_fitting_sizes(find_model(model.path), model, tables.arms)),
+        _setting("data", partial(check_training, data, tables)),
+        _setting("data.high", partial(check_single_size, model, data, tables)),
+        _setting("noise levels", partial(check_levels, model, tables)),
+        _setting("arms", partial(check_arms, model, tables.arms)),
+        _setting("linear filter", partial(check_filter, model, data, tables)),
+        _setting("evaluation.fine_band", partial(check_band, model, EvaluationParams(**params["evaluation"]))),
+    )
+
+
+def _setting(item: str, check: Callable[[], None]) -> Check:
+    return Check(item, lambda: check() or "", "change the field that the line above names")
+
+
 def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[str]) -> None:
     """Check what the nodes of a run will need, by their tags."""
     if tags & {"data_processing", "relay_stage2"}:
@@ -270,6 +290,14 @@ def _validation_arms(tables: Experiment) -> dict[str, ArmParams]:
 
 
 def _prompts(prompts: pd.DataFrame, model: ModelParams) -> str:
+    # Every word is a token at least, so these are too long by any tokenizer, which need not be loaded to say so.
+    words = prompts["prompt"].str.split().str.len()
+    if (words > model.text_length).any():
+        longest = words.idxmax()
+        raise ValueError(
+            f"prompt {prompts['prompt_index'][longest]} has {words[longest]} words, model.text_length takes "
+            f"{model.text_length} tokens: {one_line(prompts['prompt'][longest], 60)!r}; shorten it, nothing is cut"
+        )
     if "first_frame" in prompts:
         checkpoint = find_model(model.path)
         require_first_frames(prompts, model.native, checkpoint.name, checkpoint.expand_timesteps)

@@ -15,13 +15,30 @@ def format_plan(plan: Plan) -> str:
 
 
 def _header(plan: Plan) -> list[str]:
-    numbers = ", ".join(f"{part} {count / 1e9:.2f}" for part, count in plan.parameters.items())
+    numbers = ", ".join(f"{part} {_parameters(count)}" for part, count in plan.parameters.items())
     return [
         f"{plan.model}: {plan.architecture}",
-        f"parameters, billions: {numbers}; weights as published about {plan.weights_gb:.0f} GB",
+        f"parameters: {numbers}; weights as published about {size(plan.weights_gb, 0)}",
         f"device {plan.device}, {plan.device_memory_gb:.0f} GB, {_rate(plan)}",
         *plan.notes,
     ]
+
+
+def _parameters(count: float) -> str:
+    """In billions, or millions where that says more: the miniature has few."""
+    return f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.2f} M"
+
+
+def size(gigabytes: float, digits: int = 1) -> str:
+    """Gigabytes as people say them: little is said in megabytes and not as 0.
+
+    Args:
+        gigabytes: Of memory or disk.
+        digits: After the point, of what is said in gigabytes.
+    """
+    if gigabytes >= 0.1:
+        return f"{gigabytes:.{digits if gigabytes >= 1 else 1}f} GB"
+    return f"{gigabytes * 1e3:.2g} MB" if gigabytes > 0 else "-"
 
 
 def _rate(plan: Plan) -> str:
@@ -35,9 +52,9 @@ def _footer(plan: Plan) -> list[str]:
     levers = "gradient_checkpointing, micro_batch, model.offload (true, or blocks), model.tile"
     verdict = "fits" if fits else f"DOES NOT FIT: see {levers}"
     return [
-        f"all of it, one after another: {duration(plan.hours * 3600)}; disk {plan.disk_gb:.1f} GB at most",
+        f"all of it, one after another: {duration(plan.hours * 3600)}; disk {size(plan.disk_gb)} at most",
         "of which " + ", ".join(_share(plan, name) for name in plan.hours_by_part),
-        f"peak memory {plan.peak_memory_gb:.1f} GB ({largest.group} {largest.name}) on {plan.device_memory_gb:.0f} GB: "
+        f"peak memory {size(plan.peak_memory_gb)} ({largest.group} {largest.name}) on {plan.device_memory_gb:.0f} GB: "
         f"{verdict}",
         "clips are counted as raw 8-bit frames; lossless files are smaller. Not counted: shards of latents, "
         "checkpoints, the page",
@@ -52,7 +69,7 @@ def _share(plan: Plan, part: str) -> str:
 
 def _cells(row: PlanRow) -> tuple[str, ...]:
     tokens, keys = (f"{n:,.0f}" if n is not None else "-" for n in (row.tokens, row.keys_per_query))
-    work = f"{row.teraflops:,.1f}" if row.teraflops else "-"
+    work = f"{row.teraflops:{',.1f' if row.teraflops >= 0.1 else '.1g'}}" if row.teraflops else "-"
     return (
         f"{row.group} {row.name}",
         row.label,
@@ -62,8 +79,8 @@ def _cells(row: PlanRow) -> tuple[str, ...]:
         work,
         duration(row.seconds),
         duration(row.hours * 3600),
-        f"{row.memory_gb:.1f} GB",
-        f"{row.disk_gb:.1f} GB",
+        size(row.memory_gb),
+        size(row.disk_gb),
     )
 
 

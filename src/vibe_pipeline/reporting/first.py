@@ -44,7 +44,7 @@ class Roles:
 
 @dataclass(frozen=True)
 class Gain:
-    """What the best arm gains over plain upsampling on one measure; `kind`: better, worse, unclear or ''."""
+    """What the best arm gains over plain upsampling on one measure; `kind`: better, worse, unclear, few or ''."""
 
     text: str
     interval: str
@@ -171,7 +171,9 @@ def _gain(scores: pd.DataFrame, roles: Roles, metric: str, direction: str, boots
     mean, low, high = together(found.mean, found.low, found.high)
     clear = found.low > 0 or found.high < 0
     kind = "" if direction == "none" else "unclear"
-    if clear and direction != "none":
+    if kind and found.prompts < bootstrap.fewest_pairs:  # as for a claim: their interval says too much
+        kind = "few"
+    elif clear and direction != "none":
         kind = "better" if (found.mean > 0) == (direction == "higher") else "worse"
     plus = "+" if found.mean > 0 and mean.strip("0.") else ""
     return Gain(plus + mean, f"[{low}, {high}]" if found.low == found.low else "", kind, found)
@@ -209,5 +211,6 @@ def outcome(rows: Sequence[FirstRow], roles: Roles, arms: Mapping[str, ArmParams
         "better": "a clear gain over plain upsampling",
         "worse": "clearly worse than plain upsampling",
         "unclear": "no clear difference to plain upsampling",
+        "few": "too few prompts to tell it from plain upsampling",
     }.get(row.gain.kind if row.gain else "", "")
     return Outcome(f"The best arm{on}, {label}, has a ", figures + against + truth, f": {clear}." if clear else ".")

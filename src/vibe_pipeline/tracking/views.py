@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from vibe_pipeline.tracking.runs import Tracked
-
-TRAINING = "workflowType=machine_learning"
-"""What makes MLflow show what belongs to trained models, and not to language models."""
+from vibe_pipeline.tracking.runs import TRAINING, Tracked
 
 KEPT_AS = "mlflow.sharedViewState."
 LONGEST = 5000
