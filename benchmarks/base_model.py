@@ -21,8 +21,8 @@ from vibe_pipeline.experiment.model import ClipSize, ModelParams
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.generation.render import native_clips
 from vibe_pipeline.io.video import read_clip
-from vibe_pipeline.miniature.readout import read_clip as read_attributes
-from vibe_pipeline.miniature.scene import parse_caption, scene_of_prompt
+from vibe_pipeline.miniature.readout import share_right
+from vibe_pipeline.miniature.scene import scene_of_prompt
 from vibe_pipeline.miniature.world import STILL_STYLE, VIDEO_STYLE, render
 
 GATES = {
@@ -44,10 +44,7 @@ def sampled(model: ModelParams, prompts: pd.DataFrame, steps: int, guidance: flo
     params = params.model_copy(update={"batch_size": batch})
     with tempfile.TemporaryDirectory() as folder:  # the run's own function, its clips as they are stored
         clips = native_clips(prompts, model, params, Path(folder))
-        right = [
-            read_attributes(read_clip(Path(row.path))).right(parse_caption(row.prompt)) for row in clips.itertuples()
-        ]
-    return {k: float(np.mean([r[k] for r in right])) for k in right[0]}
+        return share_right((read_clip(Path(row.path)), row.prompt) for row in clips.itertuples())
 
 
 def reconstructed(model: ModelParams, prompts: pd.DataFrame) -> dict[str, float]:

@@ -37,8 +37,8 @@ from vibe_pipeline.images.resize import enlarge, shrink
 from vibe_pipeline.miniature.base import BaseObjective, encode_clips
 from vibe_pipeline.miniature.networks import save_pipeline
 from vibe_pipeline.miniature.pairs import Sizes
-from vibe_pipeline.miniature.readout import read_clip
-from vibe_pipeline.miniature.scene import parse_caption, sample_scenes
+from vibe_pipeline.miniature.readout import share_right
+from vibe_pipeline.miniature.scene import sample_scenes
 from vibe_pipeline.miniature.vae import VaeObjective
 from vibe_pipeline.miniature.world import STILL_STYLE, VIDEO_STYLE, render
 from vibe_pipeline.training.base_model import (
@@ -124,7 +124,7 @@ def judged_base(folder: Path, prompts: int, size: int, frames: int, device: torc
     pipe.set_progress_bar_config(disable=True)
     pipe.vae.to(torch.float32)
     captions = [s.caption for s in sample_scenes(np.random.default_rng(HELD_OUT_SEED), prompts, held_out=True)]
-    right = []
+    shown: list[tuple[Any, str]] = []
     for start in range(0, len(captions), 32):
         part = captions[start : start + 32]
         clips = pipe(
@@ -138,10 +138,8 @@ def judged_base(folder: Path, prompts: int, size: int, frames: int, device: torc
             generator=torch.Generator().manual_seed(start),
             output_type="np",
         ).frames
-        right += [
-            read_clip(np.asarray(clip)).right(parse_caption(text)) for clip, text in zip(clips, part, strict=True)
-        ]
-    return {name: float(np.mean([r[name] for r in right])) for name in right[0]}
+        shown += zip(np.asarray(clips), part, strict=True)
+    return share_right(shown)
 
 
 def bounded(job: ModuleJob, seconds: float, keep: Callable[[Any], None], args: argparse.Namespace) -> ModuleJob:

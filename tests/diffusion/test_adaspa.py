@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
+from tests.passes import PASSES, passes, start
 from vibe_pipeline.diffusion.attention import KINDS, Place, attention_words, install_gclf, kind_of
 from vibe_pipeline.diffusion.attention import blocks as at_work
 from vibe_pipeline.diffusion.attention.blocks import (
@@ -22,9 +23,8 @@ from vibe_pipeline.diffusion.attention.choice import block_backend
 from vibe_pipeline.diffusion.attention.steps import Steps
 from vibe_pipeline.diffusion.checkpoint import find_model
 from vibe_pipeline.diffusion.flow import sigma_schedule
-from vibe_pipeline.diffusion.models import velocity_predictor
 from vibe_pipeline.diffusion.sampling import denoise, guided
-from vibe_pipeline.diffusion.step_cache import forget_steps, in_context
+from vibe_pipeline.diffusion.step_cache import forget_steps
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.load import ParameterError
@@ -180,17 +180,14 @@ def test_nothing_left_out_is_full_attention() -> None:
 
 
 TEXTS = torch.randn(2, 2, 12, 64, generator=torch.Generator().manual_seed(1))
-START = torch.randn(2, 16, 2, 8, 12, generator=torch.Generator().manual_seed(2))
+START = start(clips=2)
 ROW = AttentionParams(kind="adaspa", block=8, sparsity=0.5, search_steps=(2, 4), recall=0.6)
 
 
 def clips(transformer, start: Tensor, clip: slice = slice(None), scale: float = 3.0) -> Tensor:
     forget_steps(transformer)
-    predict = [
-        in_context(transformer, name, velocity_predictor(transformer, text[clip], False, torch.float32))
-        for name, text in zip(("conditional", "unconditional"), TEXTS, strict=True)
-    ]
-    return denoise(guided(*predict, scale), start[clip].clone(), sigma_schedule(6, 3.0, 0.7))
+    predict = guided(*passes(transformer, TEXTS[:, clip]), scale)
+    return denoise(predict, start[clip].clone(), sigma_schedule(6, 3.0, 0.7))
 
 
 def test_clips_do_not_know_of_each_other_and_passes_neither(wan21) -> None:
@@ -199,8 +196,8 @@ def test_clips_do_not_know_of_each_other_and_passes_neither(wan21) -> None:
     installed = install_gclf(transformer, ROW)
     both = clips(transformer, START)
     assert not torch.allclose(both, full, atol=1e-4)
-    assert set(installed.steps.kept) == {(p, n) for p in ("conditional", "unconditional") for n in (0, 1)}
-    one, other = (installed.steps.kept[(name, 1)] for name in ("conditional", "unconditional"))
+    assert set(installed.steps.kept) == {(p, n) for p in PASSES for n in (0, 1)}
+    one, other = (installed.steps.kept[(name, 1)] for name in PASSES)
     assert not torch.equal(one.lse, other.lse)
     assert torch.equal(clips(transformer, START), both)  # another clip, and this one again: the same to the last bit
     for clip in (slice(0, 1), slice(1, 2)):
@@ -218,10 +215,7 @@ def test_a_pass_sees_its_own_steps(wan21) -> None:
     x = [torch.randn(2, 16, 2, 8, 12, generator=torch.Generator().manual_seed(n)) for n in range(6)]
     for beside in (False, True):
         forget_steps(transformer)
-        one, other = (
-            in_context(transformer, name, velocity_predictor(transformer, text, False, torch.float32))
-            for name, text in zip(("a", "b"), TEXTS, strict=True)
-        )
+        one, other = passes(transformer, TEXTS)
         found.append([])
         with torch.no_grad():
             for y in x:

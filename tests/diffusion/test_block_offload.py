@@ -11,12 +11,12 @@ from torch import Tensor
 
 from tests.block_device import BlockDevice
 from tests.conftest import STYLES
+from tests.passes import PASSES, passes, predictors, start
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.attention import GclfSettings, install_gclf
 from vibe_pipeline.diffusion.block_offload import compile_forwards, gather_blocks, offload_blocks
 from vibe_pipeline.diffusion.flow import sigma_schedule
 from vibe_pipeline.diffusion.freeswim import freeswim_predictor, install_freeswim
-from vibe_pipeline.diffusion.models import velocity_predictor
 from vibe_pipeline.diffusion.quantisation import quantise
 from vibe_pipeline.diffusion.regions import RegionSchedule, install_regions
 from vibe_pipeline.diffusion.rope import install_rope, rope_of
@@ -26,7 +26,6 @@ from vibe_pipeline.diffusion.step_cache import (
     Pyramid,
     Taylor,
     forget_steps,
-    in_context,
     install_step_cache,
     remove_step_cache,
 )
@@ -35,7 +34,6 @@ from vibe_pipeline.experiment.rope import RopeParams
 LAYERS = 5
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 LEVELS = sigma_schedule(4, 3.0, 0.7)
-TEXTS = torch.randn(2, 1, 12, 64, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "streamed"])
@@ -82,16 +80,8 @@ def transformer(request: pytest.FixtureRequest, device: BlockDevice) -> WanTrans
 def clip(transformer: WanTransformer3DModel, steps: int = 4, scale: float = 3.0) -> Tensor:
     """A clip by both guidance passes, in the inference mode of a run."""
     forget_steps(transformer)
-    tokens = transformer.config.in_channels == 48
-    one, other = (
-        in_context(transformer, name, velocity_predictor(transformer, text, tokens, torch.float32))
-        for name, text in zip(("conditional", "unconditional"), TEXTS, strict=True)
-    )
-    return denoise(guided(one, other, scale), start(transformer), sigma_schedule(steps, 3.0, 0.7))
-
-
-def start(transformer: WanTransformer3DModel) -> Tensor:
-    return torch.randn(1, transformer.config.in_channels, 2, 8, 12, generator=torch.Generator().manual_seed(2))
+    predict = guided(*passes(transformer), scale)
+    return denoise(predict, start(transformer.config.in_channels), sigma_schedule(steps, 3.0, 0.7))
 
 
 def adapted(transformer: WanTransformer3DModel, name: str, seed: int) -> None:
@@ -192,9 +182,8 @@ def test_freeswim_keeps_its_cross_attention(transformer, device, place, refresh_
 
     def swum() -> Tensor:
         swim.stored.clear()
-        tokens = transformer.config.in_channels == 48
-        one, other = (velocity_predictor(transformer, text, tokens, torch.float32) for text in TEXTS)
-        return denoise(freeswim_predictor(swim, one, other, 2.0, refresh_every), start(transformer), LEVELS)
+        predict = freeswim_predictor(swim, *predictors(transformer), 2.0, refresh_every)
+        return denoise(predict, start(transformer.config.in_channels), LEVELS)
 
     expected = swum()
     offload_blocks(transformer, place)
@@ -209,12 +198,9 @@ def test_some_tokens_run_alone(transformer, device, place) -> None:
 
     def sampled() -> Tensor:
         regions.begin(len(LEVELS) - 1)
-        tokens = transformer.config.in_channels == 48
-        one, other = (
-            regions.within(name, velocity_predictor(transformer, text, tokens, torch.float32))
-            for name, text in zip(("conditional", "unconditional"), TEXTS, strict=True)
-        )
-        return denoise(regions.stepping(guided(one, other, 2.0)), start(transformer), LEVELS)
+        both = [regions.within(n, predict) for n, predict in zip(PASSES, predictors(transformer), strict=True)]
+        predict = regions.stepping(guided(*both, 2.0))
+        return denoise(predict, start(transformer.config.in_channels), LEVELS)
 
     expected = sampled()
     offload_blocks(transformer, place)

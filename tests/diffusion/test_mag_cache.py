@@ -1,7 +1,6 @@
 """MagCache: ratios as measured by hand, steps left out by the paper's rule, guidance's two passes each by its own."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,38 +9,22 @@ from diffusers import WanTransformer3DModel
 from diffusers.hooks.mag_cache import nearest_interp
 from torch import Tensor
 
+from tests.passes import PASSES, passes, predictors, start
 from vibe_pipeline.diffusion.flow import sigma_schedule
 from vibe_pipeline.diffusion.mag_cache import Mag, found_ratios, read_ratios
-from vibe_pipeline.diffusion.models import velocity_predictor
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.sampling import denoise, guided
-from vibe_pipeline.diffusion.step_cache import forget_steps, in_context, install_step_cache, remove_step_cache
+from vibe_pipeline.diffusion.step_cache import forget_steps, install_step_cache, remove_step_cache
 
 STEPS = 8
-TEXTS = torch.randn(2, 1, 12, 64, generator=torch.Generator().manual_seed(1))
-START = torch.randn(1, 16, 2, 8, 12, generator=torch.Generator().manual_seed(2))
-PASSES = ("conditional", "unconditional")
 CALLS = {"conditional": STEPS, "unconditional": 5}
 INTERVAL = (0.55, 1.0)  # five of the eight levels
-
-
-@pytest.fixture
-def transformer(wan21) -> Iterator[WanTransformer3DModel]:
-    yield (made := wan21.transformer().eval().requires_grad_(False))
-    remove_step_cache(made)
-
-
-def passes(transformer: WanTransformer3DModel) -> list[Predict]:
-    return [
-        in_context(transformer, name, velocity_predictor(transformer, text, False, torch.float32))
-        for name, text in zip(PASSES, TEXTS, strict=True)
-    ]
 
 
 def clip(transformer: WanTransformer3DModel) -> Tensor:
     forget_steps(transformer)
     predict = guided(*passes(transformer), 3.0, INTERVAL)
-    out = denoise(predict, START.clone(), sigma_schedule(STEPS, 3.0, 0.7))
+    out = denoise(predict, start(), sigma_schedule(STEPS, 3.0, 0.7))
     forget_steps(transformer)
     return out
 
@@ -81,7 +64,6 @@ def test_a_calibration_changes_nothing_and_finds_what_is_measured_by_hand(transf
     first = transformer.blocks[0].register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
     last = transformer.blocks[-1].register_forward_hook(lambda _, args, out: seen.append(out - seen.pop()))
     order = list(PASSES)
-    texts = [velocity_predictor(transformer, text, False, torch.float32) for text in TEXTS]
     lengths: dict[str, list[Tensor]] = {name: [] for name in PASSES}
 
     def noting(name: str, predict: Predict) -> Predict:
@@ -92,8 +74,10 @@ def test_a_calibration_changes_nothing_and_finds_what_is_measured_by_hand(transf
 
         return within
 
-    by_hand = guided(*(noting(name, predict) for name, predict in zip(order, texts, strict=True)), 3.0, INTERVAL)
-    denoise(by_hand, START.clone(), sigma_schedule(STEPS, 3.0, 0.7))
+    by_hand = guided(
+        *(noting(name, predict) for name, predict in zip(order, predictors(transformer), strict=True)), 3.0, INTERVAL
+    )
+    denoise(by_hand, start(), sigma_schedule(STEPS, 3.0, 0.7))
     first.remove()
     last.remove()
     install_step_cache(transformer, Mag())
@@ -138,7 +122,7 @@ def test_steps_are_left_out_by_the_rule_and_each_pass_by_its_own(transformer, to
         forget_steps(transformer)
         for name in PASSES:
             computed[name].clear()
-        denoise(guided(*both, 3.0, INTERVAL), START.clone(), sigma_schedule(STEPS, 3.0, 0.7))
+        denoise(guided(*both, 3.0, INTERVAL), start(), sigma_schedule(STEPS, 3.0, 0.7))
         for name in PASSES:
             assert computed[name] == by_the_rule(ratios[name], tolerance, most, retain)
             assert [i for i, done in enumerate(computed[name]) if not done] == cache.left_out(ratios[name])
@@ -156,7 +140,7 @@ def test_a_step_that_is_left_out_adds_the_last_residual(transformer) -> None:
     # What goes into the blocks: the patches, as the transformer flattens them.
     transformer.patch_embedding.register_forward_hook(lambda _, args, out: entering.append(out.flatten(2).mT))
     for sigma in (0.9, 0.8, 0.7, 0.6):
-        within(START, torch.tensor([sigma]))
+        within(start(), torch.tensor([sigma]))
     torch.testing.assert_close(residuals[1], residuals[0])
     torch.testing.assert_close(residuals[3], residuals[2])
     assert not torch.allclose(residuals[2], residuals[1])

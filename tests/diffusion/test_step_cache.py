@@ -2,7 +2,7 @@
 
 import gc
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -10,12 +10,13 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.passes import TEXTS, passes, predictors, start
 from vibe_pipeline.diffusion.attention import GclfSettings, install_gclf
 from vibe_pipeline.diffusion.attention_flops import WHICH, count_attention
 from vibe_pipeline.diffusion.flops import adapters_on
 from vibe_pipeline.diffusion.flow import noise_levels, sigma_schedule
 from vibe_pipeline.diffusion.lora import add_adapter
-from vibe_pipeline.diffusion.models import find_model, velocity_predictor
+from vibe_pipeline.diffusion.models import find_model
 from vibe_pipeline.diffusion.objectives import Predict
 from vibe_pipeline.diffusion.sampling import denoise, guided
 from vibe_pipeline.diffusion.step_cache import (
@@ -31,25 +32,10 @@ from vibe_pipeline.diffusion.step_cache_base import StepCache
 from vibe_pipeline.diffusion.weights import on_meta
 
 STEPS = 8
-TEXTS = torch.randn(2, 1, 12, 64, generator=torch.Generator().manual_seed(1))
-START = torch.randn(1, 16, 2, 8, 12, generator=torch.Generator().manual_seed(2))
-
-
-@pytest.fixture
-def transformer(wan21) -> Iterator[WanTransformer3DModel]:
-    yield (made := wan21.transformer().eval().requires_grad_(False))
-    remove_step_cache(made)
-
-
-def passes(transformer: WanTransformer3DModel) -> list[Predict]:
-    return [
-        in_context(transformer, name, velocity_predictor(transformer, text, False, torch.float32))
-        for name, text in zip(("conditional", "unconditional"), TEXTS, strict=True)
-    ]
 
 
 def clip(predict: Predict) -> Tensor:
-    return denoise(predict, START.clone(), sigma_schedule(STEPS, 3.0, 0.7))
+    return denoise(predict, start(), sigma_schedule(STEPS, 3.0, 0.7))
 
 
 def counting(transformer: WanTransformer3DModel) -> list[int]:
@@ -60,7 +46,7 @@ def counting(transformer: WanTransformer3DModel) -> list[int]:
 
 
 def test_without_a_cache_not_a_bit_changes_and_after_one_neither(transformer) -> None:
-    plain = [velocity_predictor(transformer, text, False, torch.float32) for text in TEXTS]
+    plain = predictors(transformer)
     before = clip(guided(*plain, 3.0))
     assert torch.equal(clip(guided(*passes(transformer), 3.0)), before)
     install_step_cache(transformer, Taylor())
@@ -86,7 +72,7 @@ def test_as_many_forwards_are_computed_as_the_plan_counts(transformer, cache: Ta
 def test_what_stands_in_is_the_expansion_of_the_last_outputs(transformer, order: int) -> None:
     """By hand: the last output, and its slope between the last two that were computed."""
     cache = Taylor(interval=2, before=3, order=order)
-    plain, seen = velocity_predictor(transformer, TEXTS[0], False, torch.float32), []
+    plain, seen = predictors(transformer)[0], []
 
     def by_hand(x: Tensor, sigma: Tensor) -> Tensor:
         step = by_hand.step = getattr(by_hand, "step", -1) + 1
@@ -172,7 +158,7 @@ def test_pyramid_gives_what_attention_gave_before_within_its_noise_levels(transf
         return within
 
     handles, sigma_now = [], 1.0
-    expected = denoise(by_hand(passes(transformer)[0]), START.clone(), sigmas)
+    expected = denoise(by_hand(passes(transformer)[0]), start(), sigmas)
     for handle in handles:
         handle.remove()
     assert not torch.equal(expected, clip(passes(transformer)[0]))

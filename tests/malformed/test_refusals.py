@@ -17,7 +17,8 @@ from kedro.framework.project import configure_project
 from tests.conf_files import read_conf, write_conf
 from vibe_pipeline.cli import cli
 from vibe_pipeline.experiment.arms import ArmParams
-from vibe_pipeline.reporting.page import ReportInputs, write_report
+from vibe_pipeline.reporting.page import write_report
+from vibe_pipeline.reporting.report_inputs import ReportInputs
 
 ROOT = Path(__file__).parents[2]
 TOKEN, PASSWORD = "hf_QWERTYuiopASDFghjklZXCVbnm123456", "hunter2secret"

@@ -13,7 +13,7 @@ from vibe_pipeline.evaluation.metrics.measures import Beside, measure_clip
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.io.video import write_lossless
-from vibe_pipeline.miniature.readout import object_saliency, read_clip
+from vibe_pipeline.miniature.readout import object_saliency, read_clip, share_right
 from vibe_pipeline.miniature.scene import BACKGROUNDS, SHAPES, parse_caption, sample_scene
 from vibe_pipeline.miniature.world import render
 from vibe_pipeline.pipelines.vbench_eval.nodes import measure
@@ -57,6 +57,8 @@ def test_what_is_wrong_is_read_wrong() -> None:
     clip, truth = render(scene, 64, 64, 5), parse_caption(scene.caption)
     assert all(read_clip(clip).right(truth).values())
     assert not read_clip(clip[::-1]).right(truth)["motion_right"]
+    shares = share_right([(clip, scene.caption), (clip[::-1], scene.caption)])
+    assert (shares["motion_right"], shares["colours_right"]) == (0.5, 1.0)
     assert not read_clip(clip[[2] * 5]).right(truth)["motion_right"]
     assert not read_clip(np.ascontiguousarray(clip[..., ::-1])).right(truth)["colours_right"]
     other = render(replace(scene, texture="woven" if scene.texture == "ribbed" else "ribbed"), 64, 64, 5)

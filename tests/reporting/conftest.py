@@ -14,7 +14,7 @@ from vibe_pipeline.experiment.claims import Asked, Claim
 from vibe_pipeline.experiment.published import load_published
 from vibe_pipeline.miniature.scene import sample_scene
 from vibe_pipeline.miniature.world import render
-from vibe_pipeline.reporting.page import ReportInputs
+from vibe_pipeline.reporting.report_inputs import ReportInputs
 
 ROOT = Path(__file__).parents[2]
 NASTY = "<script>alert('x')</script> & \"quoted\""

@@ -11,7 +11,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.reporting.conftest import SKIPPED
 from vibe_pipeline.io.video import read_frames
-from vibe_pipeline.reporting.page import ReportInputs, write_report
+from vibe_pipeline.reporting.page import write_report
+from vibe_pipeline.reporting.report_inputs import ReportInputs
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")

@@ -5,7 +5,7 @@ import pytest
 
 from vibe_pipeline.reporting import figures
 from vibe_pipeline.reporting.cost import cost_of
-from vibe_pipeline.reporting.page import ReportInputs
+from vibe_pipeline.reporting.report_inputs import ReportInputs
 
 
 def test_spectra_draw_the_power_of_every_arm(inputs: ReportInputs) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.reporting import first, gallery
-from vibe_pipeline.reporting.page import ReportInputs
+from vibe_pipeline.reporting.report_inputs import ReportInputs
 
 
 def roles(inputs: ReportInputs) -> first.Roles:

@@ -8,7 +8,7 @@ import pytest
 from vibe_pipeline.io.video import read_clip
 from vibe_pipeline.reporting import gallery
 from vibe_pipeline.reporting.media import Panel, contact_sheet, detail_window, mid_frame, some_frames, video_uri
-from vibe_pipeline.reporting.page import ReportInputs
+from vibe_pipeline.reporting.report_inputs import ReportInputs
 
 
 def test_frames_are_read_back(inputs: ReportInputs) -> None:

@@ -14,7 +14,8 @@ from vibe_pipeline.evaluation.claims import MEANINGS
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Asked, Claim
 from vibe_pipeline.experiment.published import load_published
-from vibe_pipeline.reporting.page import ReportInputs, render, write_report
+from vibe_pipeline.reporting.page import render, write_report
+from vibe_pipeline.reporting.report_inputs import ReportInputs
 
 VOID = {"meta", "img", "input", "br", "link", "hr"}
 

@@ -20,9 +20,10 @@ from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.claims import Asked, Claim
 from vibe_pipeline.experiment.published import load_published
 from vibe_pipeline.reporting.copies import Grid
-from vibe_pipeline.reporting.page import ReportInputs, context, render
+from vibe_pipeline.reporting.page import context, render
 from vibe_pipeline.reporting.paper import Ours, PaperTable, paper_tables
 from vibe_pipeline.reporting.published import published_difference, published_gain
+from vibe_pipeline.reporting.report_inputs import ReportInputs
 from vibe_pipeline.reporting.setting import setting
 from vibe_pipeline.reporting.verdicts import claim_shown, prompts_that_tell, signed
 

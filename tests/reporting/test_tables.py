@@ -11,7 +11,7 @@ from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.reporting import blocks, narrative, tables
 from vibe_pipeline.reporting.copies import Grid
 from vibe_pipeline.reporting.glossary import number, spread, together, words
-from vibe_pipeline.reporting.page import ReportInputs
+from vibe_pipeline.reporting.report_inputs import ReportInputs
 
 
 def block(inputs: ReportInputs, family: str) -> blocks.Block:

@@ -158,10 +158,10 @@ def loss_weight(kind: Weighting, sigma: Tensor, shift: float, mean: float = 0.0,
     Args:
         kind: The paper's `bell`; `uniform` (1); `cosmap` (arXiv 2403.03206, section 3.1); `min_snr` of a velocity
             loss, `min_snr_x0` of an x0 loss such as HFATO; `logit_normal`.
-        sigma: [B].
+        sigma: Noise levels [B], in [0, 1].
         shift: Of the training levels.
         mean: Of logit_normal, before the sigmoid.
-        std: Likewise.
+        std: Standard deviation of logit_normal, before the sigmoid.
 
     Raises:
         ValueError: An unknown kind.

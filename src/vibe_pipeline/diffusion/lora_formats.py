@@ -229,6 +229,7 @@ def _write_ours(pairs: Mapping[str, LowRank], folder: Path) -> None:
     state = {f"{m}.lora_{x}.weight": t.contiguous() for m, p in pairs.items() for x, t in (("A", p.a), ("B", p.b))}
 
     def write(temporary: Path) -> None:
+        """By diffusers' own writer, with its metadata in a fixed order."""
         WanPipeline.save_lora_weights(
             folder,
             transformer_lora_layers=state,

@@ -39,7 +39,7 @@ class Mag(StepCache):
     `most_skips`.
 
     Attributes:
-        tolerance: Of e.
+        tolerance: The largest e at which a step is left out.
         most_skips: Steps left out in a row.
         retain: Share of a pass's forwards at its start that are all computed.
         ratios: A file of them, as a calibration writes it; None: one clip is denoised for them first, whole.

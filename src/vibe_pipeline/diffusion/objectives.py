@@ -88,13 +88,13 @@ def bridge_loss(
     ours.
 
     Args:
-        predict: Velocity.
-        x0: Clean latents.
-        degraded: Of the small picture, enlarged.
-        noise: Of their shape.
-        sigma: [B], in (0, sigma_start].
-        sigma_start: [B], in (0, 1).
-        weight: [B].
+        predict: Gives the velocity of (x_sigma, sigma).
+        x0: Clean latents [B, C, T, H, W].
+        degraded: Latents of the small picture, enlarged; of that shape.
+        noise: Standard normal, of that shape.
+        sigma: Noise levels [B], in (0, sigma_start].
+        sigma_start: Where the second pass starts, [B], in (0, 1).
+        weight: w, [B]; None: 1.
     """
     start = bridge_start(degraded, noise, sigma_start, "wan")
     way = (start - x0) / sigma_start.view(-1, *[1] * (x0.ndim - 1)).to(x0)
@@ -140,7 +140,7 @@ def split_spectrum(x: Tensor, cutoff: float = 0.5, sharpness: float = 10.0) -> t
     """Low and high frequencies of each frame of x [B, C, T, H, W], complex [B, C, T, H, W // 2 + 1]; their sum is all.
 
     Args:
-        x: 32 bit.
+        x: Latents of 32 bit, since the transform takes no 16-bit numbers.
         cutoff: Radius where both have a half, as a share of the highest frequency along an axis.
         sharpness: Of the step between them: low has sigmoid(sharpness (cutoff - radius)).
     """

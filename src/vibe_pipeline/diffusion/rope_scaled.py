@@ -35,9 +35,9 @@ def yarn_angles(positions: Tensor, dim: int, scale: float, length: int, rotation
     frequency = theta^(-2 j / D) (m + (1 - m) / s), m = 1 below pair c(fast), 0 above c(slow).
 
     Args:
-        positions: [L].
-        dim: Channels of the axis.
-        scale: s.
+        positions: Of the tokens along the axis, [L].
+        dim: D, channels of the axis.
+        scale: s, how many times longer the axis is than in training.
         length: The longest that the axis was trained with, in tokens.
         rotations: (fast, slow): turns over that length.
 
@@ -64,7 +64,7 @@ class Yarn(RopeKind):
     """YaRN with one ratio for both axes, the larger.
 
     Attributes:
-        rotations: (fast, slow).
+        rotations: (fast, slow): turns over the native length from which a pair stays, and to which it is interpolated.
     """
 
     name: ClassVar[str] = "yarn"
@@ -141,7 +141,7 @@ class Dype(RopeKind):
 
     Attributes:
         strength: Of the exponent at pure noise.
-        power: Of sigma.
+        power: Of sigma in the exponent: the larger, the sooner the stretching ends.
     """
 
     name: ClassVar[str] = "dype"

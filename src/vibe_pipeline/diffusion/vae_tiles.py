@@ -63,8 +63,8 @@ class Part:
     Attributes:
         values: [B, C, frames, rows, columns], all of the tile: what lies beyond the stride is the next tile's.
         index: Which part of the tile, along time.
-        top: Of the tile, in latent pixels.
-        left: Likewise.
+        top: First row of the tile, in latent pixels.
+        left: First column of the tile, in latent pixels.
     """
 
     values: Tensor

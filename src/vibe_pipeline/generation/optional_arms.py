@@ -13,11 +13,10 @@ NOT_RUN = "not_run"
 """The group of parameters, and the data set, that holds what was left out."""
 
 
-def missing_of(name: str, arm: ArmParams, home: Path) -> tuple[str, str]:
+def missing_of(arm: ArmParams, home: Path) -> tuple[str, str]:
     """Why an arm could not run, and what would mend it; two empty texts where every file that it names is there.
 
     Args:
-        name: Of the row.
         arm: The row.
         home: What its paths are relative to.
     """
@@ -37,7 +36,7 @@ def left_out(tables: Experiment, home: Path) -> dict[str, dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     for name, arm in tables.arms.items():
-        reason, fix = missing_of(name, arm, home) if arm.optional else ("", "")
+        reason, fix = missing_of(arm, home) if arm.optional else ("", "")
         if reason:
             row = arm.model_dump(mode="json")
             found[name] = {"label": arm.label, "reason": f"not run, because {reason}", "fix": fix, "row": row}

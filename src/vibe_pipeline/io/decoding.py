@@ -42,7 +42,7 @@ class ClipInfo:
 
     Attributes:
         height: Pixels, in display orientation.
-        width: Likewise.
+        width: Pixels, in display orientation.
         frames: Counted, since containers lie about durations.
         fps: Frames a second; over the whole clip if times are uneven.
         notes: What of the file the measures do not see or a player would show otherwise, in words.

@@ -54,7 +54,7 @@ def encode_clips(job: ClipsJob, processes: int, device: torch.device, workers: i
     """Render and encode the training clips once, in shards; finished shards are kept.
 
     Args:
-        job: Which.
+        job: Which clips, from which VAE, into which folder.
         processes: How many single-thread processes render and encode side by side, where there are no workers.
         device: What encodes, in this process, what workers render.
         workers: How many processes render for it; none beside a CPU, if all of its cores are to encode.

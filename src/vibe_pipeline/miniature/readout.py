@@ -3,7 +3,7 @@
 All measures work at any resolution and take RGB float clips [frames, height, width, 3] in [0, 1].
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.signal import fftconvolve
 
-from vibe_pipeline.miniature.scene import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES
+from vibe_pipeline.miniature.scene import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, parse_caption
 from vibe_pipeline.miniature.world import coverage, pixel_grid, signed_distance
 
 Array = NDArray[np.float32]
@@ -58,7 +58,7 @@ def read_clip(clip: Array) -> Reading:
     core = np.stack([ndimage.binary_erosion(m, iterations=max(1, clip.shape[1] // 40)) for m in masks])
     inside = clip[core] if core.any() else clip[masks] if masks.any() else clip.reshape(-1, 3)
     return Reading(
-        shape=_best_shape(saliency, centres, areas),
+        shape=_best_shape(saliency, areas),
         colour=_nearest(_between_tones(inside), COLOURS),
         background=_nearest(background, BACKGROUNDS),
         texture=_texture(clip, saliency),
@@ -67,6 +67,16 @@ def read_clip(clip: Array) -> Reading:
         area=float(np.median(areas)),
         one_object=_one_object(masks, float(np.median(areas))),
     )
+
+
+def share_right(shown: Iterable[tuple[Array, str]]) -> dict[str, float]:
+    """Share of clips that show what their captions say, by attribute.
+
+    Args:
+        shown: Clips, each with its caption; one at least.
+    """
+    right = [read_clip(clip).right(parse_caption(caption)) for clip, caption in shown]
+    return {name: float(np.mean([reading[name] for reading in right])) for name in right[0]}
 
 
 def object_saliency(clip: Array) -> tuple[Array, Array]:
@@ -119,7 +129,7 @@ def _centres(masks: NDArray[np.bool_]) -> tuple[Array, Array]:
     return centres.astype(np.float32), areas.astype(np.float32)
 
 
-def _best_shape(saliency: Array, centres: Array, areas: Array) -> str:
+def _best_shape(saliency: Array, areas: Array) -> str:
     """Template match: the best normalised correlation over sizes and small shifts, summed over frames."""
     coarse = max(1, saliency.shape[1] // 64)
     saliency = ndimage.zoom(saliency, (1, 1 / coarse, 1 / coarse), order=1) if coarse > 1 else saliency

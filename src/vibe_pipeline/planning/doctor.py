@@ -49,7 +49,7 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        item: What.
+        item: What was looked at, as its row of the list is named.
         state: `missing` stops a run; `optional` only leaves something out.
         found: What is there.
         fix: The command or the setting that mends it.

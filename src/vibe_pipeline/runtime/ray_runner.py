@@ -113,6 +113,7 @@ def _remote(ray: ModuleType, given: Resources) -> Any:
     """The Ray function; nested, so that it is sent by value and sets the environment before it imports the package."""
 
     def run_node(payload: bytes, environment: dict[str, str], folder: str) -> None:
+        """Run a packed node as if in `folder` of the machine that asked for it, with these environment variables."""
         import os
         import socket
 

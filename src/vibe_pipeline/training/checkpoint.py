@@ -31,6 +31,7 @@ def save_checkpoint(state: dict[str, Any], folder: Path) -> None:
     path = folder / NAME
 
     def write(temporary: Path) -> None:
+        """Down to the disk first, then move the one before aside: a power cut leaves one of the two whole."""
         with temporary.open("wb") as stream:
             torch.save(state, stream)
             stream.flush()

@@ -26,8 +26,8 @@ class ScoringJob:
         prompt: What it was generated from.
         dimensions: Which to score.
         frames: That its row in the table says it has; VBench would score a truncated clip on what it finds.
-        height: Likewise, pixels.
-        width: Likewise.
+        height: Pixels, as its row says.
+        width: Pixels, as its row says.
         labels: Dimension to VBench's labels for the prompt, where it has some.
     """
 

@@ -131,6 +131,7 @@ def _side_by_side(
     results: queue.SimpleQueue[Result | None] = queue.SimpleQueue()
 
     def work(number: int) -> None:
+        """Score one share; what a process that fails has not scored gets its error, and None says it is done."""
         missing = {(job.clip, name) for job in shares[number] for name in job.dimensions}
         try:
             own = replace(settings, device=_device(settings.device, number))

@@ -99,10 +99,10 @@ def blocks_by_head(recall: Tensor, blocks: int, base: int, enough: float) -> Ten
     Of n heads above `enough`, the n with the highest recall keep half as many, the n with the lowest as many more.
 
     Args:
-        recall: [B, heads].
-        blocks: There are so many.
-        base: The average.
-        enough: The share.
+        recall: Share of a head's softmax weights that `base` blocks hold, [B, heads], 0 to 1.
+        blocks: How many key blocks there are.
+        base: How many a head keeps on the average.
+        enough: Recall above which a head has blocks to spare, 0 to 1.
 
     Returns:
         int64 [B, heads], of mean `base` in every clip.

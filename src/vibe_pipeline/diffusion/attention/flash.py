@@ -132,7 +132,10 @@ def _(q: Tensor, k: Tensor, v: Tensor, tables: Sequence[Tensor], scale: float) -
 def flash_windows_backward(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad: Tensor, lse: Tensor, tables: Sequence[Tensor], scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v, with the strides that these have."""
+    """Gradients of q, k and v, with the strides that these have.
+
+    Eight arguments, since an operator's schema knows tensors and numbers but no dataclass: call it by keyword.
+    """
     from flash_attn.cute.interface import _flash_attn_bwd
 
     dq, dk, dv, *_ = _flash_attn_bwd(
@@ -159,7 +162,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _gradients(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
     q, k, v, out, lse, *tables = ctx.saved_tensors
-    return *flash_windows_backward(q, k, v, out, grad, lse, tables, ctx.scale), [None] * len(tables), None
+    gradients = flash_windows_backward(q=q, k=k, v=v, out=out, grad=grad, lse=lse, tables=tables, scale=ctx.scale)
+    return *gradients, [None] * len(tables), None
 
 
 flash_windows.register_autograd(_gradients, setup_context=_keep)

@@ -19,7 +19,7 @@ class Rotary:
 
     Attributes:
         cos: [1, L, 1, D], each angle twice in a row; token i of the plan's order stands in row i.
-        sin: Likewise.
+        sin: Sines of the same angles, laid out as cos.
     """
 
     cos: Tensor

@@ -40,7 +40,7 @@ def cinescale_scale(tokens_per_frame: int, head_dim: int, reference: int = 3600)
     Args:
         tokens_per_frame: H W of the token grid at work.
         head_dim: d, channels of one head.
-        reference: r.
+        reference: r, tokens of a frame at which the temperature is that of plain attention, 1 / sqrt(d).
 
     Raises:
         ValueError: A count below 1, or a reference below 2 (the logarithm's base).

@@ -95,7 +95,7 @@ def attend_some(plan: "WindowPlan", q: Tensor, k: Tensor, v: Tensor, some: Some,
         plan: Of windows, pooled keys or plain full attention.
         q: Of the queries asked for, [B, heads, n, D].
         k: Of all tokens, [B, heads, L, D], in the plan's order.
-        v: Likewise.
+        v: Of all tokens, as k.
         some: Which queries they are.
         scale: Of the scores; None: 1 / sqrt(D).
 

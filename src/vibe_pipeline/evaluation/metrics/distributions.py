@@ -36,8 +36,8 @@ class Figure:
 
     Attributes:
         value: The measure.
-        low: End of its interval; NaN where there is none.
-        high: Likewise.
+        low: Lower end of its interval; NaN where there is none.
+        high: Upper end; NaN where there is none.
         note: From how many clips, and how far that makes it wrong.
         resamples: What it becomes when prompts are drawn again; the i-th is of the same draw in every arm that has the
             same prompts.

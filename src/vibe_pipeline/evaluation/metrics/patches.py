@@ -80,6 +80,7 @@ def load_niqe(files: Sequence[Path], device: str) -> Callable[[], Watcher]:
     model = NIQE(pretrained_model_path=str(files[0])).to(device)
 
     def score(images: torch.Tensor) -> torch.Tensor:
+        """One score a tile [n, 3, y, x] -> [n], NaN where features are not finite; on error, tile by tile."""
         if min(images.shape[-2:]) < NIQE_TILE:
             seen = "x".join(map(str, images.shape[-2:]))
             raise ValueError(f"NIQE needs tiles of {NIQE_TILE}x{NIQE_TILE} pixels at least; these are {seen}")

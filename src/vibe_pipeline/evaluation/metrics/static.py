@@ -95,6 +95,9 @@ def find_static(frames: Iterable[NDArray[np.uint8] | NDArray[np.floating]]) -> S
     Args:
         frames: RGB [H, W, 3], one after another.
 
+    Raises:
+        ValueError: There is no frame.
+
     Source: own.
     """
     lowest = highest = changes = np.zeros(0, np.float32)

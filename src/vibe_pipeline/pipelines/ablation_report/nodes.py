@@ -30,8 +30,9 @@ from vibe_pipeline.reporting.ages import ages
 from vibe_pipeline.reporting.arm_runs import ArmRecord, log_arm_runs, note_on_arms, several_have
 from vibe_pipeline.reporting.first import roles_of
 from vibe_pipeline.reporting.kept import keep_report
-from vibe_pipeline.reporting.page import ReportInputs, write_report
+from vibe_pipeline.reporting.page import write_report
 from vibe_pipeline.reporting.provenance import Origin, degradation_rows, losses
+from vibe_pipeline.reporting.report_inputs import ReportInputs
 from vibe_pipeline.reporting.result import result_of, to_read_first
 from vibe_pipeline.tracking import parent_run
 

@@ -131,7 +131,7 @@ class CountedAdaSpa(AdaSpa):
     """AdaSpa over the forwards of one pass, for a plan.
 
     Attributes:
-        calls: How many.
+        calls: How many forwards the pass has.
     """
 
     calls: int = 1
