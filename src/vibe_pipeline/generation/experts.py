@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.block_offload import compile_forwards, gather_blocks, offload_blocks
+from vibe_pipeline.diffusion.compiling import begin_compiling
 from vibe_pipeline.diffusion.flow import is_high_noise
 from vibe_pipeline.diffusion.freeswim import FreeSwim
 from vibe_pipeline.diffusion.lifetime import release
@@ -106,10 +107,12 @@ class Equipment:
             expert.regions = install_regions(expert.transformer, schedule, self.arm.attention, native)
         elif cache is not None:
             install_step_cache(expert.transformer, cache)
-        elif self.model.compile and self.model.offload == "blocks":
-            compile_forwards(expert.transformer)
         elif self.model.compile:
-            expert.transformer.compile_repeated_blocks()
+            begin_compiling()
+            if self.model.offload == "blocks":
+                compile_forwards(expert.transformer)
+            else:
+                expert.transformer.compile_repeated_blocks()
 
 
 def _add_extras(expert: Expert, arm: ArmParams, which: str) -> None:

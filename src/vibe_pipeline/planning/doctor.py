@@ -137,9 +137,9 @@ def _has_windows(tables: Experiment) -> bool:
 
 def _flash() -> Finding:
     if flash_installed():
-        return Finding("flash-attn-4", "ok", "installed: windows run on it on Hopper and Blackwell")
+        return Finding("flash-attn-4", "ok", "installed: windows run on it on Hopper")
     said = "absent: windows run on flex_attention, at 1408x2560 1.46 times as slow on an H200 (docs/benchmarks.md)"
-    return Finding("flash-attn-4", "optional", said, "on a Hopper or Blackwell GPU: pip install '.[flash]'")
+    return Finding("flash-attn-4", "optional", said, "on a Hopper GPU: pip install '.[flash]'")
 
 
 def _looked(checks: Iterable[Check]) -> Iterator[Finding]:

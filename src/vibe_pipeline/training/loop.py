@@ -17,6 +17,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from vibe_pipeline.diffusion import lora
+from vibe_pipeline.diffusion.compiling import begin_compiling
 from vibe_pipeline.diffusion.crops import Placed
 from vibe_pipeline.diffusion.flops import transformer_flops
 from vibe_pipeline.diffusion.flow import loss_weight
@@ -124,9 +125,7 @@ def _start(job: TrainingJob, transformer: WanTransformer3DModel, group: Group, o
     if row.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     if row.compile:
-        # Past its limit torch falls back to eager; each bucket needs whole and cut chunks, trained and measured.
-        limit = 8 * len(job.images.buckets)
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, limit)
+        begin_compiling(shapes=len(job.images.buckets))
         transformer.compile_repeated_blocks()
     return state
 

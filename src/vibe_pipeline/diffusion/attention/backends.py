@@ -3,7 +3,7 @@
 dense   SDPA with an L x (L + P) mask: the reference, and the fastest on few tokens.
 gather  tiles of queries over boxes of keys (gather.py): CPU and training everywhere.
 flex    flex_attention over a block-sparse mask (flex.py): GPU; on the CPU forward only.
-flash   FlashAttention-4 over the same blocks (flash.py): Hopper and Blackwell, 16 bit, with its package.
+flash   FlashAttention-4 over the same blocks (flash.py): Hopper, 16 bit, with its package.
 """
 
 import math
@@ -141,9 +141,7 @@ def make_plan(
     asked, backend = backend, choose_backend(windows, backend, device.type)
     if backend == "flash" and not flash_runs_on(device):
         if asked == "flash":
-            raise ValueError(
-                f"backend 'flash' needs a Hopper or Blackwell GPU and flash-attn-4, not {device}: use 'auto'"
-            )
+            raise ValueError(f"backend 'flash' needs a Hopper GPU and flash-attn-4, not {device}: use 'auto'")
         backend = "flex"
     if backend == "dense":
         mask = _dense_mask(windows)

@@ -1,8 +1,8 @@
 """Windows by FlashAttention-4: empty blocks are skipped, whole ones need no mask, and one kernel serves every grid.
 
 What a query sees is read from tables and not compiled in, so that forward and backward are each compiled once for a
-head size, however many grids there are. The package is optional (`pip install .[flash]`): without it, on cards before
-Hopper and for 32-bit tensors, flex_attention does the work.
+head size, however many grids there are. The package is optional (`pip install .[flash]`): without it, on cards other
+than Hopper and for 32-bit tensors, flex_attention does the work.
 Source: github.com/Dao-AILab/flash-attention, flash_attn/cute.
 """
 
@@ -18,8 +18,12 @@ from vibe_pipeline.diffusion.attention.choice import flash_installed
 from vibe_pipeline.diffusion.attention.flex import BLOCK, padded_tokens
 from vibe_pipeline.diffusion.attention.geometry import Windows, reorder_tokens, window_starts
 
-CAPABILITIES = (9, 10)
-"""Major compute capabilities that its block-sparse forward and backward are written for: Hopper and Blackwell."""
+CAPABILITIES = (9,)
+"""Major compute capabilities whose block-sparse kernels take blocks of `flex.BLOCK` queries: Hopper.
+
+On Blackwell, 10, they work at two tiles of 128 queries and refuse blocks that are no multiple of 256 (4.0.0b36,
+`infer_block_sparse_expected_shapes` of `cute/block_sparsity.py`, with the `q_stage` of `cute/interface.py`).
+"""
 HEAD_DIMS = range(64, 129, 8)
 GUARD = -0x7FFF8000
 """0x80008000: a bit above each of the two 15-bit numbers, row and column, that a 32-bit code holds."""
