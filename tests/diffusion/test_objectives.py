@@ -1,5 +1,7 @@
 """The training objectives against their equations."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,6 +10,7 @@ from vibe_pipeline.diffusion.objectives import (
     OBJECTIVES,
     Objective,
     Sample,
+    blur,
     degrade,
     degraded_velocity_loss,
     hfato_loss,
@@ -143,6 +146,42 @@ def test_a_mix_is_the_weighted_sum_of_its_parts(batch: dict) -> None:
     torch.testing.assert_close(losses["loss"], 0.5 * losses["velocity"] + 2 * losses["hfato"])
     third = mixed_loss({"degraded_velocity": 1.0}, predict, Sample(**batch, degraded=degraded))["loss"]
     torch.testing.assert_close(third, degraded_velocity_loss(predict, degraded, batch["noise"], batch["sigma"]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kernel", "sigma"), [(5, 1.0), (3, 0.6), (7, 2.0)])
+def test_a_blur_is_the_gaussian_of_each_frame(dtype: torch.dtype, kernel: int, sigma: float) -> None:
+    """Against the sum written out: w(i, j) ~ exp(-(i^2 + j^2) / 2 sigma^2), of sum 1, edges mirrored."""
+    x0 = torch.randn(2, 3, 2, 4, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(dtype)
+    reach, (height, width) = kernel // 2, x0.shape[-2:]
+    steps = range(-reach, reach + 1)
+    weights = {(i, j): math.exp(-(i * i + j * j) / (2 * sigma**2)) for i in steps for j in steps}
+
+    def mirrored(place: int, size: int) -> int:
+        return size - 1 - abs(size - 1 - abs(place))
+
+    expected = torch.zeros_like(x0, dtype=torch.float64)
+    for y in range(height):
+        for x in range(width):
+            for (i, j), weight in weights.items():
+                there = x0[..., mirrored(y + i, height), mirrored(x + j, width)].double()
+                expected[..., y, x] += weight / sum(weights.values()) * there
+    found = blur(x0, kernel, sigma)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected.to(dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(blur(x0, kernel, sigma), found)
+    alone = torch.cat([blur(x0[:, :, t : t + 1], kernel, sigma) for t in range(2)], 2)
+    assert torch.equal(alone, found), "frames do not mix"
+    flat = torch.full_like(x0, 0.75)
+    torch.testing.assert_close(blur(flat, kernel, sigma), flat)
+
+
+def test_a_latent_that_is_too_small_to_be_blurred_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"kernel 7 reaches 3 cells beyond a 3 x 9 latent"):
+        blur(torch.zeros(1, 1, 1, 3, 9), 7)
+    with pytest.raises(ValueError, match=r"expected a latent \[B, C, T, H, W\]"):
+        blur(torch.zeros(1, 1, 8, 8))
 
 
 def test_an_unknown_objective_and_a_missing_degraded_latent_are_refused(batch: dict) -> None:

@@ -336,6 +336,16 @@ def test_of_an_adapter(wan21, wan22, tmp_path: Path) -> None:
     }
     keys |= {"form": key(degradation={"kind": "pixel"}), "mode": key(degradation={"mode": "nearest"})}
     keys |= {"share": key(degradation={"probability": 0.5})}
+    noise, blur = {"kind": "noise"}, {"kind": "blur"}
+    others: tuple[dict[str, Any], ...] = (
+        noise,
+        noise | {"std": 0.1},
+        blur,
+        blur | {"kernel": 7},
+        blur | {"sigma": 2.0},
+    )
+    keys |= {f"degraded by {d}": key(degradation=d) for d in others}
+    assert AdapterParams(label="a").model_dump()["degradation"].keys() == {"kind", "factor", "mode"}, "as they were"
     assert len(set(keys.values())) == len(keys), keys
     same = {name: key(**{name: value}) for name, value in TRAIN_HARMLESS.items()}
     same |= {"a renamed stage 1": key(start="renamed")}  # its content has a key of its own

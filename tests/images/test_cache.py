@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from transformers import UMT5EncoderModel
 
 from vibe_pipeline.diffusion.models import encode_texts, encode_video, find_model, load_vae
@@ -327,7 +328,7 @@ def test_every_adapters_check_is_of_its_own_factor_and_mode(build, tmp_path: Pat
         for factor in (0.5, 0.25)
         for mode in ("trilinear", "nearest")
     ]
-    pixel = AdapterParams(label="p", degradation=DegradationParams(kind="pixel", factor=0.25))
+    pixel = AdapterParams(label="p", degradation=DegradationParams(kind="pixel"))
     naive = AdapterParams(label="v", objective={"velocity": 1.0}, degradation=DegradationParams(factor=0.1))
     degradation_check(manifest, [*rows, pixel, naive]).to_csv(tmp_path / "checks.csv", index=False)
     table = pd.read_csv(tmp_path / "checks.csv")
@@ -345,6 +346,29 @@ def test_every_adapters_check_is_of_its_own_factor_and_mode(build, tmp_path: Pat
     other = AdapterParams(label="o", degradation=DegradationParams(factor=0.3))
     assert check_of(table, other).empty  # of another run's table: no figures rather than wrong ones
     assert check_of(table[["kind", "mse_degraded"]], rows[0]).empty
+
+
+def test_noise_and_blur_are_checked_too(build, tmp_path: Path) -> None:
+    """Noise destroys its variance, a blur what a Gaussian filter of that reach takes away."""
+    manifest = build()
+    noise = [AdapterParams(label="n", degradation={"kind": "noise", "std": std}) for std in (0.01, 0.1)]
+    soft = [AdapterParams(label="b", degradation={"kind": "blur", "kernel": k}) for k in (3, 5)]
+    share = AdapterParams(label="s", degradation={"kind": "blur", "probability": 0.5})  # of its images; no other map
+    degradation_check(manifest, [*noise, *soft, share]).to_csv(tmp_path / "checks.csv", index=False)
+    table = pd.read_csv(tmp_path / "checks.csv")
+    assert table["kind"].tolist() == ["latent", "pixel", "noise", "noise", "blur", "blur"]
+    assert [*table][:6] == ["kind", "factor", "mode", "std", "kernel", "sigma"]
+    pd.testing.assert_frame_equal(degradation_check(manifest, [*noise, *soft]), table, rtol=1e-6)
+    for row in noise:
+        found = check_of(table, row)["mse_degraded"].item()
+        assert found == pytest.approx(row.degradation.std**2, rel=0.1)
+    high = LatentCache(manifest, held_out=True).batch("high", [0, 1]).double().numpy()
+    for row in (*soft, share):
+        reach = row.degradation.kernel // 2
+        blurred = gaussian_filter(high, 1.0, mode="mirror", radius=reach, axes=(-2, -1))
+        assert check_of(table, row)["mse_degraded"].item() == pytest.approx(((blurred - high) ** 2).mean(), rel=1e-4)
+    assert check_of(table, AdapterParams(label="o", degradation={"kind": "noise", "std": 0.02})).empty
+    assert [*degradation_check(manifest)][:4] == ["kind", "factor", "mode", "mse_degraded"], "columns of what is asked"
 
 
 def test_text_encoder_and_vae_are_never_in_memory_together(build, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,6 +194,21 @@ DIFFUSION = [
     ),
     (
         "diffusion/objectives.py",
+        "for axis, length in ((-2, h), (-1, w)):",
+        "for axis, length in ((-2, h), (-2, h)):",
+        OBJECTIVES,
+        "blur along one axis only",
+    ),
+    ("images/degradation.py", "degradation.std * noise", "noise", STAGES, "the degrading noise without its deviation"),
+    (
+        JOB,
+        'found["degradation_noise"] = torch.randn((count, *shape), generator=generator)',
+        'found["degradation_noise"] = torch.randn((count, *shape))',
+        STAGES,
+        "the degrading noise from no seed",
+    ),
+    (
+        "diffusion/objectives.py",
         "per_sample * weight)",
         "per_sample * weight.mean())",
         OBJECTIVES,

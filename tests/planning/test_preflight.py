@@ -550,6 +550,23 @@ def test_drawn_degradations_need_latents_that_are_made() -> None:
         DataParams(path="x", pixel_draws={"most": 200.0}, **sizes)
 
 
+def test_a_blur_as_wide_as_the_latents_is_refused(wan21) -> None:
+    """128 x 192 pixels are 16 x 24 cells: a window of 31 is the widest whose edges can be mirrored."""
+
+    def check(kernel: int, **changes: Any) -> None:
+        row = AdapterParams(label="a", start="base", **{"degradation": {"kind": "blur", "kernel": kernel}} | changes)
+        adapters = Experiment(stage1={}, adapters={"d": row}, arms={"a": ArmParams(label="a")}, reference_arm="a")
+        sizes = {"low": {"height": 64, "width": 64}, "high": {"height": 128, "width": 192}}
+        check_single_size(wan21.model(), DataParams(path="x", buckets="single", **sizes), adapters)
+
+    check(31, attention={"kind": "full"})
+    with pytest.raises(
+        ValueError, match=r"adapters\.d\.degradation\.kernel 33 .* of 16 cells.* lower it to 31 or less"
+    ):
+        check(33)
+    check(33, objective={"velocity": 1.0}, attention={"kind": "full"})  # which degrades nothing
+
+
 def test_sequences_shorter_than_the_largest_image_are_refused(wan21) -> None:
     """128x192 pixels are 8 x 12 tokens; low ones of 64x64 are 4 x 4, at other proportions up to 3 x 6."""
 

@@ -3,14 +3,19 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
+from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.attention import AttentionParams
+from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.reporting import blocks, narrative, tables
 from vibe_pipeline.reporting.copies import Grid
 from vibe_pipeline.reporting.glossary import number, spread, together, words
+from vibe_pipeline.reporting.provenance import degradation_rows
 from vibe_pipeline.reporting.report_inputs import ReportInputs
 
 
@@ -107,6 +112,27 @@ def test_upsampling_that_is_not_beaten_is_said(inputs: ReportInputs) -> None:
 )
 def test_degradation_verdict(degraded: float, upsampled: float, verdict: str) -> None:
     assert narrative.degradation_verdict(degraded, upsampled)[0] == verdict
+
+
+def test_every_degradation_is_named_with_what_its_kind_reads() -> None:
+    rows: dict[str, dict[str, Any]] = {
+        "a": {"factor": 0.25},
+        "b": {"kind": "pixel"},
+        "c": {"kind": "noise"},
+        "d": {"kind": "blur", "sigma": 0.5},
+    }
+    adapters = {name: AdapterParams(label=name, start="base", degradation=d) for name, d in rows.items()}
+    experiment = Experiment(stage1={}, adapters=adapters, arms={"x": ArmParams(label="x")}, reference_arm="x")
+    figures = {"mse_degraded": 0.0025, "mse_upsampled": 0.5, "mse_between": 0.5}
+    checks = pd.DataFrame([{"kind": "noise", "std": 0.05} | figures, {"kind": "noise", "std": 0.1} | figures])
+    said = narrative.check_rows(degradation_rows(checks, experiment), adapters)
+    assert [row["kind"] for row in said] == [
+        "latent (the paper's), to 0.25, trilinear",
+        "pixel (our own)",
+        "noise on the latent (the authors tried it), standard deviation 0.05",
+        "blurred latent (the authors tried it), kernel 5, sigma 0.5",
+    ]
+    assert [row["verdict"] for row in said] == ["unknown", "unknown", "milder", "unknown"]
 
 
 def test_numbers_for_people() -> None:

@@ -241,6 +241,8 @@ def test_an_adapter_has_no_settings_of_what_it_does_not_do(parent, children) -> 
         "velocity": AdapterParams(label="A", objective={"velocity": 1.0}),
         "pixel": AdapterParams(label="A", degradation={"kind": "pixel"}),
         "latent": AdapterParams(label="A", sigma_sampling="logit_normal"),
+        "noise": AdapterParams(label="A", degradation={"kind": "noise", "probability": 0.5}),
+        "blur": AdapterParams(label="A", degradation={"kind": "blur"}),
     }
     for name, row in rows.items():
         with tracked_adapter(name, "stage2", row):
@@ -251,6 +253,8 @@ def test_an_adapter_has_no_settings_of_what_it_does_not_do(parent, children) -> 
         "velocity": set(),
         "pixel": {"degradation.kind"},
         "latent": {"degradation.kind", "degradation.factor", "degradation.mode"},
+        "noise": {"degradation.kind", "degradation.std", "degradation.probability"},
+        "blur": {"degradation.kind", "degradation.kernel", "degradation.sigma"},
     }
     assert "logit_mean" in params["latent"] and "logit_mean" not in params["pixel"]
     assert "None" not in params["pixel"].values()

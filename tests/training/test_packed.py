@@ -47,8 +47,9 @@ def job_of(wan21, make_cache, tmp_path: Path) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("objective", [{"hfato": 1.0}, {"hfato": 0.5, "velocity": 1.0}], ids=str)
-def test_a_step_has_the_loss_and_gradient_of_its_images_one_by_one(wan21, job_of, objective: dict) -> None:
-    job = job_of(objective=objective, degradation={"probability": 0.5})
+@pytest.mark.parametrize("kind", ["latent", "noise", "blur"])
+def test_a_step_has_the_loss_and_gradient_of_its_images_one_by_one(wan21, job_of, objective: dict, kind: str) -> None:
+    job = job_of(objective=objective, degradation={"kind": kind, "probability": 0.5})
     step = draw_packed(job, Group(), 3, next(packed_steps(job, PATCH, 3, tell=False)))
     alone, packed = wan21.transformer(), wan21.transformer()
     for transformer in (alone, packed):
@@ -104,9 +105,10 @@ def test_a_packed_training_that_was_killed_ends_as_a_straight_one(job_of, caplog
     assert logged[-1]["step"] == 4 and logged[-1]["tokens_per_second"] > 0
 
 
-def test_processes_share_a_steps_sequences_and_draw_alike(job_of) -> None:
+@pytest.mark.parametrize("kind", ["latent", "noise"])
+def test_processes_share_a_steps_sequences_and_draw_alike(job_of, kind: str) -> None:
     """Five sequences over two: the shares put together are the step of one process, to the bit."""
-    job = job_of(batch_size=5, degradation={"probability": 0.5})
+    job = job_of(batch_size=5, degradation={"kind": kind, "probability": 0.5})
     sequences = next(packed_steps(job, PATCH, 0, tell=False))
     whole, *shares = (draw_packed(job, group, 0, sequences) for group in (Group(), Group(0, 2), Group(1, 2)))
     assert [len(share.sequences) for share in shares] == [2, 3]

@@ -15,7 +15,7 @@ from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.attention import GclfAttnProcessor
 from vibe_pipeline.diffusion.bridge import bridge_start, start_sigmas
 from vibe_pipeline.diffusion.models import find_model, load_transformer
-from vibe_pipeline.diffusion.objectives import degrade
+from vibe_pipeline.diffusion.objectives import blur, degrade
 from vibe_pipeline.experiment.adapters import AdapterParams, DegradationParams
 from vibe_pipeline.experiment.training import Stage1Params
 from vibe_pipeline.io.manifests import AdapterManifest
@@ -151,11 +151,16 @@ def test_both_stages_train_on_either_kind_of_model(request, make_cache, tmp_path
         assert manifest.seconds > 0
 
 
-@pytest.mark.parametrize("kind", ["latent", "pixel"])
+@pytest.mark.parametrize("kind", ["latent", "pixel", "noise", "blur"])
 def test_the_degraded_latent_is_made_as_the_row_says(kind: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    high, pixel, noise = (torch.randn(2, 4, 1, 8, 8, generator=generator) for _ in range(3))
-    degradation = DegradationParams(kind=kind, factor=0.25, mode="nearest")
+    high, pixel, noise, added = (torch.randn(2, 4, 1, 8, 8, generator=generator) for _ in range(4))
+    settings = {
+        "latent": {"factor": 0.25, "mode": "nearest"},
+        "noise": {"std": 0.1},
+        "blur": {"kernel": 3, "sigma": 0.7},
+    }
+    degradation = DegradationParams(kind=kind, **settings.get(kind, {}))
     loss = StageLoss("high", {"hfato": 1.0}, degradation)
     seen: list[torch.Tensor] = []
 
@@ -163,8 +168,10 @@ def test_the_degraded_latent_is_made_as_the_row_says(kind: str) -> None:
         seen.append(x)
         return torch.zeros_like(x)
 
-    value = loss(predict, {"high": high, "pixel": pixel}, noise, torch.full((2,), 0.5), torch.ones(2))["loss"]
-    expected = pixel if kind == "pixel" else degrade(high, 0.25, "nearest")
+    batch = {"high": high, "pixel": pixel, "degradation_noise": added}
+    value = loss(predict, batch, noise, torch.full((2,), 0.5), torch.ones(2))["loss"]
+    others = {"pixel": pixel, "latent": degrade(high, 0.25, "nearest"), "noise": high + 0.1 * added}
+    expected = blur(high, 3, 0.7) if kind == "blur" else others[kind]
     torch.testing.assert_close(seen[0], 0.5 * expected + 0.5 * noise)
     torch.testing.assert_close(value, (seen[0] - high).square().mean())
     assert loss.parts == (("high", "pixel") if kind == "pixel" else ("high",))
@@ -253,6 +260,70 @@ def test_a_share_of_images_is_degraded_and_the_others_are_learned_as_they_are(wa
     every = AdapterParams(label="a", **SHAPE)
     assert "probability" not in every.model_dump()["degradation"], "older adapters keep their keys"
     assert not StageLoss("high", {"hfato": 1.0}).draws(3, torch.Generator(), 0)
+
+
+def test_noise_is_drawn_for_every_image_and_step_and_changes_no_other_draw(wan21, make_cache, tmp_path) -> None:
+    """Of every objective that degrades, beside crops and a share of images; none where nothing is degraded."""
+    noise = {"kind": "noise", "std": 0.1, "probability": 0.5}
+    shape = SHAPE | {"batch_size": 6, "attention": {"kind": "full"}}
+    crop = {"height": 2 * wan21.token, "width": 3 * wan21.token}
+
+    def draw(step: int, degradation: dict[str, Any], **changes: Any) -> Any:
+        row = AdapterParams(label="a", degradation=degradation, **shape | changes)
+        job = stage2_job("a", make_cache(), None, wan21.model(), row, tmp_path)
+        return draw_batch(job, Group(), step, list(range(6)))
+
+    one, again, later = (draw(step, noise, crop=crop) for step in (0, 0, 1))
+    added, shaped = one.parts["degradation_noise"], one.parts["high"]
+    assert added.shape == shaped.shape and float(added.std()) == pytest.approx(1, abs=0.05)
+    assert torch.equal(added, again.parts["degradation_noise"])
+    drawn = [*added, *later.parts["degradation_noise"], *one.noise]
+    assert not any(torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
+    shrunk = draw(0, {"probability": 0.5}, crop=crop)
+    assert torch.equal(one.noise, shrunk.noise) and torch.equal(one.sigma, shrunk.sigma)
+    assert one.parts.keys() - shrunk.parts.keys() == {"degradation_noise"}
+    assert all(torch.equal(value, one.parts[name]) for name, value in shrunk.parts.items())
+    for objective in ("hfato", "degraded_velocity", "bridge", "bridge_literal"):
+        bridge = {"bridge": {}} if "bridge" in objective else {}
+        assert "degradation_noise" in draw(0, noise, objective={objective: 1.0}, **bridge).parts
+    for off in ({"objective": {"velocity": 1.0}}, {"objective": {"bridge": 1.0}, "bridge": {"degradation": "latent"}}):
+        assert "degradation_noise" not in draw(0, noise, **off).parts
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra"), [*(("noise", e) for e in ("micro_batch", "crop", "packing", "bridge")), ("blur", "crop")]
+)
+def test_a_latent_with_noise_or_blurred_trains_and_resumes_to_the_bit(
+    wan21, make_cache, tmp_path, kind: str, extra: str
+) -> None:
+    crop = {"height": 2 * wan21.token, "width": 3 * wan21.token}
+    settings: dict[str, Any] = {
+        "micro_batch": {"micro_batch": 1, "objective": {"hfato": 1.0, "degraded_velocity": 0.5}},
+        "crop": {"crop": crop},
+        "packing": {"packing": {"tokens": 60}},
+        "bridge": {"objective": {"bridge": 1.0}, "bridge": {}},
+    }[extra]
+    row = AdapterParams(
+        label="a",
+        degradation={"kind": kind, "probability": 0.5},
+        attention={"kind": "full"},
+        **SHAPE | {"steps": 4, "batch_size": 2, "checkpoint_every": 1, "log_every": 2} | settings,
+    )
+    cache = make_cache(count=11, buckets=2) if extra == "packing" else make_cache()
+
+    def job(folder: str) -> TrainingJob:
+        return stage2_job("d2", cache, None, wan21.model(threads=1), row, tmp_path / folder)
+
+    def kill(records: list[dict[str, float]]) -> None:
+        raise InterruptedError
+
+    straight = train(job("straight"), no_log)
+    with pytest.raises(InterruptedError):
+        train(job("killed"), kill)
+    assert (job("killed").folder / "checkpoint.pt").exists()
+    resumed = train(job("killed"), no_log)
+    assert resumed.path.read_bytes() == straight.path.read_bytes()
+    assert resumed.held_out_loss == straight.held_out_loss
 
 
 @pytest.mark.parametrize("style", ["wan21", "wan22"])

@@ -9,6 +9,7 @@ To add an objective, write its equation and one entry of `OBJECTIVES`: a row of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,39 @@ def degrade(x0: Tensor, factor: float = 0.5, mode: str = "trilinear") -> Tensor:
     corners = {} if mode == "nearest" else {"align_corners": False}
     shrunk = F.interpolate(x0, size=small, mode=mode, **corners)
     return F.interpolate(shrunk, size=(t, h, w), mode=mode, **corners)
+
+
+def blur(x0: Tensor, kernel: int = 5, sigma: float = 1.0) -> Tensor:
+    """Each frame of a latent convolved with a normalised Gaussian, mirrored at its edges as torchvision's blur does.
+
+    A sum of shifted copies and not a convolution, which autocast would do in 16 bit.
+
+    Args:
+        x0: Latent [B, C, T, H, W]; 16 bit are summed in 32, and come back as they were.
+        kernel: Side of the window in cells of the latent, odd.
+        sigma: Of the Gaussian, in cells.
+
+    Raises:
+        ValueError: The latent is not 5-D, or too small to be mirrored.
+    """
+    if x0.ndim != 5:
+        raise ValueError(f"expected a latent [B, C, T, H, W], got shape {tuple(x0.shape)}")
+    reach, (h, w) = kernel // 2, x0.shape[-2:]
+    if reach >= min(h, w):
+        raise ValueError(f"kernel {kernel} reaches {reach} cells beyond a {h} x {w} latent: give a smaller one")
+    import torch
+    import torch.nn.functional as F
+
+    taps = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(-reach, reach + 1)]
+    wide = x0.to(torch.promote_types(x0.dtype, torch.float32)).flatten(0, 2)
+    x = F.pad(wide, (reach, reach, reach, reach), mode="reflect")
+    for axis, length in ((-2, h), (-1, w)):
+        shifted = (x.narrow(axis, start, length) for start in range(kernel))
+        blurred = torch.zeros_like(x.narrow(axis, 0, length))
+        for copy, tap in zip(shifted, taps, strict=True):
+            blurred.add_(copy, alpha=tap / sum(taps))
+        x = blurred
+    return x.view(x0.shape).to(x0.dtype)
 
 
 def velocity_loss(predict: Predict, x0: Tensor, noise: Tensor, sigma: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -1,6 +1,7 @@
 """A row of `adapters`: what stage 2 trains."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -13,24 +14,63 @@ from vibe_pipeline.experiment.origin import Unfolded
 from vibe_pipeline.experiment.training import TrainParams
 
 
+def _odd(kernel: int) -> int:
+    if kernel % 2 == 0:
+        raise ValueError(f"{kernel} has no middle: give an odd number, such as {kernel + 1}")
+    return kernel
+
+
 class DegradationParams(Grown):
     """How stage 2 makes the degraded latent that it learns to restore.
 
     `latent` is the paper's: shrink and enlarge the latent, by `factor` and `mode`. `pixel` is our own variation:
     shrink the image to native size, enlarge it, encode: what inference feeds the model; it has neither of the two.
     `pixel_drawn` is FlashVideo's: the same by a factor drawn an image, of those that `data.pixel_draws` encodes.
+    `noise` and `blur` are what the paper's authors tried beside their own: the latent with Gaussian noise of `std`,
+    drawn at every step, and the latent's frames blurred by a Gaussian of `kernel` x `kernel` and `sigma`.
     """
 
-    later = frozenset({"probability"})
+    later = frozenset({"probability", "std", "kernel", "sigma"})
+    reads: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "latent": ("factor", "mode"),
+        "noise": ("std",),
+        "blur": ("kernel", "sigma"),
+    }
+    """The fields that are one kind's own; the others have none."""
 
-    kind: Literal["latent", "pixel", "pixel_drawn"] = Field(
-        "latent", description="the paper's form [C], ours, or FlashVideo's"
+    kind: Literal["latent", "pixel", "pixel_drawn", "noise", "blur"] = Field(
+        "latent", description="the paper's form [C], ours, FlashVideo's, or one of two more that the authors tried [C]"
     )
     factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="latent: side of the small latent, share [C]")
     mode: Literal["trilinear", "nearest"] = Field("trilinear", description="latent: how it is resized [C]")
     probability: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="share of images that are degraded, drawn at every step; the others are learned as they are"
     )
+    std: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.05, description="noise: its deviation, latents having 1; they tried 0.01 to 0.1 [C], 0.05 is our choice"
+    )
+    kernel: Annotated[int, Field(ge=3), AfterValidator(_odd)] = Field(
+        5, description="blur: side of the Gaussian's window in cells of the latent, odd [C]"
+    )
+    sigma: Annotated[float, Field(gt=0)] = Field(1.0, description="blur: the Gaussian's deviation in cells [C]")
+
+    @model_validator(mode="after")
+    def _fields_are_the_kinds_own(self) -> Self:
+        for owner, names in self.reads.items():
+            for name in names:
+                if owner != self.kind and getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} belongs to {owner}, not to degradation kind {self.kind!r}")
+        return self
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The fields that its kind reads, defaults too."""
+        return {name: getattr(self, name) for name in self.reads.get(self.kind, ())}
+
+    def counting(self) -> dict[str, Any]:
+        """The kind, what it reads, and the probability where it is not 1."""
+        share = {} if self.probability == 1 else {"probability": self.probability}
+        return {"kind": self.kind} | self.own | share
 
 
 def _weights_of_objectives(weights: dict[str, float]) -> dict[str, float]:

@@ -7,13 +7,35 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from vibe_pipeline.diffusion.objectives import degrade
+from vibe_pipeline.diffusion.objectives import blur, degrade
 from vibe_pipeline.experiment.adapters import AdapterParams, DegradationParams
 from vibe_pipeline.images.cache import LatentCache
 
 FORMS = (DegradationParams(kind="latent"), DegradationParams(kind="pixel"))
 """The paper's form and ours: always checked, whatever the adapters do."""
 FIGURES = ("mse_degraded", "mse_upsampled", "mse_between")
+OWN = [name for names in DegradationParams.reads.values() for name in names]
+"""Settings of single kinds: the table's columns between `kind` and `FIGURES`."""
+
+
+def degraded_latent(clean: Tensor, degradation: DegradationParams, noise: Tensor | None = None) -> Tensor:
+    """A latent as the kinds degrade it that need no cached one: latent, blur, noise.
+
+    Args:
+        clean: [B, C, T, H, W].
+        degradation: What is done.
+        noise: Standard normal, of the shape of `clean`; kind noise adds it.
+
+    Raises:
+        ValueError: Kind noise without noise, or a latent that is too small for the settings.
+    """
+    if degradation.kind == "blur":
+        return blur(clean, degradation.kernel, degradation.sigma)
+    if degradation.kind != "noise":
+        return degrade(clean, degradation.factor, degradation.mode)
+    if noise is None:
+        raise ValueError("degradation kind noise adds noise that is drawn outside: give noise")
+    return clean + degradation.std * noise.to(clean)
 
 
 def degradation_check(manifest: dict[str, Any], adapters: Iterable[AdapterParams] = ()) -> pd.DataFrame:
@@ -27,44 +49,39 @@ def degradation_check(manifest: dict[str, Any], adapters: Iterable[AdapterParams
         adapters: Whose degradations are checked beside the two forms as they are published and proposed.
 
     Returns:
-        One row per degradation, the two forms first: kind (latent, pixel, pixel_drawn), factor and mode (of latent
-        alone), mse_degraded (degraded against true), mse_upsampled (really enlarged against true), mse_between
-        (degraded against really enlarged), all per latent element of unit variance, mean over images.
+        One row per degradation, the two forms first: kind, what is its own of factor and mode (latent), std (noise),
+        kernel and sigma (blur; these three only where a row asks for them), mse_degraded (degraded against true),
+        mse_upsampled (really enlarged against true), mse_between (degraded against really enlarged), all per latent
+        element of unit variance, mean over images.
     """
-    asked = [_settings(d) for d in (*FORMS, *(a.degradation for a in adapters if a.degrades))]
+    asked = (*FORMS, *(a.degradation for a in adapters if a.degrades))
     cache = LatentCache(manifest, held_out=True)
     rows = []
-    for settings in dict.fromkeys(asked):
-        figures = [_figures(cache, index, settings) for index in range(len(cache))]  # one by one: buckets differ
-        named = dict(zip(("kind", "factor", "mode"), settings, strict=True))
-        rows.append(named | pd.DataFrame(figures).mean().to_dict())
-    return pd.DataFrame(rows)
+    for degradation in {(d.kind, *d.own.values()): d for d in asked}.values():
+        figures = [_figures(cache, index, degradation) for index in range(len(cache))]  # one by one: buckets differ
+        rows.append({"kind": degradation.kind} | degradation.own | pd.DataFrame(figures).mean().to_dict())
+    table = pd.DataFrame(rows)
+    return table[["kind", *(name for name in OWN if name in table), *FIGURES]]
 
 
 def check_of(checks: pd.DataFrame, adapter: AdapterParams) -> pd.DataFrame:
     """The check's row of an adapter's own degradation; none where it does not degrade, or others were checked."""
-    kind, factor, mode = _settings(adapter.degradation)
-    found = checks[checks["kind"] == kind]
-    if kind == "latent":
-        found = found[(found["factor"] == factor) & (found["mode"] == mode)] if "factor" in found else found.iloc[:0]
+    found = checks[checks["kind"] == adapter.degradation.kind]
+    for name, value in adapter.degradation.own.items():
+        found = found[found[name] == value] if name in found else found.iloc[:0]
     return found if adapter.degrades else found.iloc[:0]
 
 
-def _settings(degradation: DegradationParams) -> tuple[str, float | None, str | None]:
-    """Kind, factor, mode; the pixel forms have neither of the last two, as the latents are cached."""
-    if degradation.kind != "latent":
-        return degradation.kind, None, None
-    return "latent", degradation.factor, degradation.mode
-
-
-def _figures(cache: LatentCache, index: int, settings: tuple[str, float | None, str | None]) -> dict[str, float]:
-    """Of one image; of drawn degradations the mean over its draws."""
+def _figures(cache: LatentCache, index: int, degradation: DegradationParams) -> dict[str, float]:
+    """Of one image; of drawn degradations the mean over its draws, of noise one draw, the same at every check."""
     high, enlarged = cache.batch("high", [index]), cache.batch("pixel", [index])
-    kind, factor, mode = settings
-    if kind == "pixel_drawn":
+    if degradation.kind == "pixel_drawn":
         made = [cache.batch("drawn", [index], torch.tensor([draw])) for draw in range(cache.draws)]
+    elif degradation.kind == "pixel":
+        made = [enlarged]
     else:
-        made = [enlarged if factor is None or mode is None else degrade(high, factor, mode)]
+        noise = torch.randn(high.shape, generator=torch.Generator().manual_seed(index))
+        made = [degraded_latent(high, degradation, noise)]
     return degradation_figures(torch.cat(made), high, enlarged)
 
 

@@ -80,13 +80,16 @@ def _check_bridge(row: AdapterParams, boundary: float, name: str) -> None:
 def check_single_size(model: ModelParams, data: DataParams, tables: Experiment) -> None:
     """Refuse a training size that an adapter's attention or crop could not divide, where all images are cut to it.
 
-    Images that are longer than the sequences they are to be packed into are refused too, of whatever buckets.
+    Of whatever buckets, images that are longer than the sequences they are to be packed into are refused too, and a
+    blur of latents as small as its window's reach.
 
     Raises:
         ValueError: Names the adapter and the nearest sizes that fit.
     """
     _check_packing(model, data, tables)
     for name, row in tables.adapters.items():
+        if row.degrades and row.degradation.kind == "blur":
+            _check_blur(model, data, row.degradation.kernel, f"adapters.{name}.degradation.kernel")
         if row.crop is not None:
             _check_crop(find_model(model.path), data, row.crop, f"adapters.{name}")
         if data.buckets == "single":
@@ -109,6 +112,18 @@ def _check_packing(model: ModelParams, data: DataParams, tables: Experiment) -> 
                 f"{row}.packing.tokens {packing.tokens} is less than one image of {size[0]}x{size[1]}, {most} tokens: "
                 f"raise it to {most} or more"
             )
+
+
+def _check_blur(model: ModelParams, data: DataParams, kernel: int, field: str) -> None:
+    """Refuse a window that reaches across the smallest of the latents, whose edges are mirrored."""
+    checkpoint = find_model(model.path)
+    sides = [min(bucket.high) for bucket in make_buckets(checkpoint, model.native, data)]
+    least = min(sides) // checkpoint.config_of("vae")["scale_factor_spatial"]
+    if kernel // 2 >= least:
+        raise ValueError(
+            f"{field} {kernel} is too large for latents of {least} cells, whose edges are mirrored: lower it to "
+            f"{2 * least - 1} or less"
+        )
 
 
 def _check_crop(checkpoint: WanCheckpoint, data: DataParams, crop: CropParams, row: str) -> None:

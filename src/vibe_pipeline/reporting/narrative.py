@@ -97,16 +97,25 @@ def degradation_verdict(degraded: float, upsampled: float) -> tuple[str, str]:
     return "fits", f"Training destroys about what real upsampling does ({number(ratio)} times): the right task."
 
 
+def _degradation_words(row: Any) -> str:
+    """A row's kind and what its kind reads."""
+    if row.kind == "noise":
+        return f"noise on the latent (the authors tried it), standard deviation {row.std:g}"
+    if row.kind == "blur":
+        return f"blurred latent (the authors tried it), kernel {row.kernel:g}, sigma {row.sigma:g}"
+    pixel = {"pixel": "pixel (our own)", "pixel_drawn": "pixel, by drawn factors (FlashVideo's)"}
+    return pixel.get(row.kind) or f"latent (the paper's), to {row.factor:g}, {row.mode}"
+
+
 def check_rows(checks: pd.DataFrame, adapters: Mapping[str, AdapterParams]) -> list[dict[str, str]]:
     """The degradation check as rows for people."""
     rows = []
     for row in checks.itertuples():
         verdict, meaning = degradation_verdict(row.mse_degraded, row.mse_upsampled)
         label = adapters[row.adapter].label if row.adapter in adapters else str(row.adapter)
-        pixel = {"pixel": "pixel (our own)", "pixel_drawn": "pixel, by drawn factors (FlashVideo's)"}
-        kind = pixel.get(row.kind) or f"latent (the paper's), to {row.factor:g}, {row.mode}"
         figures = {"degraded": number(row.mse_degraded), "upsampled": number(row.mse_upsampled)}
-        rows.append({"adapter": label, "kind": kind, "verdict": verdict, "meaning": meaning} | figures)
+        said = {"adapter": label, "kind": _degradation_words(row), "verdict": verdict, "meaning": meaning}
+        rows.append(said | figures)
     return rows
 
 

@@ -37,7 +37,7 @@ def degradation_rows(checks: pd.DataFrame, tables: Experiment) -> pd.DataFrame:
     rows = []
     for name, row in tables.adapters.items():
         if row.degrades:
-            own, figures = row.degradation.model_dump(), check_of(checks, row).to_dict("records")
+            own, figures = row.degradation.counting(), check_of(checks, row).to_dict("records")
             rows.append({"adapter": name} | own | (figures[0] if figures else dict.fromkeys(FIGURES, float("nan"))))
     return pd.DataFrame(rows)
 

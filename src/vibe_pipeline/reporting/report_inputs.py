@@ -37,7 +37,7 @@ class ReportInputs:
         clips: arm, prompt_index, prompt, seed, path, preview_path, height, width, frames, fps, seconds,
             native_source, reference_path.
         losses: adapter, stage, step, loss.
-        checks: adapter, kind, factor, mode, mse_degraded, mse_upsampled.
+        checks: adapter, kind, the settings of these kinds, mse_degraded, mse_upsampled.
         spectra: arm, cycles, power (or its log10).
         provenance: What made the figures; may be nested.
         published: The content of published.yml.

@@ -164,10 +164,9 @@ def _settings(row: BaseModel) -> dict[str, Any]:
     if isinstance(row, AdapterParams):
         settings["attention"] = row.attention.counting()
         words = " + ".join(k if v == 1 else f"{v:g} {k}" for k, v in row.objective.items())
-        if not row.degrades:
-            del settings["degradation"]
-        elif row.degradation.kind == "pixel":
-            settings["degradation"] = {"kind": "pixel"}
+        del settings["degradation"]
+        if row.degrades:
+            settings["degradation"] = row.degradation.counting()
     else:
         words = "velocity" if isinstance(row, Stage1Params) else ""
     if settings.get("sigma_sampling") == "uniform_shifted":

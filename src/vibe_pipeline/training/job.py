@@ -13,12 +13,13 @@ from torch import Tensor
 from vibe_pipeline.diffusion.bridge import draw_start_sigma
 from vibe_pipeline.diffusion.crops import TokenCrop, cropped_loss
 from vibe_pipeline.diffusion.flow import draw_sigma
-from vibe_pipeline.diffusion.objectives import Predict, Sample, degrade, degrades, mixed_loss
+from vibe_pipeline.diffusion.objectives import Predict, Sample, degrades, mixed_loss
 from vibe_pipeline.experiment.adapters import DegradationParams
 from vibe_pipeline.experiment.bridge import BridgeParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.training import TrainParams
 from vibe_pipeline.images.cache import LatentCache
+from vibe_pipeline.images.degradation import degraded_latent
 from vibe_pipeline.training.distributed import Group, OnLog
 from vibe_pipeline.training.throughput import Window
 
@@ -67,7 +68,7 @@ class StageLoss:
         """What else a step draws for `count` images, each of latents of `shape` and `cached` draws: by name.
 
         `draw`: which of its cached degraded latents. `sigma_start`: where its way starts. `degraded`: whether it is.
-        `offset` and `context_noise`: see `TokenCrop.draws`.
+        `offset` and `context_noise`: see `TokenCrop.draws`. `degradation_noise`: what kind noise adds, drawn last.
         """
         found: dict[str, Tensor] = {}
         if self._made == "drawn":
@@ -79,7 +80,11 @@ class StageLoss:
             found["sigma_start"] = drawn
         if degrades(self.objective) and self.degradation.probability < 1:
             found["degraded"] = torch.rand(count, generator=generator) < self.degradation.probability
-        return found | (self.crop.draws(count, shape, generator) if self.crop is not None else {})
+        if self.crop is not None:
+            found |= self.crop.draws(count, shape, generator)
+        if degrades(self.objective) and not self._noise_alone and self.degradation.kind == "noise":
+            found["degradation_noise"] = torch.randn((count, *shape), generator=generator)
+        return found
 
     def __call__(
         self, predict: Predict, batch: dict[str, Tensor], noise: Tensor, sigma: Tensor, weight: Tensor
@@ -104,9 +109,10 @@ class StageLoss:
         if self._noise_alone:
             return clean
         made = batch[self._made] if self._made else None
-        degraded = degrade(clean, self.degradation.factor, self.degradation.mode) if made is None else made
+        if made is None:
+            made = degraded_latent(clean, self.degradation, batch.get("degradation_noise"))
         chosen = batch.get("degraded")
-        return degraded if chosen is None else degraded.where(chosen.view(-1, *[1] * (clean.ndim - 1)), clean)
+        return made if chosen is None else made.where(chosen.view(-1, *[1] * (clean.ndim - 1)), clean)
 
 
 @dataclass(frozen=True, kw_only=True)
