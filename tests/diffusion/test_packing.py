@@ -13,6 +13,7 @@ from vibe_pipeline.diffusion.attention import GclfSettings, install_gclf
 from vibe_pipeline.diffusion.models import velocity_predictor
 from vibe_pipeline.diffusion.objectives import Sample, degrade, mixed_loss
 from vibe_pipeline.diffusion.packing import as_row, from_row, install_packing, packed_losses, packed_predictor
+from vibe_pipeline.experiment.attention import AttentionParams
 
 SIZES = ((8, 12), (12, 8), (4, 4), (8, 12))
 TEXT = torch.randn(4, 12, 64, generator=torch.Generator().manual_seed(5))
@@ -20,6 +21,9 @@ SIGMAS = [torch.tensor([s]) for s in (0.2, 0.5, 0.7, 0.9)]
 KINDS = {
     "full": GclfSettings("full"),
     "gclf": GclfSettings("gclf", (1, 1)),
+    "gclf, window alone in the deeper block": AttentionParams(
+        kind="gclf", half_window=(1, 1), deep_from=1, deep_pool=0
+    ),
     "window, scaled": GclfSettings("window", (1, 1), scale="freeswim"),
 }
 

@@ -146,7 +146,7 @@ def test_layers_take_turns_and_orders_do_not_matter(wan21) -> None:
 
     installed = install_gclf(transformer, settings)
     run()
-    installed._plans[(grid, torch.device("cpu"))] = tuple(
+    installed._plans[(installed.kind, grid, torch.device("cpu"))] = tuple(
         type("P", (Masked,), {"grid": grid, "order": "thw"})(groups) for groups in types
     )
     torch.testing.assert_close(run(), outputs[0], rtol=1e-4, atol=1e-5)

@@ -52,6 +52,7 @@ ARM_CHANGES: dict[str, Any] = {
     "region_adaptive": {},
     "long": {},
     "rope": {"kind": "ntk"},
+    "unconditional_attention": "window",
     "sharpen": {"amount": 0.5},
 }
 ATTENTION_CHANGES: dict[str, Any] = {"kind": "gclf", "half_window": (2, 2), "scale": "freeswim"}
@@ -197,6 +198,8 @@ def test_of_an_arms_clips(arm_key, wan21) -> None:
         f"attention {n}": arm_key(arm={"attention": ARM["attention"] | {n: v}}) for n, v in ATTENTION_CHANGES.items()
     }
     keys |= {"pool": arm_key(arm={"attention": {"kind": "gclf", "pool": 4}})}
+    deeper = ({"deep_from": 1, "deep_pool": 4}, {"deep_from": 1, "deep_pool": 0}, {"deep_from": 2, "deep_pool": 4})
+    keys |= {f"deeper {d}": arm_key(arm={"attention": {"kind": "gclf"} | d}) for d in deeper}
     caches = [{"kind": "taylor", "interval": 3}, {"before": 2}, {"order": 0}, {"kind": "first_block"}]
     keys |= {f"cache {c}": arm_key(arm={"step_cache": c}) for c in (*caches, caches[-1] | {"threshold": 0.2})}
     mags = ({}, {"tolerance": 0.1}, {"most_skips": 2}, {"retain": 0.5})
@@ -333,6 +336,9 @@ def test_of_an_adapter(wan21, wan22, tmp_path: Path) -> None:
     keys |= {
         "pool": key(attention={"kind": "gclf", "pool": 4}),
         "window": key(attention={"kind": "gclf", "half_window": (1, 1)}),
+        "deeper": key(attention={"kind": "gclf", "deep_from": 1, "deep_pool": 4}),
+        "deepest": key(attention={"kind": "gclf", "deep_from": 2, "deep_pool": 4}),
+        "deeper alone": key(attention={"kind": "gclf", "deep_from": 1, "deep_pool": 0}),
     }
     keys |= {"form": key(degradation={"kind": "pixel"}), "mode": key(degradation={"mode": "nearest"})}
     keys |= {"share": key(degradation={"probability": 0.5})}

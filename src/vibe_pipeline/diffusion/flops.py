@@ -121,9 +121,10 @@ def keys_by_layer(
     """Keys that a query of each block's self-attention is compared with, on the average over its queries.
 
     Raises:
-        ValueError: The grid does not fit the kind of attention.
+        ValueError: The grid or the number of layers does not fit the kind of attention.
     """
     kind = kind_of(settings)
+    kind.require_layers(layers)
     return [kind.keys(grid, native, layer) for layer in range(layers)]
 
 

@@ -85,6 +85,9 @@ class ArmParams(Unfolded):
         None, description="other weights for every layer of the transformer; text encoder and VAE stay the base's"
     )
     attention: AttentionParams = Field(AttentionParams(), description="self-attention in the second pass")
+    unconditional_attention: Literal["window"] | None = Field(
+        None, description="of guidance's pass without the prompt: the window of `attention` alone; None: as the other"
+    )
     rope: RopeParams = Field(RopeParams(), description="where tokens stand, as rotary positions have it")
     scheduler: Literal["euler", "unipc", "midpoint"] = Field(
         "euler", description="solver of the second pass; midpoint takes two evaluations a step"

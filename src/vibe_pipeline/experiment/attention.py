@@ -15,6 +15,7 @@ class _Attention(KindParams):
 
     # They stood in the keys of the first clips whatever the kind, and those clips still count.
     in_every_key = frozenset({"half_window", "pool"})
+    later = frozenset({"deep_from", "deep_pool"})
 
     kind: Annotated[str, AfterValidator(known_kind)] = Field("full", description="an entry of `attention.kinds.KINDS`")
     scale: PositiveFloat | Annotated[str, AfterValidator(known_scale)] | None = Field(

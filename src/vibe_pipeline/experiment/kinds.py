@@ -17,9 +17,11 @@ class KindParams(Params):
     Attributes:
         called: What messages call a kind.
         in_every_key: Fields that are written whatever the kind.
+        later: Fields that came when there were keys: at their defaults they are in none.
     """
 
     called: ClassVar[str] = "kind"
+    later: ClassVar[frozenset[str]] = frozenset()
     in_every_key: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
@@ -54,7 +56,9 @@ class KindParams(Params):
     @model_serializer(mode="wrap")
     def _without_other_kinds(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the fields of other kinds: one that is added changes the key of nothing that is there."""
-        return {name: value for name, value in handler(self).items() if name in self._own | self.in_every_key}
+        unset = {name for name in self.later if getattr(self, name) == type(self).model_fields[name].default}
+        written = (self._own | self.in_every_key) - unset
+        return {name: value for name, value in handler(self).items() if name in written}
 
 
 def kind_params(name: str, base: type[Group], called: str, kinds: Iterable[Any]) -> type[Group]:

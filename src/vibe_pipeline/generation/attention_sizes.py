@@ -109,6 +109,7 @@ def require_fitting_attention(model: WanCheckpoint, size: ClipSize, attention: A
         ValueError: Names the row, its attention, the size and the nearest that fit.
     """
     row, field = what.split(": ")
+    require_fitting_layers(model, attention, row)
     said = f"{row} with {attention_words(attention)} attention: {field}"
     grid = clip_grid(model, size.height, size.width, size.frames)
     try:
@@ -125,6 +126,18 @@ def require_fitting_attention(model: WanCheckpoint, size: ClipSize, attention: A
             f"that are: {fits} frames"
         )
     require_fitting_size(model, size.height, size.width, said, per_axis[1:])
+
+
+def require_fitting_layers(model: WanCheckpoint, attention: AttentionSettings, row: str) -> None:
+    """Refuse attention that tells blocks apart which the transformer does not have.
+
+    Raises:
+        ValueError: Names the row, the field and the last block.
+    """
+    try:
+        kind_of(attention).require_layers(model.config_of("transformer")["num_layers"])
+    except ValueError as error:
+        raise ValueError(f"{row}.attention: {error}") from None
 
 
 def require_fitting_buckets(tokens: int, attention: AttentionSettings, row: str) -> None:

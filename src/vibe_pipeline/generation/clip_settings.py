@@ -17,7 +17,7 @@ from vibe_pipeline.io.keys import file_sha256, folder_fingerprint, weights_finge
 from vibe_pipeline.io.manifests import AdapterManifest
 
 LATER: tuple[str, ...] = ("bridge", "detail_transfer", "enlarge", "guidance_interval", "guidance_scale_2", "long")
-LATER += ("region_adaptive", "sharpen", "sr", "stages", "step_cache")
+LATER += ("region_adaptive", "sharpen", "sr", "stages", "step_cache", "unconditional_attention")
 """Fields that came after the first clips were made."""
 
 

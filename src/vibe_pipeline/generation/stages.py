@@ -43,9 +43,11 @@ Attach = Callable[["Expert", ArmParams, tuple[int, int]], None]
 
 def attach_attention(expert: "Expert", arm: ArmParams | StageParams, native_grid: tuple[int, int]) -> None:
     """A row's or a stage's attention and rotary positions, windows measured on the native token grid (H, W)."""
-    rope = rope_of(arm.rope)
+    rope, narrow = rope_of(arm.rope), isinstance(arm, ArmParams) and arm.unconditional_attention is not None
     install_rope(expert.transformer, rope, native_grid)
-    install_gclf(expert.transformer, arm.attention, native_grid, rope=rope)
+    installed = install_gclf(expert.transformer, arm.attention, native_grid, rope=rope, always=narrow)
+    if narrow and installed is not None:
+        installed.narrow("unconditional")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.attention_sizes import chunk_size
 from vibe_pipeline.generation.methods import Workload
+from vibe_pipeline.generation.methods.forwards import unconditional_of
 from vibe_pipeline.planning.block_loads import block_waits, weights_there
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs
 from vibe_pipeline.planning.expert_loads import ExpertLoad, expert_loads, moving
@@ -75,11 +76,25 @@ def _denoising_row(
     work += moving(costs, read, load.encodes + load.decodes, generation.batch_size)
     return {
         "work": work,
-        "once": costs.load(*read, "vae") + costs.compiling(seen, arm.attention, compiled) + _calibration(arm, passes),
+        "once": costs.load(*read, "vae") + _compiling(costs, arm, seen, compiled) + _calibration(arm, passes),
         "tokens": costs.keys(seen, FULL),
-        "keys_per_query": costs.keys(seen, load.forwards[0][0]),
+        "keys_per_query": _keys(costs, arm, shares, seen),
         "peak": rendering_memory(costs, size, forward, there, load.encodes > 0),
     }
+
+
+def _keys(costs: Costs, arm: ArmParams, shares: Sequence[ExpertLoad], seen: ClipSize) -> float:
+    """Keys that a query is compared with; where guidance passes attend differently, on the average over forwards."""
+    if arm.unconditional_attention is None:
+        return costs.keys(seen, shares[-1].load.forwards[0][0])
+    counted = [(costs.keys(seen, own), times) for share in shares for own, times in share.load.forwards]
+    return sum(keys * times for keys, times in counted) / sum(times for _, times in counted)
+
+
+def _compiling(costs: Costs, arm: ArmParams, seen: ClipSize, compiled: bool) -> Work:
+    """What is waited for compilers before the first clip: once for each attention that the row's own pass has."""
+    kinds = [arm.attention] if arm.unconditional_attention is None else [arm.attention, unconditional_of(arm)]
+    return sum((costs.compiling(seen, kind, compiled) for kind in kinds), Work())
 
 
 def _calibration(arm: ArmParams, passes: Work) -> Work:
@@ -128,9 +143,10 @@ def _forwards(costs: Costs, arm: ArmParams, share: ExpertLoad, compiled: bool) -
         if arm.region_adaptive is not None:
             schedule = arm.region_adaptive.schedule
             work += costs.forward(seen, attention, share.adapters, compiled, schedule) * share.partial
-    for which, times in zip(WHICH, share.reused, strict=True):
-        if times:
-            work += costs.attention(seen, arm.attention, share.adapters, which) * -times
+    for own, left_out in zip((arm.attention, unconditional_of(arm)), share.reused, strict=True):
+        for which, times in zip(WHICH, left_out, strict=True):
+            if times:
+                work += costs.attention(seen, own, share.adapters, which) * -times
     return work
 
 

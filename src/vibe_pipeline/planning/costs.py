@@ -241,9 +241,14 @@ class Costs(Counts):
         """Reading the weights of parts of the model."""
         return Work(parts={"loading, compiling": sum(map(self.weights, parts)) / READ_BYTES})
 
-    def compiling(self, size: ClipSize, attention: AttentionParams, blocks: bool, modes: int = 1) -> Work:
-        """What compiling takes before the first call of a size in each grad mode; flex and flash always do."""
-        times = modes * (blocks or not self.kernels(size, attention).keys().isdisjoint(BLOCK_SPARSE))
+    def compiling(self, size: ClipSize, attention: Counted, blocks: bool, modes: int = 1) -> Work:
+        """What compiling takes before the first call of a size in each grad mode; flex and flash always do.
+
+        Blocks that attend by one plan are compiled once.
+        """
+        kind, layers = kind_of(attention), self.architecture.transformer["num_layers"]
+        variants = len({kind.variant(layer) for layer in range(layers)})
+        times = modes * variants * (blocks or not self.kernels(size, attention).keys().isdisjoint(BLOCK_SPARSE))
         return Work(parts={"loading, compiling": times * COMPILE_SECONDS})
 
     def _vae(self, size: ClipSize, decode: bool) -> Work:

@@ -31,7 +31,8 @@ class ExpertLoad:
         calls: How often it is asked for in a clip's pass, with what a step cache leaves out.
         computed: The same without.
         partial: Of its forwards those that run the active tokens of `region_adaptive` alone.
-        reused: Of its forwards those in which a step cache stands in for self-attention, and for cross-attention.
+        reused: Of its forwards those in which a step cache stands in for self-attention, and for cross-attention; of
+            the pass with the prompt, and of the one without.
     """
 
     part: str
@@ -40,7 +41,7 @@ class ExpertLoad:
     calls: int = 0
     computed: int = 0
     partial: int = 0
-    reused: tuple[int, int] = (0, 0)
+    reused: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
 
     @property
     def works(self) -> bool:

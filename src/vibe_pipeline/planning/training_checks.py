@@ -9,7 +9,11 @@ from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import TrainParams
-from vibe_pipeline.generation.attention_sizes import require_fitting_attention, require_fitting_buckets
+from vibe_pipeline.generation.attention_sizes import (
+    require_fitting_attention,
+    require_fitting_buckets,
+    require_fitting_layers,
+)
 from vibe_pipeline.images.buckets import make_buckets
 from vibe_pipeline.planning.expert_loads import level_share
 
@@ -80,14 +84,15 @@ def _check_bridge(row: AdapterParams, boundary: float, name: str) -> None:
 def check_single_size(model: ModelParams, data: DataParams, tables: Experiment) -> None:
     """Refuse a training size that an adapter's attention or crop could not divide, where all images are cut to it.
 
-    Of whatever buckets, images that are longer than the sequences they are to be packed into are refused too, and a
-    blur of latents as small as its window's reach.
+    Of whatever buckets, images that are longer than the sequences they are to be packed into are refused too, a blur of
+    latents as small as its window's reach, and attention of blocks that the base does not have.
 
     Raises:
         ValueError: Names the adapter and the nearest sizes that fit.
     """
     _check_packing(model, data, tables)
     for name, row in tables.adapters.items():
+        require_fitting_layers(find_model(model.path), row.attention, f"adapters.{name}")
         if row.degrades and row.degradation.kind == "blur":
             _check_blur(model, data, row.degradation.kernel, f"adapters.{name}.degradation.kernel")
         if row.crop is not None:

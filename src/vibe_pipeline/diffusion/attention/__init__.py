@@ -15,6 +15,7 @@ from vibe_pipeline.diffusion.attention.kinds import (
     attention_words,
     kind_of,
     require_windowed,
+    window_alone,
 )
 from vibe_pipeline.diffusion.attention.kinds.t3 import t3_attention
 from vibe_pipeline.diffusion.attention.scales import SCALES, cinescale_scale, freeswim_scale
@@ -55,6 +56,7 @@ __all__ = [
     "reorder_tokens",
     "require_windowed",
     "t3_attention",
+    "window_alone",
     "window_blocks",
 ]
 _HOMES = MappingProxyType(

@@ -19,7 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from vibe_pipeline.diffusion.attention.geometry import Grid, HalfWindow, NativeGrid, Order, reorder_tokens
-from vibe_pipeline.diffusion.attention.kinds import AttentionPlan, AttentionSettings, Place, kind_of, require_windowed
+from vibe_pipeline.diffusion.attention.kinds import (
+    AttentionKind,
+    AttentionPlan,
+    AttentionSettings,
+    Place,
+    kind_of,
+    require_windowed,
+    window_alone,
+)
 from vibe_pipeline.diffusion.attention.packed import pack_plans
 from vibe_pipeline.diffusion.attention.processor import GclfAttnProcessor
 from vibe_pipeline.diffusion.attention.relative import plan_relative
@@ -82,7 +90,8 @@ class GclfInstallation:
         self._native, self._backend = native, backend
         self._order: Order | None = None
         self._layers = len(transformer.blocks)
-        self._plans: dict[tuple[Grid, torch.device], tuple[AttentionPlan, ...]] = {}
+        self._kinds: dict[str, AttentionKind] = {}
+        self._plans: dict[tuple[AttentionKind, Grid, torch.device], tuple[AttentionPlan, ...]] = {}
         self._transformer = weakref.ref(transformer)
         self._hooked = {n: weakref.ref(getattr(transformer, n)) for n in HOOKED}
         self._handles: list[Any] = []
@@ -93,14 +102,27 @@ class GclfInstallation:
         """That of the first block, in the running forward; its order is every block's."""
         return self.plans[0] if self.plans else None
 
+    def narrow(self, guidance: str) -> None:
+        """Let the forwards of one guidance pass (see `guidance_pass`) see the window alone, at the same scale.
+
+        Raises:
+            ValueError: The kind is made of more than windows, or is the window already.
+        """
+        window = window_alone(self.kind)
+        window.check(self._native)
+        self._kinds[guidance] = window
+
     def prepare(self, grid: Grid, device: torch.device | str) -> tuple[AttentionPlan, ...]:
         """Build, or find, the blocks' plans for a token grid (T, H, W); ahead of time it keeps the first step short.
+
+        They are those of the guidance pass that is running.
 
         Raises:
             ValueError: if the grid does not fit the kind.
         """
         time, height, width = grid
-        key = ((time, height, width), torch.device(device))
+        kind = self._kinds.get(self.steps.guidance, self.kind)
+        key = (kind, (time, height, width), torch.device(device))
         if key not in self._plans:
             self._plans[key] = self._build(*key)
         return self._plans[key]
@@ -124,23 +146,25 @@ class GclfInstallation:
         return self.kind.keys((time, height, width), self._native, layer)
 
     @torch.compiler.disable
-    def _build(self, grid: Grid, device: torch.device) -> tuple[AttentionPlan, ...]:
+    def _build(self, kind: AttentionKind, grid: Grid, device: torch.device) -> tuple[AttentionPlan, ...]:
         place = Place(grid, self._native, device, self._backend, self._order, steps=self.steps)
         variants: dict[Hashable, AttentionPlan] = {}
         plans: list[AttentionPlan] = []
         for layer in range(self._layers):
-            variant = self.kind.variant(layer)
+            variant = kind.variant(layer)
             if variant not in variants:
-                variants[variant] = self._plan_of(replace(place, layer=layer))
+                variants[variant] = self._plan_of(kind, replace(place, layer=layer))
+                # The first layer's own choice holds for all: they have the same tokens.
+                place = replace(place, order=variants[variant].order)
             plans.append(variants[variant])
         if len({plan.order for plan in plans}) > 1:
-            raise ValueError(f"attention kind {self.kind.name!r} gives its layers tokens in different orders")
+            raise ValueError(f"attention kind {kind.name!r} gives its layers tokens in different orders")
         return tuple(plans)
 
-    def _plan_of(self, place: Place) -> AttentionPlan:
+    def _plan_of(self, kind: AttentionKind, place: Place) -> AttentionPlan:
         if self._rope is None:
-            return self.kind.plan(place)
-        windows = replace(self.kind.windows(place.grid, place.native), order=place.order or "thw")
+            return kind.plan(place)
+        windows = replace(kind.windows(place.grid, place.native, place.layer), order=place.order or "thw")
         plan: Any = plan_relative(windows, self._rope, place.native, place.device)  # its call takes `rotary` too
         return plan
 
@@ -233,6 +257,7 @@ def install_gclf(
     """
     kind = kind_of(settings)
     kind.check(native_grid)
+    kind.require_layers(len(transformer.blocks))
     if backend not in kind.backends:
         raise ValueError(f"unknown attention backend {backend!r} for kind {kind.name!r}: use one of {kind.backends}")
     if order not in (None, "thw", "hwt"):

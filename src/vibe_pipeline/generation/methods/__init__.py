@@ -92,6 +92,8 @@ def check_arm(arm: ArmParams) -> None:
         raise ValueError(f"method {arm.method!r} runs no transformer: weights of its own would do nothing")
     if arm.step_cache is not None and not method.runs_transformer:
         raise ValueError(f"method {arm.method!r} runs no transformer: a step_cache would do nothing")
+    if arm.unconditional_attention is not None and not method.runs_transformer:
+        raise ValueError(f"method {arm.method!r} runs no transformer: unconditional_attention would do nothing")
     for field in sorted(frozenset().union(*(m.own_fields for m in METHODS.values())) - method.own_fields):
         if getattr(arm, field) is not None:
             owners = " and ".join(m.name for m in METHODS.values() if field in m.own_fields)

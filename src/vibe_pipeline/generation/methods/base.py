@@ -149,14 +149,17 @@ class Method:
         free = [guides(sigma, arm.guidance_scale, arm.guidance_interval) for sigma in levels]
         return schedule.partial_forwards([True] * len(levels)) + schedule.partial_forwards(free)
 
-    def reused(self, arm: ArmParams, levels: Levels) -> tuple[int, int]:
-        """Forwards of a pass at these levels in which a step cache stands in for self- and for cross-attention."""
+    def reused(self, arm: ArmParams, levels: Levels) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Forwards at these levels in which a step cache stands in for self- and for cross-attention.
+
+        Returns:
+            Both numbers of the pass with the prompt, and of the one without.
+        """
         cache = step_cache_of(arm.step_cache)
         if cache is None:
-            return 0, 0
+            return (0, 0), (0, 0)
         free = tuple(sigma for sigma in levels if guides(sigma, arm.guidance_scale, arm.guidance_interval))
-        one, other = zip(cache.reused(levels), cache.reused(free), strict=True)
-        return sum(one), sum(other)
+        return cache.reused(levels), cache.reused(free)
 
     def prepare(self, job: ArmJob) -> AbstractContextManager[Make]:
         """Load what is needed and give the function from rows of prompts to their clips; see `clip_cache.Make`.

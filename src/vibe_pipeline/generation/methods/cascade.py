@@ -14,7 +14,7 @@ from vibe_pipeline.experiment.arms import ArmParams, StageParams
 from vibe_pipeline.generation.clip_cache import Make, Scale
 from vibe_pipeline.generation.methods.base import ArmJob, Workload
 from vibe_pipeline.generation.methods.denoising import DenoisingMethod
-from vibe_pipeline.generation.methods.forwards import forwards_of, require_whole_steps
+from vibe_pipeline.generation.methods.forwards import forwards_of, own_forwards, require_whole_steps
 
 if TYPE_CHECKING:
     from vibe_pipeline.generation.experts import Expert
@@ -90,8 +90,7 @@ class Cascade(DenoisingMethod):
             for stage in arm.stages or ()
             for attention, times in forwards_of(arm, stage.attention, _steps(stage))
         ]
-        forwards = forwards_of(arm, arm.attention, steps, guided)
-        return Workload(decodes=1, forwards=forwards, earlier=tuple(earlier))
+        return Workload(decodes=1, forwards=own_forwards(arm, steps, guided), earlier=tuple(earlier))
 
 
 def _steps(stage: StageParams) -> int:

@@ -9,7 +9,7 @@ from vibe_pipeline.diffusion.rope import rope_of
 from vibe_pipeline.diffusion.step_cache import step_cache_of
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.generation.methods.base import ArmJob, Method, Workload
-from vibe_pipeline.generation.methods.forwards import forwards_of, require_whole_steps
+from vibe_pipeline.generation.methods.forwards import own_forwards, require_whole_steps, unconditional_of
 
 if TYPE_CHECKING:
     from vibe_pipeline.generation.denoiser import Denoiser
@@ -34,6 +34,7 @@ class DenoisingMethod(Method):
         if arm.scheduler == "midpoint" and arm.step_cache is not None:
             raise ValueError("scheduler midpoint evaluates between the steps that step_cache counts: leave one out")
         _check_regions(arm)
+        _check_unconditional(arm)
         if arm.long is not None and arm.step_cache is not None:
             raise ValueError("long predicts each chunk of a step, and step_cache would mix them: leave one out")
         if arm.long is not None and kind_of(arm.attention).stepwise:
@@ -119,9 +120,7 @@ class DenoisingMethod(Method):
     def workload(self, arm: ArmParams, steps: int, guided: int | None = None) -> Workload:
         """The row's attention in every pass; a second pass encodes first, and once more decodes for the transfer."""
         decodes = 1 if arm.detail_transfer is None else 2
-        return Workload(
-            encodes=int(self.second_pass), decodes=decodes, forwards=forwards_of(arm, arm.attention, steps, guided)
-        )
+        return Workload(encodes=int(self.second_pass), decodes=decodes, forwards=own_forwards(arm, steps, guided))
 
 
 def _check_regions(arm: ArmParams) -> None:
@@ -139,8 +138,28 @@ def _check_regions(arm: ArmParams) -> None:
     require_selective(kind_of(arm.attention))
 
 
+def _check_unconditional(arm: ArmParams) -> None:
+    """A pass without the prompt runs, attends to more than its window otherwise, and is the one that is told."""
+    if arm.unconditional_attention is None:
+        return
+    if arm.guidance_scale == 1 and (arm.guidance_scale_2 or 1) == 1:
+        raise ValueError(
+            "unconditional_attention is of guidance's pass without the prompt, which guidance_scale 1 leaves out: "
+            "raise guidance_scale, or leave unconditional_attention out"
+        )
+    if arm.region_adaptive is not None:
+        raise ValueError(
+            "region_adaptive does not tell attention which guidance pass runs: leave unconditional_attention out"
+        )
+    try:
+        unconditional_of(arm)
+    except ValueError as error:
+        raise ValueError(f"unconditional_attention: {error}") from None
+
+
 def _guidance(arm: ArmParams) -> str:
-    """Scale, that of low noise, and interval, for the report."""
+    """Scale, that of low noise, interval, and the other pass's attention, for the report."""
     low = "" if arm.guidance_scale_2 is None else f", {arm.guidance_scale_2:g} of the low-noise expert"
     where = "" if arm.guidance_interval is None else " at sigma {:g} to {:g}".format(*arm.guidance_interval)
-    return f"guidance {arm.guidance_scale:g}{low}{where}"
+    alone = "" if arm.unconditional_attention is None else ", without the prompt by the window alone"
+    return f"guidance {arm.guidance_scale:g}{low}{where}{alone}"

@@ -1,6 +1,6 @@
 """Forwards that a pass takes, as a plan counts them: guidance, solvers, step caches, attention that goes by steps."""
 
-from vibe_pipeline.diffusion.attention import AttentionKind, kind_of
+from vibe_pipeline.diffusion.attention import AttentionKind, kind_of, window_alone
 from vibe_pipeline.diffusion.step_cache import step_cache_of
 from vibe_pipeline.diffusion.step_cache_base import StepCache
 from vibe_pipeline.experiment.arms import ArmParams
@@ -24,6 +24,23 @@ def require_whole_steps(arm: ArmParams, attention: AttentionParams, steps: int) 
     if arm.step_cache is not None:
         raise ValueError(f"step_cache leaves out steps that attention kind {kind.name} counts: leave one out")
     kind.require_calls(steps)
+
+
+def unconditional_of(arm: ArmParams) -> Counted:
+    """Attention of guidance's pass without the prompt, in the row's own pass over a clip.
+
+    Raises:
+        ValueError: The row's kind has no window that could stand alone.
+    """
+    return arm.attention if arm.unconditional_attention is None else window_alone(kind_of(arm.attention))
+
+
+def own_forwards(arm: ArmParams, steps: int, guided: int | None = None) -> tuple[tuple[Counted, int], ...]:
+    """The forwards of the row's own pass, as of `forwards_of`; by guidance pass where these attend differently."""
+    if arm.unconditional_attention is None:
+        return forwards_of(arm, arm.attention, steps, guided)
+    bound, free = calls(arm, steps, guided)
+    return (arm.attention, bound), (unconditional_of(arm), free)
 
 
 def forwards_of(

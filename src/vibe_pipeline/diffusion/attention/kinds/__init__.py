@@ -30,6 +30,7 @@ __all__ = [
     "kind_of",
     "known_kind",
     "require_windowed",
+    "window_alone",
 ]
 
 
@@ -76,6 +77,18 @@ def require_windowed(kind: AttentionKind) -> None:
     if not kind.windowed:
         known = ", ".join(name for name, other in KINDS.items() if other.windowed)
         raise ValueError(f"rope ar goes with the attention kinds {known}, not with {kind.name}")
+
+
+def window_alone(kind: AttentionKind) -> Window:
+    """The window of a kind, of its own size or half the native grid, without whatever else its queries see.
+
+    Raises:
+        ValueError: Nothing else is seen, or the kind is made of more than windows; names the kinds that go.
+    """
+    if not kind.windowed or kind.local:
+        known = ", ".join(name for name, other in KINDS.items() if other.windowed and not other.local)
+        raise ValueError(f"the window alone goes beside the attention kinds {known}, not beside {kind.name}")
+    return Window(half_window=getattr(kind, "half_window", None))
 
 
 def attention_words(settings: AttentionSettings) -> str:

@@ -123,8 +123,8 @@ class AttentionKind:
         """
         raise NotImplementedError
 
-    def windows(self, grid: Grid, native: NativeGrid | None) -> Windows:
-        """Which keys a query sees, of a kind that is `windowed`.
+    def windows(self, grid: Grid, native: NativeGrid | None, layer: int = 0) -> Windows:
+        """Which keys a query of a layer sees, of a kind that is `windowed`.
 
         Raises:
             ValueError: The grid does not fit.
@@ -133,6 +133,13 @@ class AttentionKind:
 
     def check(self, native: NativeGrid | None) -> None:
         """Refuse settings that fit no grid; `native` is (H, W) in tokens.
+
+        Raises:
+            ValueError: Names the field and the way out.
+        """
+
+    def require_layers(self, layers: int) -> None:
+        """Refuse a transformer of so many layers, of a kind that tells them apart.
 
         Raises:
             ValueError: Names the field and the way out.

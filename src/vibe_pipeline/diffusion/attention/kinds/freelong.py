@@ -11,7 +11,8 @@ from pydantic import Field, PositiveInt
 from vibe_pipeline.diffusion.attention.choice import Kernel, choose_sparse, kernel_of
 from vibe_pipeline.diffusion.attention.geometry import Backend, Grid, NativeGrid, Order, Windows
 from vibe_pipeline.diffusion.attention.kinds.base import AttentionPlan, Place
-from vibe_pipeline.diffusion.attention.kinds.gclf import Gclf
+from vibe_pipeline.diffusion.attention.kinds.gclf import Gclf, TileSide
+from vibe_pipeline.diffusion.attention.kinds.window import Window
 
 Stop = Annotated[float, Field(gt=0, le=1)] | None
 NATIVE_FRAMES = 10
@@ -19,13 +20,14 @@ NATIVE_FRAMES = 10
 
 
 @dataclass(frozen=True)
-class FreeLong(Gclf):
+class FreeLong(Window):
     """Low frequencies of what every query gets from everywhere, high ones of what it gets from nearby.
 
     As published the local pass is near in time, for clips longer than native, and the global one is full attention.
     Near in space, for frames larger than native, and GCLF as the global pass, for less work, are ours.
 
     Attributes:
+        pool: Side of the tiles of GCLF, in tokens.
         window_axes: Along what the local pass is a window: the frame (`space`, all frames) or `time` (whole frames).
         half_frames: Of the window over time, in latent frames; None: 10.
         global_pass: `full` attention, or `gclf` with the same window and `pool`.
@@ -35,10 +37,12 @@ class FreeLong(Gclf):
     """
 
     name: ClassVar[str] = "freelong"
+    local: ClassVar[bool] = False
     windowed: ClassVar[bool] = False
     selective: ClassVar[bool] = False
     copies: ClassVar[float] = 4  # both outputs, and of GCLF keys and values in a row with the pooled ones
 
+    pool: TileSide = Gclf.pool
     window_axes: Annotated[
         Literal["space", "time"], Field(description="freelong: the local pass is near in space (ours) or time (theirs)")
     ] = "space"
@@ -72,6 +76,8 @@ class FreeLong(Gclf):
             raise ValueError("global_pass gclf has a window in space: set window_axes to space, or global_pass to full")
         if self.global_pass == "full" and self.pool != Gclf.pool:
             raise ValueError("pool is of global_pass gclf: choose that, or leave pool out")
+        if self.global_pass == "gclf" and self.pool < 1:
+            raise ValueError(f"global_pass gclf needs pooled keys, but pool is {self.pool}: give 2 or more")
         if self.stop_time is None and self.stop_space is None:
             raise ValueError("stop_time and stop_space are both none: nothing would come from the local pass")
 

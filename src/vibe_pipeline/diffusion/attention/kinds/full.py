@@ -22,7 +22,7 @@ class Full(AttentionKind):
         """All tokens."""
         return math.prod(grid)
 
-    def windows(self, grid: Grid, native: NativeGrid | None) -> Windows:
+    def windows(self, grid: Grid, native: NativeGrid | None, layer: int = 0) -> Windows:
         """One over everything."""
         return Windows(grid, grid[1:])
 

@@ -17,6 +17,6 @@ class Proxy(Gclf):
 
     name: ClassVar[str] = "proxy"
 
-    def windows(self, grid: Grid, native: NativeGrid | None) -> Windows:
+    def windows(self, grid: Grid, native: NativeGrid | None, layer: int = 0) -> Windows:
         """As of GCLF, with proxies."""
-        return replace(super().windows(grid, native), proxies=True)
+        return replace(super().windows(grid, native, layer), proxies=True)

@@ -33,7 +33,7 @@ class Window(AttentionKind):
         """Side of the pooled tiles in tokens; 0: there are none."""
         return 0
 
-    def windows(self, grid: Grid, native: NativeGrid | None) -> Windows:
+    def windows(self, grid: Grid, native: NativeGrid | None, layer: int = 0) -> Windows:
         """Which keys a query sees.
 
         Raises:
@@ -43,18 +43,18 @@ class Window(AttentionKind):
 
     def keys(self, grid: Grid, native: NativeGrid | None, layer: int) -> int:
         """Those of the window over all frames, and the pooled ones."""
-        return self.windows(grid, native).keys_per_query
+        return self.windows(grid, native, layer).keys_per_query
 
     def kernels(self, grid: Grid, native: NativeGrid | None, layer: int, device: str) -> dict[Kernel, float]:
         """By the backend that suits the grid."""
-        name, keys = kernel_of(self.windows(grid, native), device)
+        name, keys = kernel_of(self.windows(grid, native, layer), device)
         return {name: keys}
 
     def plan(self, place: Place) -> AttentionPlan:
         """By the place's backend."""
         from vibe_pipeline.diffusion.attention.backends import plan_windows
 
-        return plan_windows(self.windows(place.grid, place.native), place)
+        return plan_windows(self.windows(place.grid, place.native, place.layer), place)
 
     def check(self, native: NativeGrid | None) -> None:
         """Positive windows, or a native grid to take them from."""
