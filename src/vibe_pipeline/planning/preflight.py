@@ -240,7 +240,12 @@ def settings_checks(params: Mapping[str, Any], tables: Experiment) -> Iterator[C
 
 
 def _setting(item: str, check: Callable[[], None]) -> Check:
-    return Check(item, lambda: check() or "", "change the field that the line above names")
+    def found() -> str:
+        """Nothing, where the check does not raise."""
+        check()
+        return ""
+
+    return Check(item, found, "change the field that the line above names")
 
 
 def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[str]) -> None:
