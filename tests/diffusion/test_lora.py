@@ -2,9 +2,6 @@
 
 import json
 import pickle
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.plain_diffusers import in_plain_diffusers, output, transformer_inputs
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.models import find_model, load_transformer
 from vibe_pipeline.diffusion.weights import on_meta
@@ -302,59 +300,19 @@ def test_targets_that_match_nothing_are_refused(base) -> None:
         lora.add_adapter(base, "d1", RANK, ALPHA, ("to_nowhere",), 0)
 
 
-PLAIN = textwrap.dedent(
-    """
-    import importlib.util, json, sys
-    from pathlib import Path
-    import torch
-    origin = Path(importlib.util.find_spec("torchvision").origin).parent
-    try:
-        for library in origin.glob("_C*.so"):
-            torch.ops.load_library(str(library))
-    except OSError:
-        schemas = torch.library.Library("torchvision", "FRAGMENT")
-        for op in ("nms", "qnms"):
-            schemas.define(op + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    from diffusers import WanPipeline
-    from safetensors.torch import load_file, save_file
-    torch.set_num_threads(1)
-    model, adapter, inputs, out = sys.argv[1:]
-    pipe = WanPipeline.from_pretrained(model)
-    x = load_file(inputs)
-    run = lambda: pipe.transformer(x["latent"], x["timestep"], x["text"], return_dict=False)[0]
-    with torch.no_grad():
-        before = run()
-        pipe.load_lora_weights(adapter)
-        save_file({"before": before, "after": run()}, out)
-    assert not [m for m in sys.modules if m.startswith("vibe_pipeline")]
-    """
-)
+PLAIN = """
+before = run()
+pipe.load_lora_weights(files[0])
+save_file({"before": before, "after": run()}, out)
+"""
 
 
 def test_an_exported_adapter_works_in_plain_diffusers(wan21, saved, tmp_path: Path) -> None:
-    generator = torch.Generator().manual_seed(3)
-    inputs = {
-        "latent": torch.randn(2, 16, 1, 4, 6, generator=generator),
-        "timestep": torch.tensor([300.0, 800.0]),
-        "text": torch.randn(2, 12, 64, generator=generator),
-    }
-    save_file(inputs, tmp_path / "in.safetensors")
-    path = saved()
-    files = [wan21.path, path, tmp_path / "in.safetensors", tmp_path / "out.safetensors"]
-    script = tmp_path / "plain.py"
-    script.write_text(PLAIN)
-    done = subprocess.run([sys.executable, script, *files], capture_output=True, text=True, cwd=tmp_path, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    theirs = load_file(tmp_path / "out.safetensors")
-    ours = wan21.transformer()
-
-    def run() -> Tensor:
-        with torch.no_grad():
-            return ours(inputs["latent"], inputs["timestep"], inputs["text"], return_dict=False)[0]
-
-    torch.testing.assert_close(theirs["before"], run(), rtol=1e-5, atol=1e-6)
+    path, ours, inputs = saved(), wan21.transformer(), transformer_inputs(16)
+    theirs = in_plain_diffusers(PLAIN, wan21.path, inputs, [path], tmp_path)
+    torch.testing.assert_close(theirs["before"], output(ours, inputs), rtol=1e-5, atol=1e-6)
     lora.load_adapter(ours, path, "d2")
-    torch.testing.assert_close(theirs["after"], run(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(theirs["after"], output(ours, inputs), rtol=1e-5, atol=1e-6)
     assert float((theirs["after"] - theirs["before"]).abs().max()) > 0.01
 
 
