@@ -19,7 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from vibe_pipeline.diffusion.attention.geometry import Grid, HalfWindow, NativeGrid, Order, reorder_tokens
-from vibe_pipeline.diffusion.attention.kinds import AttentionPlan, AttentionSettings, Place, kind_of, require_windowed
+from vibe_pipeline.diffusion.attention.kinds import (
+    AttentionKind,
+    AttentionPlan,
+    AttentionSettings,
+    Place,
+    kind_of,
+    require_windowed,
+)
 from vibe_pipeline.diffusion.attention.packed import pack_plans
 from vibe_pipeline.diffusion.attention.processor import GclfAttnProcessor
 from vibe_pipeline.diffusion.attention.relative import plan_relative
@@ -233,10 +240,7 @@ def install_gclf(
     """
     kind = kind_of(settings)
     kind.check(native_grid)
-    if backend not in kind.backends:
-        raise ValueError(f"unknown attention backend {backend!r} for kind {kind.name!r}: use one of {kind.backends}")
-    if order not in (None, "thw", "hwt"):
-        raise ValueError(f"unknown token order {order!r}: use 'thw', 'hwt' or None")
+    _check_words(kind, backend, order)
     scale_of(settings.scale, (1, 1, 1), native_grid, transformer.config.attention_head_dim)
     remove_gclf(transformer)
     relative: Any = rope if rope is not None and rope.relative else None
@@ -248,6 +252,13 @@ def install_gclf(
     installation = GclfInstallation(transformer, settings, native_grid, backend, relative)
     installation.attach(order)
     return installation
+
+
+def _check_words(kind: AttentionKind, backend: str, order: Order | None) -> None:
+    if backend not in kind.backends:
+        raise ValueError(f"unknown attention backend {backend!r} for kind {kind.name!r}: use one of {kind.backends}")
+    if order not in (None, "thw", "hwt"):
+        raise ValueError(f"unknown token order {order!r}: use 'thw', 'hwt' or None")
 
 
 def forget_attention(transformer: nn.Module) -> None:
