@@ -1,9 +1,6 @@
 """Adapters in other programs' layouts: bit-exact there and back, read by plain diffusers, never a silent no-op."""
 
 import pickle
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from diffusers.loaders.lora_conversion_utils import (
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from tests.plain_diffusers import in_plain_diffusers, output, transformer_inputs
 from vibe_pipeline.diffusion import lora
 from vibe_pipeline.diffusion.lora_formats import export_adapter, import_adapter
 from vibe_pipeline.diffusion.lora_names import LAYOUTS, diffusers_name, native_name
@@ -226,59 +224,24 @@ def test_an_export_needs_a_safetensors_name_and_known_modules(save, tmp_path: Pa
     assert not (tmp_path / "x.safetensors").exists()
 
 
-PLAIN = textwrap.dedent(
-    """
-    import importlib.util, sys
-    from pathlib import Path
-    import torch
-    origin = Path(importlib.util.find_spec("torchvision").origin).parent
-    try:
-        for library in origin.glob("_C*.so"):
-            torch.ops.load_library(str(library))
-    except OSError:
-        schemas = torch.library.Library("torchvision", "FRAGMENT")
-        for op in ("nms", "qnms"):
-            schemas.define(op + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    from diffusers import WanPipeline
-    from safetensors.torch import load_file, save_file
-    torch.set_num_threads(1)
-    model, inputs, out, *adapters = sys.argv[1:]
-    x = load_file(inputs)
-    pipe = WanPipeline.from_pretrained(model)
-    run = lambda: pipe.transformer(x["latent"], x["timestep"], x["text"], return_dict=False)[0].clone()
-    with torch.no_grad():
-        results = {"before": run()}
-        for adapter in adapters:
-            pipe.load_lora_weights(adapter)
-            results[Path(adapter).stem] = run()
-            pipe.unload_lora_weights()
-        save_file(results, out)
-    assert not [m for m in sys.modules if m.startswith("vibe_pipeline")]
-    """
-)
+PLAIN = """
+results = {"before": run()}
+for adapter in files:
+    pipe.load_lora_weights(adapter)
+    results[Path(adapter).stem] = run()
+    pipe.unload_lora_weights()
+save_file(results, out)
+"""
 
 
 def test_every_export_that_diffusers_reads_works_in_plain_diffusers(tiny, save, tmp_path: Path) -> None:
     """In a process that never imports this package: the output changes, and equals ours."""
     ours, transformer = save(), tiny.transformer()
     exports = [export_adapter(ours, name, tmp_path / f"{name}.safetensors") for name in LAYOUTS if name != "diffsynth"]
-    generator = torch.Generator().manual_seed(3)
-    channels = transformer.config.in_channels
-    inputs = {
-        "latent": torch.randn(2, channels, 1, 4, 6, generator=generator),
-        "timestep": torch.tensor([300.0, 800.0]),
-        "text": torch.randn(2, 12, 64, generator=generator),
-    }
-    save_file(inputs, tmp_path / "in.safetensors")
-    script = tmp_path / "plain.py"
-    script.write_text(PLAIN)
-    files = [tiny.path, tmp_path / "in.safetensors", tmp_path / "out.safetensors", *exports]
-    done = subprocess.run([sys.executable, script, *files], capture_output=True, text=True, cwd=tmp_path, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    theirs = load_file(tmp_path / "out.safetensors")
+    inputs = transformer_inputs(transformer.config.in_channels)
+    theirs = in_plain_diffusers(PLAIN, tiny.path, inputs, exports, tmp_path)
     lora.load_adapter(transformer, ours, "d2")
-    with torch.no_grad():
-        expected = transformer(inputs["latent"], inputs["timestep"], inputs["text"], return_dict=False)[0]
+    expected = output(transformer, inputs)
     for export in exports:
         torch.testing.assert_close(theirs[export.stem], expected, rtol=1e-5, atol=1e-6, msg=export.stem)
         assert float((theirs[export.stem] - theirs["before"]).abs().max()) > 0.01

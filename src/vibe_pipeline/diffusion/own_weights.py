@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vibe_pipeline.diffusion.headers import read_header
 from vibe_pipeline.diffusion.support import read_config
-from vibe_pipeline.diffusion.weights import STEMS, Once, expected_shapes, made, shape_faults, shards_of
+from vibe_pipeline.diffusion.weights import STEMS, expected_shapes, made, shape_faults, shards_of
 from vibe_pipeline.io.errors import one_line
 
 if TYPE_CHECKING:
@@ -21,14 +21,13 @@ NUMBERS = frozenset({"F64", "F32", "F16", "BF16"})
 ANIMATED = ("motion_encoder.", "face_adapter.")  # of Wan-Animate, whose converter needs more than names
 
 
-def require_own_weights(path: Path, config: Mapping[str, Any], base: str, once: Once = made) -> str:
+def require_own_weights(path: Path, config: Mapping[str, Any], base: str) -> str:
     """Refuse a file, or a folder of shards, that does not hold every weight of the base's transformer; by headers.
 
     Args:
         path: A .safetensors file, or a folder as diffusers writes transformers.
         config: Of the base's transformer.
         base: Its name, for the message.
-        once: As :func:`weights.require_weights` has it.
 
     Returns:
         What is there: the number of tensors and whose names they have.
@@ -36,7 +35,7 @@ def require_own_weights(path: Path, config: Mapping[str, Any], base: str, once: 
     Raises:
         ValueError: One line: the file, and tensors that are missing, unknown, of another shape or type.
     """
-    expected, ignored = expected_shapes("transformer", config, once)
+    expected, ignored = expected_shapes("transformer", config, made)
     shapes, types = _stored(path)
     names, whose = diffusers_names(shapes, expected)
     faults = list(

@@ -258,10 +258,7 @@ def install_gclf(
     kind = kind_of(settings)
     kind.check(native_grid)
     kind.require_layers(len(transformer.blocks))
-    if backend not in kind.backends:
-        raise ValueError(f"unknown attention backend {backend!r} for kind {kind.name!r}: use one of {kind.backends}")
-    if order not in (None, "thw", "hwt"):
-        raise ValueError(f"unknown token order {order!r}: use 'thw', 'hwt' or None")
+    _check_words(kind, backend, order)
     scale_of(settings.scale, (1, 1, 1), native_grid, transformer.config.attention_head_dim)
     remove_gclf(transformer)
     relative: Any = rope if rope is not None and rope.relative else None
@@ -273,6 +270,13 @@ def install_gclf(
     installation = GclfInstallation(transformer, settings, native_grid, backend, relative)
     installation.attach(order)
     return installation
+
+
+def _check_words(kind: AttentionKind, backend: str, order: Order | None) -> None:
+    if backend not in kind.backends:
+        raise ValueError(f"unknown attention backend {backend!r} for kind {kind.name!r}: use one of {kind.backends}")
+    if order not in (None, "thw", "hwt"):
+        raise ValueError(f"unknown token order {order!r}: use 'thw', 'hwt' or None")
 
 
 def forget_attention(transformer: nn.Module) -> None:
