@@ -139,6 +139,12 @@ def value(kept: Kept, arm: str, metric: str) -> str:
     return number(float(_row(kept.table, arm, metric)["mean"]))
 
 
+def change(kept: Kept, metric: str, arm: str, other: str) -> str:
+    """How much one arm's mean on a metric lies above another's, for the text."""
+    mine, theirs = (float(_row(kept.table, name, metric)["mean"]) for name in (arm, other))
+    return number(mine - theirs)
+
+
 def _row(table: pd.DataFrame, arm: str, metric: str) -> pd.Series:
     found = table[(table["arm"] == arm) & (table["metric"] == metric)]
     if len(found) != 1:
@@ -241,7 +247,7 @@ def write() -> None:
         loader=jinja2.FileSystemLoader(RAW), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     tables = (means, differences, claims_short, claims_table, gaps_table, settings, trainings)
-    tools = (*tables, value, number, tally, figure, answer, gaps)
+    tools = (*tables, value, change, number, tally, figure, answer, gaps)
     for name in PAGES:
         page = engine.get_template(f"{name}.j2").render(**environments, **{f.__name__: f for f in tools})
         (DOCS / name).write_text(page.rstrip() + "\n")
