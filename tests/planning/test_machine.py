@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from vibe_pipeline.planning import machine
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.figures import Figures
-from vibe_pipeline.planning.machine import measure_rates, this_machine
+from vibe_pipeline.planning.machine import measure_rates, named_device, this_machine
 
 
 def test_rates_are_operations_over_the_seconds_that_they_took(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,3 +40,16 @@ def test_the_measurement_is_made_once_and_used_by_what_computes(tiny, tmp_path: 
     assert first.teraflops("bfloat16") == first.rates["autocast"] > 0
     assert first.teraflops("float32", convolutions=True) == first.rates["vae"] > 0
     assert first.memory_gb > 1 and "this machine" in first.product
+
+
+def test_this_is_the_gpu_of_the_table_where_the_model_runs_on_one(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA H100 80GB HBM3")
+    assert named_device("THIS", tiny.model(device="auto")) == "h100"
+    assert named_device("this", tiny.model(device="cpu")) == "this"
+    assert named_device("L40S", tiny.model(device="auto")) == "l40s"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA T4")
+    with pytest.raises(ValueError, match=r"GPU is NVIDIA T4, whose rates are not known; name one: a100, h100"):
+        named_device("this", tiny.model(device="auto"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert named_device("this", tiny.model(device="auto")) == "this"

@@ -17,7 +17,7 @@ import psutil
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.planning.architecture import Architecture
-from vibe_pipeline.planning.devices import Device
+from vibe_pipeline.planning.devices import DEVICES, Device
 from vibe_pipeline.planning.figures import Figures
 
 if TYPE_CHECKING:
@@ -41,6 +41,30 @@ class Machine(Device):
     def teraflops(self, dtype: str, convolutions: bool = False) -> float:
         """As measured; what is not of the model's own type is trained under autocast."""
         return self.rates["vae" if convolutions else "transformer" if dtype == self.dtype else "autocast"]
+
+
+def named_device(name: str, model: ModelParams) -> str:
+    """The name of a device as given, but of `this`, where the model runs on a GPU, that GPU's.
+
+    What is measured here are a CPU's rates; a GPU's, by kernel and size, are in the table already.
+
+    Raises:
+        ValueError: The table does not have this machine's GPU.
+        RuntimeError: The model is to run on a GPU, and torch sees none.
+    """
+    if name.lower() != THIS or model.device == "cpu":
+        return name.lower()
+    import torch  # only to ask for a GPU
+
+    from vibe_pipeline.diffusion.models import pick_device
+
+    if pick_device(model.device).type == "cpu":
+        return THIS
+    card = torch.cuda.get_device_name(0)
+    found = next((key for key, device in DEVICES.items() if device.product in card), None)
+    if found is None:
+        raise ValueError(f"this machine's GPU is {card}, whose rates are not known; name one: {', '.join(DEVICES)}")
+    return found
 
 
 def this_machine(architecture: Architecture, model: ModelParams, figures: Figures) -> Machine:

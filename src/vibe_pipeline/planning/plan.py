@@ -30,7 +30,7 @@ from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
 from vibe_pipeline.planning.expert_loads import waiting, weight_notes
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
-from vibe_pipeline.planning.machine import THIS, Machine, this_machine
+from vibe_pipeline.planning.machine import THIS, Machine, named_device, this_machine
 from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.plan_rows import (
     PlanRow,
@@ -119,7 +119,7 @@ def make_plan(
 
     Args:
         params: The parameters of an environment.
-        device: A name in `planning.devices`, or `this`, which is measured.
+        device: A name in `planning.devices`, or `this`: a CPU is measured, a GPU taken from there.
         share: Of the device's peak that is assumed of every kernel; None: what is known of each kernel. `this` is at
             what it reaches.
         images: How many there will be, where the folder is not here yet.
@@ -148,6 +148,7 @@ def _planned(params: Mapping[str, Any], device: str, share: float | None, images
     image_count, image_note = _count_images(data, images)
     evaluation = EvaluationParams(**params["evaluation"])
     clips, first_frames, clip_notes = _count_clips(generation, evaluation)
+    device = named_device(device, model)
     costs = _costs(model, device, share, first_frames, figures)
     scoring, measure_note = _scoring_rows(costs, evaluation, clips * len(tables.arms))
     rows = (
@@ -165,7 +166,7 @@ def _planned(params: Mapping[str, Any], device: str, share: float | None, images
     power = _power_notes(clips // len(generation.seeds), evaluation)
     notes = (image_note, *weight_notes(costs, tables), *clip_notes, *power, measure_note, *own_notes)
     notes += tuple(_arm_notes(costs, tables))
-    return _described(costs, device.lower(), own_bytes, notes, rows)
+    return _described(costs, device, own_bytes, notes, rows)
 
 
 def _costs(model: ModelParams, device: str, share: float | None, first_frames: bool, figures: Figures) -> Costs:
@@ -179,7 +180,7 @@ def _costs(model: ModelParams, device: str, share: float | None, first_frames: b
     architecture = load_architecture(model.path)
     if model.tile is not None:
         tile_stride(architecture.vae, model.tile)
-    measured = device.lower() == THIS
+    measured = device == THIS
     return Costs(
         architecture=architecture,
         model=model,
