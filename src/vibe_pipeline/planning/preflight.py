@@ -10,7 +10,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from vibe_pipeline.diffusion.checkpoint import find_model, require_whole, tile_stride
@@ -196,11 +195,10 @@ def check_band(model: ModelParams, evaluation: EvaluationParams) -> None:
     Raises:
         ValueError: Names the band and the size.
     """
-    from vibe_pipeline.evaluation.metrics.detail import high_frequency_share  # with torch, which doctor does without
+    from vibe_pipeline.evaluation.metrics.pixels import Grid  # only where it is asked
 
-    frame = np.random.default_rng(0).random((1, model.target.height, model.target.width, 3), dtype=np.float32)
     try:
-        high_frequency_share(frame, *evaluation.fine_band)
+        Grid(model.target.height, model.target.width).band(*evaluation.fine_band)
     except ValueError as error:
         raise ValueError(f"evaluation.fine_band {list(evaluation.fine_band)} at model.target: {error}") from error
 

@@ -21,7 +21,7 @@ from vibe_pipeline.tracking import (
     CLIP,
     CONTENT,
     PLACE,
-    TRAINING,
+    WORKFLOW,
     Tracked,
     View,
     kept_view,
@@ -200,7 +200,7 @@ def result_table(table: pd.DataFrame, metrics: Sequence[str]) -> str:
 def compare_address(runs: Iterable[str], experiment: str) -> str:
     """MLflow's page of several runs, relative to its server."""
     chosen = {"runs": json.dumps(list(runs)), "experiments": json.dumps([experiment])}
-    return f"#/compare-runs?{urlencode(chosen, quote_via=quote)}&{TRAINING}"
+    return f"#/compare-runs?{urlencode(chosen, quote_via=quote)}&{WORKFLOW}"
 
 
 def _those(runs: Iterable[str]) -> str:

@@ -25,6 +25,7 @@ from vibe_pipeline.tracking.runs import (
     LONGEST_PARAM,
     PARENT,
     URI,
+    WORKFLOW,
     Tracked,
     flatten,
     log_artifact,
@@ -33,7 +34,7 @@ from vibe_pipeline.tracking.runs import (
     picture_key,
     run_address,
 )
-from vibe_pipeline.tracking.views import TRAINING, View, kept_view
+from vibe_pipeline.tracking.views import View, kept_view
 
 __all__ = [
     "CLIP",
@@ -41,8 +42,8 @@ __all__ = [
     "LONGEST_PARAM",
     "PARENT",
     "PLACE",
-    "TRAINING",
     "URI",
+    "WORKFLOW",
     "Tracked",
     "TrackedAdapter",
     "View",

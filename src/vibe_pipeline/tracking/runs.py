@@ -33,7 +33,7 @@ ROW = "row"
 NOTE = "mlflow.note.content"
 """The tag that MLflow shows as a run's description, in Markdown."""
 
-TRAINING = "workflowType=machine_learning"
+WORKFLOW = "workflowType=machine_learning"
 """What makes MLflow's pages show what belongs to trained models, and not to language models."""
 
 LONGEST_KEY = 100
@@ -269,7 +269,7 @@ def run_address() -> str:
         return ""
     served = os.environ[URI].startswith("http")
     server = redact(os.environ[URI]).rstrip("/") if served else "http://127.0.0.1:5000"
-    page = f"{server}/#/experiments/{experiment}/runs/{found[1]}?{TRAINING}"
+    page = f"{server}/#/experiments/{experiment}/runs/{found[1]}?{WORKFLOW}"
     return page if served else f"{page}  (after `make mlflow`)"
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from vibe_pipeline.tracking.runs import TRAINING, Tracked
+from vibe_pipeline.tracking.runs import WORKFLOW, Tracked
 
 KEPT_AS = "mlflow.sharedViewState."
 LONGEST = 5000
@@ -62,7 +62,7 @@ class View:
         """The page, relative to its server: as it is kept under a key, or the runs alone, in MLflow's own charts."""
         asked = {"viewStateShareKey": key} if key else {"searchFilter": self.query, "orderByKey": self.order}
         chosen = urlencode({"compareRunsMode": "CHART"} | asked, quote_via=quote)
-        return f"#/experiments/{experiment}/runs?{TRAINING}&{chosen}"
+        return f"#/experiments/{experiment}/runs?{WORKFLOW}&{chosen}"
 
 
 def kept_view(run: Tracked, experiment: str, key: str, view: View) -> str:
