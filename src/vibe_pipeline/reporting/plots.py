@@ -79,6 +79,7 @@ def overview_plots(inputs: ReportInputs) -> tuple[list[Plot], str]:
 
 
 def loss_plots(inputs: ReportInputs) -> list[Plot]:
+    """A plot a stage of its adapters' losses over the steps; none for a stage that logged nothing to see."""
     plots = []
     stages = [] if inputs.losses.empty else sorted(inputs.losses["stage"].unique())
     for stage in stages:
