@@ -1,7 +1,7 @@
 """The raw results of one environment, as `study.py keep` left them in docs/results."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,24 @@ class Kept:
     tables: Experiment
     pools: Pools
     scores: pd.DataFrame
-    table: pd.DataFrame
     cost: pd.DataFrame
     spectra: pd.DataFrame
     frames: pd.DataFrame
     trainings: pd.DataFrame
     checks: pd.DataFrame
+    _summaries: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    def summary(self, metric: str) -> pd.DataFrame:
+        """One measure of every arm, summarised as the report does; when first asked for, since arms are many."""
+        if metric not in self._summaries:
+            evaluation, rows = self.params["evaluation"], self.scores[self.scores["metric"] == metric]
+            how = (
+                evaluation.get("confidence", 0.95),
+                evaluation.get("bootstrap_samples", 2000),
+                evaluation.get("seed", 0),
+            )
+            self._summaries[metric] = summarise(rows, self.pools.references, *how, declared=list(self.pools.arms))
+        return self._summaries[metric]
 
     @property
     def bootstrap(self) -> Bootstrap:
@@ -62,15 +74,13 @@ def _kept(path: Path) -> pd.DataFrame:
 
 
 def load(folder: Path) -> Kept:
-    """Read the kept results of the environment that a folder is named after, and summarise them as the report does."""
+    """Read the kept results of the environment that a folder is named after, pooled over training seeds."""
     params = json.loads((folder / "parameters.json").read_text())
     tables = experiment_of(params)
     pools = pools_of(tables)
     raw = pd.read_parquet(folder / "scores.parquet")
-    scores, evaluation = pools.pool(raw), params["evaluation"]
-    samples = evaluation.get("bootstrap_samples", 2000)
-    table = summarise(scores, pools.references, evaluation.get("confidence", 0.95), samples, evaluation.get("seed", 0))
+    scores = pools.pool(raw)
     spectra = pools.mean_spectra(_kept(folder / "spectra.csv"))
     cost, frames = (pools.pool(_kept(folder / f"{name}.csv")) for name in ("cost", "frames"))
     trainings, checks = (_kept(folder / f"{name}.csv") for name in ("trainings", "degradation_checks"))
-    return Kept(folder.name, params, tables, pools, scores, table, cost, spectra, frames, trainings, checks)
+    return Kept(folder.name, params, tables, pools, scores, cost, spectra, frames, trainings, checks)

@@ -43,22 +43,22 @@ OVER_FRAMES = ("full_pixel", "full", "no_hfato", "no_adapter", "through_vae", "l
 
 def means(kept: Kept) -> str:
     """Means with intervals, an arm a row."""
-    present = [m for m in METRICS if m in set(kept.table["metric"])]
+    present = [m for m in METRICS if m in set(kept.scores["metric"])]
     head = ["arm", *(f"{words(m).label} {_arrow(kept, m)}".strip() for m in present)]
     rows = []
     for arm, params in kept.pools.arms.items():
-        cells = [_level(kept.table, arm, metric) for metric in present]
+        cells = [_level(kept, arm, metric) for metric in present]
         rows.append([f"{params.label} (`{arm}`)", *cells])
     return markdown(head, rows)
 
 
 def differences(kept: Kept) -> str:
     """Paired differences to the reference with intervals and effect sizes, an arm a row."""
-    present = [m for m in METRICS if m in set(kept.table["metric"])]
+    present = [m for m in METRICS if m in set(kept.scores["metric"])]
     rows = []
     for arm, params in kept.pools.arms.items():
         if kept.pools.references[arm] != arm:
-            rows.append([f"{params.label} (`{arm}`)", *(_difference(kept.table, arm, metric) for metric in present)])
+            rows.append([f"{params.label} (`{arm}`)", *(_difference(kept, arm, metric) for metric in present)])
     return markdown(["arm", *(f"{words(m).label} {_arrow(kept, m)}".strip() for m in present)], rows)
 
 
@@ -136,31 +136,32 @@ def trainings(kept: Kept) -> str:
 
 def value(kept: Kept, arm: str, metric: str) -> str:
     """One arm's mean on a metric, for the text."""
-    return number(float(_row(kept.table, arm, metric)["mean"]))
+    return number(float(_row(kept, arm, metric)["mean"]))
 
 
 def change(kept: Kept, metric: str, arm: str, other: str) -> str:
     """How much one arm's mean on a metric lies above another's, for the text."""
-    mine, theirs = (float(_row(kept.table, name, metric)["mean"]) for name in (arm, other))
+    mine, theirs = (float(_row(kept, name, metric)["mean"]) for name in (arm, other))
     return number(mine - theirs)
 
 
-def _row(table: pd.DataFrame, arm: str, metric: str) -> pd.Series:
-    found = table[(table["arm"] == arm) & (table["metric"] == metric)]
+def _row(kept: Kept, arm: str, metric: str) -> pd.Series:
+    table = kept.summary(metric)
+    found = table[table["arm"] == arm]
     if len(found) != 1:
         raise ValueError(f"{len(found)} rows of {arm!r} and {metric!r} in the table")
     return found.iloc[0]
 
 
-def _level(table: pd.DataFrame, arm: str, metric: str) -> str:
-    row = _row(table, arm, metric)
+def _level(kept: Kept, arm: str, metric: str) -> str:
+    row = _row(kept, arm, metric)
     if row["status"] != "scored":
         return str(row["status"])
     return f"{number(row['mean'])} [{number(row['ci_low'])}, {number(row['ci_high'])}]"
 
 
-def _difference(table: pd.DataFrame, arm: str, metric: str) -> str:
-    row = _row(table, arm, metric)
+def _difference(kept: Kept, arm: str, metric: str) -> str:
+    row = _row(kept, arm, metric)
     if not row["n_pairs"]:
         return str(row["status"]) if row["status"] != "scored" else "no pair"
     effect = "" if pd.isna(row["effect_size"]) else f" d {row['effect_size']:.1f}"
@@ -168,7 +169,7 @@ def _difference(table: pd.DataFrame, arm: str, metric: str) -> str:
 
 
 def _arrow(kept: Kept, metric: str) -> str:
-    return ARROWS.get(str(kept.table.loc[kept.table["metric"] == metric, "direction"].iloc[0]), "")
+    return ARROWS.get(str(kept.summary(metric)["direction"].iloc[0]), "")
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -190,7 +191,8 @@ def figure(kept: Kept, name: str) -> str:
 def answer(kept: Kept, name: str, metric: str, *arms: str) -> str:
     """A figure of one question: a measure of the arms that answer it; its line of Markdown."""
     shown = {arm: kept.pools.arms[arm] for arm in arms}
-    table = kept.table[kept.table["arm"].isin(arms)]
+    table = kept.summary(metric)
+    table = table[table["arm"].isin(arms)]
     place = RAW / kept.name / f"{name}.png"
     drawn = metric_figure(table, metric, shown, set(kept.pools.references.values()) & set(arms))
     drawn.savefig(place, dpi=130, facecolor="white", metadata={"Software": None})
@@ -215,7 +217,7 @@ def _drawings(kept: Kept) -> Iterator[tuple[str, Callable[[], tuple[Figure, str]
     yield "spectra", lambda: (spectrum_figure(kept.spectra, arms, band), "Power spectra of the arms; see spectra.csv")
     shown = {name: arms[name] for name in OVER_FRAMES if name in arms}
     yield "frames", lambda: (frame_figure(kept.frames, shown), "Band error over the frames; see frames.csv")
-    cost = partial(cost_figure, kept.table, wall_time(kept), "band_error", arms)
+    cost = partial(cost_figure, kept.summary("band_error"), wall_time(kept), "band_error", arms)
     yield "cost", lambda: (cost(), "Band error against seconds a clip; see cost.csv")
 
 

@@ -91,6 +91,8 @@ def paired_difference(
 
 def whole_figures(group: pd.DataFrame) -> Figures | None:
     """The usable figures of a whole arm, with their resamples; None where it keeps none."""
+    if "resamples" not in group:
+        return None
     return figures_of(group[is_usable(group)], TRAINING)
 
 
@@ -134,8 +136,15 @@ def prompt_matrix(values: pd.Series) -> Matrix:
     """Means over seeds, in order of prompt and training seed, so that the order of rows does not matter."""
     if values.empty:
         return np.empty((0, 1))
-    means = values.groupby(level=["prompt_index", TRAINING], sort=True).mean()
-    return means.unstack(TRAINING).to_numpy()
+    (rows, prompts), (columns, trainings) = (
+        pd.factorize(values.index.get_level_values(name), sort=True) for name in ("prompt_index", TRAINING)
+    )
+    cells, shape = rows * len(trainings) + columns, (len(prompts), len(trainings))
+    total, count = (
+        np.bincount(cells, values.to_numpy(), shape[0] * shape[1]),
+        np.bincount(cells, minlength=shape[0] * shape[1]),
+    )
+    return np.divide(total, count, out=np.full(len(total), math.nan), where=count > 0).reshape(shape)
 
 
 def clip_count(values: pd.Series) -> int:
@@ -205,6 +214,8 @@ def _paired(values: pd.Series, reference: pd.Series, same: bool) -> pd.Series:
     """Differences of clips, by (prompt_index, seed, training_seed); a lone training seed meets each of the other's."""
     if values.empty or reference.empty:
         return values.head(0)
+    if same and values.index.equals(reference.index):  # nearly always: a whole table of claims has thousands of these
+        return values - reference.to_numpy()
     on = CLIP if same else PAIR
     left, right = (v.rename(name).reset_index() for v, name in ((values, "a"), (reference, "b")))
     if not same and right[TRAINING].nunique() > 1:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
@@ -56,6 +57,7 @@ SUMMARY_COLUMNS = (
 )
 NEEDED = ("arm", "prompt_index", "seed", "metric", "value", "direction", "family", "status", "reason")
 _REASONS_KEPT = 3
+_USABLE = "usable"
 LEFT_OUT = "left out"
 """In the reason of a row that is scored: some of its clips have no score. Any other reason there is a note."""
 
@@ -108,11 +110,16 @@ def _summary_rows(
     scores: pd.DataFrame, references: Mapping[str, str], bootstrap: Bootstrap
 ) -> Iterator[dict[str, Any]]:
     """Every metric, and in it every arm of `references` against its own."""
-    groups = dict(list(scores.groupby(["arm", "metric"], sort=False)))
+    # Once for the whole table: a table of many arms has thousands of groups.
+    by_row = ["arm", "metric"]
+    groups = dict(list(scores.assign(**{_USABLE: is_usable(scores)}).groupby(by_row, sort=False)))
+    usable = scores[is_usable(scores)]
+    all_values, places = clip_values(usable), usable.groupby(by_row, sort=False).indices
+    none, nowhere = scores.head(0).assign(**{_USABLE: False}), np.empty(0, int)
     for metric, of_metric in scores.groupby("metric", sort=False):
         described = {"direction": of_metric["direction"].iloc[0], "family": of_metric["family"].iloc[0]}
-        of_arm = {arm: groups.get((arm, metric), scores.head(0)) for arm in references}
-        values = {arm: clip_values(group) for arm, group in of_arm.items()}
+        of_arm = {arm: groups.get((arm, metric), none) for arm in references}
+        values = {arm: all_values.iloc[places.get((arm, metric), nowhere)] for arm in references}
         whole = {arm: whole_figures(group) for arm, group in of_arm.items()}
         for arm, reference in references.items():
             level = _level(of_arm[arm], values[arm], whole[arm], bootstrap)
@@ -162,7 +169,7 @@ def _check(scores: pd.DataFrame, references: Mapping[str, str | None], confidenc
 
 def _level(group: pd.DataFrame, values: pd.Series, whole: Figures | None, bootstrap: Bootstrap) -> dict[str, object]:
     """Mean, interval, count, status and reason of one arm on one metric."""
-    left_out = group[~is_usable(group)]
+    left_out = group[~group[_USABLE].to_numpy(bool)]
     if group.empty:
         status, reason = "missing", "no row for this arm and metric"
     elif values.empty:
@@ -183,7 +190,7 @@ def _own_interval(group: pd.DataFrame, whole: Figures | None, bootstrap: Bootstr
     """What a measure of the whole arm says of itself; without such a measure, NaN."""
     if whole is not None and len(whole.seeds) > 1:
         return own_interval(whole, bootstrap)
-    own = group[is_usable(group) & (group["prompt_index"] == WHOLE_ARM)]
+    own = group[group[_USABLE].to_numpy(bool) & (group["prompt_index"] == WHOLE_ARM)]
     if len(own) != 1 or "low" not in own:
         return math.nan, math.nan
     return float(own["low"].iloc[0]), float(own["high"].iloc[0])
@@ -196,7 +203,7 @@ def _missing_status(left_out: pd.DataFrame) -> str:
 
 def _notes(group: pd.DataFrame) -> list[str]:
     """What is to be said beside scores that are there."""
-    return [str(text) for text in dict.fromkeys(group.loc[is_usable(group), "reason"]) if pd.notna(text) and text]
+    return [str(text) for text in dict.fromkeys(group.loc[group[_USABLE], "reason"]) if pd.notna(text) and text]
 
 
 def _reasons(left_out: pd.DataFrame) -> str:
