@@ -26,7 +26,7 @@ class LongParams(Params):
     )
     blend: Blend = Field(
         "random",
-        description="random: at every step the overlap is cut at a frame drawn anew, as published; linear: a fade",
+        description="random: at every step the overlap is cut at a frame drawn again, as published; linear: a fade",
     )
 
     @model_validator(mode="after")

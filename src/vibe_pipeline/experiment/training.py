@@ -96,7 +96,7 @@ class TrainParams(Grown):
         if self.packing is not None and self.micro_batch is not None:
             raise ValueError("packing.tokens says how many images a forward holds: leave micro_batch out")
         if self.packing is not None and self.compile:
-            raise ValueError("packing gives nearly every step another shape, each compiled anew: set compile to false")
+            raise ValueError("packing gives nearly every step another shape, each to be compiled: set compile to false")
         return self
 
     @property

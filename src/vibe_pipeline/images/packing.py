@@ -23,7 +23,7 @@ class _Sequence:
 def packed_sequences(cache: Bucketed, tokens: Mapping[int, int], budget: int, seed: int) -> Iterator[list[int]]:
     """Endless sequences of images of all buckets; a pure function of its arguments.
 
-    Images come in an order that is shuffled anew for every epoch, and each goes to the oldest open sequence with room
+    Images come in an order that is shuffled again for every epoch, and each goes to the oldest open sequence with room
     for it (first fit): every image once an epoch, none dropped, cut or padded. Sequences go on over the end of an
     epoch.
 
