@@ -1,9 +1,10 @@
 """A second base of the miniature within so many seconds, for a GPU that is lent for minutes.
 
 Goes on from a trained base: first its VAE, with the equivariance that is asked for, then that VAE's decoder alone, then
-text encoder and transformer on clips encoded again. Each part ends at its seconds, its rate falling to zero before. What
-it has so far lies in the output at every checkpoint, so being cut off loses little. Needs neither Kedro nor MLflow.
-The same training by steps: `kedro run --pipelines=base_model --params=model.device=cuda,miniature.start=...`.
+text encoder and transformer on clips encoded again. Each part ends at its seconds, its rate falling to zero before.
+What it has so far lies in the output at every checkpoint, so being cut off loses little. Needs neither Kedro nor
+MLflow. The same training by steps:
+`kedro run --pipelines=base_model --params=model.device=cuda,miniature.start=...`.
 
     python benchmarks/timed_base.py --output OUT --equivariance 0.1 --device cuda --vae-seconds 120 --base-seconds 90
 """

@@ -65,6 +65,29 @@ def test_every_arm_is_measured_where_the_native_clip_stands_still(tmp_path: Path
     assert len(list((tmp_path / "m" / "static").iterdir())) == 1
 
 
+def test_with_nothing_changed_one_file_of_scores_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    native = pd.DataFrame([put(tmp_path, f"n{i}", scene(3, 64, still=0.5), prompt_index=i) for i in range(2)])
+    clips = pd.DataFrame([put(tmp_path, f"c{i}", scene(3, 96, seed=i), prompt_index=i) for i in range(2)])
+
+    def measured(rows: pd.DataFrame, name: str = "a") -> tuple[pd.DataFrame, pd.DataFrame]:
+        return measure_arm(name, rows, native, EVALUATION, REAL, tmp_path / "m")
+
+    first = measured(clips)
+    with monkeypatch.context() as patch:
+        patch.setattr(scores, "_remembered", None)
+        for before, after in zip(first, measured(clips), strict=True):
+            pd.testing.assert_frame_equal(after, before)
+    # Another number or name of the same clips is another table, made of what is kept of each.
+    assert set(measured(clips.head(1))[0]["prompt_index"]) == {0}
+    assert set(measured(clips, "b")[0]["arm"]) == {"b"}
+    with monkeypatch.context() as patch:
+        patch.setattr(scores, "_measured", None)
+        for damaged in (tmp_path / "m" / "arms").glob("*.scores.parquet"):
+            damaged.write_bytes(b"")
+        for before, after in zip(first, measured(clips), strict=True):
+            pd.testing.assert_frame_equal(after, before)
+
+
 def test_a_scene_that_moves_everywhere_has_a_reason(tmp_path: Path) -> None:
     native = pd.DataFrame([put(tmp_path, "native", scene(5, 64, still=0))])
     table, _ = measure_arm("a", pd.DataFrame([put(tmp_path, "a", scene(5, 128, still=0))]), native, EVALUATION, REAL)

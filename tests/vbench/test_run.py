@@ -1,5 +1,6 @@
 """Scoring resumes per clip and dimension, decodes once, runs in several processes, and shrinks for RAFT and AMT."""
 
+import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from vibe_pipeline.runtime.deadline import DEADLINE, OutOfTimeError
 from vibe_pipeline.vbench import score as vbench
 from vibe_pipeline.vbench.jobs import ScoringJob, Settings
+from vibe_pipeline.vbench.kept_scores import ScoreStore
 from vibe_pipeline.vbench.manifest import vbench_manifest
 from vibe_pipeline.vbench.needs import flow_memory, seen_size
 from vibe_pipeline.vbench.run import Scoring
@@ -87,9 +89,30 @@ def test_only_what_is_new_is_computed(clip_table, weights, computed, tmp_path):
     assert len(computed) == 9
 
 
-def test_a_damaged_or_lost_file_of_scores_is_made_anew(clip_table, tmp_path, computed):
+def test_with_nothing_changed_one_file_is_opened(clip_table, tmp_path, computed, monkeypatch, caplog):
     scoring = Scoring(tmp_path / "cache", tmp_path)
     first = score_vbench(clip_table, [FLICKER], scoring)
+    (table,) = (tmp_path / "tables").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(ScoreStore, "read", None)
+        pd.testing.assert_frame_equal(score_vbench(clip_table, [FLICKER], scoring), first)
+        renamed = score_vbench(clip_table.assign(arm="new"), [FLICKER], scoring)
+        assert renamed["value"].tolist() == first["value"].tolist()
+    table.write_bytes(b"")
+    pd.testing.assert_frame_equal(score_vbench(clip_table, [FLICKER], scoring), first)
+    assert "is damaged" in caplog.text and len(computed) == 4
+
+
+def test_a_table_with_a_gap_is_not_kept(clip_table, tmp_path, computed):
+    truncated = clip_table.assign(frames=clip_table["frames"].where(clip_table.index > 0, 99))
+    assert score_vbench(truncated, [FLICKER], Scoring(tmp_path / "cache", tmp_path))["status"].iloc[0] == "failed"
+    assert not (tmp_path / "tables").exists()
+
+
+def test_a_damaged_or_lost_file_of_scores_is_made_again(clip_table, tmp_path, computed):
+    scoring = Scoring(tmp_path / "cache", tmp_path)
+    first = score_vbench(clip_table, [FLICKER], scoring)
+    shutil.rmtree(tmp_path / "tables")
     kept = sorted((tmp_path / "clips").iterdir())
     assert len(kept) == 4
     kept[0].write_bytes(b"")

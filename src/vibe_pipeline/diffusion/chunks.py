@@ -2,8 +2,8 @@
 
 The whole clip is one latent with one noise, so that chunks share it where they overlap. Every evaluation predicts the
 velocity chunk by chunk and joins it. `random`, the published way: in an overlap of O latent frames r is drawn evenly
-from 0 to O - 1, again for every chunk and evaluation; left of r stands the earlier chunk's, from r on the later's. So no
-frame is an average, and no cut stays where it is. `linear` fades instead: w = j / (O + 1) at the j-th frame.
+from 0 to O - 1, again for every chunk and evaluation; left of r stands the earlier chunk's, from r on the later's. So
+no frame is an average, and no cut stays where it is. `linear` fades instead: w = j / (O + 1) at the j-th frame.
 
 Published, the steps' results are joined. For Euler that is the same: all chunks step from the same latent.
 Source: Picsart-AI-Research/StreamingT2V (chunks of 38 frames, overlap 12); there a clip must divide into chunks.

@@ -4,6 +4,7 @@ import logging
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,41 @@ def measure_arm(
         power; geometric mean over clips).
     """
     scene = _Scenes(generation, clips, evaluation)
-    native_clips = native.set_index(["prompt_index", "seed"])
+    beside = native.set_index(["prompt_index", "seed"])
+    of_native = dict(zip(beside.index, beside.to_dict("records"), strict=True))
+    pairs = [(clip, of_native[clip.prompt_index, clip.seed]) for clip in clips.itertuples(index=False)]
+
+    def compute() -> dict[str, pd.DataFrame]:
+        return _measured_arm(arm, pairs, scene, memory, networks)
+
+    if memory is None:
+        tables = compute()
+    else:
+        # In one file beside those of the clips, so that an arm in which nothing changed opens one and not three a clip.
+        of_clips = [(clip.prompt_index, clip.seed, _clip_key(clip, own, scene)) for clip, own in pairs]
+        key = content_key("arm", arm, of_clips)
+        if (memory / "arms" / f"{key}.names").exists() and networks:
+            _look_only(arm, clips, networks)
+        tables = remembered(memory / "arms", key, compute)
+    return tables["scores"], tables["spectrum"]
+
+
+def _look_only(arm: str, clips: pd.DataFrame, networks: Networks) -> None:
+    """What networks have yet to see of clips that are measured."""
+    for clip in Progress(list(clips.itertuples(index=False)), total=len(clips), desc=arm, unit="seen clip"):
+        looks = networks.looks(clip)
+        looks.finish()
+        networks.took(clip, looks)
+
+
+def _measured_arm(
+    arm: str, pairs: list[tuple[Any, dict[str, Any]]], scene: "_Scenes", memory: Path | None, networks: Networks | None
+) -> dict[str, pd.DataFrame]:
+    """An arm's scores and spectrum, a clip at a time."""
     rows, spectra = [], []
-    for clip in Progress(list(clips.itertuples(index=False)), total=len(clips), desc=arm, unit="measured clip"):
+    for clip, native in Progress(pairs, total=len(pairs), desc=arm, unit="measured clip"):
         looks = networks.looks(clip) if networks else Looks(Path(clip.path))
-        tables = _remembered(clip, native_clips.loc[(clip.prompt_index, clip.seed)], scene, memory, looks)
+        tables = _remembered(clip, native, scene, memory, looks)
         looks.finish()
         if networks:
             networks.took(clip, looks)
@@ -81,7 +112,7 @@ def measure_arm(
         spectra.append(tables["spectrum"])
     if scene.known and not scene.paired:
         rows += [score_row(Place(arm), m, status="skipped", reason=NO_TRUTH) for m in same_scene()]
-    return score_table(rows), mean_spectrum(arm, spectra)
+    return {"scores": score_table(rows), "spectrum": mean_spectrum(arm, spectra)}
 
 
 @dataclass(frozen=True)
@@ -96,7 +127,7 @@ class _Scenes:
     def known(self) -> bool:
         return self.generation.prompts == "miniature"
 
-    @property
+    @cached_property
     def paired(self) -> bool:
         """The ceiling arm renders the very scene of the reference, whatever the native clips come from."""
         truth = self.generation.native_source == "truth" or all(
@@ -109,6 +140,11 @@ class _Scenes:
         """The band of detail, and which measures beside those always made."""
         return self.evaluation.fine_band, self.evaluation.extra_measures
 
+    @cached_property
+    def measures(self) -> list[str]:
+        """Names of what is measured: a new entry is part of every key."""
+        return [metric.name for metric in (*measures_for(self.evaluation.extra_measures), *of_kind(Attribute))]
+
     def key(self, clip: Any) -> tuple[Any, ...]:
         """What else determines a clip's scores."""
         reference = Path(clip.reference_path).name if self.known else ""
@@ -117,23 +153,23 @@ class _Scenes:
 
 
 def _remembered(
-    clip: Any, native: pd.Series, scene: _Scenes, memory: Path | None, looks: Looks
+    clip: Any, native: dict[str, Any], scene: _Scenes, memory: Path | None, looks: Looks
 ) -> dict[str, pd.DataFrame]:
     """A clip's scores and spectrum: kept from an earlier run, or measured."""
 
     def compute() -> dict[str, pd.DataFrame]:
         return _tables(_measured(clip, native, scene, memory, looks))
 
-    if memory is None:
-        return compute()
-    entries = [*measures_for(scene.evaluation.extra_measures), *of_kind(Attribute)]
-    asked = [metric.name for metric in entries]  # a new entry is measured
-    key = content_key("clip", MEASURES_VERSION, asked, clip.key, native["key"], *scene.key(clip))
-    return remembered(memory, key, compute)
+    return compute() if memory is None else remembered(memory, _clip_key(clip, native, scene), compute)
+
+
+def _clip_key(clip: Any, native: dict[str, Any], scene: _Scenes) -> str:
+    """What determines a clip's scores."""
+    return content_key("clip", MEASURES_VERSION, scene.measures, clip.key, native["key"], *scene.key(clip))
 
 
 def _measured(
-    clip: Any, native: pd.Series, scene: _Scenes, memory: Path | None, looks: Looks
+    clip: Any, native: dict[str, Any], scene: _Scenes, memory: Path | None, looks: Looks
 ) -> tuple[Measured, dict[str, float]]:
     """A clip's measures, and what it shows against its caption."""
     path, own = Path(clip.path), METHODS[clip.method].from_native  # another system's clips have no native clip of ours
@@ -153,7 +189,7 @@ def _measured(
     return measured, attribute_scores(pixels, clip.prompt)
 
 
-def _native_static(native: pd.Series, memory: Path | None) -> StaticMask:
+def _native_static(native: dict[str, Any], memory: Path | None) -> StaticMask:
     """The mask of a (prompt, seed), found once for all arms."""
     path = Path(native["path"])
     if memory is None:

@@ -8,7 +8,7 @@ from vibe_pipeline.experiment.groups import Params
 
 
 class CropParams(Params):
-    """What of an image a step learns: a crop at its true place, drawn again each time, and the whole image as a few tokens."""
+    """What of an image a step learns: a crop at its true place, drawn each time, and the whole as a few tokens."""
 
     height: PositiveInt = Field(description="pixels; a multiple of a token; the native size is what the base knows")
     width: PositiveInt = Field(description="pixels; an upright image is cropped upright")

@@ -14,7 +14,7 @@ from vibe_pipeline.runtime.deadline import out_of_time, require_time
 from vibe_pipeline.runtime.progress import Progress, live_folder
 from vibe_pipeline.vbench.dimensions import FLOW_DIMENSIONS, dimension_of
 from vibe_pipeline.vbench.jobs import Result, ScoringJob, Settings, not_started
-from vibe_pipeline.vbench.kept_scores import ENGINE_VERSION, ScoreStore, weights_fingerprint
+from vibe_pipeline.vbench.kept_scores import ENGINE_VERSION, ScoreStore, WholeTables, weights_fingerprint
 from vibe_pipeline.vbench.manifest import version
 from vibe_pipeline.vbench.readiness import Ready
 from vibe_pipeline.vbench.worker import WorkerError, score_elsewhere
@@ -64,6 +64,11 @@ def run_jobs(jobs: Sequence[ScoringJob], ready: Mapping[str, Ready], scoring: Sc
     """
     store, outcome = ScoreStore(scoring.work_dir.resolve() / "clips"), Outcome()
     keys = {name: score_key(name, scoring) for name in ready}
+    tables = WholeTables(scoring.work_dir.resolve() / "tables")
+    whole = tables.path([(job.clip, job.dimensions) for job in jobs], keys)
+    outcome.values = tables.read(whole)
+    if outcome.values:
+        return outcome
     todo = []
     for job in jobs:
         kept = store.read(job.clip)
@@ -79,6 +84,8 @@ def run_jobs(jobs: Sequence[ScoringJob], ready: Mapping[str, Ready], scoring: Sc
                 _keep(result, keys, store, outcome)
                 bar.update()
                 require_time(f"{len(outcome.values)} VBench scores")
+    if not outcome.errors and not outcome.whole:
+        tables.write(whole, outcome.values)
     return outcome
 
 
