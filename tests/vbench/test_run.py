@@ -96,7 +96,7 @@ def test_with_nothing_changed_one_file_is_opened(clip_table, tmp_path, computed,
     with monkeypatch.context() as patch:
         patch.setattr(ScoreStore, "read", None)
         pd.testing.assert_frame_equal(score_vbench(clip_table, [FLICKER], scoring), first)
-        renamed = score_vbench(clip_table.assign(arm="new"), [FLICKER], scoring)
+        renamed = score_vbench(clip_table.assign(arm="new_" + clip_table["arm"]), [FLICKER], scoring)
         assert renamed["value"].tolist() == first["value"].tolist()
     table.write_bytes(b"")
     pd.testing.assert_frame_equal(score_vbench(clip_table, [FLICKER], scoring), first)
