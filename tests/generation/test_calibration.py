@@ -21,7 +21,7 @@ from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.arm_rows import arm_row
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
-from vibe_pipeline.planning.preflight import weight_checks
+from vibe_pipeline.planning.weight_files import weight_checks
 
 GENERATION = GenerationParams(prompts="miniature", native_steps=1)
 ROW: dict[str, Any] = {"label": "a", "method": "direct", "steps": 6, "guidance_scale": 3.0}

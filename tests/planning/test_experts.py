@@ -24,9 +24,10 @@ from vibe_pipeline.planning.expert_loads import expert_loads, expert_notes, movi
 from vibe_pipeline.planning.machine import Machine
 from vibe_pipeline.planning.plan import _described
 from vibe_pipeline.planning.plan_rows import native_row, training_row
-from vibe_pipeline.planning.preflight import check_parameters, expert_checks
+from vibe_pipeline.planning.preflight import check_parameters
 from vibe_pipeline.planning.rates import MOVE_BYTES
 from vibe_pipeline.planning.training_checks import check_levels
+from vibe_pipeline.planning.weight_files import expert_checks
 
 ENV = "wan22_t2v_a14b"
 GENERATION = GenerationParams(prompts="miniature", native_steps=4, native_guidance_scale=1.0)

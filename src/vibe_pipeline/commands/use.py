@@ -225,8 +225,8 @@ def _job(chosen: Chosen, asked: Asked) -> "ArmJob":
     from vibe_pipeline.generation.methods import ArmJob, checked_tables
     from vibe_pipeline.generation.single import chosen_arm, given_adapter
     from vibe_pipeline.planning.arm_checks import check_arms
-    from vibe_pipeline.planning.preflight import check_model, expert_checks, weight_checks
-    from vibe_pipeline.planning.weight_files import require_fitting_adapter
+    from vibe_pipeline.planning.preflight import check_model
+    from vibe_pipeline.planning.weight_files import expert_checks, require_fitting_adapter, weight_checks
 
     params = parameters_of(chosen)
     folders = Folders(**params["folders"])

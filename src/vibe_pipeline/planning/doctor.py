@@ -35,8 +35,9 @@ from vibe_pipeline.planning.claims import check_claims, check_published
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
 from vibe_pipeline.planning.looks import look_checks
 from vibe_pipeline.planning.plan import Plan, make_plan
-from vibe_pipeline.planning.preflight import generation_checks, scoring_checks, settings_checks, weights_check
+from vibe_pipeline.planning.preflight import generation_checks, scoring_checks, settings_checks
 from vibe_pipeline.planning.table import size
+from vibe_pipeline.planning.weight_files import weights_check
 from vibe_pipeline.vbench.dimensions import canonical_name
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 from vibe_pipeline.vbench.readiness import Skipped, readiness

@@ -12,10 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from vibe_pipeline.diffusion.checkpoint import find_model, require_whole, tile_stride
-from vibe_pipeline.diffusion.foreign import HUB_ID
+from vibe_pipeline.diffusion.checkpoint import find_model, tile_stride
 from vibe_pipeline.diffusion.quantisation import require_package
-from vibe_pipeline.diffusion.weights import Once, made
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.metrics.asked import asked_for
 from vibe_pipeline.experiment.arms import ArmParams
@@ -30,39 +28,24 @@ from vibe_pipeline.generation.attention_sizes import require_fitting_sizes
 from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.first_frames import require_first_frames
 from vibe_pipeline.generation.methods.external import measured_clips
-from vibe_pipeline.generation.peer_weights import how_to_get
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.account import require_promising
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder, require_no_file
-from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.arm_checks import check_arms
 from vibe_pipeline.planning.checks import Check
 from vibe_pipeline.planning.claims import check_claims, check_published
 from vibe_pipeline.planning.looks import check_look
 from vibe_pipeline.planning.stills_filter import check_filter
 from vibe_pipeline.planning.training_checks import check_levels, check_single_size, check_training
-from vibe_pipeline.planning.weight_files import extra_adapter, network, own_transformer, step_ratios
+from vibe_pipeline.planning.weight_files import expert_checks, weight_checks, weights_check
 from vibe_pipeline.vbench.prompts import INSTALL, clips_per_dimension
 
 log = logging.getLogger(__name__)
 
 TRAINING = {"data_processing", "relay_stage1", "relay_stage2"}
-
-
-def weights_check(path_or_id: str, once: Once = made) -> Check:
-    """The base: a model that can be run, whole; `once` keeps the shapes that its configurations ask for."""
-
-    def look() -> str:
-        checkpoint = find_model(path_or_id)
-        require_whole(checkpoint, once)
-        return str(checkpoint.path)
-
-    is_id = HUB_ID.fullmatch(path_or_id) and not Path(path_or_id).exists()
-    fix = f"hf download {path_or_id}" if is_id else "set model.path to a whole model, as the line above says"
-    return Check("weights", look, fix)
 
 
 def generation_checks(
@@ -78,46 +61,6 @@ def generation_checks(
         if arm.path is not None:
             fix = "put the other system's clips there, one for each prompt and seed"
             yield Check(f"arms.{name}.path", partial(_external, name, arm, prompts, model), fix)
-
-
-def expert_checks(model: ModelParams, generation: GenerationParams, arms: Mapping[str, ArmParams]) -> Iterator[Check]:
-    """Fields that speak of the second of two experts, where any are set."""
-    fields = {"generation.native_guidance_scale_2": generation.native_guidance_scale_2 is not None}
-    for name, arm in arms.items():
-        fields[f"arms.{name}.guidance_scale_2"] = arm.guidance_scale_2 is not None
-        for i, extra in enumerate(arm.extra_adapters):
-            fields[f"arms.{name}.extra_adapters.{i}.expert"] = extra.expert == "high"
-    for field in (field for field, given in fields.items() if given):
-        yield Check(field, partial(_two_experts, model, field), f"leave {field} out")
-
-
-def _two_experts(model: ModelParams, field: str) -> str:
-    architecture = load_architecture(model.path)
-    if architecture.boundary is None:
-        raise ValueError(f"{field} speaks of a base of two experts, and {architecture.name} has one: leave it out")
-    return f"{architecture.name} has two experts, which change at sigma {architecture.boundary:g}"
-
-
-def weight_checks(model: ModelParams, arms: Mapping[str, ArmParams]) -> Iterator[Check]:
-    """Every file of weights that these arms name."""
-    transformer = cache(lambda: load_architecture(model.path).build_transformer())
-    for name, arm in arms.items():
-        if arm.transformer is not None:
-            field, path = f"arms.{name}.transformer", arm.transformer.path
-            fix = "fetch it as docs/baselines.md says, or give another whole transformer of the base's architecture"
-            fix = how_to_get(path) or fix
-            yield Check(field, partial(own_transformer, path, field, model), fix)
-        for extra in arm.extra_adapters:
-            field = f"arms.{name}.extra_adapters"
-            fix = f"kedro vibe import-adapter FILE --output DIR --base {model.path}, or mend the path"
-            fix = how_to_get(extra.path) or fix
-            yield Check(field, partial(extra_adapter, extra, field, transformer), fix)
-        if arm.step_cache is not None and (ratios := arm.step_cache.ratios) is not None:
-            field = f"arms.{name}.step_cache.ratios"
-            yield Check(field, partial(step_ratios, ratios, field, arm, model), "leave it out, and a run finds them")
-        if arm.sr is not None:
-            fix = how_to_get(arm.sr.weights) or "name a .pth or .safetensors file of a network that spandrel knows"
-            yield Check(f"arms.{name}.sr.weights", partial(network, name, arm.sr, model), fix)
 
 
 def scoring_checks(evaluation: EvaluationParams, folders: Folders) -> Iterator[Check]:
