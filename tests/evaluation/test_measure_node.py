@@ -88,6 +88,29 @@ def test_with_nothing_changed_one_file_of_scores_is_opened(tmp_path: Path, monke
             pd.testing.assert_frame_equal(after, before)
 
 
+def test_clips_measured_side_by_side_give_the_same_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    native = pd.DataFrame([put(tmp_path, f"n{i}", scene(3, 64, still=0.5), prompt_index=i) for i in range(3)])
+    clips = pd.DataFrame([put(tmp_path, f"c{i}", scene(3, 96, seed=i), prompt_index=i) for i in range(3)])
+    two = EVALUATION.model_copy(update={"workers": 2})
+    alone = measure_arm("a", clips, native, EVALUATION, REAL, tmp_path / "alone")
+    measure_arm("a", clips.head(1), native, two, REAL, tmp_path / "m")  # one is nothing to share
+    with monkeypatch.context() as patch:
+        patch.setattr(scores, "_measured", None)  # here; the others are processes of their own
+        for before, after in zip(alone, measure_arm("a", clips, native, two, REAL, tmp_path / "m"), strict=True):
+            pd.testing.assert_frame_equal(after, before)
+
+    class Ended(scores.ProcessPoolExecutor):
+        def map(self, *_: object, **__: object) -> None:
+            raise scores.BrokenProcessPool
+
+    monkeypatch.setattr(scores, "ProcessPoolExecutor", Ended)
+    for before, after in zip(alone, measure_arm("a", clips, native, two, REAL, tmp_path / "ended"), strict=True):
+        pd.testing.assert_frame_equal(after, before)
+    assert "was ended from outside" in caplog.text
+
+
 def test_a_scene_that_moves_everywhere_has_a_reason(tmp_path: Path) -> None:
     native = pd.DataFrame([put(tmp_path, "native", scene(5, 64, still=0))])
     table, _ = measure_arm("a", pd.DataFrame([put(tmp_path, "a", scene(5, 128, still=0))]), native, EVALUATION, REAL)

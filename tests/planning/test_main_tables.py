@@ -19,7 +19,7 @@ from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.generation.optional_arms import without_missing
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.io.score_table import Place, score_row, score_table
-from vibe_pipeline.planning.plan import make_plan
+from vibe_pipeline.planning.plan import Assumed, make_plan
 from vibe_pipeline.reporting.published import published_gain
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 
@@ -109,7 +109,7 @@ def test_every_asked_dimension_is_defined_on_64_clips_of_the_same_prompts(table)
 
 def test_it_can_be_planned_without_any_weights_and_fits_an_80_gb_card(table) -> None:
     _, params = table
-    plan = make_plan(params, images=2300)
+    plan = make_plan(params, Assumed(images=2300))
     assert 10 < plan.peak_memory_gb < 80
     hours = {row.name: row.count * row.seconds / 3600 for row in plan.rows if row.group == "arm"}
     assert set(hours) == set(checked_tables(params).arms)

@@ -32,7 +32,7 @@ from vibe_pipeline.planning.figures import Figures
 from vibe_pipeline.planning.measure_costs import MEASURE_SECONDS, measuring_memory
 from vibe_pipeline.planning.memory import LiveBytes, network_activations
 from vibe_pipeline.planning.network_costs import network_cost
-from vibe_pipeline.planning.plan import Plan, make_plan
+from vibe_pipeline.planning.plan import Assumed, Plan, make_plan
 from vibe_pipeline.planning.table import duration, format_plan, size
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def params(tiny) -> dict[str, Any]:
 
 
 def test_every_stage_adapter_and_arm_has_a_row_and_the_totals_add_up(params) -> None:
-    plan = make_plan(params, "a100", 0.4)
+    plan = make_plan(params, Assumed("a100", 0.4))
     assert (plan.device_memory_gb, plan.share_of_peak) == (80, 0.4)
     names = {(r.group, r.name) for r in plan.rows}
     assert {("stage1", "modality"), ("data", "cache"), ("native", "native")} <= names
@@ -95,7 +95,7 @@ def test_cost_follows_the_settings(params) -> None:
     }
     twice = adapter | {"batch_size": 16}
     params["adapters"] = {"full": adapter, "twice": twice, "split": twice | {"micro_batch": 8}}
-    plan = make_plan(params, images=10)
+    plan = make_plan(params, Assumed(images=10))
     row = {r.name: r for r in plan.rows if r.group == "arm"}
     step = {r.name: r for r in plan.rows if r.group == "stage2"}
     assert row["guided"].teraflops == pytest.approx(row["more"].teraflops)  # twice the passes, whichever way
@@ -261,7 +261,7 @@ def test_it_reads_as_a_table_and_as_json(params) -> None:
 )
 def test_nonsense_is_refused(params, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_plan(params, **options)
+        make_plan(params, Assumed(**options))
 
 
 def states(findings: list[Finding]) -> dict[str, str]:
@@ -303,7 +303,7 @@ def test_crops_make_4k_images_trainable_on_24_gb() -> None:
     crop = {"height": 704, "width": 1280}
     content["adapters"] |= {"full": whole, "no_hfato": whole | {"crop": crop}}
     content["adapters"]["window_only"] = whole | {"crop": crop | {"pool": None}, "seed": 0}
-    plan = make_plan(content, "4090", images=2)
+    plan = make_plan(content, Assumed("4090", images=2))
     rows = {row.name.removesuffix("_seed_0"): row for row in plan.rows if row.group == "stage2"}
     assert [rows[n].tokens for n in ("full", "no_hfato", "window_only")] == [8160, 880 + 2040, 880]
     assert rows["no_hfato"].memory_gb < rows["full"].memory_gb

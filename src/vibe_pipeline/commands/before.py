@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,18 +16,19 @@ from vibe_pipeline.commands.options import Chosen, blocks_option, parameter_opti
 @click.option("--device", help="this (measured), a100, h100, h200, l40s, 4090 or 5090; else this for a CPU, or h100.")
 @click.option("--share", type=float, help="Of the device's peak, assumed of every kernel.  [default: rates by kernel]")
 @click.option("--images", type=click.IntRange(1), help="How many, where they are not here yet.")
+@click.option("--cores", type=click.IntRange(1), help="Processors beside the device.  [default: this machine's]")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
-def plan(chosen: Chosen, device: str | None, share: float | None, images: int | None, as_json: bool) -> None:
+def plan(chosen: Chosen, as_json: bool, **assumed: Any) -> None:
     """Tokens, FLOPs, time, memory and disk of every stage, adapter and arm; no weights are needed."""
     from vibe_pipeline.planning.figures import Figures
     from vibe_pipeline.planning.machine import THIS
-    from vibe_pipeline.planning.plan import make_plan
+    from vibe_pipeline.planning.plan import Assumed, make_plan
     from vibe_pipeline.planning.table import format_plan
 
     with said_plainly():
         params = parameters_of(chosen)
-        chosen_device = device or (THIS if params["model"].get("device") == "cpu" else "h100")
-        made = make_plan(params, chosen_device, share, images, Figures(Path(params["folders"]["planning"])))
+        assumed["device"] = assumed["device"] or (THIS if params["model"].get("device") == "cpu" else "h100")
+        made = make_plan(params, Assumed(**assumed), Figures(Path(params["folders"]["planning"])))
     click.echo(json.dumps(made.to_dict(), indent=1) if as_json else format_plan(made))
 
 

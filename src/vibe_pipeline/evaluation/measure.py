@@ -2,10 +2,15 @@
 
 import logging
 import math
+import os
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cached_property
+from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,6 +37,8 @@ from vibe_pipeline.runtime.progress import Progress
 log = logging.getLogger(__name__)
 
 Array = NDArray[np.float32]
+
+_APART: dict[str, Any] = {}  # of a process that measures clips for another
 
 NO_TRUTH = (
     "native clips come from the base, so no true render shows the same scene; set generation.native_source: truth"
@@ -60,7 +67,8 @@ def measure_arm(
         native: The native clips: prompt_index, seed, path, key.
         evaluation: The band of detail, and which measures beside those always made.
         generation: Whether true renders are paired with the clips.
-        memory: Folder where each clip's scores are kept, by its content, as soon as they are there.
+        memory: Folder where each clip's scores are kept, by its content, as soon as they are there; with it
+            `evaluation.workers` clips are measured at once.
         networks: See the clips in the same walk over their frames.
 
     Returns:
@@ -81,7 +89,9 @@ def measure_arm(
         # In one file beside those of the clips, so that an arm in which nothing changed opens one and not three a clip.
         of_clips = [(clip.prompt_index, clip.seed, _clip_key(clip, own, scene)) for clip, own in pairs]
         key = content_key("arm", arm, of_clips)
-        if (memory / "arms" / f"{key}.names").exists() and networks:
+        if not (memory / "arms" / f"{key}.names").exists():
+            _measure_side_by_side(arm, pairs, scene, memory, networks)
+        elif networks:
             _look_only(arm, clips, networks)
         tables = remembered(memory / "arms", key, compute)
     return tables["scores"], tables["spectrum"]
@@ -93,6 +103,45 @@ def _look_only(arm: str, clips: pd.DataFrame, networks: Networks) -> None:
         looks = networks.looks(clip)
         looks.finish()
         networks.took(clip, looks)
+
+
+def _measure_side_by_side(
+    arm: str, pairs: list[tuple[Any, dict[str, Any]]], scene: "_Scenes", memory: Path, networks: Networks | None
+) -> None:
+    """Measure clips that no run has measured in `evaluation.workers` processes, each of which keeps its own."""
+    missing = [pair for pair in pairs if not (memory / f"{_clip_key(*pair, scene)}.names").exists()]
+    workers = min(scene.evaluation.workers, len(missing))
+    if workers < 2:
+        return
+    given = scene, memory, networks.given if networks else None, max(1, (os.cpu_count() or 1) // workers)
+    clips, natives = [SimpleNamespace(**clip._asdict()) for clip, _ in missing], [native for _, native in missing]
+    # Spawned, not forked: a forked copy of a process with threads may deadlock.
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin_apart, given) as pool:
+        try:
+            made = pool.map(_measure_apart, clips, natives)
+            for _ in Progress(made, total=len(clips), desc=arm, unit="measured clip"):
+                pass
+        except BrokenProcessPool:
+            log.warning(
+                "%s: a process that measured clips was ended from outside, as where memory is short; the rest is "
+                "measured one by one, as all is with evaluation.workers: 1", arm
+            )  # fmt: skip
+
+
+def _begin_apart(scene: "_Scenes", memory: Path, networks: tuple[Any, ...] | None, threads: int) -> None:
+    """What a process of its own measures with."""
+    from vibe_pipeline.diffusion.models import limit_threads  # not at the top: torch, which a page's statistics lack
+
+    limit_threads(threads)
+    _APART.update(scene=scene, memory=memory, networks=Networks(*networks) if networks else None)
+
+
+def _measure_apart(clip: Any, native: dict[str, Any]) -> None:
+    """Measure one clip in a process of its own; what networks cannot do is said by the one that asked."""
+    networks = _APART["networks"]
+    looks = networks.looks(clip) if networks else Looks(Path(clip.path))
+    _remembered(clip, native, _APART["scene"], _APART["memory"], looks)
+    looks.finish()
 
 
 def _measured_arm(

@@ -147,11 +147,15 @@ class Networks:
         evaluation: Which, and the folder of real clips.
         folders: Where their files are, and where each clip's results are kept as soon as they are there.
         device: What torch calls it.
+
+    Attributes:
+        given: These three, for a process that looks at other clips.
     """
 
     def __init__(self, evaluation: EvaluationParams, folders: Folders, device: str):
         asked = [metric for metric in asked_for(evaluation.extra_measures) if isinstance(metric, Network)]
         self._entries: list[Network] = [PATCH_QUALITY, *asked]
+        self.given = evaluation, folders, device
         self._evaluation, self._device, self._kept = evaluation, device, Kept(folders)
         self._lacks = {entry.name: lack_of(entry, evaluation, folders) for entry in self._entries}
         self._ready = [entry for entry in self._entries if not self._lacks[entry.name]]

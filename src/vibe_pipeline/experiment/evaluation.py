@@ -44,7 +44,9 @@ class EvaluationParams(Params):
     flow_side: PositiveInt | None = Field(
         None, description="longest side in pixels that RAFT and AMT see, in every arm; None: clips as they are"
     )
-    workers: PositiveInt = Field(1, description="processes that score clips side by side, each with its own models")
+    workers: PositiveInt = Field(
+        1, description="processes that score and measure clips at once, each with its own models"
+    )
     prompt_rewriting: str = Field("none", description="what rewrote the prompts before generation; stated with scores")
     fine_band: tuple[PositiveFloat, PositiveFloat] = Field(
         description="cycles per frame height between which detail is measured: above what native clips hold"

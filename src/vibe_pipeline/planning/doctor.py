@@ -34,7 +34,7 @@ from vibe_pipeline.planning.checks import Check
 from vibe_pipeline.planning.claims import check_claims, check_published
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
 from vibe_pipeline.planning.looks import look_checks
-from vibe_pipeline.planning.plan import Plan, make_plan
+from vibe_pipeline.planning.plan import Assumed, Plan, make_plan
 from vibe_pipeline.planning.preflight import generation_checks, scoring_checks, settings_checks
 from vibe_pipeline.planning.table import size
 from vibe_pipeline.planning.weight_files import weights_check
@@ -91,7 +91,7 @@ def examine(params: Mapping[str, Any], images: int | None = None, figures: Figur
 
 def _plan(params: Mapping[str, Any], images: int | None, figures: Figures) -> Plan | str:
     try:
-        return make_plan(params, images=images, figures=figures)
+        return make_plan(params, Assumed(images=images), figures)
     except (ValueError, OSError) as error:
         return str(error)
 

@@ -25,10 +25,10 @@ MEASURE_FRAMES = 4
 and a true render."""
 
 
-def measuring_seconds(size: ClipSize, cores: int, extra: Collection[str] = ()) -> float:
-    """All measures of a clip on so many processors, `extra` among them."""
+def measuring_seconds(size: ClipSize, cores: int, extra: Collection[str] = (), workers: int = 1) -> float:
+    """All measures of a clip, `extra` among them, on so many processors, where so many clips are measured at once."""
     megapixels = size.height * size.width * size.frames / 1e6
-    return (MEASURE_SECONDS * megapixels + extra_seconds(size, extra)) / min(cores, MEASURE_CORES)
+    return (MEASURE_SECONDS * megapixels + extra_seconds(size, extra)) / min(cores, MEASURE_CORES * workers)
 
 
 def writing_seconds(size: ClipSize) -> float:
@@ -36,9 +36,9 @@ def writing_seconds(size: ClipSize) -> float:
     return WRITING_SECONDS * size.height * size.width * size.frames / 1e6
 
 
-def vbench_seconds(size: ClipSize, cores: int) -> float:
-    """VBench on one clip, where its networks run on a GPU; a decoder uses two cores at most."""
-    reading = READING_SECONDS * size.height * size.width * size.frames / 1e6 / min(cores, MEASURE_CORES)
+def vbench_seconds(size: ClipSize, cores: int, workers: int = 1) -> float:
+    """VBench on one clip, where the networks of all workers share a GPU; each one's decoder uses two cores at most."""
+    reading = READING_SECONDS * size.height * size.width * size.frames / 1e6 / min(cores, MEASURE_CORES * workers)
     return VBENCH_DECODINGS * reading + VBENCH_SECONDS * size.frames / 121
 
 

@@ -5,6 +5,7 @@ peak if one is given. Writing a clip counts as far as it is waited for: it goes 
 counted: shards of latents, checkpoints, the page.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -108,21 +109,30 @@ class Plan:
         return asdict(self) | {"rows": rows, "totals": totals}
 
 
-def make_plan(
-    params: Mapping[str, Any],
-    device: str = "h100",
-    share: float | None = None,
-    images: int | None = None,
-    figures: Figures = NOTHING_KEPT,
-) -> Plan:
-    """Plan a run; one that grows look after look at its last look, with a note on what the first takes.
+@dataclass(frozen=True)
+class Assumed:
+    """What a plan is made for, beside the parameters.
 
-    Args:
-        params: The parameters of an environment.
+    Attributes:
         device: A name in `planning.devices`, or `this`: a CPU is measured, a GPU taken from there.
         share: Of the device's peak that is assumed of every kernel; None: what is known of each kernel. `this` is at
             what it reaches.
         images: How many there will be, where the folder is not here yet.
+        cores: Processors beside the device; None: as many as this machine has.
+    """
+
+    device: str = "h100"
+    share: float | None = None
+    images: int | None = None
+    cores: int | None = None
+
+
+def make_plan(params: Mapping[str, Any], assumed: Assumed = Assumed(), figures: Figures = NOTHING_KEPT) -> Plan:
+    """Plan a run; one that grows look after look at its last look, with a note on what the first takes.
+
+    Args:
+        params: The parameters of an environment.
+        assumed: The machine, and how many images.
         figures: Where what the modules themselves give is kept from one plan to the next.
 
     Raises:
@@ -130,10 +140,10 @@ def make_plan(
             or a tile that does not fit the VAE.
         FileNotFoundError: The model's architecture is not known.
     """
-    plan = _planned(at_look(params, -1), device, share, images, figures)
+    plan = _planned(at_look(params, -1), assumed, figures)
     if not (blocks := blocks_of(params)):
         return plan
-    first = _planned(at_look(params, 1), device, share, images, figures)
+    first = _planned(at_look(params, 1), assumed, figures)
     looks = (
         f"looks at {', '.join(map(str, blocks))} prompts, until the claims are told: {first.hours:.3g} h to the end of "
         f"the first, {plan.hours:.3g} h to that of the last, which the rows below are of"
@@ -141,16 +151,17 @@ def make_plan(
     return replace(plan, notes=(*plan.notes, looks))
 
 
-def _planned(params: Mapping[str, Any], device: str, share: float | None, images: int | None, figures: Figures) -> Plan:
+def _planned(params: Mapping[str, Any], assumed: Assumed, figures: Figures) -> Plan:
     """The plan of one run, whose arguments are those of :func:`make_plan`."""
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
     generation, tables = GenerationParams(**params["generation"]), checked_tables(params)
-    image_count, image_note = _count_images(data, images)
+    image_count, image_note = _count_images(data, assumed.images)
     evaluation = EvaluationParams(**params["evaluation"])
     clips, first_frames, clip_notes = _count_clips(generation, evaluation)
-    device = named_device(device, model)
-    costs = _costs(model, device, share, first_frames, figures)
-    scoring, measure_note = _scoring_rows(costs, evaluation, clips * len(tables.arms))
+    device = named_device(assumed.device, model)
+    costs = _costs(model, device, assumed.share, first_frames, figures)
+    cores = assumed.cores or os.cpu_count() or 1
+    scoring, measure_note = _scoring_rows(costs, evaluation, clips * len(tables.arms), cores)
     rows = (
         data_row(costs, data, image_count),
         *([filter_row(data, stills)] if (stills := fitted_stills(tables, image_count)) else []),
@@ -170,7 +181,7 @@ def _planned(params: Mapping[str, Any], device: str, share: float | None, images
 
 
 def _costs(model: ModelParams, device: str, share: float | None, first_frames: bool, figures: Figures) -> Costs:
-    """What single jobs cost on a device, by name; the arguments are those of :func:`make_plan`.
+    """What single jobs cost on a device, by name; the first arguments are those of :class:`Assumed`.
 
     Raises:
         ValueError: An unknown device, a share outside (0, 1], or a tile that does not fit the VAE.
@@ -191,12 +202,13 @@ def _costs(model: ModelParams, device: str, share: float | None, first_frames: b
     )
 
 
-def _scoring_rows(costs: Costs, evaluation: EvaluationParams, clips: int) -> tuple[tuple[PlanRow, ...], str]:
+def _scoring_rows(
+    costs: Costs, evaluation: EvaluationParams, clips: int, cores: int
+) -> tuple[tuple[PlanRow, ...], str]:
     """VBench, our measures and their networks on so many clips, and what our measures' time rests on."""
-    extra = evaluation.extra_measures
-    measures, note = measures_row(costs.model.target, clips, extra)
-    vbench = vbench_row(costs.model.target, clips, evaluation.vbench_dimensions)
-    return (*vbench, measures, *network_measures_row(costs, clips, extra)), note
+    measures, note = measures_row(costs.model.target, clips, evaluation, cores)
+    vbench = vbench_row(costs.model.target, clips, evaluation, cores)
+    return (*vbench, measures, *network_measures_row(costs, clips, evaluation.extra_measures)), note
 
 
 def _described(costs: Costs, device: str, own: float, notes: tuple[str, ...], rows: tuple[PlanRow, ...]) -> Plan:

@@ -1,11 +1,11 @@
 """The jobs of a run that judge what the others make: clips and losses while adapters train, VBench, our measures."""
 
-import os
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
@@ -36,12 +36,13 @@ def validation_rows(costs: Costs, tables: Experiment, generation: GenerationPara
             yield replace(made, group="validation", label=f"Validation clips, {times} times {row.validation_clips}")
 
 
-def measures_row(size: ClipSize, clips: int, extra: Collection[str] = ()) -> tuple[PlanRow, str]:
+def measures_row(size: ClipSize, clips: int, evaluation: EvaluationParams, cores: int) -> tuple[PlanRow, str]:
     """Our own measures of every arm's clips, on processors while the device idles, and what that rests on."""
-    cores = os.cpu_count() or 1
-    work = Work(parts={"our measures": measuring_seconds(size, cores, extra)})
-    memory = measuring_memory(size, extra) / 1e9
-    note = f"our measures: on the {cores} cores of this machine, an arm at a time; {memory:.1f} GB of main memory"
+    extra, workers = evaluation.extra_measures, evaluation.workers
+    work = Work(parts={"our measures": measuring_seconds(size, cores, extra, workers)})
+    memory = workers * measuring_memory(size, extra) / 1e9
+    at_once = f"{workers} clips at a time" if workers > 1 else "a clip at a time"
+    note = f"our measures: on {cores} cores, {at_once}; {memory:.1f} GB of main memory"
     return PlanRow.of(
         group="measures",
         name="all",
@@ -52,10 +53,10 @@ def measures_row(size: ClipSize, clips: int, extra: Collection[str] = ()) -> tup
     ), note
 
 
-def vbench_row(size: ClipSize, clips: int, dimensions: Collection[str]) -> Iterator[PlanRow]:
+def vbench_row(size: ClipSize, clips: int, evaluation: EvaluationParams, cores: int) -> Iterator[PlanRow]:
     """VBench on every arm's clips; nothing where no dimension is asked for."""
-    if dimensions:
-        work = Work(parts={"VBench": vbench_seconds(size, os.cpu_count() or 1)})
+    if dimensions := evaluation.vbench_dimensions:
+        work = Work(parts={"VBench": vbench_seconds(size, cores, evaluation.workers)})
         label = f"VBench, {len(dimensions)} dimensions"
         yield PlanRow.of(work, group="vbench", name="all", label=label, unit="clip", count=clips)
 
