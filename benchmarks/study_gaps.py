@@ -41,9 +41,10 @@ def gaps_figure(environments: Sequence[Kept]) -> Figure:
     gaps, columns = [gap_of(kept) for kept in environments], [kept.judged_by(ENVIRONMENT) for kept in environments]
     figure, axes = new_axes(5.2, 3.6)
     shift = 0.04  # so that intervals at one gap do not cover each other
+    middle_one = (len(columns[0]) - 1) / 2
     for i, found in enumerate(zip(*columns, strict=True)):
         primaries = [judged.evidence[0] for judged in found]
-        at = [gap + (i - 1) * shift for gap in gaps]
+        at = [gap + (i - middle_one) * shift for gap in gaps]
         middle = [primary.difference for primary in primaries]
         below = [primary.difference - primary.low for primary in primaries]
         above = [primary.high - primary.difference for primary in primaries]
