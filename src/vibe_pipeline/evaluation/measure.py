@@ -3,12 +3,13 @@
 import logging
 import math
 import os
+import threading
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cached_property
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,7 +89,7 @@ def measure_arm(
     else:
         # In one file beside those of the clips, so that an arm in which nothing changed opens one and not three a clip.
         of_clips = [(clip.prompt_index, clip.seed, _clip_key(clip, own, scene)) for clip, own in pairs]
-        key = content_key("arm", arm, of_clips)
+        key = content_key("arm", arm, sorted((m.name, m.direction, m.family) for m in METRICS.values()), of_clips)
         if not (memory / "arms" / f"{key}.names").exists():
             _measure_side_by_side(arm, pairs, scene, memory, networks)
         elif networks:
@@ -132,8 +133,16 @@ def _begin_apart(scene: "_Scenes", memory: Path, networks: tuple[Any, ...] | Non
     """What a process of its own measures with."""
     from vibe_pipeline.diffusion.models import limit_threads  # not at the top: torch, which a page's statistics lack
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     limit_threads(threads)
     _APART.update(scene=scene, memory=memory, networks=Networks(*networks) if networks else None)
+
+
+def _end_with_parent() -> None:
+    """A pool's processes wait for ever for work from one that was killed, and hold their share of a GPU."""
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _measure_apart(clip: Any, native: dict[str, Any]) -> None:
