@@ -16,169 +16,32 @@ With `--looks` prompts grow in blocks and every claim is judged at each: how oft
 look by the rule of a single look, which is peeking, and by that of evaluation/sequential.py, how often a true one does,
 and at how many prompts. Claims then have their primary measure alone, which decides whether a verdict is false.
 
-Spreads are those of a claim's paired differences in docs/results/miniature_study (64 prompts, 4 training seeds), by the
-method of moments. `--spreads` prints them. Correlations are those of the means over training seeds, for every part.
+`--spreads` prints the spreads that are drawn with (`verdict_draws.py`).
 """
 
 import argparse
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
+from verdict_draws import EFFECTS, Design, asked_of, drawn, effects_of, is_false, spreads_table, study
+from verdict_looks import GROWING, looks_table
 
 from vibe_pipeline.evaluation.bootstrap import Bootstrap
 from vibe_pipeline.evaluation.claims import judge_evidence
-from vibe_pipeline.evaluation.differences import Difference, clip_values, difference_between, prompt_matrix
-from vibe_pipeline.evaluation.estimates import of_seeds, prompt_means
-from vibe_pipeline.evaluation.pooling import pools_of
+from vibe_pipeline.evaluation.differences import Difference, difference_between
 from vibe_pipeline.evaluation.readings import EQUIVALENT, FAILS, HOLDS, MIXED, OPEN, Evidence, Question, read
-from vibe_pipeline.evaluation.sequential import ONLY_LOOK, Look
-from vibe_pipeline.experiment.claims import Asked, Claim, load_claims
-from vibe_pipeline.experiment.load import experiment_of
 
-Array = NDArray[np.float64]
-ROOT = Path(__file__).parents[1]
-STUDY = "miniature_study"
 BEFORE = 3
 """How many measures a claim named before: the first three in most."""
-EFFECTS = {"none": 0.0, "the margin": 1.0, "twice the margin": 2.0}
 VERDICTS = (HOLDS, MIXED, EQUIVALENT, FAILS, OPEN)
-
-
-@dataclass(frozen=True)
-class Spreads:
-    """How a claim's measures vary: standard deviations in units of their margins, the primary one first.
-
-    Attributes:
-        prompts: Between prompts.
-        seeds: Between training seeds.
-        rest: Of a prompt with a training seed beyond both.
-        root: Cholesky factor of the measures' correlations, [measures, measures].
-    """
-
-    prompts: Array
-    seeds: Array
-    rest: Array
-    root: Array
-
-
-@cache
-def study() -> tuple[tuple[Claim, Spreads], ...]:
-    """The study's claims, with the spreads of their kept scores."""
-    folder = ROOT / "docs/results" / STUDY
-    pools = pools_of(experiment_of(json.loads((folder / "parameters.json").read_text())))
-    scores = pools.pool(pd.read_parquet(folder / "scores.parquet"))
-    claims = load_claims(ROOT / "conf" / STUDY / "claims.yml")
-    return tuple((claim, spreads_of([gains(scores, claim, asked) for asked in asked_of(claim)])) for claim in claims)
-
-
-def asked_of(claim: Claim) -> tuple[Asked, ...]:
-    """Its measures, the primary one first."""
-    return claim.primary, *claim.secondary
-
-
-def gains(scores: pd.DataFrame, claim: Claim, asked: Asked) -> Array:
-    """Of one measure in margins, the better side positive: [prompts, training seeds]."""
-    rows = scores[scores["metric"] == asked.metric]
-    arm, other = (prompt_matrix(clip_values(rows[rows["arm"] == name])) for name in (claim.arm, claim.other))
-    if len(arm) != len(other) or other.shape[1] not in {1, arm.shape[1]}:
-        raise ValueError(f"{claim.name}: its arms do not have the same clips, {arm.shape} and {other.shape}")
-    return (arm - other) / asked.margin * (1 if asked.better == "higher" else -1)
-
-
-def spreads_of(measured: list[Array]) -> Spreads:
-    """By the method of moments, of the [prompts, training seeds] of every measure."""
-    rows = [prompt_means(matrix) for matrix in measured]
-    seeds = measured[0].shape[1]
-    rest = np.array([_residual(matrix) for matrix in measured])
-    between = np.array([row.var(ddof=1) for row in rows])
-    of_training = np.array([of_seeds(matrix) * seeds for matrix in measured])
-    return Spreads(
-        prompts=np.sqrt(np.maximum(between - rest / seeds, 0.0)),
-        seeds=np.sqrt(of_training),
-        rest=np.sqrt(rest),
-        root=np.linalg.cholesky(np.corrcoef(rows)),
-    )
-
-
-def _residual(matrix: Array) -> float:
-    """Variance beyond prompts and training seeds."""
-    prompts, seeds = matrix.shape
-    left = matrix - matrix.mean(axis=0) - matrix.mean(axis=1, keepdims=True) + matrix.mean()
-    return float((left**2).sum()) / ((prompts - 1) * (seeds - 1))
-
-
-def spreads_table() -> str:
-    """The spreads of every claim's primary measure as Markdown, in margins."""
-    lines = ["| claim | primary measure | prompts | training seeds | rest |", "|---|---|---|---|---|"]
-    for claim, found in study():
-        cells = " | ".join(f"{part[0]:.2f}" for part in (found.prompts, found.seeds, found.rest))
-        lines.append(f"| {claim.name} | {claim.primary.metric} | {cells} |")
-    return "\n".join(lines)
-
-
-def effects_of(number: int, effects: tuple[str, ...]) -> list[str]:
-    """Of the claims of the n-th family, in turn, so that each claim has each effect in as many families."""
-    return [effects[(place + number) % len(effects)] for place in range(len(study()))]
-
-
-@dataclass(frozen=True)
-class Design:
-    """How many prompts and training seeds, whether training seeds matter at all, and which effects claims have.
-
-    Effects are in units of the margin. All spreads are `wider` times those of the study in it: the wider, the less the
-    margin keeps from being told wrongly.
-    """
-
-    prompts: int
-    seeds: int
-    seeds_matter: bool = True
-    wider: float = 1.0
-    effects: tuple[str, ...] = tuple(EFFECTS)
-
-    @property
-    def label(self) -> str:
-        """In words."""
-        said = f"{self.prompts} prompts, {self.seeds} training seed{'s' * (self.seeds > 1)}"
-        said += "" if self.seeds_matter else "; of these very trainings"
-        said += "" if self.wider == 1 else f"; spreads {self.wider:g} times as large"
-        return said if len(self.effects) > 1 else f"{said}; no effect at all"
-
-
 DESIGNS = {
     "study": Design(64, 4),
     "two_seeds": Design(64, 2),
     "small": Design(16, 1, seeds_matter=False),
     "one_seed": Design(64, 1),
 }
-
-BLOCKS = (16, 32, 64, 128)
-GROWING = {
-    "study": Design(BLOCKS[-1], 4),
-    "one_training": Design(BLOCKS[-1], 1, seeds_matter=False),
-    "small_margin": Design(BLOCKS[-1], 1, seeds_matter=False, wider=4.0),
-    "no_effect": Design(BLOCKS[-1], 1, seeds_matter=False, wider=20.0, effects=("none",)),
-}
-RULES = {"peeking": None, "O'Brien-Fleming": "obrien_fleming", "Pocock": "pocock"}
-
-
-def drawn(design: Design, spreads: Spreads, effect: float, rng: np.random.Generator) -> Array:
-    """Gains [measures, prompts, training seeds] in margins."""
-
-    def part(spread: Array, *shape: int) -> Array:
-        return spread[:, None, None] * np.tensordot(spreads.root, rng.standard_normal((len(spread), *shape)), axes=1)
-
-    varied = part(spreads.prompts, design.prompts, 1) + part(spreads.rest, design.prompts, design.seeds)
-    if design.seeds_matter:
-        varied = varied + part(spreads.seeds, 1, design.seeds)
-    return effect + design.wider * varied
 
 
 def rule_before(found: list[Difference]) -> str:
@@ -204,11 +67,6 @@ def families(design: Design, count: int, seed: int) -> Iterator[Family]:
             evidence.append([read(q, d, bootstrap) for q, d in zip(questions, found, strict=True)])
             before.append(rule_before(found))
         yield effects, evidence, before
-
-
-def is_false(effect: str, verdict: str) -> bool:
-    """Whether a verdict says what is not so."""
-    return verdict in {"none": (HOLDS, MIXED, FAILS)}.get(effect, (EQUIVALENT, FAILS))
 
 
 def rates(design: Design, count: int, seed: int) -> tuple[dict[tuple[str, str], Counter], Counter]:
@@ -247,95 +105,6 @@ def table(design: Design, count: int, seed: int) -> str:
         "",
         f"{count} families of {len(study())} with any false verdict: {said}.",
         f"A rate of 5 % is uncertain by ± {error:.1f}.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-Told = dict[int, tuple[str, int]]
-"""By the claim's place what is first told of it, and at how many prompts; nothing of what is never told."""
-
-
-def first_told(claims: list[Claim], seen: list[list[Difference]], spending: str | None) -> tuple[Told, Told]:
-    """What any look tells first, of the claims by themselves and corrected.
-
-    Args:
-        claims: Of a family.
-        seen: Their differences at each look.
-        spending: Of the level over the looks; None: each look has all of it.
-    """
-    alone: Told = {}
-    together: Told = {}
-    for number, differences in enumerate(seen, 1):
-        look = ONLY_LOOK if spending is None else Look(number, BLOCKS, spending)
-        bootstrap = replace(Bootstrap(), look=look)
-        evidence = [
-            [read(Question(claim.primary.metric, "higher", 1.0), found, bootstrap)]
-            for claim, found in zip(claims, differences, strict=True)
-        ]
-        for place, judged in enumerate(judge_evidence(claims, evidence, bootstrap)):
-            for known, verdict in ((alone, judged.verdict), (together, judged.corrected)):
-                if verdict != OPEN:
-                    known.setdefault(place, (verdict, BLOCKS[number - 1]))
-    return alone, together
-
-
-def grown(design: Design, count: int, seed: int) -> dict[str, list[tuple[Told, Told]]]:
-    """By rule what is first told of each family."""
-    rng, claims = np.random.default_rng(seed), [claim for claim, _ in study()]
-    found: dict[str, list[tuple[Told, Told]]] = {rule: [] for rule in RULES}
-    for number in range(count):
-        effects = effects_of(number, design.effects)
-        claimed = zip(study(), effects, strict=True)
-        primary = [drawn(design, spreads, EFFECTS[effect], rng)[0] for (_, spreads), effect in claimed]
-        seen = [[difference_between(matrix[:block]) for matrix in primary] for block in BLOCKS]
-        for rule, spending in RULES.items():
-            found[rule].append(first_told(claims, seen, spending))
-    return found
-
-
-def shares(design: Design, effect: str, families: list[Told]) -> list[str]:
-    """Of claims with an effect, percent that are told wrongly, rightly, and not; and the mean of prompts until then."""
-    first = [
-        told.get(place, (OPEN, BLOCKS[-1]))
-        for number, told in enumerate(families)
-        for place, other in enumerate(effects_of(number, design.effects))
-        if other == effect
-    ]
-    wrong = sum(is_false(effect, verdict) for verdict, _ in first)
-    untold = [verdict for verdict, _ in first].count(OPEN)
-    counts = wrong, len(first) - wrong - untold, untold
-    return [*(f"{100 * n / len(first):.1f}" for n in counts), f"{np.mean([prompts for _, prompts in first]):.0f}"]
-
-
-def with_false(design: Design, families: list[Told]) -> float:
-    """Percent of families in which any look tells a claim wrongly."""
-    wrong = [
-        any(is_false(effects[place], verdict) for place, (verdict, _) in told.items())
-        for told, effects in ((told, effects_of(number, design.effects)) for number, told in enumerate(families))
-    ]
-    return 100 * sum(wrong) / len(wrong)
-
-
-def looks_table(design: Design, count: int, seed: int) -> str:
-    """What comes out at any of the looks as Markdown, in percent, and prompts until then."""
-    listed = ", ".join(map(str, BLOCKS))
-    lines = [f"**Looks at {listed}; {design.label}**", ""]
-    lines += ["| true effect | rule | false | true | open | prompts | corrected: false | true | open | prompts |"]
-    lines += ["|---" * 10 + "|"]
-    found = {rule: list(zip(*families, strict=True)) for rule, families in grown(design, count, seed).items()}
-    for effect in design.effects:
-        for rule, both in found.items():
-            cells = [cell for families in both for cell in shares(design, effect, list(families))]
-            lines.append(f"| {effect} | {rule} | {' | '.join(cells)} |")
-    wrong = {rule: [with_false(design, list(families)) for families in both] for rule, both in found.items()}
-    said = "; ".join(
-        f"{rule} {alone:.1f} % by itself, {together:.1f} % corrected" for rule, (alone, together) in wrong.items()
-    )
-    error = 100 * math.sqrt(0.05 * 0.95 / (count * len(study()) / len(design.effects)))
-    lines += [
-        "",
-        f"{count} families of {len(study())} with any false verdict: {said}. 5 % are uncertain by ± {error:.1f}.",
         "",
     ]
     return "\n".join(lines)

@@ -23,7 +23,8 @@ from vibe_pipeline.diffusion.attention.scales import SCALES, cinescale_scale, fr
 if TYPE_CHECKING:
     from vibe_pipeline.diffusion.attention.backends import WindowPlan, gclf_attention, make_plan
     from vibe_pipeline.diffusion.attention.flex import build_block_mask, computed_share, window_blocks
-    from vibe_pipeline.diffusion.attention.install import GclfInstallation, GclfSettings, install_gclf, remove_gclf
+    from vibe_pipeline.diffusion.attention.install import GclfSettings, install_gclf, remove_gclf
+    from vibe_pipeline.diffusion.attention.installation import GclfInstallation
     from vibe_pipeline.diffusion.attention.processor import GclfAttnProcessor
     from vibe_pipeline.diffusion.attention.rotary import Rotary
 
@@ -62,7 +63,8 @@ __all__ = [
 _HOMES = MappingProxyType(
     dict.fromkeys(("WindowPlan", "gclf_attention", "make_plan"), "backends")
     | dict.fromkeys(("build_block_mask", "computed_share", "window_blocks"), "flex")
-    | dict.fromkeys(("GclfInstallation", "GclfSettings", "install_gclf", "remove_gclf"), "install")
+    | dict.fromkeys(("GclfSettings", "install_gclf", "remove_gclf"), "install")
+    | {"GclfInstallation": "installation"}
     | {"GclfAttnProcessor": "processor", "Rotary": "rotary"}
 )
 

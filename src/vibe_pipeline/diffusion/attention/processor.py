@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vibe_pipeline.diffusion.attention.rotary import Rotary, rotate
 
 if TYPE_CHECKING:
-    from vibe_pipeline.diffusion.attention.install import GclfInstallation
+    from vibe_pipeline.diffusion.attention.installation import GclfInstallation
 
 
 class GclfAttnProcessor(WanAttnProcessor):
