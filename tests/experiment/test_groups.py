@@ -189,7 +189,7 @@ def test_an_environments_own_files_count_because_they_lie_there(tmp_path: Path) 
     assert loader_of_conf(tmp_path, "mine")["published"] == {}
 
 
-@pytest.mark.parametrize("env", ["miniature_study", "miniature_sweeps", "miniature_x4", "miniature_x4_confirm"])
+@pytest.mark.parametrize("env", ["miniature_study", "miniature_sweeps", "miniature_x4"])
 def test_the_studies_put_their_own_claims_to_the_test(env: str) -> None:
     settled = settled_parameters(loader_of_conf(CONF, env))
     own = yaml.safe_load((CONF / env / "claims.yml").read_text())["claims"]
