@@ -1,6 +1,6 @@
-"""The gap between stills and videos as a variable: what Relay is worth at each, for docs/RESULTS.md."""
+"""One set of claims on the scores of several runs; and Relay over the gap between stills and videos. For RESULTS.md."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 from study_kept import Kept
@@ -18,15 +18,19 @@ def gap_of(kept: Kept) -> float:
     return float(kept.params["data"].get("still_style", OWN_GAP))
 
 
-def gaps_rows(environments: Sequence[Kept]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a table: a claim a row, a gap a column, the primary measure's difference and the verdict."""
-    columns = [kept.judged_by(ENVIRONMENT) for kept in environments]
+def rows_beside(environment: str, columns: Mapping[str, Kept]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table: an environment's claims, a claim a row, judged on the scores of several runs.
+
+    Args:
+        environment: Whose claims; every run has their arms.
+        columns: The runs by what the page calls them.
+    """
+    judged = [kept.judged_by(environment) for kept in columns.values()]
     rows = []
-    for found in zip(*columns, strict=True):
+    for found in zip(*judged, strict=True):
         claim = found[0].claim
-        who = f"`{claim.arm}` against `{claim.other}`"
-        rows.append([claim.statement, who, *(_cell(judged) for judged in found)])
-    return ["claim", "arms", *(f"gap {number(gap_of(kept))}" for kept in environments)], rows
+        rows.append([claim.statement, f"`{claim.arm}` against `{claim.other}`", *map(_cell, found)])
+    return ["claim", "arms", *columns], rows
 
 
 def _cell(judged: ClaimVerdict) -> str:

@@ -10,7 +10,7 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 from study_evaluations import write as write_evaluations
-from study_gaps import gaps_figure, gaps_rows
+from study_gaps import gaps_figure, rows_beside
 from study_kept import Kept, load
 
 from vibe_pipeline.evaluation.readings import FAILS, MIXED, Evidence
@@ -199,9 +199,9 @@ def answer(kept: Kept, name: str, metric: str, *arms: str) -> str:
     return f"![{words(metric).label} of the arms that answer this, with intervals]({place.relative_to(DOCS)})"
 
 
-def gaps_table(*environments: Kept) -> str:
-    """What the claims about the gap of modality say at each gap."""
-    return markdown(*gaps_rows(environments))
+def claims_beside(environment: str, **columns: Kept) -> str:
+    """What an environment's claims say on several runs that have its arms, each under the name given here."""
+    return markdown(*rows_beside(environment, {name.replace("_", " "): kept for name, kept in columns.items()}))
 
 
 def gaps(name: str, *environments: Kept) -> str:
@@ -248,7 +248,7 @@ def write() -> None:
     engine = jinja2.Environment(
         loader=jinja2.FileSystemLoader(RAW), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    tables = (means, differences, claims_short, claims_table, gaps_table, settings, trainings)
+    tables = (means, differences, claims_short, claims_table, claims_beside, settings, trainings)
     tools = (*tables, value, change, number, tally, figure, answer, gaps)
     for name in PAGES:
         page = engine.get_template(f"{name}.j2").render(**environments, **{f.__name__: f for f in tools})
