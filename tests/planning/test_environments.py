@@ -12,6 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from tests.conf_files import loader_of_conf, read_conf
 from tests.one_claim import evaluate_claim
+from tests.planning.kept_plans import plan_of
 from vibe_pipeline.diffusion.flops import keys_by_layer
 from vibe_pipeline.evaluation.composites import composite_scores
 from vibe_pipeline.evaluation.metrics.registry import METRICS
@@ -28,7 +29,7 @@ from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.io.score_table import Place, score_row, score_table
 from vibe_pipeline.pipeline_registry import register_pipelines, use_tables
 from vibe_pipeline.planning.architecture import load_architecture
-from vibe_pipeline.planning.plan import Assumed, make_plan
+from vibe_pipeline.planning.plan import Assumed
 from vibe_pipeline.planning.preflight import check_parameters
 from vibe_pipeline.reporting.published import published_difference
 from vibe_pipeline.vbench.prompts import clips_per_dimension
@@ -113,7 +114,7 @@ def test_what_claims_speak_of_is_trained_with_three_seeds_and_planned_so(environ
     for arm in trained:
         rows = [tables.adapters[tables.arms[member].adapter].seed for member, pool, _ in pools.members if pool == arm]
         assert sorted(rows) == [0, 1, 2]
-    planned = [row for row in make_plan(params, Assumed(images=2300)).rows if row.group in ("arm", "stage2")]
+    planned = [row for row in plan_of(params, Assumed(images=2300)).rows if row.group in ("arm", "stage2")]
     for arm in claimed:
         of_arm = [row for row in planned if row.name.partition("_seed_")[0] == arm]
         assert len([row for row in of_arm if row.group == "arm"]) == (3 if arm in trained else 1)

@@ -7,6 +7,7 @@ import pytest
 
 from tests.conf_files import loader_of_conf
 from tests.one_claim import evaluate_claim
+from tests.planning.kept_plans import plan_of
 from tests.planning.test_environments import OVERALL, PRINTED, PUBLISHED, can_be_decided_either_way
 from vibe_pipeline.evaluation.metrics.registry import METRICS
 from vibe_pipeline.evaluation.pooling import pools_of
@@ -19,7 +20,7 @@ from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.generation.optional_arms import without_missing
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.io.score_table import Place, score_row, score_table
-from vibe_pipeline.planning.plan import Assumed, make_plan
+from vibe_pipeline.planning.plan import Assumed
 from vibe_pipeline.reporting.published import published_gain
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 
@@ -109,7 +110,7 @@ def test_every_asked_dimension_is_defined_on_64_clips_of_the_same_prompts(table)
 
 def test_it_can_be_planned_without_any_weights_and_fits_an_80_gb_card(table) -> None:
     _, params = table
-    plan = make_plan(params, Assumed(images=2300))
+    plan = plan_of(params, Assumed(images=2300))
     assert 10 < plan.peak_memory_gb < 80
     hours = {row.name: row.count * row.seconds / 3600 for row in plan.rows if row.group == "arm"}
     assert set(hours) == set(checked_tables(params).arms)

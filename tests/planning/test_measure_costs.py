@@ -7,12 +7,12 @@ import torch
 import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.planning.kept_plans import findings_of, plan_of
 from tests.planning.test_plan import params
 from vibe_pipeline.evaluation.metrics.asked import ASKED
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.folders import Folders
 from vibe_pipeline.experiment.model import ClipSize
-from vibe_pipeline.planning.doctor import examine
 from vibe_pipeline.planning.measure_costs import (
     MEASURE_SECONDS,
     extra_seconds,
@@ -20,7 +20,6 @@ from vibe_pipeline.planning.measure_costs import (
     measuring_seconds,
     network_teraflops,
 )
-from vibe_pipeline.planning.plan import make_plan
 from vibe_pipeline.planning.preflight import scoring_checks
 
 __all__ = ["params"]
@@ -60,9 +59,9 @@ def test_operations_of_networks_are_those_that_are_counted() -> None:
 
 
 def test_the_plan_counts_them_on_processors_and_on_the_device(params) -> None:
-    plain = make_plan(params)
+    plain = plan_of(params)
     params["evaluation"]["extra_measures"] = ["hd_mse", "hd_fvd_r3d_18"]
-    rows = {row.name: row for row in make_plan(params).rows if row.group == "measures"}
+    rows = {row.name: row for row in plan_of(params).rows if row.group == "measures"}
     assert set(rows) == {"all", "networks"} and rows["networks"].count == rows["all"].count
     assert rows["networks"].teraflops > 0 and rows["networks"].seconds > 0
     (before,) = (row for row in plain.rows if row.group == "measures")
@@ -76,26 +75,26 @@ def test_doctor_says_what_each_lacks_and_how_to_get_it(params, tmp_path: Path) -
     real.mkdir()
     params["folders"] |= {"measure_weights": str(tmp_path / "none")}
     params["evaluation"] |= {"extra_measures": ["hd_mse", "hd_lpips", "hd_fvd_i3d"]}
-    found = {finding.item: finding for finding in examine(params)}
+    found = {finding.item: finding for finding in findings_of(params)}
     assert found["evaluation.extra_measures"].state == found["measure hd_mse"].state == "ok"
     assert found["measure hd_lpips"].state == found["measure hd_fvd_i3d"].state == "optional"
     assert found["measure hd_lpips"].fix == "kedro vibe fetch-weights --measures hd_lpips"
     (tmp_path / "none").mkdir()
     (tmp_path / "none/i3d_torchscript.pt").write_bytes(b"x")
-    found = {finding.item: finding for finding in examine(params)}
+    found = {finding.item: finding for finding in findings_of(params)}
     assert found["measure hd_fvd_i3d"].fix == "set evaluation.real_clips to a folder of them"
     params["evaluation"]["real_clips"] = str(real)
-    found = {finding.item: finding for finding in examine(params)}
+    found = {finding.item: finding for finding in findings_of(params)}
     assert "holds no clips" in found["measure hd_fvd_i3d"].found and str(real) in found["measure hd_fvd_i3d"].fix
     (real / "clip.mp4").write_bytes(b"x")
-    found = {finding.item: finding for finding in examine(params)}
+    found = {finding.item: finding for finding in findings_of(params)}
     assert found["measure hd_fvd_i3d"].state == "ok"
 
 
 def test_a_wrong_name_stops_doctor_and_run_with_the_right_ones(params) -> None:
     params["evaluation"]["extra_measures"] = ["hd_mse", "sharpness"]
     said = r"evaluation\.extra_measures: 'sharpness' is not one of hd_mse"
-    found = {finding.item: finding for finding in examine(params)}
+    found = {finding.item: finding for finding in findings_of(params)}
     assert found["evaluation.extra_measures"].state == "missing"
     assert found["evaluation.extra_measures"].found.startswith("evaluation.extra_measures: 'sharpness' is not one of")
     checks = {c.item: c for c in scoring_checks(EvaluationParams(**params["evaluation"]), Folders(**params["folders"]))}

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.conf_files import folders_below, read_conf
 from tests.diffusion.rrdb_files import real_esrgan_file
+from tests.planning.kept_plans import findings_of, plan_of
 from tests.wan_names import write_wan_file
 from vibe_pipeline.diffusion.attention_flops import WHICH
 from vibe_pipeline.diffusion.lora import add_adapter, save_adapter
@@ -27,7 +28,7 @@ from vibe_pipeline.images.resize import shrink
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
-from vibe_pipeline.planning.doctor import Finding, examine, format_findings
+from vibe_pipeline.planning.doctor import Finding, format_findings
 from vibe_pipeline.planning.figures import Figures
 from vibe_pipeline.planning.measure_costs import MEASURE_SECONDS, measuring_memory
 from vibe_pipeline.planning.memory import LiveBytes, network_activations
@@ -54,7 +55,7 @@ def params(tiny) -> dict[str, Any]:
 
 
 def test_every_stage_adapter_and_arm_has_a_row_and_the_totals_add_up(params) -> None:
-    plan = make_plan(params, Assumed("a100", 0.4))
+    plan = plan_of(params, Assumed("a100", 0.4))
     assert (plan.device_memory_gb, plan.share_of_peak) == (80, 0.4)
     names = {(r.group, r.name) for r in plan.rows}
     assert {("stage1", "modality"), ("data", "cache"), ("native", "native")} <= names
@@ -95,7 +96,7 @@ def test_cost_follows_the_settings(params) -> None:
     }
     twice = adapter | {"batch_size": 16}
     params["adapters"] = {"full": adapter, "twice": twice, "split": twice | {"micro_batch": 8}}
-    plan = make_plan(params, Assumed(images=10))
+    plan = plan_of(params, Assumed(images=10))
     row = {r.name: r for r in plan.rows if r.group == "arm"}
     step = {r.name: r for r in plan.rows if r.group == "stage2"}
     assert row["guided"].teraflops == pytest.approx(row["more"].teraflops)  # twice the passes, whichever way
@@ -133,18 +134,18 @@ def test_groups_by_the_layer_and_a_transformer_of_an_arms_own_are_counted(params
     arm = params["arms"]["full"] | {"adapter": None}
     t3 = arm | {"attention": {"kind": "t3", "groups": [[2, 1, 1], [1, 2, 3]]}, "transformer": {"path": str(file)}}
     params["arms"], params["evaluation"]["reference_arm"] = {"full": arm, "t3": t3, "again": t3}, "full"
-    plan = make_plan(params)
+    plan = plan_of(params)
     row = {r.name: r for r in plan.rows if r.group == "arm"}
     assert row["t3"].keys_per_query == (24 + 2 * 8) / 2 < row["full"].keys_per_query == 48
     assert row["t3"].teraflops < row["full"].teraflops and row["t3"].memory_gb >= row["full"].memory_gb
-    alone = make_plan(params | {"arms": {"full": arm}})
+    alone = plan_of(params | {"arms": {"full": arm}})
     assert (plan.weights_gb - alone.weights_gb) * 1e9 == pytest.approx(file.stat().st_size)  # read twice, kept once
     assert [n for n in plan.notes if n.startswith("transformers of arms' own: 1,")] and len(alone.notes) + 1 == len(
         plan.notes
     )
     params["arms"]["t3"] = arm | {"attention": {"kind": "t3"}}
     with pytest.raises(ValueError, match=r"arms\.t3: T3-Video's groups are published for the token grids .*81 frames"):
-        make_plan(params)
+        plan_of(params)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -154,7 +155,7 @@ def test_a_stage_1_that_cannot_be_merged_is_counted(params, dtype: str) -> None:
     adapter, arm = params["adapters"]["full"], params["arms"]["full"]
     params["adapters"] = {"full": adapter, "naive": adapter | {"start": "base"}}
     params["arms"] = {"full": arm, "kept": arm | {"keep_stage1": True}}
-    rows = {(r.group, r.name): r for r in make_plan(params).rows}
+    rows = {(r.group, r.name): r for r in plan_of(params).rows}
     for dearer, plain in ((("stage2", "full"), ("stage2", "naive")), (("arm", "kept"), ("arm", "full"))):
         more = (rows[dearer].teraflops > rows[plain].teraflops, rows[dearer].memory_gb > rows[plain].memory_gb)
         assert more == ((dtype == "bfloat16"), (dtype == "bfloat16"))
@@ -177,19 +178,19 @@ def test_every_adapter_beside_the_weights_and_every_clip_of_validation_is_counte
         "cached": arm | cached,
     }
     params["evaluation"]["reference_arm"] = "plain"
-    rows = {r.name: r for r in make_plan(params).rows if r.group == "arm"}
+    rows = {r.name: r for r in plan_of(params).rows if r.group == "arm"}
     for figure in ("teraflops", "memory_gb"):
         plain, own, style_, both = (getattr(rows[n], figure) for n in ("plain", "own", "style", "both"))
         assert own == pytest.approx(style_) and own > plain
         assert both - plain == pytest.approx(2 * (own - plain), rel=1e-3)
-    (validation,) = (r for r in make_plan(params).rows if r.group == "validation")
+    (validation,) = (r for r in plan_of(params).rows if r.group == "validation")
     assert (validation.count, validation.unit) == (3 * 3, "clip")  # at 20, 40 and 50, the last
     assert validation.teraflops == rows["own"].teraflops
     always = params | {"arms": params["arms"] | {"cached": params["arms"]["cached"] | {"refresh_every": None}}}
     kept = {}
     for batch in (1, 2):
         both_ways = [p | {"generation": p["generation"] | {"batch_size": batch}} for p in (params, always)]
-        one, other = (next(r.memory_gb for r in make_plan(p).rows if r.name == "cached") for p in both_ways)
+        one, other = (next(r.memory_gb for r in plan_of(p).rows if r.name == "cached") for p in both_ways)
         kept[batch] = one - other
     tokens, width, layers = 2 * 4 * 6, 2 * 16, 2
     assert kept[1] * 1e9 == pytest.approx(layers * tokens * width * 4) and kept[2] == pytest.approx(2 * kept[1])
@@ -202,7 +203,7 @@ def test_a_first_frame_costs_a_timestep_a_token_in_every_pass_and_in_no_training
         file = tmp_path / f"{held}.jsonl"
         file.write_text(json.dumps({"prompt": "a cat"} | frame) + "\n")
         generation = params["generation"] | {"prompts": str(file), "count": None, "skip": 0}
-        plans[held] = make_plan(params | {"generation": generation})
+        plans[held] = plan_of(params | {"generation": generation})
     assert "each with a first frame" in format_plan(plans[True]) and "first frame" not in format_plan(plans[False])
     without, beside = ({(r.group, r.name): r for r in plans[held].rows} for held in (False, True))
     for key, row in without.items():
@@ -220,7 +221,7 @@ def test_our_own_measures_are_counted(params, monkeypatch) -> None:
         monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
         params["model"]["target"] = target | change
         params["model"]["native"] |= {"frames": 5} | change
-        plan = make_plan(params)
+        plan = plan_of(params)
         found[name] = next(r for r in plan.rows if r.group == "measures"), plan.notes[-1]
     one, many, long = (found[name][0] for name in ("one", "many", "long"))
     assert one.count == 16 * len(params["arms"]) and one.memory_gb == one.disk_gb == 0
@@ -232,7 +233,7 @@ def test_our_own_measures_are_counted(params, monkeypatch) -> None:
 
 
 def test_it_reads_as_a_table_and_as_json(params) -> None:
-    plan = make_plan(params)
+    plan = plan_of(params)
     text = format_plan(plan)
     assert (
         "arm keep_stage1" in text
@@ -261,7 +262,7 @@ def test_it_reads_as_a_table_and_as_json(params) -> None:
 )
 def test_nonsense_is_refused(params, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_plan(params, Assumed(**options))
+        plan_of(params, Assumed(**options))
 
 
 def states(findings: list[Finding]) -> dict[str, str]:
@@ -269,10 +270,10 @@ def states(findings: list[Finding]) -> dict[str, str]:
 
 
 def test_each_objective_takes_a_forward(params) -> None:
-    rows = {row.name: row for row in make_plan(params).rows if row.group == "stage2"}
+    rows = {row.name: row for row in plan_of(params).rows if row.group == "stage2"}
     params["adapters"]["full"]["objective"] = {"hfato": 1.0, "velocity": 1.0}
     params["adapters"]["no_hfato"]["objective"] = {"star": 1.0}
-    mixed = {row.name: row for row in make_plan(params).rows if row.group == "stage2"}
+    mixed = {row.name: row for row in plan_of(params).rows if row.group == "stage2"}
     assert mixed["full"].teraflops == pytest.approx(2 * rows["full"].teraflops)
     assert mixed["full"].seconds == pytest.approx(2 * rows["full"].seconds)
     assert mixed["no_hfato"].teraflops == rows["no_hfato"].teraflops
@@ -289,7 +290,7 @@ def test_midpoints_and_levels_of_a_bridge_are_guided_where_they_lie(params) -> N
         "euler": euler,
         "midpoint": euler | {"scheduler": "midpoint"},
     }
-    row = {r.name: r.teraflops for r in make_plan(params).rows if r.group == "arm"}
+    row = {r.name: r.teraflops for r in plan_of(params).rows if r.group == "arm"}
     one = (row["free_8"] - row["free_4"]) / 4
     assert (row["euler"] - row["free_4"]) / one == pytest.approx(3)
     assert (row["midpoint"] - row["free_8"]) / one == pytest.approx(5)
@@ -303,7 +304,7 @@ def test_crops_make_4k_images_trainable_on_24_gb() -> None:
     crop = {"height": 704, "width": 1280}
     content["adapters"] |= {"full": whole, "no_hfato": whole | {"crop": crop}}
     content["adapters"]["window_only"] = whole | {"crop": crop | {"pool": None}, "seed": 0}
-    plan = make_plan(content, Assumed("4090", images=2))
+    plan = plan_of(content, Assumed("4090", images=2))
     rows = {row.name.removesuffix("_seed_0"): row for row in plan.rows if row.group == "stage2"}
     assert [rows[n].tokens for n in ("full", "no_hfato", "window_only")] == [8160, 880 + 2040, 880]
     assert rows["no_hfato"].memory_gb < rows["full"].memory_gb
@@ -314,23 +315,23 @@ def test_crops_make_4k_images_trainable_on_24_gb() -> None:
 
 def test_a_packed_step_is_as_many_images_as_fit_into_its_sequences(params) -> None:
     """A token's own modulation is what packing adds, in operations and memory."""
-    plain = next(row for row in make_plan(params).rows if row.group == "stage2")
+    plain = next(row for row in plan_of(params).rows if row.group == "stage2")
     name, own = plain.name, params["adapters"][plain.name]
     own |= {"batch_size": 1, "micro_batch": None}
-    one = next(row for row in make_plan(params).rows if row.name == name and row.group == "stage2")
+    one = next(row for row in plan_of(params).rows if row.name == name and row.group == "stage2")
     own["packing"] = {"tokens": 3 * one.tokens + 1}
-    packed = next(row for row in make_plan(params).rows if row.name == name and row.group == "stage2")
+    packed = next(row for row in plan_of(params).rows if row.name == name and row.group == "stage2")
     assert packed.tokens == 3 * one.tokens and packed.keys_per_query == one.keys_per_query
     assert 3 * one.teraflops < packed.teraflops < 4.5 * one.teraflops
     assert packed.memory_gb > one.memory_gb
 
 
 def test_drawn_degradations_are_encoded_and_kept(params) -> None:
-    plain = next(row for row in make_plan(params).rows if row.group == "data")
+    plain = next(row for row in plan_of(params).rows if row.group == "data")
     params["data"]["pixel_draws"] = {"most": 4.0, "least": 2.0, "count": 3}
-    drawn = next(row for row in make_plan(params).rows if row.group == "data")
+    drawn = next(row for row in plan_of(params).rows if row.group == "data")
     params["data"]["pixel_draws"]["count"] = 6
-    twice = next(row for row in make_plan(params).rows if row.group == "data")
+    twice = next(row for row in plan_of(params).rows if row.group == "data")
     assert twice.teraflops > drawn.teraflops > plain.teraflops
     assert twice.teraflops - drawn.teraflops == pytest.approx(drawn.teraflops - plain.teraflops)
     assert twice.disk_gb > drawn.disk_gb > plain.disk_gb
@@ -338,7 +339,7 @@ def test_drawn_degradations_are_encoded_and_kept(params) -> None:
 
 
 def test_a_healthy_environment_lacks_nothing_needed(params) -> None:
-    findings = examine(params)
+    findings = findings_of(params)
     assert "missing" not in states(findings).values(), format_findings(findings)
     assert states(findings)["vbench motion_smoothness"] == "optional"
 
@@ -357,7 +358,7 @@ def test_each_thing_missing_is_named_with_what_mends_it(params, tiny, tmp_path: 
     broken["arms"]["theirs"] = {"method": "external", "label": "x", "path": str(tmp_path / "clips")}
     (tmp_path / "vbench").write_text("")
     broken["folders"]["vbench_weights"] = str(tmp_path / "vbench")
-    found = {f.item: f for f in examine(broken)}
+    found = {f.item: f for f in findings_of(broken)}
     wanted = {"weights", "images", "prompts", "arms.full.extra_adapters", "arms.theirs.path"}
     wanted |= {"folders.vbench_weights"}
     assert {name for name, f in found.items() if f.state == "missing"} == wanted
@@ -372,7 +373,7 @@ def test_each_thing_missing_is_named_with_what_mends_it(params, tiny, tmp_path: 
 
 def test_a_tile_that_does_not_fit_is_named_with_the_nearest(params, tiny) -> None:
     params["model"] |= {"tile": 300}
-    findings = examine(params)
+    findings = findings_of(params)
     assert states(findings)["plan"] == "missing"
     assert "model.tile 300 must be a multiple of" in format_findings(findings)
 
@@ -380,7 +381,7 @@ def test_a_tile_that_does_not_fit_is_named_with_the_nearest(params, tiny) -> Non
 def test_every_size_that_the_run_would_refuse_is_named(params, tiny) -> None:
     params["model"]["target"] = params["model"]["target"] | {"height": params["model"]["target"]["height"] + 1}
     params["evaluation"]["fine_band"] = [3000.0, 4500.0]
-    wrong = {f.item: f.found for f in examine(params) if f.state == "missing"}
+    wrong = {f.item: f.found for f in findings_of(params) if f.state == "missing"}
     assert "model.target" in wrong["sizes"] and "3000" in wrong["evaluation.fine_band"]
 
 
@@ -392,10 +393,10 @@ def test_absent_weights_come_with_the_download_command(params, monkeypatch) -> N
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", absent)
     params["model"]["path"] = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
-    found = {f.item: f for f in examine(params)}
+    found = {f.item: f for f in findings_of(params)}
     assert (found["weights"].state, found["weights"].fix) == ("missing", "hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
     params["model"]["path"] = "somebody/unknown"
-    found = {f.item: f for f in examine(params)}
+    found = {f.item: f for f in findings_of(params)}
     assert found["plan"].state == "missing" and "somebody/unknown" in found["plan"].found
 
 
@@ -404,7 +405,7 @@ def test_names_that_no_file_can_have_are_findings_not_crashes(params) -> None:
     params["data"] |= {"source": "folder", "path": long, "count": None}
     params["generation"]["prompts"] = f"{long}.txt"
     params["folders"]["vbench_weights"] = params["folders"]["vbench_env"] = long
-    found = states(examine(params))
+    found = states(findings_of(params))
     for item in ("images", "prompts", "folders.vbench_weights", "folders.vbench_env"):
         assert found[item] == "missing", item
 
@@ -425,7 +426,7 @@ def test_a_network_on_every_frame_is_counted_before_it_is_fetched(params, tmp_pa
     }
     params["arms"] = {n: {"label": n, "method": "sr", "sr": sr} for n, sr in rows.items()}
     params["arms"] |= {"full": {"label": "full", "method": "upsample"}}
-    plan = make_plan(params)
+    plan = plan_of(params)
     row = {r.name: r for r in plan.rows if r.group == "arm"}
     assert row["x4"].teraflops == pytest.approx(RrdbShape().flops(96, 160) * 5 / 1e12)
     assert row["small"].teraflops == pytest.approx(RrdbShape(16, 2).flops(96, 160) * 5 / 1e12)
@@ -476,21 +477,21 @@ def test_memory_of_a_network_is_that_of_a_real_frame(tmp_path: Path) -> None:
 def test_an_optional_arm_is_planned_and_found_optional_by_the_doctor(params) -> None:
     optional = {"label": "sr", "method": "sr", "optional": True, "sr": {"weights": X4}}
     params["arms"]["sr"] = optional
-    plan = make_plan(params)
+    plan = plan_of(params)
     assert next(r for r in plan.rows if r.name == "sr").teraflops > 0
     said = "not run, because sr.weights: RealESRGAN_x4plus.pth does not exist"
     assert f"arms.sr: counted, but {said}; kedro vibe fetch-weights RealESRGAN_x4plus.pth" in plan.notes
-    found = {f.item: f for f in examine(params)}
+    found = {f.item: f for f in findings_of(params)}
     assert found["arms.sr"] == Finding("arms.sr", "optional", said, "kedro vibe fetch-weights RealESRGAN_x4plus.pth")
     params["arms"]["sr"] = optional | {"optional": False}
-    found = {f.item: f for f in examine(params)}
+    found = {f.item: f for f in findings_of(params)}
     assert "arms.sr" not in found and found["arms.sr.sr.weights"].state == "missing"
     assert found["arms.sr.sr.weights"].fix == "kedro vibe fetch-weights RealESRGAN_x4plus.pth"
 
 
 def test_a_network_that_is_there_is_described_by_the_doctor(params, tmp_path: Path) -> None:
     params["arms"]["sr"] = {"label": "sr", "method": "sr", "sr": {"weights": str(real_esrgan_file(tmp_path))}}
-    found = {f.item: f for f in examine(params)}["arms.sr.sr.weights"]
+    found = {f.item: f for f in findings_of(params)}["arms.sr.sr.weights"]
     native, target = params["model"]["native"], params["model"]["target"]
     sizes = f"{native['height'] * 4}x{native['width'] * 4}, resized to {target['height']}x{target['width']}"
     assert found.state == "ok" and found.found.endswith(f"RealESRGAN_x4plus.pth: ESRGAN, 8nf, 1nb; {sizes}")
@@ -502,7 +503,7 @@ def test_what_a_cache_of_attention_keeps_is_in_the_memory(params) -> None:
     cached = arm | {"step_cache": {"kind": "pyramid", "cross_every": 2, "between": (0.0, 1.0)}}
     params["arms"] = {"full": arm, "cached": cached}
     params["adapters"] = {}
-    rows = {row.name: row for row in make_plan(params).rows if row.group == "arm"}
+    rows = {row.name: row for row in plan_of(params).rows if row.group == "arm"}
     config = load_architecture(params["model"]["path"]).transformer
     hidden = config["num_attention_heads"] * config["attention_head_dim"] * rows["full"].tokens
     kept = 2 * config["num_layers"] * 2 * hidden * 4 * params["generation"].get("batch_size", 1)

@@ -5,12 +5,12 @@ from functools import partial
 import pytest
 import torch
 
-from vibe_pipeline.miniature.batches import SHARD, draw_batch, draw_shard
+from vibe_pipeline.miniature.batches import SHARD, draw_pictures, draw_shard
 from vibe_pipeline.runtime.ahead import batch_of, moved, results
 
 
 def test_workers_draw_the_same_in_the_same_order() -> None:
-    draw = partial(batch_of, partial(draw_batch, native=16, frames=5, clips=1), 3, 0)
+    draw = partial(batch_of, partial(draw_pictures, native=16, frames=5, clips=1), 3, 0)
     alone, ahead = ([*results(draw, range(2, 7), workers)] for workers in (0, 2))
     assert len({tuple(x.shape) for x in alone}) > 1
     for one, other in zip(alone, ahead, strict=True):

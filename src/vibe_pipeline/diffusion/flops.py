@@ -86,9 +86,7 @@ def linear_layers(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     return layers | {"proj_out": (dim, config["out_channels"] * math.prod(config["patch_size"]))}
 
 
-def adapter_layers(
-    config: Mapping[str, Any], targets: Sequence[str], rank: int, trained: bool = False
-) -> AdapterLayers:
+def adapter_layers(config: Mapping[str, Any], targets: Sequence[str], rank: int) -> AdapterLayers:
     """The adapter that peft puts beside every linear layer whose name ends in one of `targets`.
 
     Raises:
@@ -98,7 +96,7 @@ def adapter_layers(
     chosen = {n: (rank, *shape) for n, shape in linear_layers(config).items() if f".{n}".endswith(endings)}
     if not chosen:
         raise ValueError(f"lora.targets {list(targets)} match no linear layer of the transformer")
-    return AdapterLayers(chosen, trained)
+    return AdapterLayers(chosen)
 
 
 def layers_of_file(path: Path) -> AdapterLayers:

@@ -29,7 +29,7 @@ def draw_shard(index: int, seed: int, size: int, frames: int) -> tuple[Tensor, l
     return rendered(scenes, size, frames), [scene.caption for scene in scenes]
 
 
-def draw_batch(rng: np.random.Generator, native: int, frames: int, clips: int, factor: int = 3) -> Tensor:
+def draw_pictures(rng: np.random.Generator, native: int, frames: int, clips: int, factor: int = 3) -> Tensor:
     """Stills or clips, [B, 3, T, native, native], at native size or as native-size crops of `factor` times the size.
 
     Short clips show more scenes for the same time; exchanged colours, more pictures.

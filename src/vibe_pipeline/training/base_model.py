@@ -27,7 +27,7 @@ from vibe_pipeline.miniature.base import (
     latent_statistics,
     load_clips,
 )
-from vibe_pipeline.miniature.batches import draw_batch
+from vibe_pipeline.miniature.batches import draw_pictures
 from vibe_pipeline.miniature.networks import save_pipeline
 from vibe_pipeline.miniature.pairs import Sizes, draw_pairs
 from vibe_pipeline.miniature.pixel_network import PixelTraining, save_network, train_pixel_network
@@ -57,7 +57,7 @@ def vae_job(params: MiniatureParams, folder: Path, device: torch.device = CPU) -
         folder=folder,
         build=partial(VaeObjective, VaeWeights(equivariance=params.vae_equivariance), start),
         optimisers=partial(vae_optimisers, **(FROM_NOTHING if start is None else GOING_ON)),
-        batch=partial(draw_batch, native=params.size, frames=params.frames, clips=params.vae_batch),
+        batch=partial(draw_pictures, native=params.size, frames=params.frames, clips=params.vae_batch),
         steps=params.vae_steps,
         processes=params.processes,
         decay=0.4,
