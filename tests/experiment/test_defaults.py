@@ -54,15 +54,23 @@ def bounded(info: FieldInfo) -> bool:
 def test_an_environment_states_only_what_differs_from_the_defaults(env: str) -> None:
     """A value that is also the default would have two homes; one that overrides an anchor of the file is none.
 
-    A row without fields is that of the environment which is extended.
+    A row without fields is that of the environment which is extended, and a field may override that row's.
     """
     stated = read_conf(CONF / env)
     anchors = [value for name, value in stated.items() if name.startswith("_") and isinstance(value, Mapping)]
     found = [f"{name}.{field}" for name, model, _ in GROUPS for field in repeated(stated.get(name, {}), model, [])]
     for table, model in ROWS.items():
         for name, row in stated.get(table, {}).items():
-            found += [f"{table}.{name}.{field}" for field in repeated(row or {}, model, anchors)]
+            overridden = [*anchors, *rows_below(stated, table, name)]
+            found += [f"{table}.{name}.{field}" for field in repeated(row or {}, model, overridden)]
     assert found == []
+
+
+def rows_below(stated: Mapping[str, Any], table: str, name: str) -> Iterator[Mapping[str, Any]]:
+    """The rows of that name in the environments that this one is laid on, the nearest first."""
+    while (env := stated.get("extends")) is not None:
+        stated = read_conf(CONF / env)
+        yield stated.get(table, {}).get(name) or {}
 
 
 def repeated(stated: Mapping[str, Any], model: type[BaseModel], anchors: list[Mapping[str, Any]]) -> Iterator[str]:
