@@ -29,6 +29,9 @@ from vibe_pipeline.reporting.figures import styled
 
 FRAMES_OF = 64  # clips of an arm that the per-frame figures are taken from
 LOOKS = ("upsample", "linear", "through_vae", "no_hfato", "full", "full_pixel", "full_pixel_transfer", "sr", "truth")
+KEPT_LOOKS = ("upsample", "kept_base", "kept", "kept_window", "kept_gclf", "kept_gclf_trained")
+LOOKS_OF = {"miniature_x4": {"looks": LOOKS, "kept": KEPT_LOOKS}}
+"""Pictures of an environment by name, where it has other arms than the study."""
 LOOKED_AT = (1, 9, 15)  # of the environment's clips
 
 
@@ -58,8 +61,9 @@ def keep(env: str, data: Path, looks: bool = False) -> None:
     spectra = [pd.read_parquet(data / f"07_model_output/spectrum_{name}.parquet") for name in tables.arms]
     pd.concat(spectra).round(9).to_csv(folder / "spectra.csv", index=False)
     _frames(clips, tuple(params["evaluation"]["fine_band"])).to_csv(folder / "frames.csv", index=False)
-    if looks:
-        _looks(clips, tables.arms).savefig(folder / "looks.png", dpi=90, facecolor="white", metadata={"Software": None})
+    for name, arms in LOOKS_OF.get(env, {"looks": LOOKS}).items() if looks else ():
+        drawn = _looks(clips, tables.arms, arms)
+        drawn.savefig(folder / f"{name}.png", dpi=90, facecolor="white", metadata={"Software": None})
     _trainings(tables, data).to_csv(folder / "trainings.csv", index=False)
     shutil.copy(data / "08_reporting/degradation_checks.csv", folder)
     print(f"{folder}: {len(scores)} scores of {len(pools.arms)} arms")
@@ -81,9 +85,9 @@ def _frames(clips: dict[str, pd.DataFrame], band: tuple[float, float]) -> pd.Dat
 
 
 @styled
-def _looks(clips: dict[str, pd.DataFrame], arms: dict[str, ArmParams]) -> Figure:
+def _looks(clips: dict[str, pd.DataFrame], arms: dict[str, ArmParams], looks: tuple[str, ...]) -> Figure:
     """The middle frame of some prompts, an arm a column; last the truth."""
-    shown = [name for wanted in LOOKS for name in (wanted, f"{wanted}_seed_0") if name in clips]
+    shown = [name for wanted in looks for name in (wanted, f"{wanted}_seed_0") if name in clips]
     figure = Figure(figsize=(1.2 * (len(shown) + 1), 1.3 * len(LOOKED_AT) + 0.5), layout="constrained")
     grid = figure.subplots(len(LOOKED_AT), len(shown) + 1)
     for line, number_ in zip(grid, LOOKED_AT, strict=True):
