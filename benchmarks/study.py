@@ -30,7 +30,7 @@ from vibe_pipeline.reporting.figures import styled
 FRAMES_OF = 64  # clips of an arm that the per-frame figures are taken from
 LOOKS = ("upsample", "linear", "through_vae", "no_hfato", "full", "full_pixel", "full_pixel_transfer", "sr", "truth")
 KEPT_LOOKS = ("upsample", "kept_base", "kept", "kept_window", "kept_gclf", "kept_gclf_trained")
-LOOKS_OF = {"miniature_x4": {"looks": LOOKS, "kept": KEPT_LOOKS}}
+LOOKS_OF = {"miniature_x4": {"kept": KEPT_LOOKS}}
 """Pictures of an environment by name, where it has other arms than the study."""
 LOOKED_AT = (1, 9, 15)  # of the environment's clips
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.miniature.object_mask import object_mask
 from vibe_pipeline.experiment.miniature import MiniatureParams
-from vibe_pipeline.miniature.batches import draw_batch
+from vibe_pipeline.miniature.batches import draw_pictures
 from vibe_pipeline.miniature.optimisers import ConvMuon
 from vibe_pipeline.miniature.scene import Scene
 from vibe_pipeline.miniature.vae import VaeObjective, VaeWeights, decode_chunks, vae_optimisers
@@ -48,10 +48,10 @@ def test_every_parameter_has_one_optimizer() -> None:
 
 
 def test_batches_hold_stills_and_clips_of_both_lengths() -> None:
-    shapes = {tuple(draw_batch(np.random.default_rng(i), 16, 9, 2).shape) for i in range(24)}
+    shapes = {tuple(draw_pictures(np.random.default_rng(i), 16, 9, 2).shape) for i in range(24)}
     assert shapes == {(8, 3, 1, 16, 16), (4, 3, 5, 16, 16), (2, 3, 9, 16, 16)}
-    x = draw_batch(np.random.default_rng(0), 16, 9, 2)
-    torch.testing.assert_close(x, draw_batch(np.random.default_rng(0), 16, 9, 2))
+    x = draw_pictures(np.random.default_rng(0), 16, 9, 2)
+    torch.testing.assert_close(x, draw_pictures(np.random.default_rng(0), 16, 9, 2))
     assert x.min() >= -1 and x.max() <= 1 and x.std() > 0.05
 
 
@@ -62,7 +62,7 @@ def test_crops_mostly_see_the_object(monkeypatch: pytest.MonkeyPatch) -> None:
         return np.repeat(object_mask(scene, height, width, frames)[..., None], 3, -1)
 
     monkeypatch.setattr("vibe_pipeline.miniature.batches.render", masks)
-    drawn = [draw_batch(np.random.default_rng(i), 16, 5, 4) for i in range(12)]
+    drawn = [draw_pictures(np.random.default_rng(i), 16, 5, 4) for i in range(12)]
     seen = np.mean([float((clip > 0).float().mean() > 0.05) for batch in drawn for clip in batch])
     assert seen > 0.7
 
@@ -76,7 +76,7 @@ def test_decoding_by_chunks_is_the_vaes_own_decoding() -> None:
 
 
 def test_equivariance_is_measured_only_where_it_is_asked_for() -> None:
-    x = draw_batch(np.random.default_rng(1), 16, 5, 1)
+    x = draw_pictures(np.random.default_rng(1), 16, 5, 1)
     torch.manual_seed(0)
     plain, equal = VaeObjective(), VaeObjective(VaeWeights(equivariance=0.5))
     equal.load_state_dict(plain.state_dict())
@@ -156,7 +156,7 @@ def test_the_decoder_goes_on_alone_and_the_latents_stay(tmp_path: Path) -> None:
         AutoencoderKLWan.from_pretrained(f).float()
         for f in (train_vae(params, tmp_path), tmp_path / "vae_before_decoder")
     )
-    x = draw_batch(np.random.default_rng(1), 16, 5, 1)
+    x = draw_pictures(np.random.default_rng(1), 16, 5, 1)
     with torch.inference_mode():
         z = first.encode(x).latent_dist.mode()
         torch.testing.assert_close(z, last.encode(x).latent_dist.mode(), rtol=0, atol=0)
