@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ def test_every_part_goes_through_what_is_there_and_makes_nothing(
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     scale, file = importlib.import_module("scale"), tmp_path / "scale.json"
+    level = logging.getLogger("vibe_pipeline").level
     scale.main(["--factors", "1", "--json", str(file)])
     found = json.loads(file.read_text())
     assert {name: rows[0]["units"] for name, rows in found.items()} == {
@@ -24,3 +26,4 @@ def test_every_part_goes_through_what_is_there_and_makes_nothing(
         "images": 480,
     }
     assert "1,000 clips of 20 arms take" in capsys.readouterr().out
+    assert logging.getLogger("vibe_pipeline").level == level  # what runs after it in this process is heard again
