@@ -104,7 +104,7 @@ def table(design: Design, count: int, seed: int) -> str:
     lines += [
         "",
         f"{count} families of {len(study())} with any false verdict: {said}.",
-        f"A rate of 5 % is uncertain by ± {error:.1f}.",
+        f"A rate of 5 % is uncertain by ± {error:.1f}, one standard error.",
         "",
     ]
     return "\n".join(lines)
