@@ -32,8 +32,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     torch._dynamo.reset()
 
 
-def run(name: str) -> None:
-    """A transformer with an adapter of its own, as each row of a run has, once forward."""
+def transformer_of(name: str) -> WanTransformer3DModel:
+    """A transformer of two blocks with an adapter of its own, as each row of a run has."""
     made = WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=2,
@@ -46,9 +46,20 @@ def run(name: str) -> None:
         num_layers=2,
     )
     lora.add_adapter(made, name, 2, 2.0, ("to_q",), 0)
-    made.eval().compile_repeated_blocks()
+    return made.eval()
+
+
+def forward(made: WanTransformer3DModel, width: int = 8) -> torch.Tensor:
+    torch.manual_seed(0)
+    return made(torch.randn(1, 16, 1, 8, width), torch.tensor([500.0]), torch.randn(1, 4, 32), return_dict=False)[0]
+
+
+def run(name: str) -> None:
+    """A transformer once forward."""
+    made = transformer_of(name)
+    made.compile_repeated_blocks()
     with torch.no_grad():
-        made(torch.randn(1, 16, 1, 8, 8), torch.tensor([500.0]), torch.randn(1, 4, 32), return_dict=False)
+        forward(made)
     release(made)
 
 
@@ -71,6 +82,41 @@ def test_the_limit_holds_every_shape_and_is_never_lowered(graphs: list[Any]) -> 
     assert torch._dynamo.config.recompile_limit == 3 * LIMIT
     compiling.begin_compiling()
     assert torch._dynamo.config.recompile_limit == 3 * LIMIT
+
+
+def test_a_training_waits_for_one_graph_of_a_shape(graphs: list[Any]) -> None:
+    """Without the gradient that the first block's input is made to have there are two."""
+    plain = transformer_of("one")
+    forward(plain).sum().backward()
+    expected = {name: value.grad.clone() for name, value in lora.adapter_parameters(plain, "one").items()}
+    compiling.begin_compiling()
+    plain.compile_repeated_blocks()
+    forward(plain)
+    assert len(graphs) == 2
+    trained = transformer_of("one")
+    trained.load_state_dict(plain.state_dict())
+    compiling.compile_for_training(trained, shapes=1)
+    forward(trained).sum().backward()
+    assert len(graphs) == 3
+    for name, value in lora.adapter_parameters(trained, "one").items():
+        torch.testing.assert_close(value.grad, expected[name])
+    assert any(value.abs().max() > 0 for value in expected.values())
+
+
+def test_what_runs_eagerly_waits_for_no_graph_and_loses_none(graphs: list[Any]) -> None:
+    made = transformer_of("one")
+    compiling.compile_for_training(made, shapes=2)
+    with torch.no_grad():
+        whole = forward(made)
+        assert len(graphs) == 1
+        with compiling.eagerly(made):
+            forward(made, width=12)
+            torch.testing.assert_close(forward(made), whole)
+        assert len(graphs) == 1
+        forward(made)
+        assert len(graphs) == 1
+        forward(made, width=12)
+    assert len(graphs) == 2
 
 
 def test_a_model_that_is_done_with_leaves_no_memory_in_torchs_hands(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -267,6 +267,27 @@ def test_validation_does_not_change_the_training(trial) -> None:
     assert records["validation_loss"].iloc[-1] == expected
 
 
+def test_clips_that_fail_lose_no_step_and_are_made_by_who_goes_on(trial) -> None:
+    """They take long on a GPU, and may fail for want of memory or of time."""
+    settings = {"validate_every": 2, "checkpoint_every": 100}
+    straight = trial("straight", **settings)
+    expected = straight.train()
+    shown: list[int] = []
+
+    def fail(transformer: torch.nn.Module, step: int) -> None:
+        if step == 4:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        trial("failed", **settings).replace(on_validate=fail).train()
+    resumed = trial("failed", **settings).replace(on_validate=lambda transformer, step: shown.append(step))
+    records = resumed.train()
+    assert shown == [4, 6, 7]
+    pd.testing.assert_frame_equal(records.drop(columns=SPEEDS), expected.drop(columns=SPEEDS), check_exact=True)
+    ours, theirs = (j.state() for j in (resumed, straight))
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+
+
 def test_the_average_is_what_is_kept_and_the_raw_weights_are_what_resumes(trial) -> None:
     decay, states = 0.6, []
     one = trial("ema", ema_decay=decay, checkpoint_every=1)

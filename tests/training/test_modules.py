@@ -82,6 +82,38 @@ def test_a_resumed_training_equals_a_straight_one(tmp_path: Path) -> None:
     assert float((weights[1] - 2).abs().mean()) < float((weights[0] - 2).abs().mean())
 
 
+class Steep(torch.autograd.Function):
+    """A finite loss whose gradient is not."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor) -> Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * math.inf
+
+
+class SteepLine(Line):
+    """The last of eight steps has an infinite gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 8
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        self.left -= 1
+        losses = super().forward(batch)
+        return losses if self.left else losses | {"loss": Steep.apply(losses["loss"])}
+
+
+def test_a_gradient_that_is_not_finite_is_kept_by_no_checkpoint(tmp_path: Path) -> None:
+    """Nor are its weights returned, where the loss itself was finite."""
+    with pytest.raises(FloatingPointError, match=r"line: gradient norm is (nan|inf) at step 7, process 0"):
+        train_module(job(tmp_path, build=SteepLine))
+    assert load_checkpoint(tmp_path)["step"] == 6
+
+
 def test_two_processes_take_the_mean_of_their_gradients(tmp_path: Path) -> None:
     """One step of SGD on the bias, by hand from both processes' batches; each draws its own."""
     trained = load_checkpoint(_trained(job(tmp_path, steps=1, warmup=0, processes=2, bf16=False, clip_norm=math.inf)))

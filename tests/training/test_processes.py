@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.training import Stage1Params
 from vibe_pipeline.io.manifests import AdapterManifest
-from vibe_pipeline.runtime.deadline import OutOfTimeError
+from vibe_pipeline.runtime.deadline import DEADLINE, OutOfTimeError
 from vibe_pipeline.training import stages
+from vibe_pipeline.training.checkpoint import load_checkpoint
 from vibe_pipeline.training.distributed import Group, require_devices, run_processes
 
 CPU = torch.device("cpu")
@@ -104,34 +105,55 @@ def test_dividing_a_batch_changes_nothing_but_the_order_of_sums(train, divided: 
         assert {k: ours[k] for k in names if k in ours} == expected
 
 
-def test_processes_that_torchrun_started_join_one_group(train, wan21, make_cache, tmp_path: Path) -> None:
+@pytest.fixture
+def torchrun(wan21, make_cache, tmp_path: Path) -> Callable[..., list[tuple[int, list[str], str]]]:
+    """Train stage 1 in two processes as torchrun starts them, each with more in its environment."""
+
+    def run(*more: dict[str, str]) -> list[tuple[int, list[str], str]]:
+        row, cache = ROW.model_copy(update={"micro_batch": 2}), make_cache(count=13, buckets=2)
+        files = [tmp_path / f"{n}.json" for n in ("cache", "model", "row")]
+        contents = (cache, wan21.model(threads=1).model_dump(mode="json"), row.model_dump(mode="json"))
+        for file, content in zip(files, contents, strict=True):
+            file.write_text(json.dumps(content))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+        command = [sys.executable, "-c", NODE, *map(str, files), str(tmp_path / "joined")]
+        nodes = [
+            subprocess.Popen(
+                command,
+                env=os.environ | place | {"RANK": str(r), "LOCAL_RANK": str(r), "LOCAL_WORLD_SIZE": "2"} | own,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for r, own in enumerate(more)
+        ]
+        said = [node.communicate(timeout=120) for node in nodes]
+        return [(node.returncode, out.split(), err) for node, (out, err) in zip(nodes, said, strict=True)]
+
+    return run
+
+
+def test_processes_that_torchrun_started_join_one_group(train, torchrun) -> None:
     """On one machine or several: each runs the node, the environment says who it is; only the first logs."""
     alone, _, _ = train("alone")
-    row, cache = ROW.model_copy(update={"micro_batch": 2}), make_cache(count=13, buckets=2)
-    files = [tmp_path / f"{n}.json" for n in ("cache", "model", "row")]
-    contents = (cache, wan21.model(threads=1).model_dump(mode="json"), row.model_dump(mode="json"))
-    for file, content in zip(files, contents, strict=True):
-        file.write_text(json.dumps(content))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
-    command = [sys.executable, "-c", NODE, *map(str, files), str(tmp_path / "joined")]
-    nodes = [
-        subprocess.Popen(
-            command,
-            env=os.environ | place | {"RANK": str(r), "LOCAL_RANK": str(r), "LOCAL_WORLD_SIZE": "2"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for r in range(2)
-    ]
-    said = [node.communicate(timeout=120)[0].split() for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0]
+    ended = torchrun({}, {})
+    said = [out for _, out, _ in ended]
+    assert [code for code, _, _ in ended] == [0, 0]
     assert [s[:-1] for s in said] == [["2", "3", "4"], []]
     joined = load_file(said[1][-1])
     for key, value in alone.items():
         torch.testing.assert_close(joined[key], value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_whichever_machine_is_out_of_time_all_end_with_the_same_step_kept(torchrun, tmp_path: Path, late: int) -> None:
+    """Clocks differ: the others would wait in an exchange for one that is gone."""
+    ended = torchrun(*({DEADLINE: "0"} if rank == late else {} for rank in range(2)))
+    for code, _, err in ended:
+        assert code == 1 and "OutOfTimeError: run.hours are spent; kept: d1 up to step 1 of 4" in err
+    assert load_checkpoint(next((tmp_path / "joined").rglob("checkpoint.pt")).parent)["step"] == 1
 
 
 @pytest.mark.parametrize(

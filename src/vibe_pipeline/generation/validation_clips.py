@@ -64,17 +64,19 @@ class ValidationClips:
         path = lora.save_adapter(transformer, self.adapter, self.root / "validation" / name)
         manifest = AdapterManifest(name=self.adapter, key=file_sha256(path), path=path)
         device = transformer.device
+        # A few clips are not worth compiling, and beginning to would forget the graphs of the transformer in training.
+        model = self.model.model_copy(update={"compile": False})
         transformer.to("cpu")
         try:
             prompts = load_prompts(self.generation).head(self.count)
-            native = native_clips(prompts, self.model, self.generation, self.root)
+            native = native_clips(prompts, model, self.generation, self.root)
             made = arm_clips(
                 name=name,
                 arm=self.arm,
                 native=native,
                 adapter=manifest,
                 stage1=None,
-                model=self.model,
+                model=model,
                 params=self.generation,
                 root=self.root,
             )

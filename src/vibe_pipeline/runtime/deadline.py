@@ -25,6 +25,11 @@ def out_of_time() -> bool:
     return time.time() > float(os.environ.get(DEADLINE, "inf"))
 
 
+def spent(kept: str) -> str:
+    """What is said of spent hours, with what is kept."""
+    return f"run.hours are spent; kept: {kept}. The same command goes on from there"
+
+
 def require_time(kept: str) -> None:
     """Stop here if the hours are spent.
 
@@ -35,4 +40,4 @@ def require_time(kept: str) -> None:
         OutOfTimeError: They are.
     """
     if out_of_time():
-        raise OutOfTimeError(f"run.hours are spent; kept: {kept}. The same command goes on from there")
+        raise OutOfTimeError(spent(kept))

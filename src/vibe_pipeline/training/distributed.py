@@ -39,7 +39,10 @@ Work = Callable[..., None]
 """(group, on_log, *arguments): a function at the top level of a module."""
 
 PATIENCE = timedelta(hours=6)
-"""How long a process waits for another: process 0 makes validation clips while the others wait."""
+"""How long `Group.wait` waits: process 0 makes validation clips meanwhile."""
+
+STEP_PATIENCE = timedelta(minutes=30)
+"""How long any other exchange does: whoever is not there by then hangs, and every GPU that waits for it costs."""
 
 POLL_SECONDS = 0.2
 
@@ -56,11 +59,13 @@ class Group:
         rank: 0 writes checkpoints, logs and the adapter.
         size: How many there are.
         device: This process's own.
+        waiting: Of the same processes, for `wait`.
     """
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    waiting: dist.ProcessGroup | None = None
 
     @property
     def leads(self) -> bool:
@@ -93,7 +98,7 @@ class Group:
     def wait(self) -> None:
         """Return once every process got here."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.waiting)
 
 
 def join_group(device: torch.device) -> Group:
@@ -102,8 +107,10 @@ def join_group(device: torch.device) -> Group:
     Args:
         device: Its type decides; with CUDA each process gets the GPU of its local rank.
     """
-    state = PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
-    return Group(state.process_index, state.num_processes, state.device)
+    state = PartialState(cpu=device.type == "cpu", timeout=STEP_PATIENCE)
+    # By gloo on GPUs too: it sleeps, where NCCL keeps the GPU busy, and at once knows of a process that is gone.
+    waiting = dist.new_group(backend="gloo", timeout=PATIENCE) if state.num_processes > 1 else None
+    return Group(state.process_index, state.num_processes, state.device, waiting)
 
 
 def require_devices(processes: int, device: torch.device) -> None:

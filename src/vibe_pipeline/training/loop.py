@@ -6,6 +6,7 @@ micro-batches, up to the order of sums.
 """
 
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -17,13 +18,13 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from vibe_pipeline.diffusion import lora
-from vibe_pipeline.diffusion.compiling import begin_compiling
+from vibe_pipeline.diffusion.compiling import compile_for_training
 from vibe_pipeline.diffusion.crops import Placed
 from vibe_pipeline.diffusion.flops import transformer_flops
 from vibe_pipeline.diffusion.flow import loss_weight
 from vibe_pipeline.diffusion.models import velocity_predictor
 from vibe_pipeline.images.cache import epoch_batches
-from vibe_pipeline.runtime.deadline import out_of_time, require_time
+from vibe_pipeline.runtime.deadline import OutOfTimeError, out_of_time, spent
 from vibe_pipeline.runtime.progress import Progress
 from vibe_pipeline.training.checkpoint import resume, save_state
 from vibe_pipeline.training.distributed import Group, OnLog, no_log
@@ -32,6 +33,9 @@ from vibe_pipeline.training.optim import averaged, make_ema, make_optimiser, set
 from vibe_pipeline.training.packed import PackedBatch, draw_packed, packed_steps, sequence_losses
 from vibe_pipeline.training.throughput import Window, device_peak, peak_memory
 from vibe_pipeline.training.validation import held_out_loss
+
+STOP = "out of time"
+"""How many processes found the run's hours spent, beside a step's losses."""
 
 
 def train_adapter(
@@ -65,14 +69,18 @@ def train_adapter(
     batch = draw(job, state.group, state.step, next(batches)) if state.step < job.row.steps else None
     transformer.train()
     with _progress(state) as bar:
+        _show(state)  # it may have been stopped amid them; those that are there are found again
         while batch is not None:
             values, forwards = _step(state, batch)
             step, done, state.step = state.step, batch, state.step + 1
             # The next is drawn while the device is at work.
             batch = draw(job, state.group, state.step, next(batches)) if state.step < job.row.steps else None
-            state.window.add(_finite(job, values, step, done), *_work_done(state, done, forwards))
+            numbers = _finite(job, values, step, done)
+            stop = numbers.pop(STOP) > 0
+            state.window.add(numbers, *_work_done(state, done, forwards))
             _report(state, bar)
-            _keep(state)
+            _keep(state, stop)
+            _show(state)
     transformer.eval()
     if state.ema is not None:
         state.ema.copy_to(state.parameters)
@@ -87,20 +95,24 @@ def _batches(state: TrainingState) -> Iterator[Any]:
     return islice(epoch_batches(job.images, job.row.batch_size, job.row.seed), state.step, None)
 
 
-def _keep(state: TrainingState) -> None:
-    """Write a checkpoint, if it is time or time is up.
+def _keep(state: TrainingState, stop: bool) -> None:
+    """Write a checkpoint, if it is time, if clips are to be made, which may take hours and fail, or if time is up.
+
+    Args:
+        state: After a step.
+        stop: Some process found the run's hours spent: all of them end here, none waits for another.
 
     Raises:
         OutOfTimeError: The run's hours are spent.
     """
     job, row = state.job, state.job.row
-    if state.step >= row.steps or not state.group.leads:
+    if state.step >= row.steps:
         return
-    spent = out_of_time()
-    if spent or state.step % row.checkpoint_every == 0:
+    if state.group.leads and (stop or _shows(state) or state.step % row.checkpoint_every == 0):
         save_state(state)
-    if spent:
-        require_time(f"{job.name} up to step {state.step} of {row.steps}")
+    if stop:
+        state.group.wait()  # until it is written: the first to leave ends the others
+        raise OutOfTimeError(spent(f"{job.name} up to step {state.step} of {row.steps}"))
 
 
 def _start(job: TrainingJob, transformer: WanTransformer3DModel, group: Group, on_log: OnLog) -> TrainingState:
@@ -125,8 +137,7 @@ def _start(job: TrainingJob, transformer: WanTransformer3DModel, group: Group, o
     if row.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     if row.compile:
-        begin_compiling(shapes=len(job.images.buckets))
-        transformer.compile_repeated_blocks()
+        compile_for_training(transformer, shapes=len(job.images.buckets))
     return state
 
 
@@ -140,7 +151,8 @@ def _step(state: TrainingState, batch: Batch | PackedBatch) -> tuple[dict[str, T
     """One optimiser step.
 
     Returns:
-        Losses and `gradient norm`, still on the device; and the forwards that each image took.
+        Losses, `gradient norm` and how many processes found the run's hours spent, still on the device; and the
+        forwards that each image took.
     """
     job, forwards = state.job, 0
     sums: dict[str, Any] = {}
@@ -150,6 +162,7 @@ def _step(state: TrainingState, batch: Batch | PackedBatch) -> tuple[dict[str, T
         (losses["loss"] * share).backward()
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach().float() * share
+    sums[STOP] = torch.full((), float(out_of_time()), device=state.group.device)
     state.group.sum_([*sums.values(), *(p.grad for p in state.parameters)])
     sums["gradient norm"] = torch.nn.utils.clip_grad_norm_(state.parameters, job.row.optimiser.clip_norm or math.inf)
     state.optimiser.step()
@@ -223,13 +236,15 @@ def _work_done(state: TrainingState, batch: Batch | PackedBatch, forwards: int) 
 def _report(state: TrainingState, bar: Progress[None]) -> None:
     """Validate and log, if it is time."""
     row, last = state.job.row, state.step == state.job.row.steps
-    validates = row.validate_every is not None and (last or state.step % row.validate_every == 0)
     bar.update()
-    if not (validates or last or state.step % row.log_every == 0):
+    if not (_validates(state) or last or state.step % row.log_every == 0):
         return
     record = {"step": state.step} | state.window.record(state.peak, peak_memory(state.group.device))
-    if validates:
-        record |= _validate(state)
+    if _validates(state) and state.job.held_out is not None:
+        state.transformer.eval()
+        with averaged(state.ema, state.parameters):
+            record["validation_loss"] = held_out_loss(state.job, state.transformer, state.group)
+        state.transformer.train()
     state.records.append(record)
     state.window = Window()
     if state.group.leads:
@@ -237,15 +252,26 @@ def _report(state: TrainingState, bar: Progress[None]) -> None:
     bar.set_postfix(loss=f"{record['loss']:.4f}")
 
 
-def _validate(state: TrainingState) -> dict[str, float]:
-    job, found = state.job, {}
+def _validates(state: TrainingState) -> bool:
+    """Whether what is trained is looked at after this step."""
+    every = state.job.row.validate_every
+    return every is not None and state.step > 0 and (state.step == state.job.row.steps or state.step % every == 0)
+
+
+def _shows(state: TrainingState) -> bool:
+    """Whether clips are made after this step."""
+    return state.job.on_validate is not None and _validates(state)
+
+
+def _show(state: TrainingState) -> None:
+    """Make clips, if it is time; the other processes wait."""
+    if not _shows(state):
+        return
     state.transformer.eval()
-    with averaged(state.ema, state.parameters):
-        if job.held_out is not None:
-            found["validation_loss"] = held_out_loss(job, state.transformer, state.group)
-        if job.on_validate is not None and state.group.leads:
-            with torch.no_grad():
-                job.on_validate(state.transformer, state.step)
-        state.group.wait()
+    if state.group.leads:
+        assert state.job.on_validate is not None
+        with averaged(state.ema, state.parameters), torch.no_grad():
+            state.job.on_validate(state.transformer, state.step)
+    state.group.wait()
     state.transformer.train()
-    return found
+    state.window.begun = time.monotonic()  # steps are not slower for it

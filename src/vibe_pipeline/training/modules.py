@@ -219,17 +219,18 @@ def _step(state: ModuleState, model: nn.Module, batch: object) -> dict[str, floa
     with torch.autocast(state.group.device.type, torch.bfloat16, enabled=job.bf16):
         losses: dict[str, Tensor] = model(batch)
     losses["loss"].backward()
-    nn.utils.clip_grad_norm_(model.parameters(), job.clip_norm)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), job.clip_norm)
     for optimiser in state.optimisers:
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
     state.ema.step(state.module.parameters())
     # Read once, and last: a GPU would stand idle while the optimisers are told what to do.
-    values = torch.stack([value.detach().float() for value in losses.values()]).tolist()
-    found = dict(zip(losses, values, strict=True))
-    if not math.isfinite(found["loss"]):  # before a checkpoint could hold what it did to the weights
-        said = f"{job.name}: loss is {found['loss']} at step {state.step}, process {state.group.rank}"
-        raise FloatingPointError(said)
+    # The gradient is the mean of all processes': each of them sees what any other's loss did to it.
+    values = torch.stack([norm.detach().float(), *(value.detach().float() for value in losses.values())]).tolist()
+    found = dict(zip(losses, values[1:], strict=True))
+    for what, value in (("loss", found["loss"]), ("gradient norm", values[0])):
+        if not math.isfinite(value):  # before a checkpoint could hold what it did to the weights
+            raise FloatingPointError(f"{job.name}: {what} is {value} at step {state.step}, process {state.group.rank}")
     return found
 
 
