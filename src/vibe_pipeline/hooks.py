@@ -279,8 +279,9 @@ class RehearsalHooks:
         self._loader = context.config_loader
 
     @hook_impl
-    def before_pipeline_run(self, pipeline: "Pipeline") -> None:
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: "Pipeline") -> None:
         """Rehearse, if asked to; an error here leaves no MLflow run, as it comes before one is opened."""
+        from vibe_pipeline.diffusion.models import pick_device
         from vibe_pipeline.experiment.run import RunParams
         from vibe_pipeline.generation.methods import checked_tables
 
@@ -291,6 +292,12 @@ class RehearsalHooks:
         if launched_outside():
             raise ValueError(
                 "run.rehearse: the processes of torchrun cannot rehearse; run `kedro vibe rehearse` before"
+            )
+        side_by_side = "ParallelRunner" in str(run_params.get("runner"))
+        if side_by_side and pick_device(self._params["model"].get("device", "auto")).type == "cuda":
+            raise ValueError(
+                "run.rehearse: a rehearsal takes hold of the GPU, which ParallelRunner's processes then cannot; run "
+                "`kedro vibe rehearse` before"
             )
         from vibe_pipeline.rehearsal import format_line, rehearse, require_rehearsed
 

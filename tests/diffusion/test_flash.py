@@ -162,6 +162,7 @@ def test_it_is_chosen_where_it_is_installed(monkeypatch, installed, few, many):
     monkeypatch.setattr(choice, "flash_installed", lambda: installed)
     assert choice.choose_backend(Windows((1, 32, 56), (11, 20), 2), "auto", "cuda") == few
     assert choice.choose_backend(MANY, "auto", "cuda") == many
+    assert choice.choose_backend(MANY, "auto", "cuda", flash=False) == "dense"  # installed for another card
     assert choice.choose_backend(MANY, "auto", "cpu") == "gather"
     video = Windows((31, 44, 80), (11, 20), 2)
     assert choice.choose_backend(video, "auto", "cuda") == ("flash" if installed else "flex")

@@ -20,7 +20,9 @@ from vibe_pipeline.diffusion.attention_flops import WHICH
 from vibe_pipeline.diffusion.lora import add_adapter, save_adapter
 from vibe_pipeline.diffusion.rrdb import RrdbShape
 from vibe_pipeline.diffusion.super_resolution import load_network, upscale
+from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.model import ClipSize, ModelParams
 from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.experiment.training import LoraParams
@@ -34,6 +36,8 @@ from vibe_pipeline.planning.measure_costs import MEASURE_SECONDS, measuring_memo
 from vibe_pipeline.planning.memory import LiveBytes, network_activations
 from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.plan import Assumed, Plan, make_plan
+from vibe_pipeline.planning.plan_rows import shapes_of, training_row
+from vibe_pipeline.planning.rates import COMPILE_SECONDS
 from vibe_pipeline.planning.table import duration, format_plan, size
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +56,35 @@ def params(tiny) -> dict[str, Any]:
     content["data"] |= {"low": {k: sizes["native"][k] for k in ("height", "width")}}
     content["data"] |= {"high": {k: sizes["target"][k] for k in ("height", "width")}}
     return content
+
+
+@pytest.mark.parametrize(("kind", "graphs", "mask"), [("gclf", 19, 4128 * (4128 + 1032)), ("full", 2, 0)])
+def test_a_training_waits_for_a_graph_of_each_size_and_keeps_its_mask(kind: str, graphs: int, mask: int) -> None:
+    """Full attention has no mask, and is compiled for any size at the second."""
+    settings = read_conf(ROOT / "conf/wan22_ti2v_5b")
+    data, row = DataParams(**settings["data"]), AdapterParams(label="a", attention={"kind": kind}, compile=True)
+    architecture = load_architecture("wan22_ti2v_5b")
+    costs = Costs(architecture=architecture, model=ModelParams(**settings["model"]), device=find_device("a100"))
+    shapes = shapes_of(costs, data, data.high, data.bucket_tokens)
+    assert shapes == 19
+    assert shapes_of(costs, data.model_copy(update={"count": 7}), data.high, data.bucket_tokens) == 7
+    assert shapes_of(costs, data.model_copy(update={"buckets": "single"}), data.high, data.bucket_tokens) == 1
+    one, every = (
+        training_row(
+            costs=costs,
+            group="stage2",
+            name="a",
+            label="a",
+            row=row,
+            size=data.high,
+            attention=row.attention,
+            shapes=count,
+        )
+        for count in (1, shapes)
+    )
+    waited = every.once["loading, compiling"] - one.once["loading, compiling"]
+    assert waited == pytest.approx((graphs - 1) * COMPILE_SECONDS)
+    assert (every.memory_gb - one.memory_gb) * 1e9 == pytest.approx((shapes - 1) * mask)
 
 
 def test_every_stage_adapter_and_arm_has_a_row_and_the_totals_add_up(params) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 from kedro.framework.project import configure_project
 from kedro.pipeline import Node, Pipeline
@@ -179,10 +180,14 @@ def test_a_training_that_would_crash_is_found_before_a_clip_is_made(project: Pat
     hooks._loader = loader()
     hooks._params = settled_parameters(loader())
     graph = Pipeline([Node(lambda: 1, None, "clips", name="generate", tags="generation")])
-    hooks.before_pipeline_run(graph)  # not asked for
+    hooks.before_pipeline_run({"runner": "SequentialRunner"}, graph)  # not asked for
     hooks._params = hooks._params | {"run": {"rehearse": True}}
     with pytest.raises(RehearsalError, match=r"stage1\.modality\.train"):
-        hooks.before_pipeline_run(graph)
+        hooks.before_pipeline_run({"runner": "SequentialRunner"}, graph)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    hooks._params = hooks._params | {"model": hooks._params["model"] | {"device": "auto"}}
+    with pytest.raises(ValueError, match=r"takes hold of the GPU, .* run `kedro vibe rehearse` before"):
+        hooks.before_pipeline_run({"runner": "ParallelRunner"}, graph)
     assert not list(project.rglob("*.mp4")) and not list(project.rglob("*.safetensors"))
 
 

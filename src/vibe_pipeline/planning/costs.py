@@ -179,6 +179,11 @@ class Costs(Counts):
         frozen = self.weights("transformer") + sum(map(self.adapter_bytes, self.beside(stage1)))
         return CONTEXT_BYTES + frozen + trained + activations
 
+    def masks(self, size: ClipSize, attention: Counted) -> float:
+        """Bytes of the mask of one size, kept from its first step on."""
+        hidden = self.kernels(size, attention).get("masked", 0.0)
+        return hidden * math.prod(self.architecture.grid(size))
+
     def forward_memory(self, size: ClipSize, batch: int, attention: Counted, rope: RopeParams = NO_ROPE) -> float:
         """Bytes of a forward beside weights."""
         grid, text = self.architecture.grid(size), self.model.text_length
@@ -241,15 +246,23 @@ class Costs(Counts):
         """Reading the weights of parts of the model."""
         return Work(parts={"loading, compiling": sum(map(self.weights, parts)) / READ_BYTES})
 
-    def compiling(self, size: ClipSize, attention: Counted, blocks: bool, modes: int = 1) -> Work:
-        """What compiling takes before the first call of a size in each grad mode; flex and flash always do.
+    def compiling(self, size: ClipSize, attention: Counted, blocks: bool, shapes: int = 1) -> Work:
+        """What compiling takes, all in all, before the first call of each of so many sizes; flex and flash always do.
 
-        Blocks that attend by one plan are compiled once.
+        Blocks that attend by one plan are compiled once; full attention is compiled for any size at the second.
         """
         kind, layers = kind_of(attention), self.architecture.transformer["num_layers"]
         variants = len({kind.variant(layer) for layer in range(layers)})
-        times = modes * variants * (blocks or not self.kernels(size, attention).keys().isdisjoint(BLOCK_SPARSE))
-        return Work(parts={"loading, compiling": times * COMPILE_SECONDS})
+        kernels = self.kernels(size, attention).keys()
+        times = min(shapes, 2) if kernels == {"sdpa"} else shapes
+        return Work(
+            parts={
+                "loading, compiling": times
+                * variants
+                * (blocks or not kernels.isdisjoint(BLOCK_SPARSE))
+                * COMPILE_SECONDS
+            }
+        )
 
     def _vae(self, size: ClipSize, decode: bool) -> Work:
         latent = self.architecture.latent(size)

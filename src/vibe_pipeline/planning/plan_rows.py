@@ -11,6 +11,7 @@ from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.methods import method_of
+from vibe_pipeline.images.crop import aspect_buckets
 from vibe_pipeline.planning.block_loads import block_waits, weights_there
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs
 from vibe_pipeline.planning.counts import stage1_of
@@ -126,14 +127,17 @@ def training_row(
     size: ClipSize,
     attention: AttentionParams,
     stage1: LoraParams | None = None,
+    shapes: int = 1,
 ) -> PlanRow:
-    """A stage-1 adapter, or one of `adapters`: its steps at the size that it is trained on."""
+    """A stage-1 adapter, or one of `adapters`: its steps at the size that it is trained on, one of so many `shapes`."""
     cropped = crop_tokens(costs.architecture, size, row)
     tokens, keys = (costs.keys(size, FULL), costs.keys(size, attention)) if cropped is None else (cropped, cropped)
     tokens *= images_of_sequence(costs.architecture, size, row)
     work, peak = costs.step(size, attention, row, stage1), costs.step_memory(size, attention, row, stage1)
     disk = 4.0 * costs.adapter_parameters(row.lora)
-    once = costs.load("transformer") + costs.compiling(size, attention, row.compile, modes=2)
+    once = costs.load("transformer") + costs.compiling(size, attention, row.compile, shapes)
+    if cropped is None:
+        peak += costs.masks(size, attention) * shapes
     return PlanRow.of(
         once=once,
         group=group,
@@ -151,8 +155,18 @@ def training_row(
 
 def training_rows(costs: Costs, data: DataParams, tables: Experiment) -> Iterator[PlanRow]:
     """Every stage-1 adapter on low-resolution images, then every adapter of stage 2 on high-resolution ones."""
+    low, high = shapes_of(costs, data, data.low, 1), shapes_of(costs, data, data.high, data.bucket_tokens)
     for name, row in tables.stage1.items():
-        yield training_row(costs=costs, group="stage1", name=name, label=STAGE1, row=row, size=data.low, attention=FULL)
+        yield training_row(
+            costs=costs,
+            group="stage1",
+            name=name,
+            label=STAGE1,
+            row=row,
+            size=data.low,
+            attention=FULL,
+            shapes=min(low, high),
+        )
     for name, adapter in tables.adapters.items():
         yield training_row(
             costs=costs,
@@ -163,7 +177,16 @@ def training_rows(costs: Costs, data: DataParams, tables: Experiment) -> Iterato
             size=data.high,
             attention=adapter.attention,
             stage1=stage1_of(adapter, tables),
+            shapes=1 if adapter.crop is not None else high,
         )
+
+
+def shapes_of(costs: Costs, data: DataParams, size: ClipSize, tokens: int) -> int:
+    """How many sizes a stage's images have at most, sides being multiples of so many tokens."""
+    if data.buckets == "single":
+        return 1
+    sizes = len(aspect_buckets(size.height, size.width, costs.architecture.token * tokens, data.max_aspect))
+    return sizes if data.count is None else min(sizes, data.count)
 
 
 def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRow:

@@ -142,7 +142,7 @@ def make_plan(
     if backend == "flash" and not flash_runs_on(device):
         if asked == "flash":
             raise ValueError(f"backend 'flash' needs a Hopper GPU and flash-attn-4, not {device}: use 'auto'")
-        backend = "flex"
+        backend = choose_backend(windows, "auto", device.type, flash=False)
     if backend == "dense":
         mask = _dense_mask(windows)
         return WindowPlan(windows, backend, mask=None if mask is None else mask.to(device))

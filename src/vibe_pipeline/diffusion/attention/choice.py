@@ -38,13 +38,14 @@ def flash_installed() -> bool:
     return True
 
 
-def choose_backend(windows: Windows, backend: Backend, device: str) -> Backend:
+def choose_backend(windows: Windows, backend: Backend, device: str, flash: bool = True) -> Backend:
     """Resolve "auto": dense for few tokens or plain full attention, else flash or flex on CUDA and gather elsewhere.
 
     Args:
         windows: The geometry.
         backend: What is asked for.
         device: Its type, `cuda` or `cpu`.
+        flash: Whether FlashAttention-4 may be chosen where it is installed: not every card runs it.
 
     Raises:
         ValueError: An unknown backend.
@@ -55,7 +56,7 @@ def choose_backend(windows: Windows, backend: Backend, device: str) -> Backend:
         return "dense"  # and no mask: plain SDPA
     if backend != "auto":
         return backend
-    name = "flash" if device == "cuda" and flash_installed() else device
+    name = "flash" if device == "cuda" and flash and flash_installed() else device
     if windows.tokens <= DENSE_TOKENS.get(name, DENSE_TOKENS["cpu"]):
         return "dense"
     return SPARSE.get(name, "gather")
