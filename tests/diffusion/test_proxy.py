@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vibe_pipeline.diffusion.attention import KINDS, GclfSettings, Place, install_gclf, inward_window_mask
+from vibe_pipeline.diffusion.attention.backends import make_plan
 from vibe_pipeline.diffusion.attention.geometry import Windows, pool_tokens, proxy_index, reorder_tokens
 
 GRID, HALF, POOL = (2, 8, 12), (2, 3), 2
@@ -60,3 +61,14 @@ def test_it_costs_what_averages_cost_and_gives_something_else(tiny, velocity) ->
     transformer = tiny.transformer()
     with pytest.raises(ValueError, match="does not divide by pool 2"):  # 2 x 3 tokens
         install_gclf(transformer, GclfSettings("proxy", (1, 1)), (2, 3)).prepare((1, 2, 3), "cpu")
+
+
+@pytest.mark.parametrize("backend", ["dense", "gather"])
+def test_it_is_drawn_before_the_first_call_and_one_graph_holds_it(backend: str) -> None:
+    """A draw within would break the graph, and every layer would wait for the device."""
+    plan = make_plan(Windows(GRID, HALF, POOL, proxies=True), backend)
+    x = torch.randn(1, 1, 192, 4, generator=torch.Generator().manual_seed(0))
+    expected = plan(x, x, x)
+    torch.testing.assert_close(torch.compile(plan, backend="eager", fullgraph=backend == "dense")(x, x, x), expected)
+    assert torch.equal(plan.chosen, proxy_index(plan.windows))
+    assert make_plan(Windows(GRID, HALF, POOL), backend).chosen is None

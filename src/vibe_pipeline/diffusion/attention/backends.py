@@ -29,6 +29,7 @@ from vibe_pipeline.diffusion.attention.geometry import (
     check_tokens,
     inward_window_mask,
     pool_tokens,
+    proxy_index,
     reorder_tokens,
 )
 from vibe_pipeline.diffusion.attention.kinds.base import Place
@@ -47,6 +48,7 @@ class WindowPlan:
         tables: What flash reads of the windows.
         flex: the flex_attention to call, compiled for this plan alone where that pays.
         options: Of flex's kernel, by what the device can do.
+        chosen: Which tokens stand for their tiles, on the device; None: averages do.
     """
 
     windows: Windows
@@ -57,6 +59,7 @@ class WindowPlan:
     tables: tuple[Tensor, ...] = ()
     flex: Callable[..., Tensor] = flex_attention
     options: Mapping[str, bool] | None = None
+    chosen: Tensor | None = None
 
     @property
     def grid(self) -> Grid:
@@ -78,7 +81,7 @@ class WindowPlan:
         check_tokens(self.windows, q, k, v)
         q, k, v = one_dtype(q, k, v)
         scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-        pooled = tuple(pool_tokens(x, self.windows) for x in (k, v)) if self.windows.pool else ()
+        pooled = tuple(pool_tokens(x, self.windows, self.chosen) for x in (k, v)) if self.windows.pool else ()
         if self.backend == "gather":
             return TiledAttention.apply(self.windows, self.tiles, scale, q, k, v, *pooled)
         if self.block_mask is not None:
@@ -143,17 +146,19 @@ def make_plan(
         if asked == "flash":
             raise ValueError(f"backend 'flash' needs a Hopper GPU and flash-attn-4, not {device}: use 'auto'")
         backend = choose_backend(windows, "auto", device.type, flash=False)
+    chosen = proxy_index(windows).to(device) if windows.pool and windows.proxies else None
     if backend == "dense":
         mask = _dense_mask(windows)
-        return WindowPlan(windows, backend, mask=None if mask is None else mask.to(device))
+        return WindowPlan(windows, backend, mask=None if mask is None else mask.to(device), chosen=chosen)
     if backend == "gather":
-        return WindowPlan(windows, backend, tiles=plan_tiles(windows, device))
+        return WindowPlan(windows, backend, tiles=plan_tiles(windows, device), chosen=chosen)
     if compile_flex is None:
         compile_flex = device.type == "cuda"
     flex = compiled_flex() if compile_flex else flex_attention
     mask = build_block_mask(windows, device)
     tables = tuple(flash_tables(windows, mask, device)) if backend == "flash" else ()
-    return WindowPlan(windows, backend, block_mask=mask, tables=tables, flex=flex, options=kernel_options(device))
+    options = kernel_options(device)
+    return WindowPlan(windows, backend, block_mask=mask, tables=tables, flex=flex, options=options, chosen=chosen)
 
 
 def plan_windows(windows: Windows, place: Place) -> WindowPlan:

@@ -152,18 +152,24 @@ def split_axes(x: Tensor, windows: Windows) -> Tensor:
     return x.unflatten(2, (frames, height, width))
 
 
-def pool_tokens(x: Tensor, windows: Windows) -> Tensor:
+def pool_tokens(x: Tensor, windows: Windows, chosen: Tensor | None = None) -> Tensor:
     """What stands for the pool x pool spatial tiles of each frame: [B, heads, L, D] -> [B, heads, P, D].
 
     Their average, or with `proxies` one of their tokens, drawn once for a grid.
+
+    Args:
+        x: Keys or values.
+        windows: The geometry.
+        chosen: With `proxies`, their `proxy_index` on the device of x; None: drawn here, which torch.compile cannot
+            look into and a GPU waits for.
     """
     f = windows.pool
     tiles = split_axes(x, windows).unflatten(4, (-1, f)).unflatten(3, (-1, f))
     if not windows.proxies:
         return tiles.mean(dim=(4, 6)).flatten(2, 4)
     tiles = tiles.movedim(5, 4).flatten(5, 6)  # [B, heads, T, H / f, W / f, f f, D]
-    chosen = proxy_index(windows).to(x.device)[None, None, ..., None, None]
-    return tiles.take_along_dim(chosen, 5).squeeze(5).flatten(2, 4)
+    chosen = proxy_index(windows).to(x.device) if chosen is None else chosen
+    return tiles.take_along_dim(chosen[None, None, ..., None, None], 5).squeeze(5).flatten(2, 4)
 
 
 def proxy_index(windows: Windows) -> Tensor:
