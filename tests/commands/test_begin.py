@@ -80,9 +80,10 @@ def test_images_without_captions_are_told_before_a_run_stops_over_them(project: 
     (folder / "live.heic").write_bytes(b"x")
     done = call("init", "my pictures", "--model", "wan22_ti2v_5b")
     assert "conf/mine: 5 images, 2 with captions" in done.output
-    said = "MISSING   images: 6 in my pictures, 2 with captions, 3 without (such as 1.png), 1 refused (live.heic: "
+    said = "MISSING   images: 6 images in my pictures, 2 usable: 3 caption_missing (1.png: no text file beside it, "
     assert said in done.output and "data.min_usable_share asks for 50%" in done.output
-    assert "images: 2 of 2 with captions" in call("plan", "--env", "mine", "--device", "h100").output
+    planned = call("plan", "--env", "mine", "--device", "h100").output
+    assert "images: counted as 2, but A RUN REFUSES THEM: 6 images in my pictures, 2 usable: 3 caption" in planned
 
 
 def test_init_keeps_the_papers_size_where_images_fill_it(project: Path) -> None:
