@@ -34,6 +34,7 @@ from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
 from vibe_pipeline.planning.machine import THIS, Machine, named_device, this_machine
 from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.plan_rows import (
+    TRAINING,
     PlanRow,
     data_row,
     filter_row,
@@ -83,6 +84,15 @@ class Plan:
     def hours(self) -> float:
         """All jobs one after another."""
         return sum(row.hours for row in self.rows)
+
+    @property
+    def training_hours(self) -> float:
+        """Of data_processing and both stages, with what is looked at meanwhile."""
+        return sum(row.hours for row in self.rows if row.group in TRAINING)
+
+    def clip_seconds(self, arm: str) -> float:
+        """A clip of an arm and the native one that it starts from, once weights are loaded."""
+        return sum(row.seconds for row in self.rows if row.group == "native" or (row.group, row.name) == ("arm", arm))
 
     @property
     def hours_by_part(self) -> dict[str, float]:
