@@ -12,12 +12,16 @@ import pandas as pd
 import pytest
 import yaml
 
+from tests.conf_files import loader_of_conf
 from tests.generation.methods.test_methods import GENERATION, params_of
+from tests.planning.kept_plans import plan_of
 from tests.test_commands import options_in, options_of
 from vibe_pipeline.cli import run, vibe
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.load import settled_parameters
 from vibe_pipeline.generation.methods import METHODS, ArmJob, checked_tables
 from vibe_pipeline.io.video import read_clip, write_lossless
+from vibe_pipeline.planning.plan import Assumed
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FILES = sorted(file.name for file in EXAMPLES.iterdir() if file.name != "README.md")
@@ -48,6 +52,24 @@ def test_the_photographs_commands_and_options_exist() -> None:
         known = run if words[1] == "run" else vibe.commands[words[2]]
         assert options_in(command) <= options_of(known), command
     subprocess.run(["bash", "-n", EXAMPLES / "own_photographs_24gb.sh"], check=True)
+
+
+def test_the_photographs_take_as_long_as_is_said(tmp_path: Path) -> None:
+    text = (EXAMPLES / "own_photographs_24gb.sh").read_text()
+    params = settled_parameters(loader_of_conf(EXAMPLES.parent / "conf", "wan21_t2v_1_3b"))
+    params["adapters"] = {"full": params["adapters"]["full_seed_0"]}
+    params["arms"] = {name: params["arms"][name] for name in ("no_adapter", "upsample")} | {
+        "full": params["arms"]["full_seed_0"] | {"adapter": "full"}
+    }
+    (count,) = {int(n) for n in re.findall(r"--params=generation\.count=(\d+)", text)}
+    hours = {}
+    for clips in (count, params["generation"]["count"]):
+        params["generation"]["count"] = clips
+        plan = plan_of(params, Assumed("4090", images=200, cores=2))
+        hours[clips] = plan.hours
+    said, training, days = (float(n) for n in re.findall(r"([\d.]+) (?:h on|h of|days)", text))
+    assert hours[count] == pytest.approx(said, abs=0.3) and hours[64] / 24 == pytest.approx(days, abs=0.1)
+    assert plan.training_hours == pytest.approx(training, abs=0.3) and plan.peak_memory_gb < 24
 
 
 @pytest.mark.parametrize("name", ["compare_with_another_system.yml", "four_step_lora.yml"])

@@ -1,6 +1,7 @@
 """The first steps: an environment for one's own images, the schema for editors; and the runs that were."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from PIL import Image
 
 from tests.conf_files import loader_of_conf
 from vibe_pipeline.cli import cli
-from vibe_pipeline.commands import begin
+from vibe_pipeline.commands import before, begin
 from vibe_pipeline.experiment.load import settled_parameters
 from vibe_pipeline.experiment.run import TrackingParams
 from vibe_pipeline.experiment.schema import parameters_schema
-from vibe_pipeline.generation.methods import METHODS
+from vibe_pipeline.generation.methods import METHODS, checked_tables
+from vibe_pipeline.planning.new_environment import BaseEnvironment, Written, real_models, write_environment
 from vibe_pipeline.tracking import end_parent, start_parent
 
 ROOT = Path(__file__).parents[2]
@@ -55,10 +57,19 @@ def test_init_writes_an_environment_that_the_images_fill_and_doctor_looks_at_it(
     images(project, 1400, 2500)
     done = call("init", "my pictures", "--model", "wan22_ti2v_5b")
     assert done.exit_code == 0, done.output
-    assert "conf/mine: 5 images, 5 with captions, on wan22_ti2v_5b" in done.output
+    assert "conf/mine, laid on wan22_ti2v_5b: 5 images in my pictures, 5 usable\n" in done.output
+    assert "warning: 1344x2496 is the largest stage-2 size that most of the images fill (100% do), and " in done.output
     assert "MISSING   weights" in done.output and "fix: hf download" in done.output
-    assert "once nothing is missing (kedro vibe doctor --env=mine looks again):" in done.output
-    assert done.output.endswith("\nkedro run --env=mine\n")
+    road = done.output.partition("\n\nonce nothing is missing (kedro vibe doctor --env=mine looks again), train,")[2]
+    for command, takes in (
+        ("kedro vibe rehearse --env=mine ", "a step or two"),
+        ("kedro run --env=mine --pipelines=data_processing,relay_stage1,relay_stage2 ", "min by the plan, on one H100"),
+        ('kedro vibe generate "a harbour at dawn" --env=mine ', "min a clip"),
+    ):
+        (line,) = [line for line in road.splitlines() if line.startswith(f"  {command}")]
+        assert line.endswith(takes), line
+    assert re.search(r"\nor the whole run, .*: [\d.]+ h by the plan, on one H100\n.*\n  kedro run --env=mine\n", road)
+    assert road.endswith("an environment on --model=wan22_ti2v_5b_fast\n")
     params = settled_parameters(loader_of_conf(project / "conf", "mine"))
     assert params["data"]["path"] == "my pictures" and params["data"]["source"] == "folder"
     high = params["data"]["high"]
@@ -79,10 +90,84 @@ def test_images_without_captions_are_told_before_a_run_stops_over_them(project: 
         (folder / f"{i}.txt").unlink()
     (folder / "live.heic").write_bytes(b"x")
     done = call("init", "my pictures", "--model", "wan22_ti2v_5b")
-    assert "conf/mine: 5 images, 2 with captions" in done.output
-    said = "MISSING   images: 6 in my pictures, 2 with captions, 3 without (such as 1.png), 1 refused (live.heic: "
-    assert said in done.output and "data.min_usable_share asks for 50%" in done.output
-    assert "images: 2 of 2 with captions" in call("plan", "--env", "mine", "--device", "h100").output
+    counts = "6 images in my pictures, 2 usable"  # the same in all three
+    assert f"conf/mine, laid on wan22_ti2v_5b: {counts}\n" in done.output
+    said = f"MISSING   images: {counts}: 3 caption_missing (1.png: no text file beside it, and no metadata lists it), "
+    assert said in done.output and "1 unsupported_format (live.heic: .heic: HEIF is not read" in done.output
+    assert "data.min_usable_share asks for 50%: write what each shows into a .txt beside it, or lower" in done.output
+    planned = call("plan", "--env", "mine", "--device", "h100").output
+    assert f"images: counted as 2, but A RUN REFUSES THEM: {counts}: 3 caption_missing" in planned
+    assert f"path: my pictures    # {counts}, median 1400x2500" in (project / "conf/mine/parameters.yml").read_text()
+
+
+REAL = ("wan21_t2v_1_3b", "wan22_ti2v_5b", "main_table_1_3b", "main_table_5b", "wan22_t2v_a14b", "wan22_ti2v_5b_fast")
+
+
+def test_real_models_are_told_apart_by_their_images(project: Path) -> None:
+    assert real_models(project / "conf") == list(REAL)
+
+
+@pytest.mark.parametrize("model", REAL)
+def test_every_real_model_can_be_laid_on(project: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    """Its tables are whole, although not all of them have every row of a first run."""
+    images(project, 1600, 2800, 2)
+    monkeypatch.setattr(before.doctor, "callback", lambda **_: None)
+    monkeypatch.setattr(begin, "_next_steps", lambda *_: "")
+    done = call("init", "my pictures", "--model", model)
+    assert done.exit_code == 0, done.output
+    rows = checked_tables(settled_parameters(loader_of_conf(project / "conf", "mine")))
+    assert list(rows.adapters) == ["full"] and list(rows.stage1) == ["modality"]
+    expected = ["full", "upsample"] if model.startswith("main_table") else ["full", "no_adapter", "upsample"]
+    assert list(rows.arms) == expected
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_whatever_fails_leaves_no_folder(project: Path, monkeypatch: pytest.MonkeyPatch, error: type) -> None:
+    def fail(params: dict[str, Any]) -> None:
+        assert (project / "conf/mine/parameters.yml").is_file()
+        raise error
+
+    images(project, 1600, 2800, 2)
+    monkeypatch.setattr("vibe_pipeline.generation.methods.checked_tables", fail)
+    assert call("init", "my pictures", "--model", "wan22_ti2v_5b").exit_code == 1
+    assert not (project / "conf/mine").exists()
+
+
+def test_without_a_model_the_real_ones_are_named(project: Path) -> None:
+    images(project, 300, 400, 2)
+    assert f"Missing option '--model'. One of {', '.join(REAL)}\n" in call("init", "my pictures").output
+
+
+def fitted(project: Path, *sizes: tuple[int, int]) -> Written:
+    """An environment on the 5B, whose own stage-2 size is 1536x2752, for a folder of images of these sizes."""
+    folder = project / "pictures"
+    folder.mkdir()
+    for i, (height, width) in enumerate(sizes):
+        Image.new("L", (width, height)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text("a picture")
+    params = settled_parameters(loader_of_conf(project / "conf", "wan22_ti2v_5b"))
+    tables: dict[str, dict[str, Any]] = {"stage1": {}, "adapters": {}, "arms": {}}
+    return write_environment(project / "conf/mine", BaseEnvironment("wan22_ti2v_5b", params, tables, {}), folder)
+
+
+def test_a_size_below_the_target_is_said_with_the_share_that_fills_it(project: Path) -> None:
+    written = fitted(project, *[(1080, 1920)] * 9, (700, 700))
+    assert written.note.startswith("1024x1920 is the largest stage-2 size that most of the images fill (90% do), and")
+    assert "below the target, 1408x2560, at which clips are made: give larger images" in written.note
+    assert written.images.counts.endswith("10 images in " + str(project / "pictures") + ", 9 usable")
+    text = " ".join((project / "conf/mine/parameters.yml").read_text().replace("\n  # ", " ").split())
+    assert f"{written.note}. Images that do not fill it are put aside and listed. high: {{height: 1024, w" in text
+
+
+def test_a_size_above_the_target_is_no_fault(project: Path) -> None:
+    assert fitted(project, (1500, 2700), (1500, 2700)).note.endswith("most of the images fill (100% do)")
+
+
+def test_panoramas_shrink_the_size_to_what_their_bucket_takes(project: Path) -> None:
+    """Of pixels they have more than enough; what counts is that their short side fills the longest bucket."""
+    written = fitted(project, *[(1200, 3600)] * 4)
+    high = written.images.data.high
+    assert high.height * high.width < 1536 * 2752 and (written.images.usable, written.note != "") == (4, True)
 
 
 def test_init_keeps_the_papers_size_where_images_fill_it(project: Path) -> None:
@@ -96,7 +181,9 @@ def test_init_keeps_the_papers_size_where_images_fill_it(project: Path) -> None:
     ("options", "said"),
     [
         (["--model", "wan22_ti2v_5b"], "most of the 5 images are too small: their median is 300x400"),
-        (["--model", "wan22"], "wan22_ti2v_5b"),
+        (["--model", "wan22"], f"no such environment; those of real models: {', '.join(REAL)}"),
+        (["--model", "miniature_fast"], "the miniature trains on your images with `kedro run --params=data.source=fol"),
+        (["--model", "miniature_x4"], "--model miniature_x4: give a real model's environment: wan21_t2v_1_3b, wan22"),
         (["--model", "base"], "the miniature trains on your images with `kedro run --params=data.source=folder"),
         (["--model", "wan22_ti2v_5b", "--name", "../x"], "--name '../x': letters"),
         (["--model", "wan22_ti2v_5b", "--name", "base"], "--name 'base': letters"),

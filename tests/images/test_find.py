@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.images import MetadataError, find_images
-from vibe_pipeline.images.account import require_promising
 
 Folder = Callable[..., Path]
 BYTES = b"not decoded here"
@@ -168,11 +166,3 @@ def test_nothing_to_find(folder: Folder, tmp_path: Path) -> None:
         find_images(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match=r"images: no image; expected files ending in \.png"):
         find_images(folder({"a.md": BYTES, "._a.png": BYTES}))
-
-
-def test_one_image_alone_cannot_be_trained_on(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(BYTES)
-    (tmp_path / "a.txt").write_text("a fox")
-    data = DataParams(path=str(tmp_path), low={"height": 16, "width": 16}, high={"height": 32, "width": 32})
-    with pytest.raises(ValueError, match="1 with captions; two are needed at least, one to train on and one held out"):
-        require_promising(find_images(tmp_path), data)

@@ -21,13 +21,13 @@ from vibe_pipeline.commands.options import Chosen, blocks_option, parameter_opti
 def plan(chosen: Chosen, as_json: bool, **assumed: Any) -> None:
     """Tokens, FLOPs, time, memory and disk of every stage, adapter and arm; no weights are needed."""
     from vibe_pipeline.planning.figures import Figures
-    from vibe_pipeline.planning.machine import THIS
+    from vibe_pipeline.planning.machine import usual_device
     from vibe_pipeline.planning.plan import Assumed, make_plan
     from vibe_pipeline.planning.table import format_plan
 
     with said_plainly():
         params = parameters_of(chosen)
-        assumed["device"] = assumed["device"] or (THIS if params["model"].get("device") == "cpu" else "h100")
+        assumed["device"] = assumed["device"] or usual_device(params)
         made = make_plan(params, Assumed(**assumed), Figures(Path(params["folders"]["planning"])))
     click.echo(json.dumps(made.to_dict(), indent=1) if as_json else format_plan(made))
 

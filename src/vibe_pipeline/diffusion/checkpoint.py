@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from vibe_pipeline.diffusion.foreign import absent, describe_file, describe_folder
 from vibe_pipeline.diffusion.support import (
@@ -36,6 +36,13 @@ SIZES = MappingProxyType(
         "text_encoder": ("d_model",),
     }
 )
+
+
+class Configured(Protocol):
+    """What sizes are judged by: a checkpoint, or an architecture whose weights are not here."""
+
+    def config_of(self, part: str) -> dict:
+        """The configuration of `vae` or `transformer`."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +188,7 @@ def tile_stride(vae_config: Mapping[str, Any], tile: int) -> int:
     return tile * 3 // 4 // space * space
 
 
-def size_step(model: WanCheckpoint, pool: int | tuple[int, int] = 1) -> tuple[int, int]:
+def size_step(model: Configured, pool: int | tuple[int, int] = 1) -> tuple[int, int]:
     """What height and width in pixels must be multiples of: a latent pixel, times the patch, times the pooling."""
     space, patch = model.config_of("vae")["scale_factor_spatial"], model.config_of("transformer")["patch_size"]
     sides = (pool, pool) if isinstance(pool, int) else pool
@@ -190,7 +197,7 @@ def size_step(model: WanCheckpoint, pool: int | tuple[int, int] = 1) -> tuple[in
 
 
 def require_fitting_size(
-    model: WanCheckpoint, height: int, width: int, what: str, pool: int | tuple[int, int] = 1
+    model: Configured, height: int, width: int, what: str, pool: int | tuple[int, int] = 1
 ) -> None:
     """Refuse a size in pixels that does not fit the VAE, the transformer's patches and what attention cuts it into.
 

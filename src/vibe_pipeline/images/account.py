@@ -11,39 +11,6 @@ from vibe_pipeline.io.errors import one_line
 log = logging.getLogger(__name__)
 
 
-def promising(found: pd.DataFrame) -> pd.DataFrame:
-    """Of `find_images`, what nothing speaks against before it is decoded: of a format that is read, with a caption."""
-    return found[(found["reason"] == "") & (found["caption"] != "")]
-
-
-def require_promising(found: pd.DataFrame, data: DataParams) -> str:
-    """Stop where too few images can be usable, before any is decoded.
-
-    Args:
-        found: From `find_images`.
-        data: `path`, `min_usable_share`.
-
-    Returns:
-        What there is, in words.
-
-    Raises:
-        ValueError: Too few have a caption and a format that is read; says what the others lack.
-    """
-    bare, refused = found[(found["reason"] == "") & (found["caption"] == "")], found[found["reason"] != ""]
-    usable = len(promising(found))
-    said = f"{len(found)} in {one_line(data.path)}, {usable} with captions"
-    if len(bare):
-        said += f", {len(bare)} without (such as {one_line(bare['file_name'].iloc[0])})"
-    if len(refused):
-        said += f", {len(refused)} refused ({one_line(refused['file_name'].iloc[0])}: {refused['reason'].iloc[0]})"
-    if 0 < usable == len(found) < 2:
-        raise ValueError(f"{said}; two are needed at least, one to train on and one held out: put in more")
-    if usable < max(2, data.min_usable_share * len(found)):
-        asked = f"data.min_usable_share asks for {data.min_usable_share:.0%}"
-        raise ValueError(f"{said}; {asked}: write what each shows into a .txt beside it, or lower the share")
-    return said
-
-
 def require_usable(usable: pd.DataFrame, quarantine: pd.DataFrame, min_share: float) -> None:
     """Stop where too few images are usable.
 

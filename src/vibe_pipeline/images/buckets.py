@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from vibe_pipeline.diffusion.checkpoint import WanCheckpoint, require_fitting_size
+from vibe_pipeline.diffusion.checkpoint import Configured, require_fitting_size
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.images.crop import aspect_buckets, nearest_bucket
@@ -26,7 +26,7 @@ class Bucket:
     native: Size
 
 
-def make_buckets(model: WanCheckpoint, native: ClipSize, data: DataParams) -> list[Bucket]:
+def make_buckets(model: Configured, native: ClipSize, data: DataParams) -> list[Bucket]:
     """The buckets of a training set: the parameters' own sizes, and with `aspect` those of about equal areas.
 
     High sizes are multiples of `bucket_tokens` tokens, low ones of one token. Native ones are never encoded, so they

@@ -5,10 +5,10 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,12 +30,15 @@ log = logging.getLogger(__name__)
 
 MAX_PIXELS = 80_000_000  # 12000 x 6666: above any camera, and 240 MB decoded
 CHUNK = 8  # images a worker takes at a time
+TOO_SMALL, NO_CAPTION, EMPTY_CAPTION = "too_small", "caption_missing", "caption_empty"
 COLUMNS = FoundImage._fields[:4]  # of an image in use
 TURNS = Image.Transpose
 UPRIGHT = {  # EXIF orientation -> what turns the picture upright
     **{2: TURNS.FLIP_LEFT_RIGHT, 3: TURNS.ROTATE_180, 4: TURNS.FLIP_TOP_BOTTOM, 5: TURNS.TRANSPOSE},
     **{6: TURNS.ROTATE_270, 7: TURNS.TRANSVERSE, 8: TURNS.ROTATE_90},
 }
+SIDEWAYS = frozenset({5, 6, 7, 8})
+"""The orientations whose turn swaps height and width."""
 
 
 class BadImage(ValueError):
@@ -50,7 +53,7 @@ class BadImage(ValueError):
 
 
 class Examined(NamedTuple):
-    """What a worker reports of one image: its facts, or why it cannot be used."""
+    """What is known of one image, decoded or by its header: its facts, or why it cannot be used."""
 
     width: int = 0
     height: int = 0
@@ -93,7 +96,7 @@ def check_images(
         raise ValueError("images cannot be checked without a size that they are to be cut to")
     limits = {"max_caption_words": max_caption_words, "workers": workers, "max_pixels": max_pixels}
     found = _validated(found, sizes=min(map(min, sizes)), **limits)
-    faults = [_caption_fault(row, max_caption_words) for row in found.itertuples(index=False)]
+    faults = [caption_fault(row, max_caption_words) for row in found.itertuples(index=False)]
     paths = [path for path, fault in zip(found["path"], faults, strict=True) if fault is None]
     examine = partial(_examine, sizes=list(sizes), max_pixels=max_pixels)
     examined = iter(_map_images(examine, paths, workers))
@@ -122,6 +125,28 @@ def load_rgb(path: Path) -> NDArray[np.float32]:
     return rgb if rgb.ndim == 3 else np.repeat(rgb[..., None], 3, axis=2)
 
 
+def read_header(path: Path, max_pixels: int = MAX_PIXELS) -> Examined:
+    """An image's upright size and stored mode by its header alone, or why it cannot be used.
+
+    Nothing is decoded, so damage behind the header is not seen, nor are two images of equal pixels.
+    """
+    try:
+        with _faults_told(path, max_pixels), Image.open(path, formats=FORMATS) as image:
+            _check_container(image, path, max_pixels)
+            sides = image.size[::-1] if _orientation(image) in SIDEWAYS else image.size
+            return Examined(*sides, image.mode)
+    except BadImage as bad:
+        return Examined(reason=bad.reason, value=bad.value)
+
+
+def size_fault(height: int, width: int, sizes: Sequence[tuple[int, int]]) -> str:
+    """What an image lacks to be cut to the nearest of the sizes, (height, width) in pixels; empty: nothing."""
+    needed = nearest_bucket(height, width, list(sizes))
+    if height >= needed[0] and width >= needed[1]:
+        return ""
+    return f"{height}x{width} (height x width), needs {needed[0]}x{needed[1]}; images are never enlarged"
+
+
 def _validated(found: pd.DataFrame, **limits: int) -> pd.DataFrame:
     """The columns the check needs, as text, sorted by name."""
     if absent := [name for name in COLUMNS if name not in found]:
@@ -134,15 +159,15 @@ def _validated(found: pd.DataFrame, **limits: int) -> pd.DataFrame:
     return found.sort_values("file_name", ignore_index=True)
 
 
-def _caption_fault(row: FoundImage, max_words: int) -> Examined | None:
+def caption_fault(row: FoundImage, max_words: int) -> Examined | None:
     """What makes decoding needless: the search refused the image, or its caption is of no use."""
     words, source = len(row.caption.split()), row.caption_source
     if row.reason:
         return Examined(reason=row.reason, value=row.value)
     if not source and not words:
-        return Examined(reason="caption_missing", value="no text file beside it, and no metadata lists it")
+        return Examined(reason=NO_CAPTION, value="no text file beside it, and no metadata lists it")
     if not any(letter.isalnum() for letter in row.caption):
-        return Examined(reason="caption_empty", value=f"{source}: {one_line(repr(row.caption))}")
+        return Examined(reason=EMPTY_CAPTION, value=f"{source}: {one_line(repr(row.caption))}")
     if words > max_words:
         return Examined(reason="caption_too_long", value=f"{source}: {words} words, at most {max_words}")
     return None
@@ -202,10 +227,8 @@ def _examine(path: str, sizes: list[tuple[int, int]], max_pixels: int) -> Examin
     except BadImage as bad:
         return Examined(reason=bad.reason, value=bad.value)
     height, width = pixels.shape[:2]
-    needed = nearest_bucket(height, width, sizes)
-    if height < needed[0] or width < needed[1]:
-        short = f"{height}x{width} (height x width), needs {needed[0]}x{needed[1]}"
-        return Examined(reason="too_small", value=f"{short}; images are never enlarged")
+    if short := size_fault(height, width, sizes):
+        return Examined(reason=TOO_SMALL, value=short)
     digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return Examined(width, height, mode, digest.hexdigest())
@@ -213,6 +236,19 @@ def _examine(path: str, sizes: list[tuple[int, int]], max_pixels: int) -> Examin
 
 def _decode(path: Path, max_pixels: int) -> tuple[str, NDArray]:
     """Stored mode, and the upright pixels: uint8 [H, W, 3], or uint16 [H, W] for 16-bit grey."""
+    with _faults_told(path, max_pixels):
+        with Image.open(path, formats=FORMATS) as image:
+            _check_container(image, path, max_pixels)
+            if image.format == "PNG":
+                image.verify()  # the checksums: decoding alone misses damage near the end
+        with Image.open(path, formats=FORMATS) as image:
+            image.load()
+            return image.mode, _pixels(_upright(image), path)
+
+
+@contextmanager
+def _faults_told(path: Path, max_pixels: int) -> Iterator[None]:
+    """Whatever keeps Pillow from reading the file, as a BadImage."""
     # VBench's AMT and pyiqa set it when they are imported, and half a file would pass.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT
@@ -223,10 +259,7 @@ def _decode(path: Path, max_pixels: int) -> tuple[str, NDArray]:
             raise BadImage(str(path), "empty_file", "0 bytes")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, on large images and odd EXIF; both are dealt with here
-            _check_container(path, max_pixels)
-            with Image.open(path, formats=FORMATS) as image:
-                image.load()
-                return image.mode, _pixels(_upright(image), path)
+            yield
     except BadImage:
         raise
     except MemoryError:  # says nothing of the image: no reason to lose it
@@ -235,29 +268,32 @@ def _decode(path: Path, max_pixels: int) -> tuple[str, NDArray]:
         raise BadImage(str(path), *refusal_by_error(path, error, max_pixels)) from None
 
 
-def _check_container(path: Path, max_pixels: int) -> None:
+def _check_container(image: Image.Image, path: Path, max_pixels: int) -> None:
     """Refuse by the header alone: nothing is decoded."""
-    with Image.open(path, formats=FORMATS) as image:
-        width, height = image.size
-        if width * height > max_pixels:
-            claim = f"{height}x{width} (height x width) by the header; at most {max_pixels} pixels: save it smaller"
-            raise BadImage(str(path), "too_many_pixels", claim)
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format == "TIFF":
-            raise BadImage(
-                str(path), "several_pages", f"{frames} pages; save the one that is meant as a file of its own"
-            )
-        if frames > 1 and image.format != "MPO":  # a camera's second picture is a preview, not a motion
-            raise BadImage(str(path), "animated", f"{frames} frames; save the one that is meant as a still image")
-        if image.format == "PNG":
-            image.verify()  # the checksums: decoding alone misses damage near the end
+    width, height = image.size
+    if min(width, height) < 1:
+        raise BadImage(str(path), "corrupt", f"{height}x{width} (height x width) by the header")
+    if width * height > max_pixels:
+        claim = f"{height}x{width} (height x width) by the header; at most {max_pixels} pixels: save it smaller"
+        raise BadImage(str(path), "too_many_pixels", claim)
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format == "TIFF":
+        raise BadImage(str(path), "several_pages", f"{frames} pages; save the one that is meant as a file of its own")
+    if frames > 1 and image.format != "MPO":  # a camera's second picture is a preview, not a motion
+        raise BadImage(str(path), "animated", f"{frames} frames; save the one that is meant as a still image")
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    orientation = 1
-    with suppress(Exception):  # damaged EXIF in sound pixels: as if there were none
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation = _orientation(image)
     return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _orientation(image: Image.Image) -> int:
+    """By EXIF, as far as it was read: 1 is upright."""
+    with suppress(Exception):  # damaged EXIF in sound pixels: as if there were none
+        # Not the PNG reader's own, which decodes a picture without EXIF whole to look behind it.
+        return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    return 1
 
 
 def _pixels(image: Image.Image, path: Path) -> NDArray:

@@ -42,6 +42,10 @@ class Architecture:
         """Its transformers, alike in size, high noise first; adapters belong to the last."""
         return experts_of(self.boundary)
 
+    def config_of(self, part: str) -> dict[str, Any]:
+        """The configuration of `transformer`, `vae` or `text_encoder`, as a checkpoint gives it."""
+        return dict({"transformer": self.transformer, "vae": self.vae, "text_encoder": self.text_encoder}[part])
+
     def latent(self, size: ClipSize) -> tuple[int, int, int, int]:
         """(C, t, h, w) of a clip's latent."""
         return latent_shape(dict(self.vae), size.height, size.width, size.frames)

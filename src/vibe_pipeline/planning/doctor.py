@@ -26,7 +26,6 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.generation.optional_arms import left_out
 from vibe_pipeline.generation.prompts import load_prompts
-from vibe_pipeline.images.account import require_promising
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder
@@ -37,6 +36,7 @@ from vibe_pipeline.planning.looks import look_checks
 from vibe_pipeline.planning.plan import Assumed, Plan, make_plan
 from vibe_pipeline.planning.preflight import generation_checks, scoring_checks, settings_checks
 from vibe_pipeline.planning.table import size
+from vibe_pipeline.planning.training_images import judge_images
 from vibe_pipeline.planning.weight_files import weights_check
 from vibe_pipeline.vbench.dimensions import canonical_name
 from vibe_pipeline.vbench.prompts import clips_per_dimension
@@ -74,7 +74,11 @@ def examine(params: Mapping[str, Any], images: int | None = None, figures: Figur
     generation, tables = GenerationParams(**params["generation"]), checked_tables(params)
     plan = _plan(params, images, figures)
     evaluation, folders = EvaluationParams(**params["evaluation"]), Folders(**params["folders"])
-    findings = [*_packages(model, data, tables), *_looked([weights_check(model.path, figures.once)]), *_images(data)]
+    findings = [
+        *_packages(model, data, tables),
+        *_looked([weights_check(model.path, figures.once)]),
+        *_images(model, data),
+    ]
     not_run = left_out(tables, Path.cwd())
     arms = {name: arm for name, arm in tables.arms.items() if name not in not_run}
     looked = [*generation_checks(model, generation, arms), *look_checks(params), *scoring_checks(evaluation, folders)]
@@ -168,7 +172,7 @@ def _settings(params: Mapping[str, Any], tables: Experiment, said: set[str]) -> 
     return wrong or [fit] * whole
 
 
-def _images(data: DataParams) -> Iterator[Finding]:
+def _images(model: ModelParams, data: DataParams) -> Iterator[Finding]:
     if data.source == "miniature":
         yield Finding("images", "ok", "the run renders them")
         return
@@ -182,10 +186,14 @@ def _images(data: DataParams) -> Iterator[Finding]:
             fix = f"hf download --repo-type dataset {data.path}" if is_id else "set data.path to a folder or a hub id"
             yield Finding("images", "missing", str(error), fix)
         return
-    size = f"at least {data.high.width}x{data.high.height}, with captions (.txt beside each, or metadata.csv)"
-    fix = f"put images of {size} into {data.path}, or set data.path"
+    size = f"at least {data.high.height}x{data.high.width} (height x width)"
+    fix = (
+        f"put images of {size}, with captions (.txt beside each, or metadata.csv), into {data.path}, or set data.path; "
+        "`kedro vibe init IMAGES` writes an environment with sizes that yours fill"
+    )
     try:
-        yield Finding("images", "ok", require_promising(find_images(require_folder(data.path, "data.path")), data))
+        found = find_images(require_folder(data.path, "data.path"))
+        yield Finding("images", "ok", judge_images(found, model, data).require())
     except (OSError, ValueError) as error:
         yield Finding("images", "missing", str(error), fix)
 

@@ -43,6 +43,11 @@ class Machine(Device):
         return self.rates["vae" if convolutions else "transformer" if dtype == self.dtype else "autocast"]
 
 
+def usual_device(params: Mapping[str, Any]) -> str:
+    """What is planned for where no device is named: this machine for a model on its CPU, else an H100."""
+    return THIS if params["model"].get("device") == "cpu" else "h100"
+
+
 def named_device(name: str, model: ModelParams) -> str:
     """The name of a device as given, but of `this`, where the model runs on a GPU, that GPU's.
 

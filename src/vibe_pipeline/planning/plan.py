@@ -8,6 +8,7 @@ counted: shards of latents, checkpoints, the page.
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.generation.optional_arms import left_out
 from vibe_pipeline.generation.prompts import load_prompts
-from vibe_pipeline.images.account import promising
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.arm_rows import arm_rows
@@ -34,6 +34,7 @@ from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
 from vibe_pipeline.planning.machine import THIS, Machine, named_device, this_machine
 from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.plan_rows import (
+    TRAINING,
     PlanRow,
     data_row,
     filter_row,
@@ -50,6 +51,7 @@ from vibe_pipeline.planning.score_rows import (
     vbench_row,
 )
 from vibe_pipeline.planning.stills_filter import fitted_stills
+from vibe_pipeline.planning.training_images import judge_images
 from vibe_pipeline.vbench.prompts import clips_per_dimension
 
 PUBLISHED_GAIN = 0.8
@@ -82,6 +84,15 @@ class Plan:
     def hours(self) -> float:
         """All jobs one after another."""
         return sum(row.hours for row in self.rows)
+
+    @property
+    def training_hours(self) -> float:
+        """Of data_processing and both stages, with what is looked at meanwhile."""
+        return sum(row.hours for row in self.rows if row.group in TRAINING)
+
+    def clip_seconds(self, arm: str) -> float:
+        """A clip of an arm and the native one that it starts from, once weights are loaded."""
+        return sum(row.seconds for row in self.rows if row.group == "native" or (row.group, row.name) == ("arm", arm))
 
     @property
     def hours_by_part(self) -> dict[str, float]:
@@ -155,7 +166,7 @@ def _planned(params: Mapping[str, Any], assumed: Assumed, figures: Figures) -> P
     """The plan of one run, whose arguments are those of :func:`make_plan`."""
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
     generation, tables = GenerationParams(**params["generation"]), checked_tables(params)
-    image_count, image_note = _count_images(data, assumed.images)
+    image_count, image_note = _count_images(model, data, assumed.images)
     evaluation = EvaluationParams(**params["evaluation"])
     clips, first_frames, clip_notes = _count_clips(generation, evaluation)
     device = named_device(assumed.device, model)
@@ -276,17 +287,18 @@ def _own_bytes(path: Path, otherwise: float) -> float:
     return sum(file.stat().st_size for file in files if file.is_file()) or otherwise
 
 
-def _count_images(data: DataParams, images: int | None) -> tuple[int, str]:
+def _count_images(model: ModelParams, data: DataParams, images: int | None) -> tuple[int, str]:
+    """How many images there are to plan for, and what that rests on."""
     if images is not None:
         return images, f"images: {images}, as given"
     if data.source == "folder":
-        try:
-            there = len(promising(find_images(data.path)))
-        except FileNotFoundError:
-            there = 0
-        count = min(there, data.count or there)
-        if count:
-            return count, f"images: {count} of {there} with captions in {data.path}"
+        with suppress(FileNotFoundError):
+            seen = judge_images(find_images(data.path), model, data)
+            there = seen.usable or seen.total  # of none that is usable the plan is that of all, once they are
+            count = min(there, data.count or there)
+            if seen.refused:
+                return count, f"images: counted as {count}, but A RUN REFUSES THEM: {seen.refusal}"
+            return count, f"images: {seen}" if count == there else f"images: data.count, {count}, of {seen}"
     if data.count is not None:
         return data.count, f"images: data.count, {data.count}"
     return 1, f"images: counted as 1, {data.path} holds none yet; give --images"

@@ -23,6 +23,8 @@ from vibe_pipeline.planning.work import Work
 FULL = AttentionParams()
 FILTER = "linear filter"
 STAGE1 = "Velocity loss on low-resolution images"
+TRAINING = ("data", "stage1", "stage2", "validation", "held_out")
+"""The groups of rows that data_processing and both stages are, without the clips of arms."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,6 @@ from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.first_frames import require_first_frames
 from vibe_pipeline.generation.methods.external import measured_clips
 from vibe_pipeline.generation.prompts import load_prompts
-from vibe_pipeline.images.account import require_promising
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.errors import one_line
 from vibe_pipeline.io.files import free_bytes
@@ -40,6 +39,7 @@ from vibe_pipeline.planning.claims import check_claims, check_published
 from vibe_pipeline.planning.looks import check_look
 from vibe_pipeline.planning.stills_filter import check_filter
 from vibe_pipeline.planning.training_checks import check_levels, check_single_size, check_training
+from vibe_pipeline.planning.training_images import judge_images
 from vibe_pipeline.planning.weight_files import expert_checks, weight_checks, weights_check
 from vibe_pipeline.vbench.prompts import INSTALL, clips_per_dimension
 
@@ -110,14 +110,15 @@ def check_model(model: ModelParams) -> None:
         tile_stride(checkpoint.config_of("vae"), model.tile)
 
 
-def check_images(data: DataParams) -> None:
-    """Refuse a folder of images that is not one, whose metadata cannot be read, or whose images mostly lack captions.
+def check_images(model: ModelParams, data: DataParams) -> None:
+    """Refuse a folder of images that is not one, whose metadata cannot be read, or of whose images too few are usable.
 
     Raises:
         ValueError, FileNotFoundError: Names the folder, or the file and the line.
     """
     if data.source == "folder":
-        require_promising(find_images(require_folder(data.path, "data.path", "put captioned images there")), data)
+        found = find_images(require_folder(data.path, "data.path", "put captioned images there"))
+        judge_images(found, model, data).require()
 
 
 def check_space(model: ModelParams, clips: int, arms: int, folder: Path) -> None:
@@ -220,7 +221,7 @@ def check_parameters(params: Mapping[str, Any], tables: Experiment, tags: set[st
             for check in generation_checks(ModelParams(**params["model"]), generation, watched):
                 check.look()
     if "data_processing" in tags:
-        check_images(DataParams(**params["data"]))
+        check_images(ModelParams(**params["model"]), DataParams(**params["data"]))
     if tags & {"vbench_eval", "ablation_report"}:
         evaluation = EvaluationParams(**params["evaluation"])
         for check in scoring_checks(evaluation, Folders(**params["folders"])):
