@@ -106,7 +106,8 @@ def looks_table(design: Design, count: int, seed: int) -> str:
     error = 100 * math.sqrt(0.05 * 0.95 / (count * len(study()) / len(design.effects)))
     lines += [
         "",
-        f"{count} families of {len(study())} with any false verdict: {said}. 5 % are uncertain by ± {error:.1f}, one standard error.",
+        f"{count} families of {len(study())} with any false verdict: {said}. 5 % are uncertain by ± {error:.1f}, "
+        "one standard error.",
         "",
     ]
     return "\n".join(lines)

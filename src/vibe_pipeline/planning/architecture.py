@@ -4,7 +4,6 @@ Source of those kept: the models' own config.json files, as diffusers' conversio
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,11 +53,6 @@ class Architecture:
         """(T, H, W) of a clip in tokens."""
         patch = self.transformer["patch_size"]
         return tuple(n // p for n, p in zip(self.latent(size)[1:], patch, strict=True))
-
-    @property
-    def token(self) -> int:
-        """What sides in pixels are multiples of: the VAE's reduction times the patch."""
-        return self.vae["scale_factor_spatial"] * math.lcm(*self.transformer["patch_size"][1:])
 
     def build_transformer(self, layers: int | None = None) -> "WanTransformer3DModel":
         """The transformer on the meta device, frozen; with `layers` blocks instead of its own number."""

@@ -1,5 +1,6 @@
 """The jobs of a run, one row each: how often, and the work, time, memory and disk of one."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -11,7 +12,7 @@ from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.experiment.training import LoraParams, TrainParams
 from vibe_pipeline.generation.methods import method_of
-from vibe_pipeline.images.crop import aspect_buckets
+from vibe_pipeline.images.buckets import make_buckets
 from vibe_pipeline.planning.block_loads import block_waits, weights_there
 from vibe_pipeline.planning.costs import CONTEXT_BYTES, Costs
 from vibe_pipeline.planning.counts import stage1_of
@@ -157,7 +158,7 @@ def training_row(
 
 def training_rows(costs: Costs, data: DataParams, tables: Experiment) -> Iterator[PlanRow]:
     """Every stage-1 adapter on low-resolution images, then every adapter of stage 2 on high-resolution ones."""
-    low, high = shapes_of(costs, data, data.low, 1), shapes_of(costs, data, data.high, data.bucket_tokens)
+    low, high = shapes_of(costs, data)
     for name, row in tables.stage1.items():
         yield training_row(
             costs=costs,
@@ -167,7 +168,7 @@ def training_rows(costs: Costs, data: DataParams, tables: Experiment) -> Iterato
             row=row,
             size=data.low,
             attention=FULL,
-            shapes=min(low, high),
+            shapes=low,
         )
     for name, adapter in tables.adapters.items():
         yield training_row(
@@ -183,12 +184,15 @@ def training_rows(costs: Costs, data: DataParams, tables: Experiment) -> Iterato
         )
 
 
-def shapes_of(costs: Costs, data: DataParams, size: ClipSize, tokens: int) -> int:
-    """How many sizes a stage's images have at most, sides being multiples of so many tokens."""
-    if data.buckets == "single":
-        return 1
-    sizes = len(aspect_buckets(size.height, size.width, costs.architecture.token * tokens, data.max_aspect))
-    return sizes if data.count is None else min(sizes, data.count)
+def shapes_of(costs: Costs, data: DataParams) -> tuple[int, int]:
+    """How many sizes the images of stage 1 and of stage 2 have at most.
+
+    Raises:
+        ValueError: A size that fits neither the model nor the buckets; the message names the parameter.
+    """
+    buckets, most = make_buckets(costs.architecture, costs.model.native, data), data.count or math.inf
+    low, high = (len({getattr(bucket, which) for bucket in buckets}) for which in ("low", "high"))
+    return int(min(low, most)), int(min(high, most))
 
 
 def native_row(costs: Costs, generation: GenerationParams, clips: int) -> PlanRow:
