@@ -28,7 +28,9 @@ class Chosen:
     @property
     def shown(self) -> str:
         """The environment as an option, to be put behind a command; empty where none was chosen."""
-        return f" --env={self.env}" if self.env else ""
+        from vibe_pipeline.experiment.loader import env_option
+
+        return env_option(self.env)
 
     def changed(self, given: dict[str, Any]) -> "Chosen":
         """The same with more parameters given on the command line, laid over those that are."""

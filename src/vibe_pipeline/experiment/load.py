@@ -76,12 +76,15 @@ def _left_out() -> dict[str, Any]:
 
 
 def _folders(loader: "LayeredLoader") -> Folders:
-    """Where a run reads and writes: `folders` of globals.yml."""
+    """Where a run reads and writes: `folders` of globals.yml, with the environment whose they are."""
+    file = loader.file_of("globals") or f"{Path(loader.conf_source) / 'base/globals.yml'}, which is not there"
     try:
-        return Folders.model_validate(loader["globals"].get("folders", {}))
+        folders = Folders.model_validate(loader["globals"].get("folders", {}))
     except ValidationError as error:
-        file = loader.file_of("globals") or f"{Path(loader.conf_source) / 'base/globals.yml'}, which is not there"
         raise ParameterError(f"{file}: {refusal(error, 'folders', Folders)}") from None
+    if folders.env:
+        raise ParameterError(f"{file}: folders.env {folders.env!r}: take it out; --env chooses the environment")
+    return folders.model_copy(update={"env": loader.env or ""})
 
 
 def _own_files(loader: "LayeredLoader") -> dict[str, Any]:

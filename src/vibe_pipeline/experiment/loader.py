@@ -180,6 +180,11 @@ def loader_of(
     return settings.CONFIG_LOADER_CLASS(source, env, runtime_params, **settings.CONFIG_LOADER_ARGS)
 
 
+def env_option(env: str | None) -> str:
+    """The environment as an option, to be put behind a command that people are told; empty where none was chosen."""
+    return f" --env={env}" if env else ""
+
+
 class MissingEnvironmentError(ParameterError, MissingConfigException):
     """There is no folder for the chosen environment."""
 

@@ -246,7 +246,7 @@ def _vbench(evaluation: EvaluationParams, generation: GenerationParams, folders:
             fix = "generation.prompts: vbench_custom defines the dimensions that need no labels; or leave this one out"
             yield Finding(f"vbench {name}", "missing", f"defined on no clip of {generation.prompts}", fix)
             continue
-        state = readiness(name, folders.vbench_weights, labelled, folders.vbench_env)
+        state = readiness(name, folders.vbench_weights, labelled, folders.vbench_env, folders.env_option)
         if isinstance(state, Skipped):
             first, *others = state.reason.split(";")
             said = f"{first} (and {len(others)} more)" if others else first
