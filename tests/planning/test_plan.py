@@ -23,6 +23,7 @@ from vibe_pipeline.diffusion.super_resolution import load_network, upscale
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.model import ClipSize, ModelParams
 from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.experiment.training import LoraParams
@@ -375,6 +376,36 @@ def test_a_healthy_environment_lacks_nothing_needed(params) -> None:
     findings = findings_of(params)
     assert "missing" not in states(findings).values(), format_findings(findings)
     assert states(findings)["vbench motion_smoothness"] == "optional"
+
+
+def claim(name: str, metric: str) -> dict[str, object]:
+    primary = {"metric": metric, "better": "higher", "margin": 0.01}
+    return {"name": name, "statement": name, "kind": "k", "arm": "full", "other": "upsample", "primary": primary}
+
+
+def test_doctor_says_which_claims_cannot_be_judged_and_why(params) -> None:
+    six = list(EvaluationParams.model_fields["overall_dimensions"].default)
+    params["evaluation"] |= {"vbench_dimensions": ["temporal_flickering"], "extra_measures": ["hd_mse"]}
+    params["evaluation"].pop("overall_dimensions", None)
+    params["claims"] = [claim("restores", "psnr"), claim("flickers", "temporal_flickering"), claim("truer", "hd_mse")]
+    report = {f.item: f for f in findings_of(params)}["report"]
+    assert (report.state, report.found) == ("ok", "puts 3 claims to the test, beside 0 published tables")
+    params["claims"] = [claim(name, "overall6") for name in "abcde"] + [claim("sharper", "patch_musiq")]
+    params["claims"] += [claim("restores", "psnr")]
+    report = {f.item: f for f in findings_of(params)}["report"]
+    assert (
+        report.state == "optional"
+        and report.fix
+        and report.found
+        == (
+            "puts 7 claims to the test, beside 0 published tables; "
+            f"cannot judge a, b, c and 2 more, as overall6 lacks {', '.join(six)}; "
+            "cannot judge sharper, as patch_musiq is not measured"
+        )
+    )
+    params["claims"] = params["claims"][-1:]
+    report = {f.item: f for f in findings_of(params)}["report"]
+    assert report.found == "puts 1 claim to the test, beside 0 published tables"
 
 
 def test_each_thing_missing_is_named_with_what_mends_it(params, tiny, tmp_path: Path) -> None:

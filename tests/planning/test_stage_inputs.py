@@ -43,7 +43,7 @@ def test_what_the_missing_stage_lacks_itself_is_run_too_in_the_order_of_stages(c
         "Run first: kedro run --pipelines=data,train,clips"
     )
     catalog.save("adapter-full", {})
-    with pytest.raises(FileNotFoundError, match="--pipelines=clips$"):
+    with pytest.raises(FileNotFoundError, match=r"--pipelines=clips$"):
         require_inputs(SCORES, catalog, STAGES)
 
 
