@@ -431,6 +431,7 @@ def test_each_thing_missing_is_named_with_what_mends_it(params, tiny, tmp_path: 
         and "vae/diffusion_pytorch_model.safetensors is not" in found["weights"].found
     )
     assert "photos" in found["images"].fix
+    assert found["prompts"].fix.startswith("mend what the line above names, or set generation.prompts to ")
     text = format_findings(list(found.values()))
     assert text.count("MISSING") == len(wanted) and "import-adapter" in text
 
