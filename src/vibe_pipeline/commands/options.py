@@ -52,9 +52,9 @@ def config_read_plainly(option: click.Option) -> click.Option:
         except KedroCliError as error:
             raise click.UsageError(f"--config: {value}: {error.message}") from error
         except (KeyError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
-            from vibe_pipeline.io.errors import one_line
+            from vibe_pipeline.io.yaml_files import yaml_fault
 
-            why = "" if isinstance(error, KeyError) else f": {one_line(error)}"
+            why = "" if isinstance(error, KeyError) else f": {yaml_fault(error)}"
             raise click.UsageError(
                 f"--config: {value} has no readable section `run:`{why}; parameters stand below `run: {{params: …}}`"
             ) from error
