@@ -103,7 +103,7 @@ def test_plan_prints_a_table_or_json(project: Path) -> None:
     assert content["device"] == "4090" and content["totals"]["peak_memory_gb"] > 0
     wrong = call("plan", "--device", "abacus")
     assert wrong.exit_code == 1 and "abacus" in wrong.output
-    assert "environments: base" in call("plan", "--env", "nowhere").output
+    assert "conf/nowhere does not exist; environments: base" in call("plan", "--env", "nowhere").output
 
 
 def test_doctor_fails_if_something_needed_is_missing(project: Path) -> None:

@@ -169,7 +169,8 @@ class LayeredLoader(OmegaConfigLoader):
 
         known = sorted(p.name for p in source.iterdir() if p.is_dir())
         way = "make it, it may be empty" if env == self.default_run_env else f"environments: {', '.join(known)}"
-        raise MissingEnvironmentError(f"{source / env} does not exist; {way}{did_you_mean(env, known)}")
+        # What is meant stands before the list, which is long and may be cut.
+        raise MissingEnvironmentError(f"{source / env} does not exist{did_you_mean(env, known) or ';'} {way}")
 
 
 def loader_of(
