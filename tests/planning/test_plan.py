@@ -292,7 +292,7 @@ def test_it_reads_as_a_table_and_as_json(params) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"device": "abacus"}, "known: a100"), ({"share": 1.5}, "share of peak")]
+    ("options", "message"), [({"device": "abacus"}, "known: this, a100"), ({"share": 1.5}, "share of peak")]
 )
 def test_nonsense_is_refused(params, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
