@@ -31,7 +31,7 @@ from vibe_pipeline.images.resize import shrink
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
-from vibe_pipeline.planning.doctor import Finding, format_findings
+from vibe_pipeline.planning.doctor import DRIVER, Finding, format_findings
 from vibe_pipeline.planning.figures import Figures
 from vibe_pipeline.planning.measure_costs import MEASURE_SECONDS, measuring_memory
 from vibe_pipeline.planning.memory import LiveBytes, network_activations
@@ -370,6 +370,17 @@ def test_drawn_degradations_are_encoded_and_kept(params) -> None:
     assert twice.teraflops - drawn.teraflops == pytest.approx(drawn.teraflops - plain.teraflops)
     assert twice.disk_gb > drawn.disk_gb > plain.disk_gb
     assert twice.disk_gb - drawn.disk_gb == pytest.approx(drawn.disk_gb - plain.disk_gb)
+
+
+def test_without_a_gpu_a_build_without_cuda_and_an_old_driver_are_named(params, monkeypatch) -> None:
+    """The driver is that of the pinned torch: another pin may want another."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    params["model"]["device"] = "auto"
+    device = {f.item: f for f in findings_of(params)}["device"]
+    assert f"torch {torch.__version__} sees no GPU" in device.found
+    assert "pip install --force-reinstall" in device.fix and "a driver of 580 or later" in device.fix
+    assert "nvidia-smi" in device.fix and (ROOT / "requirements/torch.txt").read_text() == "torch==2.13.0\n"
+    assert f"NVIDIA driver of {DRIVER} or later" in (ROOT / "docs/paper.md").read_text()
 
 
 def test_a_healthy_environment_lacks_nothing_needed(params) -> None:

@@ -43,6 +43,11 @@ from vibe_pipeline.vbench.prompts import clips_per_dimension
 from vibe_pipeline.vbench.readiness import Skipped, readiness
 
 State = Literal["ok", "missing", "optional"]
+FLASH = "pip install -c requirements/constraints.txt -e '.[flash]'"
+TORCH = "pip install --force-reinstall -c requirements/constraints.txt -r requirements/torch.txt"
+"""Without force pip would leave a CPU build of the same version."""
+DRIVER = "580"
+"""What CUDA 13.0 takes, of which the pinned torch is built."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,7 @@ def _flash() -> Finding:
     if flash_installed():
         return Finding("flash-attn-4", "ok", "installed: windows run on it on Hopper")
     said = "absent: windows run on flex_attention, at 1408x2560 1.46 times as slow on an H200 (docs/benchmarks.md)"
-    return Finding("flash-attn-4", "optional", said, "on a Hopper GPU: pip install '.[flash]'")
+    return Finding("flash-attn-4", "optional", said, f"on a Hopper GPU: {FLASH}")
 
 
 def _looked(checks: Iterable[Check]) -> Iterator[Finding]:
@@ -214,8 +219,12 @@ def _memory(model: ModelParams, plan: Plan) -> Finding:
 
     if not torch.cuda.is_available():
         small = plan.peak_memory_gb < 4
-        fix = "install torch's CUDA build on a machine with an NVIDIA GPU: pip install -r requirements/torch.txt"
-        return Finding("device", "optional" if small else "missing", f"torch sees no GPU; {needed}", fix)
+        fix = (
+            f"on a machine with an NVIDIA GPU: {TORCH}, where torch is a CPU build; where it is not, a driver of "
+            f"{DRIVER} or later, as its CUDA 13.0 wants (`nvidia-smi` shows yours)"
+        )
+        said = f"torch {torch.__version__} sees no GPU; {needed}"
+        return Finding("device", "optional" if small else "missing", said, fix)
     there = torch.cuda.get_device_properties(0).total_memory / 1e9
     said = f"{torch.cuda.get_device_name(0)}, {there:.0f} GB; {needed}"
     fix = (
