@@ -54,6 +54,21 @@ def call(*arguments: str) -> Result:
     return CliRunner().invoke(cli, ["vibe", *arguments])
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("gen", "No such command 'gen'. Did you mean 'generate'?"),
+        ("imp", "No such command 'imp'. Did you mean 'import-adapter'?"),
+        ("re", "No such command 're'. Did you mean 'refine' or 'rehearse' or 'report'?"),
+        ("refien", "Did you mean 'refine'?"),
+        ("xyz", "No such command 'xyz'."),
+    ],
+)
+def test_a_command_that_was_not_typed_to_its_end_is_suggested(typed: str, said: str) -> None:
+    done = CliRunner().invoke(cli, ["vibe", typed])
+    assert done.exit_code == 2 and done.output.strip().endswith(said), done.output
+
+
 def test_an_adapter_goes_out_by_name_and_comes_back(project: Path, wan21) -> None:
     out = call("export-adapter", "full", "--to", "comfyui", "--output", "x.safetensors")
     assert out.exit_code == 0, out.output
@@ -86,6 +101,11 @@ def test_adapters_that_do_not_fit_end_with_a_message_and_no_traceback(project: P
     call("export-adapter", "full", "--to", "comfyui", "--output", "x.safetensors")
     other = call("import-adapter", "x.safetensors", "--output", "back", "--base", "wan21_t2v_1_3b")
     assert other.exit_code == 1 and "another base" in other.output and "blocks." in other.output
+    unknown_base = call("import-adapter", "x.safetensors", "--output", "back", "--base", "wan22_5b")
+    assert unknown_base.exit_code == 1 and unknown_base.output == (
+        "Error: --base 'wan22_5b' is not on disk; did you mean 'wan22_ti2v_5b'? known without weights: "
+        "wan21_t2v_1_3b, wan22_t2v_a14b, wan22_ti2v_5b\n"
+    )
     torch.save({"layer.lora_A.weight": torch.ones(1), "code": slice(1)}, "x.bin")
     pickle = call("import-adapter", "x.bin", "--output", "back")
     assert pickle.exit_code == 1 and "is a pickle that holds more than tensors" in pickle.output
@@ -102,8 +122,9 @@ def test_plan_prints_a_table_or_json(project: Path) -> None:
     content = json.loads(call("plan", "--json", "--device", "4090").output)
     assert content["device"] == "4090" and content["totals"]["peak_memory_gb"] > 0
     wrong = call("plan", "--device", "abacus")
-    assert wrong.exit_code == 1 and "abacus" in wrong.output
-    assert "environments: base" in call("plan", "--env", "nowhere").output
+    known = "this, a100, h100, h200, l40s, 4090, 5090"
+    assert wrong.exit_code == 1 and wrong.output.endswith(f"'abacus' is not known; known: {known}\n")
+    assert "conf/nowhere does not exist; environments: base" in call("plan", "--env", "nowhere").output
 
 
 def test_doctor_fails_if_something_needed_is_missing(project: Path) -> None:

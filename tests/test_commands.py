@@ -64,16 +64,21 @@ def test_kedro_run(where: str, command: str) -> None:
 
 @pytest.mark.parametrize(("where", "command"), named("pip install"))
 def test_pip_install(where: str, command: str) -> None:
-    """From files that are there, this folder, or a library that pyproject.toml names; never this package by name."""
+    """From files that are there, this folder, or a library that pyproject.toml names; never this package by name.
+
+    This folder with an extra is installed as it was, editable and with the constraints, or a copy would take its place.
+    """
     extras = (ROOT / "pyproject.toml").read_text()
     for step in command.split("&&"):
-        words = step.split()[2:]
-        files = [words[i + 1].strip(",.)") for i, word in enumerate(words) if word == "-r"]
+        words = [word.strip("'\"`,)") for word in step.split()[2:]]
+        files = [words[i + 1].strip(".") for i, word in enumerate(words) if word in ("-r", "-c")]
         assert all((ROOT / file).is_file() for file in files), f"{where}: {command}"
-        if not files and "-e" not in words:
-            package = words[0].strip("'\"`,)")
-            if package.startswith(".["):
-                assert re.search(rf"^{package[2:].split(']')[0]} = ", extras, re.M), f"{where}: {command}"
+        for extra in re.findall(r"\.\[(\w+)\]", step):
+            assert re.search(rf"^{extra} = ", extras, re.M), f"{where}: {command}"
+            assert "-e" in words and "requirements/constraints.txt" in files, f"{where}: {command}"
+        if "-r" not in words and "-e" not in words:
+            package = next(w for i, w in enumerate(words) if not w.startswith("-") and words[i - 1] != "-c")
+            if package == "jupyterlab":  # opens the notebook; nothing of this package imports it
                 continue
             for name in PACKAGES.values() if package == "X" else [package.strip(".")]:
                 assert "vibe_pipeline" not in name and f'"{name}' in extras, f"{where}: {command}"

@@ -90,13 +90,35 @@ def test_each_folder_is_moved_alone_or_with_the_one_that_holds_it(project: Path)
     shipped = Folders(**loader_of_conf("conf", "base")["globals"]["folders"])
     move(project, {"data": "/disk"})
     below_data = Folders(**loader_of_conf("conf", "moved")["globals"]["folders"])
-    for name, path in shipped:
+    paths = {name: path for name, path in shipped if isinstance(path, Path)}
+    assert paths
+    for name, path in paths.items():
         assert getattr(below_data, name) == Path("/disk") / path.relative_to("data")
     move(project, {"models": "/models"})
     moved = Folders(**loader_of_conf("conf", "moved")["globals"]["folders"])
     changed = {name for name, path in shipped if getattr(moved, name) != path}
-    assert changed == {name for name, path in shipped if path.is_relative_to("data/06_models")} > {"models", "adapters"}
+    assert (
+        changed
+        == {name for name, path in paths.items() if path.is_relative_to("data/06_models")}
+        > {"models", "adapters"}
+    )
     assert loader_of_conf("conf", "moved")["catalog"]["adapter-{name}"]["filepath"] == "/models/adapters/{name}.json"
+
+
+def test_what_doctor_says_to_fetch_fills_the_folder_in_which_it_looked(project: Path, monkeypatch) -> None:
+    monkeypatch.delenv("KEDRO_ENV", raising=False)
+    params = read_conf(project / "conf/base")
+    params["evaluation"] |= {"vbench_dimensions": ["aesthetic_quality"], "extra_measures": ["hd_lpips"]}
+    write_conf(project / "conf/base", params)
+    move(project, {"data": "elsewhere"})
+    for env, data in (("", "data"), (" --env=moved", "elsewhere")):
+        output = CliRunner().invoke(cli, ["vibe", "doctor", *env.split()]).output
+        assert f"is not at {data}/06_models/vbench" in output and f"not at {data}/06_models/measures" in output
+        fixes = [line.split("then ")[-1].split("fix: ")[-1] for line in output.splitlines() if "fix: " in line]
+        for named in ("--dimensions aesthetic_quality", "--measures hd_lpips"):
+            assert f"kedro vibe fetch-weights {named}{env}" in fixes, output
+    below = settled_parameters(loader_of_conf("conf", "moved"))["folders"]
+    assert Folders(**below).below(Path("rehearsal")).env_option == " --env=moved"
 
 
 def test_everything_that_names_a_folder_of_data_names_it_by_globals() -> None:
@@ -115,6 +137,7 @@ def _names_data(file: Path) -> bool:
     [
         ("folders: {clps: x}", "conf/moved/globals.yml: folders has no field 'clps'; did you mean 'clips'?"),
         ("folders: {clips: 3}", "conf/moved/globals.yml: folders.clips: Input is not a valid path"),
+        ("folders: {env: mine}", "conf/moved/globals.yml: folders.env 'mine': take it out; --env chooses"),
         ("folders: [", "conf/moved/globals.yml cannot be read"),
         ("folders: {clips: '${folders.clps}/x'}", "conf/moved/globals.yml cannot be read: Interpolation key"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -14,6 +15,7 @@ from vibe_pipeline.diffusion.lora import adapter_state, add_adapter, save_adapte
 from vibe_pipeline.diffusion.models import find_model, load_transformer
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
+from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.experiment.run import TrackingParams
 from vibe_pipeline.io.manifests import AdapterManifest
 from vibe_pipeline.io.video import write_preview
@@ -69,6 +71,22 @@ def test_the_notebook_runs(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "data:video/mp4" in shown["clips"]
     change = float(shown["shown"].split("changes a pixel by ")[1].split(" ")[0])
     assert change > 0.001
+
+
+def test_a_clip_too_large_for_a_processor_is_refused_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a run of the 5B, where torch sees no GPU; where it sees one, models go there in the run's format."""
+    (code,) = (c.source for c in nbformat.read(NOTEBOOK, as_version=4).cells if c.id == "adapter")
+    begin, end = code.index("settings = "), code.index("shift = ")
+    large = {"height": 1408, "width": 2560, "frames": 121}
+    settings = {f"model.{size}.{side}": str(n) for size in ("native", "target") for side, n in large.items()}
+    settings |= {"model.path": "nowhere", "model.dtype": "bfloat16", "model.tile": "352"}
+    names: dict[str, object] = {"ClipSize": ClipSize, "Path": Path, "project": ROOT, "torch": torch, "find_model": str}
+    names["parent"] = SimpleNamespace(data=SimpleNamespace(params=settings))
+    with pytest.raises(AssertionError, match="1408x2560, 121 frames, takes days on a CPU: open this notebook where"):
+        exec(code[begin:end], names | {"pick_device": lambda _: torch.device("cpu")})
+    names["pick_device"] = lambda _: torch.device("cuda")
+    exec(code[begin:end], names)
+    assert (names["dtype"], names["device"]) == (torch.bfloat16, torch.device("cuda"))
 
 
 def test_the_notebook_is_kept_without_outputs() -> None:

@@ -33,12 +33,26 @@ COMMANDS = (
 )
 
 
+class Commands(click.Group):
+    """Commands, of which the one is suggested that was not typed to its end; click suggests what is spelt alike."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """As click's own, with the commands that begin as what was typed."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            begun = [repr(name) for name in self.list_commands(ctx) if name.startswith(args[0])]
+            if getattr(error, "possibilities", None) or not begun:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {' or '.join(begun)}?", ctx) from None
+
+
 @click.group(name="vibe_pipeline")
 def cli() -> None:
     """Commands of this project."""
 
 
-@cli.group()
+@cli.group(cls=Commands)
 @click.pass_context
 def vibe(ctx: click.Context) -> None:
     """Plan, check, use and exchange: everything beside `kedro run`."""

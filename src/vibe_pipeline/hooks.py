@@ -114,12 +114,15 @@ class GraphHooks:
         pipeline_registry.use_tables(self._tables)
 
     @hook_impl(tryfirst=True)
-    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: "Pipeline") -> None:
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: "Pipeline", catalog: "CatalogProtocol") -> None:
         """Refuse what cannot work, before a run is opened or anything is written."""
         from vibe_pipeline.planning.preflight import check_parameters
+        from vibe_pipeline.planning.stage_inputs import require_inputs
 
         # Kedro finds a project from below it, but paths in parameters are relative to its folder.
         os.chdir(run_params["project_path"])
+        if not run_params.get("only_missing_outputs"):  # which leaves out what takes them
+            require_inputs(pipeline, catalog, dict(pipelines), run_params["env"])
         check_parameters(self._params, self._tables, {tag for node in pipeline.nodes for tag in node.tags})
 
 

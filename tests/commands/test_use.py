@@ -97,6 +97,20 @@ def test_options_choose_another_row_its_settings_and_no_adapter(project: Path) -
     assert content["arm"] == "full_pixel" and content["pieces"][0]["settings"]["adapter"] is None
 
 
+def test_an_adapter_is_given_by_the_folder_that_holds_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As import-adapter wrote it, relative to where the command is given; a folder without one is none."""
+    (project / "below").mkdir()
+    shutil.copytree(project / "data/06_models/adapters/full-1", project / "below/imported")
+    monkeypatch.chdir(project / "below")
+    out = "below.safetensors"
+    done = call("export-adapter", "imported", "--to", "diffusers", "--output", out)
+    assert done.exit_code == 0 and f"from {project / 'below/imported'}" in done.output, done.output
+    assert (project / "below" / out).is_file()
+    (project / "below/imported/pytorch_lora_weights.safetensors").unlink()
+    refused = call("export-adapter", "imported", "--to", "diffusers", "--output", out)
+    assert refused.exit_code == 1 and "nor a folder with an adapter in it" in refused.output
+
+
 @pytest.mark.parametrize("named", ["file", "row"])
 @pytest.mark.parametrize("command", ["generate", "refine"])
 def test_an_adapter_of_another_base_is_refused_before_anything_is_made(
@@ -209,8 +223,13 @@ def test_prompts_are_rendered_and_made_larger(project: Path) -> None:
     [
         (["--to", "64"], "'64' is not a size such as 1088x1920, height before width"),
         (["--arm", "truth"], "--arm 'truth' takes no clip, being of method truth; rows that take a clip: full, "),
-        (["--arm", "nobody"], "--arm 'nobody' is not a row of arms"),
-        (["--adapter", "no_relay"], "'no_relay' is neither a file nor a trained adapter; trained: full"),
+        (["--arm", "nobody"], "--arm 'nobody' is not a row of arms; rows that take a clip: full, "),
+        (["--arm", "fullpixel"], "--arm 'fullpixel' is not a row of arms; did you mean 'full_pixel'? rows that take a"),
+        (
+            ["--adapter", "no_relay"],
+            "'no_relay' is neither a file, nor a folder with an adapter in it, nor a trained r",
+        ),
+        (["--adapter", "no_relay"], "nor a trained row; trained: full; "),
         (["--adapter", "x.safetensors"], "--adapter: x.safetensors does not exist"),
         (["--strength", "0"], "Invalid value for '--strength'"),
         (["--output", "OWN"], "is the clip itself; choose another --output"),

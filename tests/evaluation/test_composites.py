@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vibe_pipeline.evaluation.composites import composite_scores, unasked_parts
+from vibe_pipeline.evaluation.composites import composite_scores, missing_parts
 from vibe_pipeline.evaluation.metrics.averages import AVERAGES
 from vibe_pipeline.evaluation.metrics.registry import METRICS
 from vibe_pipeline.evaluation.statistics import summarise
@@ -148,8 +148,8 @@ def test_a_score_out_of_range_is_a_reason_and_stops_nothing():
 
 def test_what_a_claim_needs_and_is_not_asked_for():
     asked = [name for name in PAPER if name != "imaging_quality"]
-    assert unasked_parts("overall6", asked, SIX) == ["imaging_quality"]
-    assert unasked_parts("overall6_tf", asked, SIX) == ["temporal_flickering", "imaging_quality"]
-    assert unasked_parts("imaging_quality", asked, SIX) == ["imaging_quality"]
-    assert unasked_parts("flicker", asked, SIX) == []
-    assert set(unasked_parts("vbench_total", asked, SIX)) == set(DIMENSIONS) - set(asked)
+    assert missing_parts("overall6", asked, SIX) == ["imaging_quality"]
+    assert missing_parts("overall6_tf", asked, SIX) == ["temporal_flickering", "imaging_quality"]
+    assert missing_parts("imaging_quality", asked, SIX) == ["imaging_quality"]
+    assert missing_parts("flicker", asked, SIX) == []
+    assert set(missing_parts("vbench_total", asked, SIX)) == set(DIMENSIONS) - set(asked)

@@ -1,6 +1,7 @@
 """Networks over an arm: one walk for all, kept a clip at a time, an arm's distance to real clips in the table."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from tests.conf_files import folders_below
 from vibe_pipeline.evaluation import measure as cheap
 from vibe_pipeline.evaluation import networks as room
 from vibe_pipeline.evaluation.measure import measure_arm
-from vibe_pipeline.evaluation.metrics.asked import asked_for
+from vibe_pipeline.evaluation.metrics.asked import asked_for, lack_of
 from vibe_pipeline.evaluation.metrics.distributions import DISTRIBUTIONS, SIDE, Patches, hd_fvd
 from vibe_pipeline.evaluation.metrics.frechet import frechet_distance, moments
+from vibe_pipeline.evaluation.metrics.patches import PATCH_QUALITY
 from vibe_pipeline.evaluation.networks import Networks
 from vibe_pipeline.evaluation.statistics import summarise
 from vibe_pipeline.experiment.evaluation import EvaluationParams
@@ -218,6 +220,10 @@ def test_missing_weights_are_named_with_the_command(arm, folders, real) -> None:
     assert "r3d_18-b3b3357e.pth is not at" in table.loc[R3D.name, "reason"]
     assert "alexnet-owt-7be5be79.pth and lpips_v0.1_alex.pth are not at" in table.loc["hd_lpips", "reason"]
     assert "`kedro vibe fetch-weights --measures hd_lpips`" in table.loc["hd_lpips", "reason"]
+    lack = lack_of(PATCH_QUALITY, evaluation(), folders.model_copy(update={"env": "mine"}))
+    assert lack is not None
+    if find_spec("pyiqa"):
+        assert lack.fix == "kedro vibe fetch-weights --dimensions imaging_quality --env=mine" in lack.reason
 
 
 def test_a_clip_too_small_leaves_the_arm_without_a_figure(arm, folders, real) -> None:

@@ -1,6 +1,9 @@
 """Prompts from a file or from the miniature's held-out captions."""
 
 import json
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -145,9 +148,28 @@ def test_a_bad_entry_is_named_by_file_and_line(tmp_path: Path, name: str, text: 
 def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.txt does not exist"):
         load_prompts(GenerationParams(prompts=tmp_path / "none.txt"))
-    (tmp_path / "p.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"p\.txt is not UTF-8"):
-        load_prompts(GenerationParams(prompts=tmp_path / "p.txt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said", "encoding"),
+    [
+        ("my prompts.txt", b"a cat\na caf\xe9\n", "line 2: byte 0xe9 is not UTF-8", "WINDOWS-1252"),
+        ("p.csv", b"prompt\na cat\na caf\xe9\n", "line 3: byte 0xe9 is not UTF-8", "WINDOWS-1252"),
+        ("p.txt", "a cat".encode("utf-16"), "line 1: byte 0xff is not UTF-8", "UTF-16"),
+    ],
+)
+def test_what_is_not_utf8_is_named_with_a_command_that_makes_it_readable(
+    tmp_path: Path, name: str, content: bytes, said: str, encoding: str
+) -> None:
+    path, new = tmp_path / name, tmp_path / f"{Path(name).stem}_utf8{Path(name).suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is not UTF-8") as caught:
+        load_prompts(GenerationParams(prompts=path))
+    command = f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(new))}"
+    assert str(caught.value) == f"{path}, {said}; save it as UTF-8, for example `{command}`"
+    if shutil.which("iconv"):
+        subprocess.run(command, shell=True, check=True)
+        assert "a cat" in set(load_prompts(GenerationParams(prompts=new))["prompt"])
 
 
 # What a file of prompts holds, and the prompts that are in it.

@@ -112,6 +112,11 @@ def test_what_a_run_looks_at_and_does_not_find_is_one_line_unless_more_is_asked_
         (["--pipelines=generaton"], "there is no pipeline 'generaton'; there are data_processing, "),
         (["--nodes=arms.ful.generate"], "there is no node 'arms.ful.generate' in this pipeline; did you mean 'arms.f"),
         (["--tags=nothing"], "there is no tag 'nothing' in this pipeline"),
+        (
+            ["--env=local", "--pipelines=relay_stage2"],
+            "degradation_checks, latent_cache are not there yet, data_processing makes them; stage1-modality is not "
+            "there yet, relay_stage1 makes it. Run first: kedro run --env=local --pipelines=data_processing,relay_sta",
+        ),
     ],
 )
 def test_a_slip_of_the_keyboard_is_told_in_the_words_of_who_typed(project: Path, options: list[str], said: str) -> None:

@@ -79,6 +79,9 @@ def test_doctor_says_what_each_lacks_and_how_to_get_it(params, tmp_path: Path) -
     assert found["evaluation.extra_measures"].state == found["measure hd_mse"].state == "ok"
     assert found["measure hd_lpips"].state == found["measure hd_fvd_i3d"].state == "optional"
     assert found["measure hd_lpips"].fix == "kedro vibe fetch-weights --measures hd_lpips"
+    params["folders"] |= {"env": "mine"}
+    found = {finding.item: finding for finding in findings_of(params)}
+    assert found["measure hd_lpips"].fix == "kedro vibe fetch-weights --measures hd_lpips --env=mine"
     (tmp_path / "none").mkdir()
     (tmp_path / "none/i3d_torchscript.pt").write_bytes(b"x")
     found = {finding.item: finding for finding in findings_of(params)}

@@ -23,6 +23,7 @@ from vibe_pipeline.diffusion.super_resolution import load_network, upscale
 from vibe_pipeline.experiment.adapters import AdapterParams
 from vibe_pipeline.experiment.arms import ArmParams
 from vibe_pipeline.experiment.data import DataParams
+from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.model import ClipSize, ModelParams
 from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
 from vibe_pipeline.experiment.training import LoraParams
@@ -30,7 +31,7 @@ from vibe_pipeline.images.resize import shrink
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
-from vibe_pipeline.planning.doctor import Finding, format_findings
+from vibe_pipeline.planning.doctor import DRIVER, Finding, format_findings
 from vibe_pipeline.planning.figures import Figures
 from vibe_pipeline.planning.measure_costs import MEASURE_SECONDS, measuring_memory
 from vibe_pipeline.planning.memory import LiveBytes, network_activations
@@ -291,7 +292,7 @@ def test_it_reads_as_a_table_and_as_json(params) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"device": "abacus"}, "known: a100"), ({"share": 1.5}, "share of peak")]
+    ("options", "message"), [({"device": "abacus"}, "known: this, a100"), ({"share": 1.5}, "share of peak")]
 )
 def test_nonsense_is_refused(params, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -371,10 +372,51 @@ def test_drawn_degradations_are_encoded_and_kept(params) -> None:
     assert twice.disk_gb - drawn.disk_gb == pytest.approx(drawn.disk_gb - plain.disk_gb)
 
 
+def test_without_a_gpu_a_build_without_cuda_and_an_old_driver_are_named(params, monkeypatch) -> None:
+    """The driver is that of the pinned torch: another pin may want another."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    params["model"]["device"] = "auto"
+    device = {f.item: f for f in findings_of(params)}["device"]
+    assert f"torch {torch.__version__} sees no GPU" in device.found
+    assert "pip install --force-reinstall" in device.fix and "a driver of 580 or later" in device.fix
+    assert "nvidia-smi" in device.fix and (ROOT / "requirements/torch.txt").read_text() == "torch==2.13.0\n"
+    assert f"NVIDIA driver of {DRIVER} or later" in (ROOT / "docs/paper.md").read_text()
+
+
 def test_a_healthy_environment_lacks_nothing_needed(params) -> None:
     findings = findings_of(params)
     assert "missing" not in states(findings).values(), format_findings(findings)
     assert states(findings)["vbench motion_smoothness"] == "optional"
+
+
+def claim(name: str, metric: str) -> dict[str, object]:
+    primary = {"metric": metric, "better": "higher", "margin": 0.01}
+    return {"name": name, "statement": name, "kind": "k", "arm": "full", "other": "upsample", "primary": primary}
+
+
+def test_doctor_says_which_claims_cannot_be_judged_and_why(params) -> None:
+    six = list(EvaluationParams.model_fields["overall_dimensions"].default)
+    params["evaluation"] |= {"vbench_dimensions": ["temporal_flickering"], "extra_measures": ["hd_mse"]}
+    params["evaluation"].pop("overall_dimensions", None)
+    params["claims"] = [claim("restores", "psnr"), claim("flickers", "temporal_flickering"), claim("truer", "hd_mse")]
+    report = {f.item: f for f in findings_of(params)}["report"]
+    assert (report.state, report.found) == ("ok", "puts 3 claims to the test, beside 0 published tables")
+    params["claims"] = [claim(name, "overall6") for name in "abcde"] + [claim("sharper", "patch_musiq")]
+    params["claims"] += [claim("restores", "psnr")]
+    report = {f.item: f for f in findings_of(params)}["report"]
+    assert (
+        report.state == "optional"
+        and report.fix
+        and report.found
+        == (
+            "puts 7 claims to the test, beside 0 published tables; "
+            f"cannot judge a, b, c and 2 more, as overall6 lacks {', '.join(six)}; "
+            "cannot judge sharper, as patch_musiq is not measured"
+        )
+    )
+    params["claims"] = params["claims"][-1:]
+    report = {f.item: f for f in findings_of(params)}["report"]
+    assert report.found == "puts 1 claim to the test, beside 0 published tables"
 
 
 def test_each_thing_missing_is_named_with_what_mends_it(params, tiny, tmp_path: Path) -> None:
@@ -400,6 +442,7 @@ def test_each_thing_missing_is_named_with_what_mends_it(params, tiny, tmp_path: 
         and "vae/diffusion_pytorch_model.safetensors is not" in found["weights"].found
     )
     assert "photos" in found["images"].fix
+    assert found["prompts"].fix.startswith("mend what the line above names, or set generation.prompts to ")
     text = format_findings(list(found.values()))
     assert text.count("MISSING") == len(wanted) and "import-adapter" in text
 

@@ -107,6 +107,19 @@ def test_the_fix_names_what_really_brings_the_dimension(tmp_path, monkeypatch):
     assert readiness("aesthetic_quality", tmp_path).fix == weights.format("aesthetic_quality")
 
 
+def test_commands_name_the_environment_whose_folders_lack_something(tmp_path, monkeypatch):
+    """Without it they would fill the folders of base."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    lacking = readiness("aesthetic_quality", tmp_path, env_option=" --env=mine")
+    assert lacking.fix == "kedro vibe fetch-weights --dimensions aesthetic_quality --env=mine"
+    assert f"get it with `{lacking.fix}`, which takes it from" in lacking.reason
+    pinned = readiness("scene", tmp_path, labelled=True, env_option=" --env=mine")
+    assert pinned.fix.startswith("kedro vibe vbench-env --env=mine; then kedro vibe fetch-weights --dimensions scene")
+    assert pinned.fix.count("--env=mine") == 2
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "vbench" else object())
+    assert "`kedro vibe vbench-env --env=mine`" in readiness("scene", tmp_path, True, None, " --env=mine").reason
+
+
 @needs_vbench
 @pytest.mark.parametrize("name", ["human_action", "appearance_style"])
 def test_vbenchs_own_prompts_bring_their_labels(name, tmp_path):

@@ -127,6 +127,15 @@ def test_skipped_and_raising_dimensions_do_not_stop_the_others(clip_table, tmp_p
         assert not rows["reason"].str.contains("\n").any()
 
 
+@needs_vbench
+def test_commands_in_reasons_and_in_the_log_name_the_environment(clip_table, tmp_path, caplog):
+    caplog.set_level("INFO", "vibe_pipeline")
+    scoring = Scoring(tmp_path / "cache", tmp_path / "work", env_option=" --env=mine")
+    table = score_vbench(clip_table, ["motion_smoothness"], scoring, require_any=False)
+    assert table["reason"].str.contains("`kedro vibe fetch-weights --dimensions motion_smoothness --env=mine`").all()
+    assert "1 needs weights (`kedro vibe fetch-weights --env=mine`): motion_smoothness" in caplog.text
+
+
 def test_nothing_scored_is_an_error_that_lists_the_reasons(clip_table, tmp_path):
     with pytest.raises(NothingScoredError, match=r"dynamic_degree: .*raft-things\.pth.*color: .*detectron2"):
         score_vbench(clip_table, ["dynamic_degree", "color"], Scoring(tmp_path, tmp_path / "work"))

@@ -60,7 +60,7 @@ def import_adapter(file: Path, output: Path, alpha: float | None, base: str | No
     from vibe_pipeline.planning.architecture import load_architecture
 
     with said_plainly():
-        model = load_architecture(base).build_transformer() if base else None
+        model = load_architecture(base, "--base").build_transformer() if base else None
         found = layouts.import_adapter(file, output, alpha, model, differences)
     ranks, alphas = (" and ".join(f"{value:g}" for value in values) for values in (found.ranks, found.alphas))
     click.echo(f"{found.path}: {found.modules} layers, rank {ranks}, alpha {alphas}, from {found.layout}")

@@ -4,7 +4,7 @@ import copy
 import functools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ class Chosen:
     @property
     def shown(self) -> str:
         """The environment as an option, to be put behind a command; empty where none was chosen."""
-        return f" --env={self.env}" if self.env else ""
+        from vibe_pipeline.experiment.loader import env_option
+
+        return env_option(self.env)
 
     def changed(self, given: dict[str, Any]) -> "Chosen":
         """The same with more parameters given on the command line, laid over those that are."""
@@ -50,9 +52,9 @@ def config_read_plainly(option: click.Option) -> click.Option:
         except KedroCliError as error:
             raise click.UsageError(f"--config: {value}: {error.message}") from error
         except (KeyError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
-            from vibe_pipeline.io.errors import one_line
+            from vibe_pipeline.io.yaml_files import yaml_fault
 
-            why = "" if isinstance(error, KeyError) else f": {one_line(error)}"
+            why = "" if isinstance(error, KeyError) else f": {yaml_fault(error)}"
             raise click.UsageError(
                 f"--config: {value} has no readable section `run:`{why}; parameters stand below `run: {{params: …}}`"
             ) from error
@@ -141,10 +143,16 @@ class OwnPath(click.Path):
 
 
 class AdapterChoice(click.ParamType):
-    """An adapter's file, relative to the folder that the command was given in, or the name of a trained row."""
+    """An adapter's file or folder, relative to where the command was given, or the name of a trained row."""
 
-    name = "ROW or FILE"
+    name = "ROW, FILE or FOLDER"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """A name as it is; a file as its path."""
-        return str(OwnPath().convert(value, param, ctx)) if Path(value).suffix else str(value)
+        """A name as it is; a file as its path, and a folder as that of the adapter in it."""
+        from vibe_pipeline.generation.peer_weights import ADAPTER
+
+        path = OwnPath().convert(value, param, ctx)
+        with suppress(OSError):  # a name that no file can have is refused where it is looked for
+            if (path / ADAPTER).is_file():
+                return str(path / ADAPTER)
+        return str(path) if Path(value).suffix else str(value)

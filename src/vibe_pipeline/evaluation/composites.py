@@ -4,7 +4,7 @@ What lacks a part has no score, and its reason names what is missing: counting i
 leaving it out would give a figure that compares with nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import pandas as pd
 
@@ -95,12 +95,12 @@ def _in_part(rows: pd.DataFrame) -> str:
     return "; ".join(f"{name}: {n} of {of} clips left out" for name, (n, of) in counts.iterrows() if n)
 
 
-def unasked_parts(metric: str, asked: Sequence[str], overall: Sequence[str]) -> list[str]:
-    """Dimensions that a metric is made of and that are not asked for; itself, if it is a dimension.
+def missing_parts(metric: str, there: Collection[str], overall: Sequence[str]) -> list[str]:
+    """Dimensions that a metric is made of and that are not there; itself, if it is a dimension.
 
     Args:
         metric: Any metric's name.
-        asked: `evaluation.vbench_dimensions`.
+        there: The dimensions that are asked for, or that can be scored.
         overall: `evaluation.overall_dimensions`.
     """
     parts: Sequence[str] = ()
@@ -110,4 +110,4 @@ def unasked_parts(metric: str, asked: Sequence[str], overall: Sequence[str]) -> 
         parts = PARTS[metric]
     elif average := next((entry for entry in AVERAGES if entry.name == metric), None):
         parts = average.dimensions(overall)
-    return [name for name in parts if name not in asked]
+    return [name for name in parts if name not in there]

@@ -7,6 +7,7 @@ from typing import Self
 from pydantic import Field
 
 from vibe_pipeline.experiment.groups import Params
+from vibe_pipeline.experiment.loader import env_option
 
 
 class Folders(Params):
@@ -37,15 +38,21 @@ class Folders(Params):
     reporting: Path = Field(description="tables for people")
     report: Path = Field(description="the newest page, its clips, and scores.parquet")
     reports: Path = Field(description="page and scores of every run, and a page that lists them")
+    env: str = Field("", description="the environment whose folders these are; --env sets it, no file does")
 
     @property
     def rehearsal(self) -> Path:
         """What a rehearsal makes; deleted before and after it, so no folder that could be set to a full one."""
         return self.data / ".rehearsal"
 
+    @property
+    def env_option(self) -> str:
+        """What is put behind a command that fills one of these folders: without it, another's would be filled."""
+        return env_option(self.env)
+
     def below(self, folder: Path) -> Self:
         """The same folders, each inside `folder`."""
-        return type(self)(**{name: inside(folder, path) for name, path in self})
+        return self.model_copy(update={name: inside(folder, path) for name, path in self if isinstance(path, Path)})
 
 
 def inside(folder: Path, path: str | Path) -> Path:

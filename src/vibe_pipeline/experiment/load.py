@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedro.config import OmegaConfigLoader
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
@@ -22,7 +21,8 @@ from vibe_pipeline.experiment.published import load_published
 from vibe_pipeline.experiment.run import ReportParams, RunParams, TrackingParams
 from vibe_pipeline.experiment.sweeps import unfold
 from vibe_pipeline.experiment.tables import Experiment
-from vibe_pipeline.io.errors import did_you_mean, one_line, refusal
+from vibe_pipeline.io.errors import did_you_mean, not_utf8, one_line, refusal
+from vibe_pipeline.io.yaml_files import yaml_fault
 
 if TYPE_CHECKING:
     from vibe_pipeline.experiment.loader import LayeredLoader
@@ -40,7 +40,7 @@ GROUPS: tuple[tuple[str, type[BaseModel], bool], ...] = (
 )
 
 
-def read_parameters(loader: OmegaConfigLoader) -> dict[str, Any]:
+def read_parameters(loader: "LayeredLoader") -> dict[str, Any]:
     """The parameters of the loader's environment.
 
     Raises:
@@ -52,7 +52,10 @@ def read_parameters(loader: OmegaConfigLoader) -> dict[str, Any]:
         raise
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, AttributeError, ValueError) as error:
         place = _culprit(loader)
-        raise ParameterError(f"{place} cannot be read as parameters: {one_line(error, 240)}") from None
+        if isinstance(error, UnicodeDecodeError) and place.is_file():
+            raise ParameterError(not_utf8(place)) from None
+        text = place.read_text(encoding="utf-8-sig", errors="replace") if place.is_file() else ""
+        raise ParameterError(f"{place} cannot be read as parameters: {yaml_fault(error, text)}") from None
 
 
 def settled_parameters(loader: "LayeredLoader") -> dict[str, Any]:
@@ -76,12 +79,15 @@ def _left_out() -> dict[str, Any]:
 
 
 def _folders(loader: "LayeredLoader") -> Folders:
-    """Where a run reads and writes: `folders` of globals.yml."""
+    """Where a run reads and writes: `folders` of globals.yml, with the environment whose they are."""
+    file = loader.file_of("globals") or f"{Path(loader.conf_source) / 'base/globals.yml'}, which is not there"
     try:
-        return Folders.model_validate(loader["globals"].get("folders", {}))
+        folders = Folders.model_validate(loader["globals"].get("folders", {}))
     except ValidationError as error:
-        file = loader.file_of("globals") or f"{Path(loader.conf_source) / 'base/globals.yml'}, which is not there"
         raise ParameterError(f"{file}: {refusal(error, 'folders', Folders)}") from None
+    if folders.env:
+        raise ParameterError(f"{file}: folders.env {folders.env!r}: take it out; --env chooses the environment")
+    return folders.model_copy(update={"env": loader.env or ""})
 
 
 def _own_files(loader: "LayeredLoader") -> dict[str, Any]:
@@ -155,18 +161,14 @@ def _require(model: type[BaseModel], values: Any, name: str) -> None:
         raise ParameterError(refusal(error, name, model)) from None
 
 
-def _culprit(loader: OmegaConfigLoader) -> str:
+def _culprit(loader: "LayeredLoader") -> Path:
     """The first file of parameters that cannot be read alone; else the folder."""
-    source = Path(loader.conf_source)
-    folders = dict.fromkeys(name for name in (loader.base_env, loader.env or loader.default_run_env) if name)
-    patterns = loader.config_patterns["parameters"]
-    found = {file for name in folders for pattern in patterns for file in (source / name).glob(pattern)}
-    for file in sorted(file for file in found if file.is_file()):
+    for file in sorted(file for file in set(loader.files_of("parameters")) if file.is_file()):
         try:
             content = OmegaConf.load(file)
             OmegaConf.to_container(content, resolve=True)
             if not OmegaConf.is_dict(content):
-                return str(file)
+                return file
         except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError, ValueError):
-            return str(file)
-    return str(source)
+            return file
+    return Path(loader.conf_source)

@@ -169,7 +169,8 @@ class LayeredLoader(OmegaConfigLoader):
 
         known = sorted(p.name for p in source.iterdir() if p.is_dir())
         way = "make it, it may be empty" if env == self.default_run_env else f"environments: {', '.join(known)}"
-        raise MissingEnvironmentError(f"{source / env} does not exist; {way}{did_you_mean(env, known)}")
+        # What is meant stands before the list, which is long and may be cut.
+        raise MissingEnvironmentError(f"{source / env} does not exist{did_you_mean(env, known) or ';'} {way}")
 
 
 def loader_of(
@@ -178,6 +179,11 @@ def loader_of(
     """The loader of the project in the current folder, made as a run's session makes it."""
     source = conf_source or str(Path.cwd() / settings.CONF_SOURCE)
     return settings.CONFIG_LOADER_CLASS(source, env, runtime_params, **settings.CONFIG_LOADER_ARGS)
+
+
+def env_option(env: str | None) -> str:
+    """The environment as an option, to be put behind a command that people are told; empty where none was chosen."""
+    return f" --env={env}" if env else ""
 
 
 class MissingEnvironmentError(ParameterError, MissingConfigException):

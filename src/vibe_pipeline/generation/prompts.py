@@ -12,7 +12,7 @@ import pandas as pd
 
 from vibe_pipeline.experiment.generation import GenerationParams
 from vibe_pipeline.images.check import BadImage, load_rgb
-from vibe_pipeline.io.errors import absent_columns, one_line
+from vibe_pipeline.io.errors import absent_columns, not_utf8, one_line
 from vibe_pipeline.io.keys import file_sha256
 from vibe_pipeline.io.named import require_file
 from vibe_pipeline.miniature.scene import sample_scenes
@@ -112,7 +112,7 @@ def _from_file(path: Path) -> list[dict[str, Any]]:
     try:
         entries = readers[path.suffix](path)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {one_line(error)}") from error
+        raise ValueError(not_utf8(path)) from error
     _check_prompts(path, entries)
     framed = [line for line, entry in entries if "first_frame" in entry]
     if framed and len(framed) < len(entries):

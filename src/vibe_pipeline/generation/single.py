@@ -29,7 +29,7 @@ from vibe_pipeline.generation.pieces import Piece, cut, joined
 from vibe_pipeline.generation.prompts import prompt_rows
 from vibe_pipeline.io.clip_files import SUFFIXES, clip_files
 from vibe_pipeline.io.decoding import ClipInfo, probe
-from vibe_pipeline.io.errors import refusal
+from vibe_pipeline.io.errors import did_you_mean, refusal
 from vibe_pipeline.io.files import read_json, write_json
 from vibe_pipeline.io.keys import content_key, file_sha256
 from vibe_pipeline.io.manifests import AdapterManifest
@@ -59,7 +59,8 @@ def chosen_arm(experiment: Experiment, name: str | None, changes: Mapping[str, A
     if name not in fitting:
         there = experiment.arms.get(name or "")
         why = f"takes no clip, being of method {there.method}" if there else "is not a row of arms"
-        raise ValueError(f"--arm {name!r} {why}; rows that take a clip: {', '.join(fitting) or 'none'}")
+        near = did_you_mean(name, fitting) or ";"
+        raise ValueError(f"--arm {name!r} {why}{near} rows that take a clip: {', '.join(fitting) or 'none'}")
     row = fitting[name]
     try:
         changed = ArmParams(**row.model_dump(exclude_unset=True) | dict(changes)) if changes else row
@@ -96,8 +97,9 @@ def given_adapter(adapter: str, folder: Path) -> AdapterManifest:
     if not manifest.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.json"))) or "none yet"
         raise FileNotFoundError(
-            f"{adapter!r} is neither a file nor a trained adapter; trained: {known}; `kedro run` trains the rows of an "
-            "environment, --adapter names another row or a .safetensors file"
+            f"{adapter!r} is neither a file, nor a folder with an adapter in it, nor a trained row; trained: {known}; "
+            "`kedro run` trains the rows of an environment, --adapter names another row, a .safetensors file or a "
+            "folder that import-adapter wrote"
         )
     return AdapterManifest.read(manifest)
 

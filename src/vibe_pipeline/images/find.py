@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from vibe_pipeline.images.folder import Contents, MetadataError, list_contents
-from vibe_pipeline.io.errors import absent_columns, one_line
+from vibe_pipeline.io.errors import absent_columns, bad_byte, not_utf8, one_line
 from vibe_pipeline.io.files import is_folder
 
 log = logging.getLogger(__name__)
@@ -177,14 +177,11 @@ def _with_sidecar(folder: Path, name: str, text_file: str | None) -> FoundImage:
         text = data.decode("utf-8-sig")
         return _with_nul(row, text) if "\0" in text else row._replace(caption=" ".join(text.split()))
     except UnicodeDecodeError as error:
-        return row._replace(reason="caption_not_utf8", value=f"{row.caption_source}: {_bad_byte(error)}")
+        return row._replace(
+            reason="caption_not_utf8", value=f"{row.caption_source}: {bad_byte(error)}; save it as UTF-8"
+        )
     except OSError as error:
         return row._replace(reason="caption_unreadable", value=one_line(f"{row.caption_source}: {error.strerror}"))
-
-
-def _bad_byte(error: UnicodeDecodeError) -> str:
-    line = error.object.count(b"\n", 0, error.start) + 1
-    return f"line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8"
 
 
 def _entries(table: Path) -> Iterator[Entry]:
@@ -193,8 +190,8 @@ def _entries(table: Path) -> Iterator[Entry]:
         text = table.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise MetadataError(f"{table} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise MetadataError(f"{table}, {_bad_byte(error)}") from None
+    except UnicodeDecodeError:
+        raise MetadataError(not_utf8(table)) from None
     lines = text.split("\n")  # not splitlines, which also breaks at marks that captions may hold
     return _csv_entries(table, lines) if table.suffix == ".csv" else _json_entries(table, lines)
 

@@ -1,8 +1,11 @@
 """Errors on one line: what libraries say over many lines, cut to what names the place and the value."""
 
+import codecs
 import difflib
 import re
+import shlex
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -32,6 +35,25 @@ def did_you_mean(given: object, known: Iterable[object]) -> str:
     """A question that names what is spelt most alike, to end a message with; empty if nothing is."""
     near = difflib.get_close_matches(str(given), [str(name) for name in known], n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def bad_byte(error: UnicodeDecodeError) -> str:
+    """Where a text stops being UTF-8: `line 2: byte 0xe9 is not UTF-8`."""
+    line = error.object.count(b"\n", 0, error.start) + 1
+    return f"line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8"
+
+
+def not_utf8(path: Path) -> str:
+    """What is wrong with a file that could not be read as UTF-8, and a command that converts it."""
+    content = path.read_bytes()
+    try:
+        content.decode("utf-8-sig")
+        said = f"{path} is not UTF-8"  # it was, in the meantime
+    except UnicodeDecodeError as error:
+        said = f"{path}, {bad_byte(error)}"
+    encoding = "UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "WINDOWS-1252"
+    files = " > ".join(shlex.quote(str(file)) for file in (path, path.with_stem(f"{path.stem}_utf8")))
+    return f"{said}; save it as UTF-8, for example `iconv -f {encoding} -t UTF-8 {files}`"
 
 
 def refusal(error: ValidationError, prefix: str = "", model: type[BaseModel] | None = None) -> str:

@@ -15,6 +15,7 @@ from vibe_pipeline.diffusion.quantisation import BLOCKS, is_quantised
 from vibe_pipeline.diffusion.support import experts_of
 from vibe_pipeline.diffusion.weights import on_meta
 from vibe_pipeline.experiment.model import ClipSize
+from vibe_pipeline.io.errors import did_you_mean
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -100,8 +101,12 @@ def count_parameters(module: "nn.Module") -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def load_architecture(path_or_id: str) -> Architecture:
+def load_architecture(path_or_id: str, option: str = "") -> Architecture:
     """The architecture of a model on disk, or of one that is known here by its hub id or name.
+
+    Args:
+        path_or_id: A folder, a hub id or a name.
+        option: What was given it on the command line; if nothing, it is the parameter model.path, which takes no name.
 
     Raises:
         FileNotFoundError: Neither; the message lists what is known.
@@ -110,16 +115,18 @@ def load_architecture(path_or_id: str) -> Architecture:
         return _from_folder(find_model(path_or_id))
     except FileNotFoundError:
         pass  # no folder and not downloaded: its configuration may be kept in this package
-    known = {}
+    known: dict[str, str] = {}
     for file in files("vibe_pipeline.planning").joinpath("architectures").iterdir():
         content = json.loads(file.read_text())
-        names = {content["id"].lower(), content["id"].split("/")[-1].lower(), file.name.removesuffix(".json")}
-        if {path_or_id.lower(), path_or_id.rstrip("/").split("/")[-1].lower()} & names:
+        called = {content["id"].lower(), content["id"].split("/")[-1].lower(), file.name.removesuffix(".json")}
+        if {path_or_id.lower(), path_or_id.rstrip("/").split("/")[-1].lower()} & called:
             parts = {k: content[k] for k in ("expand_timesteps", "transformer", "vae", "text_encoder")}
             parts["boundary"] = content.get("boundary_ratio")
             return Architecture(content["id"], "configuration kept in this package; the weights are not here", **parts)
         known[content["id"]] = file.name.removesuffix(".json")
-    raise FileNotFoundError(f"model.path {path_or_id!r}: neither on disk nor one of {', '.join(sorted(known))}")
+    names = sorted(known.values() if option else known)
+    field, near = option or "model.path", did_you_mean(path_or_id, names) or ";"
+    raise FileNotFoundError(f"{field} {path_or_id!r} is not on disk{near} known without weights: {', '.join(names)}")
 
 
 def _from_folder(model: WanCheckpoint) -> Architecture:

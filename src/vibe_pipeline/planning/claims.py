@@ -1,10 +1,11 @@
 """Whether what the report puts to the test will be measured; asked before anything runs."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from vibe_pipeline.evaluation.composites import unasked_parts
+from vibe_pipeline.evaluation.composites import missing_parts
+from vibe_pipeline.evaluation.metrics.asked import ASKED
 from vibe_pipeline.evaluation.metrics.registry import METRICS
 from vibe_pipeline.experiment.claims import Asked, Claim, Claims
 from vibe_pipeline.experiment.evaluation import EvaluationParams
@@ -12,6 +13,9 @@ from vibe_pipeline.io.errors import did_you_mean, one_line
 from vibe_pipeline.vbench.dimensions import dimension_of
 
 log = logging.getLogger(__name__)
+
+NAMED = 3
+"""How many claims are named of those that lack the same."""
 
 
 def check_claims(claims: Claims, evaluation: EvaluationParams) -> None:
@@ -27,12 +31,38 @@ def check_claims(claims: Claims, evaluation: EvaluationParams) -> None:
     for claim in claims.root:
         for measure in claim.measures:
             _check_measure(measure, claim)
-    unasked = {name for measure in wanted for name in unasked_parts(measure.metric, asked, overall)}
+    unasked = {name for measure in wanted for name in missing_parts(measure.metric, asked, overall)}
     if unasked:
         log.warning(
             "there are claims on %s, which evaluation.vbench_dimensions does not ask for: they will not be measured",
             ", ".join(sorted(unasked)),
         )
+
+
+def unjudged(claims: Claims, evaluation: EvaluationParams, measured: Collection[str]) -> str:
+    """Which claims get no verdict, as a part of their primary measure has no score; empty where all get one.
+
+    Args:
+        claims: That :func:`check_claims` has nothing against.
+        evaluation: What is asked for.
+        measured: VBench's dimensions, and the measures that are made where asked for, that will have scores.
+    """
+    overall = [dimension_of(name).name for name in evaluation.overall_dimensions]
+    lacks: dict[str, list[str]] = {}
+    for claim in claims.root:
+        metric = claim.primary.metric
+        lacking = missing_parts(metric, measured, overall)
+        if metric in {entry.name for entry in ASKED} and metric not in measured:
+            lacking = [metric]
+        if lacking:
+            why = f"{metric} is not measured" if lacking == [metric] else f"{metric} lacks {', '.join(lacking)}"
+            lacks.setdefault(why, []).append(claim.name)
+    return "; ".join(f"cannot judge {_first_few(names)}, as {why}" for why, names in lacks.items())
+
+
+def _first_few(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + rest
 
 
 def _check_measure(measure: Asked, claim: Claim) -> None:

@@ -6,6 +6,9 @@ from types import MappingProxyType
 
 from vibe_pipeline.training.throughput import peak_teraflops
 
+THIS = "this"
+"""The name of the machine that the plan is made on; what it computes a second is measured there."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -56,5 +59,5 @@ def find_device(name: str) -> Device:
         ValueError: Unknown; lists those known.
     """
     if name.lower() not in DEVICES:
-        raise ValueError(f"device {name!r} is not known; known: {', '.join(DEVICES)}")
+        raise ValueError(f"device {name!r} is not known; known: {', '.join((THIS, *DEVICES))}")
     return DEVICES[name.lower()]

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,7 @@ from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder
 from vibe_pipeline.planning.checks import Check
-from vibe_pipeline.planning.claims import check_claims, check_published
+from vibe_pipeline.planning.claims import check_claims, check_published, unjudged
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
 from vibe_pipeline.planning.looks import look_checks
 from vibe_pipeline.planning.plan import Assumed, Plan, make_plan
@@ -43,6 +43,11 @@ from vibe_pipeline.vbench.prompts import clips_per_dimension
 from vibe_pipeline.vbench.readiness import Skipped, readiness
 
 State = Literal["ok", "missing", "optional"]
+FLASH = "pip install -c requirements/constraints.txt -e '.[flash]'"
+TORCH = "pip install --force-reinstall -c requirements/constraints.txt -r requirements/torch.txt"
+"""Without force pip would leave a CPU build of the same version."""
+DRIVER = "580"
+"""What CUDA 13.0 takes, of which the pinned torch is built."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,9 @@ def examine(params: Mapping[str, Any], images: int | None = None, figures: Figur
     else:
         findings.append(Finding("plan", "missing", plan, "mend what it names, or set model.path to a known model"))
     findings += _settings(params, tables.model_copy(update={"arms": arms}), {finding.found for finding in findings})
-    scored = [*_vbench(evaluation, generation, folders), *_measures(evaluation, folders)]
-    return [*findings, *scored, _report(params, evaluation)]
+    dimensions, measures = _vbench(evaluation, generation, folders), _measures(evaluation, folders)
+    measured = {name for name, finding in (dimensions | measures).items() if finding.state == "ok"}
+    return [*findings, *dimensions.values(), *measures.values(), _report(params, evaluation, measured)]
 
 
 def _plan(params: Mapping[str, Any], images: int | None, figures: Figures) -> Plan | str:
@@ -144,7 +150,7 @@ def _flash() -> Finding:
     if flash_installed():
         return Finding("flash-attn-4", "ok", "installed: windows run on it on Hopper")
     said = "absent: windows run on flex_attention, at 1408x2560 1.46 times as slow on an H200 (docs/benchmarks.md)"
-    return Finding("flash-attn-4", "optional", said, "on a Hopper GPU: pip install '.[flash]'")
+    return Finding("flash-attn-4", "optional", said, f"on a Hopper GPU: {FLASH}")
 
 
 def _looked(checks: Iterable[Check]) -> Iterator[Finding]:
@@ -213,8 +219,12 @@ def _memory(model: ModelParams, plan: Plan) -> Finding:
 
     if not torch.cuda.is_available():
         small = plan.peak_memory_gb < 4
-        fix = "install torch's CUDA build on a machine with an NVIDIA GPU: pip install -r requirements/torch.txt"
-        return Finding("device", "optional" if small else "missing", f"torch sees no GPU; {needed}", fix)
+        fix = (
+            f"on a machine with an NVIDIA GPU: {TORCH}, where torch is a CPU build; where it is not, a driver of "
+            f"{DRIVER} or later, as its CUDA 13.0 wants (`nvidia-smi` shows yours)"
+        )
+        said = f"torch {torch.__version__} sees no GPU; {needed}"
+        return Finding("device", "optional" if small else "missing", said, fix)
     there = torch.cuda.get_device_properties(0).total_memory / 1e9
     said = f"{torch.cuda.get_device_name(0)}, {there:.0f} GB; {needed}"
     fix = (
@@ -236,45 +246,50 @@ def _main_memory(plan: Plan, blocks: bool = False) -> Iterator[Finding]:
         yield Finding("main memory", "ok" if there >= needed else "missing", f"{there:.0f} GB; {said}", fix)
 
 
-def _vbench(evaluation: EvaluationParams, generation: GenerationParams, folders: Folders) -> Iterator[Finding]:
-    """Absent dimensions are reported as skipped and stop nothing; one that is defined on no clip stops a run."""
+def _vbench(evaluation: EvaluationParams, generation: GenerationParams, folders: Folders) -> dict[str, Finding]:
+    """By dimension. Absent ones are skipped and stop nothing; one that is defined on no clip stops a run."""
     labelled = generation.prompts in ("vbench_standard", "vbench_subset")
-    counts = _clips(generation, evaluation)
-    for name in evaluation.vbench_dimensions:
-        clips = counts.get(canonical_name(name), 0)
+    counts, found = _clips(generation, evaluation), {}
+    for name in map(canonical_name, evaluation.vbench_dimensions):
+        clips = counts.get(name, 0)
         if counts and not clips:
             fix = "generation.prompts: vbench_custom defines the dimensions that need no labels; or leave this one out"
-            yield Finding(f"vbench {name}", "missing", f"defined on no clip of {generation.prompts}", fix)
+            found[name] = Finding(f"vbench {name}", "missing", f"defined on no clip of {generation.prompts}", fix)
             continue
-        state = readiness(name, folders.vbench_weights, labelled, folders.vbench_env)
+        state = readiness(name, folders.vbench_weights, labelled, folders.vbench_env, folders.env_option)
         if isinstance(state, Skipped):
             first, *others = state.reason.split(";")
             said = f"{first} (and {len(others)} more)" if others else first
-            yield Finding(f"vbench {name}", "optional", said, state.fix)
+            found[name] = Finding(f"vbench {name}", "optional", said, state.fix)
         else:
-            yield Finding(f"vbench {name}", "ok", f"can be scored, on {clips} clips an arm")
+            found[name] = Finding(f"vbench {name}", "ok", f"can be scored, on {clips} clips an arm")
+    return found
 
 
-def _measures(evaluation: EvaluationParams, folders: Folders) -> Iterator[Finding]:
-    """Measures that are asked for by name; one that lacks something is left out and stops nothing."""
+def _measures(evaluation: EvaluationParams, folders: Folders) -> dict[str, Finding]:
+    """By measure that is asked for by name; one that lacks something is left out and stops nothing."""
+    found = {}
     for entry in (metric for metric in ASKED if metric.name in evaluation.extra_measures):
         lack = lack_of(entry, evaluation, folders)
-        if lack:
-            yield Finding(f"measure {entry.name}", "optional", lack.reason, lack.fix)
-        else:
-            yield Finding(f"measure {entry.name}", "ok", "can be measured")
+        item, said = f"measure {entry.name}", "can be measured"
+        found[entry.name] = Finding(item, "optional", lack.reason, lack.fix) if lack else Finding(item, "ok", said)
+    return found
 
 
-def _report(params: Mapping[str, Any], evaluation: EvaluationParams) -> Finding:
-    """What the report puts to the test; the files were read with the parameters."""
+def _report(params: Mapping[str, Any], evaluation: EvaluationParams, measured: Collection[str]) -> Finding:
+    """What the report puts to the test, of what can be `measured`; the files were read with the parameters."""
     claims = Claims(params.get("claims", ()))
     try:
         check_claims(claims, evaluation)
         check_published(params.get("published", {}))
     except ValueError as error:
         return Finding("report", "missing", str(error), "mend claims.yml, published.yml or the field that is named")
-    tables = len(params.get("published", {}).get("tables", ()))
-    return Finding("report", "ok", f"puts {len(claims.root)} claims to the test, beside {tables} published tables")
+    count, tables = len(claims.root), len(params.get("published", {}).get("tables", ()))
+    said = f"puts {count} claim{'s' * (count != 1)} to the test, beside {tables} published tables"
+    if without := unjudged(claims, evaluation, measured):
+        fix = "make what is lacking measurable, as its own line above says, or ask for it in `evaluation`"
+        return Finding("report", "optional", f"{said}; {without}", fix)
+    return Finding("report", "ok", said)
 
 
 def _clips(generation: GenerationParams, evaluation: EvaluationParams) -> dict[str, int]:

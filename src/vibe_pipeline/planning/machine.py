@@ -17,14 +17,12 @@ import psutil
 from vibe_pipeline.experiment.attention import AttentionParams
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.planning.architecture import Architecture
-from vibe_pipeline.planning.devices import DEVICES, Device
+from vibe_pipeline.planning.devices import DEVICES, THIS, Device
 from vibe_pipeline.planning.figures import Figures
 
 if TYPE_CHECKING:
     import torch
 
-THIS = "this"
-"""The name that `--device` gives this machine."""
 LAYERS, MOST_TOKENS, LATENT_SIDE = 2, 2048, 16
 REPEATS = 3  # of which the fastest counts
 

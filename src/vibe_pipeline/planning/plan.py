@@ -28,10 +28,10 @@ from vibe_pipeline.images.find import find_images
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.arm_rows import arm_rows
 from vibe_pipeline.planning.costs import Costs
-from vibe_pipeline.planning.devices import find_device
+from vibe_pipeline.planning.devices import THIS, find_device
 from vibe_pipeline.planning.expert_loads import waiting, weight_notes
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
-from vibe_pipeline.planning.machine import THIS, Machine, named_device, this_machine
+from vibe_pipeline.planning.machine import Machine, named_device, this_machine
 from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.plan_rows import (
     TRAINING,

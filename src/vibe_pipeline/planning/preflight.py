@@ -54,7 +54,7 @@ def generation_checks(
     """The prompts, what only a base of two experts has, and every file that these arms name."""
     prompts = cache(lambda: load_prompts(generation))
     yield from expert_checks(model, generation, arms)
-    ours = "set generation.prompts to vbench_subset or a file of prompts"
+    ours = "mend what the line above names, or set generation.prompts to vbench_subset or another file of prompts"
     yield Check("prompts", lambda: _prompts(prompts(), model), INSTALL if _needs_vbench(generation) else ours)
     yield from weight_checks(model, arms)
     for name, arm in arms.items():

@@ -17,6 +17,16 @@ from vibe_pipeline.vbench.dimensions import COMMON_PACKAGES, HUB_FOLDER, Dimensi
 from vibe_pipeline.vbench.prompts import INSTALL
 from vibe_pipeline.vbench.second_env import STAMP
 
+FETCH = "kedro vibe fetch-weights"
+"""What brings the weights of every dimension that an environment asks for."""
+SECOND = "kedro vibe vbench-env"
+"""What makes the environment with VBench's own versions."""
+
+
+def fetch_command(dimension: str) -> str:
+    """What brings the weights of one dimension."""
+    return f"{FETCH} --dimensions {dimension}"
+
 
 @dataclass(frozen=True)
 class Ready:
@@ -36,7 +46,7 @@ class Skipped:
 
 
 def readiness(
-    dimension: str, cache_dir: Path, labelled: bool = False, second_env: Path | None = None
+    dimension: str, cache_dir: Path, labelled: bool = False, second_env: Path | None = None, env_option: str = ""
 ) -> Ready | Skipped:
     """Whether a dimension can be scored, from what is on disk; takes milliseconds.
 
@@ -45,6 +55,7 @@ def readiness(
         cache_dir: VBench's folder of weights.
         labelled: The clips are of VBench's own prompts, which come with the labels some dimensions compare with.
         second_env: The virtual environment with VBench's own pins, if there is one.
+        env_option: What is put behind the commands that are told, so that they fill these folders.
 
     Raises:
         ValueError: It is not one of the 16; the message lists them.
@@ -54,15 +65,16 @@ def readiness(
     if packages and second_env is not None and not _unusable(second_env, "folders.vbench_env"):
         python = _second_python(entry, second_env)
     if packages and python is None and entry.versions:
-        packages = [*packages, "make an environment with VBench's own versions: `kedro vibe vbench-env`"]
-    prompts, weights = [] if labelled else _prompt_reasons(entry), _weight_reasons(entry, Path(cache_dir))
+        packages = [*packages, f"make an environment with VBench's own versions: `{SECOND}{env_option}`"]
+    fetch = f"{fetch_command(entry.name)}{env_option}"
+    prompts, weights = [] if labelled else _prompt_reasons(entry), _weight_reasons(entry, Path(cache_dir), fetch)
     reasons = [*prompts, *([] if python else packages), *weights]
     if not reasons:
         return Ready(entry.name, python)
     fixes = [
         *(["set generation.prompts to vbench_subset or vbench_standard"] if prompts else []),
-        *([] if python else _package_fixes(entry)),
-        *([f"kedro vibe fetch-weights --dimensions {entry.name}"] if weights else []),
+        *([] if python else _package_fixes(entry, env_option)),
+        *([fetch] if weights else []),
     ]
     return Skipped(entry.name, "skipped, because " + "; and ".join(reasons), "; then ".join(fixes))
 
@@ -86,10 +98,10 @@ def _package_reasons(entry: Dimension) -> list[str]:
     return reasons
 
 
-def _package_fixes(entry: Dimension) -> list[str]:
+def _package_fixes(entry: Dimension, env_option: str) -> list[str]:
     """Commands that bring the packages, in this environment or in the second one."""
     if entry.versions:
-        return ["kedro vibe vbench-env"]
+        return [f"{SECOND}{env_option}"]
     absent = [name for name in (*COMMON_PACKAGES, *entry.packages) if importlib.util.find_spec(name) is None]
     others = [name for name in absent if name in entry.packages]
     fixes = [INSTALL] if len(others) < len(absent) else []
@@ -113,11 +125,10 @@ def _unusable(folder: Path, field: str) -> str:
     return ""
 
 
-def _weight_reasons(entry: Dimension, cache_dir: Path) -> list[str]:
+def _weight_reasons(entry: Dimension, cache_dir: Path, fetch: str) -> list[str]:
     if entry.weights and (said := _unusable(cache_dir, "folders.vbench_weights")):
         return [said]
-    command = f"get it with `kedro vibe fetch-weights --dimensions {entry.name}`"
-    reasons = []
+    command, reasons = f"get it with `{fetch}`", []
     for weight in entry.weights:
         file = cache_dir / weight.path
         if not file.is_file():

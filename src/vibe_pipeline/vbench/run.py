@@ -34,6 +34,7 @@ class Scoring:
         workers: Processes that score clips side by side.
         threads: CPU threads of each process beside this one; None leaves torch's choice.
         second_env: The virtual environment with VBench's own pins, if there is one.
+        env_option: What is put behind the commands that are told, so that they fill these folders.
     """
 
     cache_dir: Path
@@ -43,6 +44,7 @@ class Scoring:
     workers: int = 1
     threads: int | None = None
     second_env: Path | None = None
+    env_option: str = ""
 
 
 @dataclass

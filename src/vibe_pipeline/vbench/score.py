@@ -19,7 +19,7 @@ from vibe_pipeline.vbench.jobs import ScoringJob
 from vibe_pipeline.vbench.kept_scores import clip_id
 from vibe_pipeline.vbench.needs import decoded_memory, free_memory, seen_size, too_large, too_short
 from vibe_pipeline.vbench.prompts import SEPARATOR, auxiliary_info
-from vibe_pipeline.vbench.readiness import Ready, Skipped, readiness
+from vibe_pipeline.vbench.readiness import FETCH, Ready, Skipped, readiness
 from vibe_pipeline.vbench.run import Outcome, Scoring, run_jobs
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def _state(clips: pd.DataFrame, name: str, scoring: Scoring, free: int | None) -
     mine = clips[_wants(clips, name)]
     if mine.empty:
         return Skipped(name, "skipped, because none of these clips' prompts is one that VBench scores on it")
-    state = readiness(name, scoring.cache_dir, all(_listed(mine)), scoring.second_env)
+    state = readiness(name, scoring.cache_dir, all(_listed(mine)), scoring.second_env, scoring.env_option)
     if isinstance(state, Skipped):
         return state
     too_much = too_large(
@@ -110,7 +110,7 @@ def _wants(clips: pd.DataFrame, dimension: str) -> list[bool]:
 def _all_rows(clips: pd.DataFrame, names: Sequence[str], scoring: Scoring) -> list[ScoreRow]:
     """Rows of every dimension, in the order asked for."""
     found = states(clips, names, scoring)
-    logger.info("%s", told(found))
+    logger.info("%s", told(found, scoring.env_option))
     ready = {name: state for name, state in found.items() if isinstance(state, Ready)}
     broken = {i: reason for i, path in enumerate(clips["path"]) if (reason := unusable(Path(path)))}
     jobs = _jobs(clips.drop(index=list(broken)), list(ready)) if ready else {}
@@ -133,12 +133,15 @@ def _all_rows(clips: pd.DataFrame, names: Sequence[str], scoring: Scoring) -> li
     return rows
 
 
-def told(found: Mapping[str, Ready | Skipped]) -> str:
-    """One line on all dimensions: how many are scored, and what the others lack, those of one lack together."""
+def told(found: Mapping[str, Ready | Skipped], env_option: str = "") -> str:
+    """One line on all dimensions: how many are scored, and what the others lack, those of one lack together.
+
+    `env_option` is put behind the command that fetches weights.
+    """
     lacks: dict[str, list[str]] = {}
     for name, state in found.items():
         if isinstance(state, Skipped):
-            lacks.setdefault(_lack(state), []).append(name)
+            lacks.setdefault(_lack(state, env_option), []).append(name)
     scored = sum(isinstance(state, Ready) for state in found.values())
     parts = [
         f"{len(names)} {lack.format(have='need' if len(names) > 1 else 'needs')}: {', '.join(names)}"
@@ -147,11 +150,10 @@ def told(found: Mapping[str, Ready | Skipped]) -> str:
     return "; ".join([f"VBench: {scored} of {len(found)} dimensions scored", *parts])
 
 
-def _lack(state: Skipped) -> str:
+def _lack(state: Skipped, env_option: str) -> str:
     """What the dimension lacks, in the words of many, `{have}` as their number wants it."""
-    fetch = "kedro vibe fetch-weights"
-    if state.fix.startswith(fetch) and ";" not in state.fix:
-        return f"{{have}} weights (`{fetch}`)"
+    if state.fix.startswith(FETCH) and ";" not in state.fix:
+        return f"{{have}} weights (`{FETCH}{env_option}`)"
     reason = one_line(state.reason.removeprefix("skipped, because "), 120).replace("{", "{{").replace("}", "}}")
     return f"left out, because {reason}"
 

@@ -1,8 +1,8 @@
 """Windows by FlashAttention-4: empty blocks are skipped, whole ones need no mask, and one kernel serves every grid.
 
 What a query sees is read from tables and not compiled in, so that forward and backward are each compiled once for a
-head size, however many grids there are. The package is optional (`pip install .[flash]`): without it, on cards other
-than Hopper and for 32-bit tensors, flex_attention does the work.
+head size, however many grids there are. The package is optional: without it, on cards other than Hopper and for 32-bit
+tensors, flex_attention does the work. `pip install -c requirements/constraints.txt -e '.[flash]'` installs it.
 Source: github.com/Dao-AILab/flash-attention, flash_attn/cute.
 """
 

@@ -32,7 +32,7 @@ def lack_of(entry: Metric, evaluation: EvaluationParams, folders: Folders) -> La
     """Why an entry cannot be measured, from what is on disk; None if it can."""
     if not isinstance(entry, Network):
         return None
-    lack = entry.lack(getattr(folders, entry.folder))
+    lack = entry.lack(getattr(folders, entry.folder), folders.env_option)
     if lack or not (isinstance(entry, Distribution) and entry.real):
         return lack
     folder = evaluation.real_clips

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vibe_pipeline.io.metric import Metric
 from vibe_pipeline.vbench.prompts import INSTALL
+from vibe_pipeline.vbench.readiness import FETCH
 from vibe_pipeline.vbench.weight_files import Weight
 
 Frame = NDArray[np.uint8]
@@ -47,7 +48,7 @@ class Network(Metric):
     Attributes:
         weights: Its files, below the folder that `folder` names.
         folder: The field of `folders` with the folder of its files.
-        command: What fetches them.
+        command: What fetches them, if not `fetch-weights --measures`.
         load: From the files and torch's name of a device to its watchers, one a clip.
         settings: What else changes its results: part of the key under which they are kept.
         frames: How many of a clip it looks at, evenly spaced; None: all.
@@ -80,8 +81,8 @@ class Network(Metric):
         first = crc32(drawn_by.encode()) % (room + 1) if drawn_by else 0
         return list(range(first, min(first + self.frames, total)))
 
-    def lack(self, folder: Path) -> Lack | None:
-        """What of its packages and files is not here."""
+    def lack(self, folder: Path, env_option: str = "") -> Lack | None:
+        """What of its packages and files is not here; `env_option` is put behind the command that fills `folder`."""
         for package in self.packages:
             if importlib.util.find_spec(package) is None:
                 return Lack(f"skipped, because the package {package} is not installed", INSTALL)
@@ -91,7 +92,7 @@ class Network(Metric):
         names = " and ".join(file.name for file in absent)
         folders = " and ".join(dict.fromkeys(str(file.parent) for file in absent))
         verb, them = ("is", "it") if len(absent) == 1 else ("are", "them")
-        command = self.command or f"kedro vibe fetch-weights --measures {self.name}"
+        command = (self.command or f"{FETCH} --measures {self.name}") + env_option
         said = f"skipped, because {names} {verb} not at {folders}; get {them} with `{command}`"
         return Lack(said, command)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vibe_pipeline.evaluation.metrics.networks import FRAMES, FrameMean, FrameNetwork, Watcher
 from vibe_pipeline.vbench.dimensions import dimension_of
+from vibe_pipeline.vbench.readiness import fetch_command
 from vibe_pipeline.vbench.weight_files import Weight
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ PATCH_QUALITY = FrameNetwork(
     family="detail",
     weights=dimension_of("imaging_quality").weights,
     folder="vbench_weights",
-    command="kedro vibe fetch-weights --dimensions imaging_quality",
+    command=fetch_command("imaging_quality"),
     packages=("pyiqa",),
     load=partial(load_musiq, scale=0.01),  # VBench's, 0 to 1
     settings=(TILE, FRAMES),

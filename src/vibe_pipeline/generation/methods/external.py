@@ -16,7 +16,7 @@ from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.methods.base import ArmJob, Method
 from vibe_pipeline.generation.prompts import read_table
 from vibe_pipeline.io.decoding import probe
-from vibe_pipeline.io.errors import absent_columns, one_line
+from vibe_pipeline.io.errors import absent_columns, not_utf8, one_line
 from vibe_pipeline.io.files import is_file, write_json
 from vibe_pipeline.io.keys import content_key, file_sha256
 from vibe_pipeline.io.named import require_folder
@@ -142,7 +142,7 @@ def _listed(folder: Path) -> dict[tuple[str, int], Path]:
     try:
         table = read_table(path).fillna("")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {one_line(error)}") from error
+        raise ValueError(not_utf8(path)) from error
     if absent := absent_columns(COLUMNS, [str(name) for name in table]):
         raise ValueError(f"{path} {absent}; it needs {', '.join(COLUMNS)}")
     found: dict[tuple[str, int], Path] = {}

@@ -46,6 +46,7 @@ def run_vbench(
         workers=evaluation.workers,
         threads=model.threads,
         second_env=folders.vbench_env,
+        env_option=folders.env_option,
     )
     scores = score_vbench(clips, evaluation.vbench_dimensions, scoring, require_any=False)
     return scores, manifest | {"scored": time.time(), "scored_clips": set_key(clips["key"])}
