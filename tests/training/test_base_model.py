@@ -20,7 +20,7 @@ SHORT = MiniatureParams(size=24, frames=5, pixel_scenes=6, pixel_steps=4)
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Folders:
-    return Folders(**{name: tmp_path / name for name in Folders.model_fields})
+    return Folders(**{name: tmp_path / name for name in Folders.model_fields if name != "env"})
 
 
 def test_the_network_is_trained_where_it_is_shipped_from_and_not_twice(
