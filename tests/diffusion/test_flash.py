@@ -171,6 +171,20 @@ def test_it_is_chosen_where_it_is_installed(monkeypatch, installed, few, many):
     assert name == ("flash" if installed else "flex") and 1 < keys / video.keys_per_query < 1.15
 
 
+def test_a_card_that_it_does_not_run_on_gets_what_suits_it_without(monkeypatch):
+    """Installed, and chosen by the number of tokens: dense here, as on any card without it, not flex."""
+    monkeypatch.setattr(choice, "flash_installed", lambda: True)
+    monkeypatch.setattr(backends, "flash_runs_on", lambda device: False)
+
+    def on_a_card(windows, backend, device, **asked):
+        return choice.choose_backend(windows, backend, "cuda", **asked)
+
+    monkeypatch.setattr(backends, "choose_backend", on_a_card)
+    assert choice.choose_backend(MANY, "auto", "cuda") == "flash"
+    assert make_plan(MANY).backend == "dense"
+    assert make_plan(Windows((31, 44, 80), (11, 20), 2)).backend == "flex"
+
+
 @pytest.mark.parametrize(("capability", "runs"), [((8, 9), False), ((9, 0), True), ((10, 0), False), ((12, 0), False)])
 def test_it_runs_on_hopper_alone(monkeypatch, capability, runs):
     """Blackwell's kernels refuse blocks of 128 queries: there `auto`, too, ends at flex."""

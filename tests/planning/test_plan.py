@@ -26,7 +26,8 @@ from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.model import ClipSize, ModelParams
 from vibe_pipeline.experiment.super_resolution import SuperResolutionParams
-from vibe_pipeline.experiment.training import LoraParams
+from vibe_pipeline.experiment.tables import Experiment
+from vibe_pipeline.experiment.training import LoraParams, Stage1Params
 from vibe_pipeline.images.resize import shrink
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.costs import Costs
@@ -37,7 +38,7 @@ from vibe_pipeline.planning.measure_costs import MEASURE_SECONDS, measuring_memo
 from vibe_pipeline.planning.memory import LiveBytes, network_activations
 from vibe_pipeline.planning.network_costs import network_cost
 from vibe_pipeline.planning.plan import Assumed, Plan, make_plan
-from vibe_pipeline.planning.plan_rows import shapes_of, training_row
+from vibe_pipeline.planning.plan_rows import shapes_of, training_row, training_rows
 from vibe_pipeline.planning.rates import COMPILE_SECONDS
 from vibe_pipeline.planning.table import duration, format_plan, size
 
@@ -63,7 +64,10 @@ def params(tiny) -> dict[str, Any]:
 def test_a_training_waits_for_a_graph_of_each_size_and_keeps_its_mask(kind: str, graphs: int, mask: int) -> None:
     """Full attention has no mask, and is compiled for any size at the second."""
     settings = read_conf(ROOT / "conf/wan22_ti2v_5b")
-    data, row = DataParams(**settings["data"]), AdapterParams(label="a", attention={"kind": kind}, compile=True)
+    data, row = (
+        DataParams(**settings["data"]),
+        AdapterParams(label="a", start="base", attention={"kind": kind}, compile=True),
+    )
     architecture = load_architecture("wan22_ti2v_5b")
     costs = Costs(architecture=architecture, model=ModelParams(**settings["model"]), device=find_device("a100"))
     low, shapes = shapes_of(costs, data)
@@ -85,6 +89,11 @@ def test_a_training_waits_for_a_graph_of_each_size_and_keeps_its_mask(kind: str,
     )
     waited = every.once["loading, compiling"] - one.once["loading, compiling"]
     assert waited == pytest.approx((graphs - 1) * COMPILE_SECONDS)
+    arms, stage1 = {"u": ArmParams(label="u", method="upsample")}, {"m": Stage1Params(compile=True)}
+    tables = Experiment(stage1=stage1, adapters={"a": row}, arms=arms, reference_arm="u")
+    rows = {planned.name: planned for planned in training_rows(costs, data, tables)}
+    assert (rows["a"].once, rows["a"].memory_gb) == (every.once, every.memory_gb)
+    assert rows["m"].once["loading, compiling"] - one.once["loading, compiling"] == pytest.approx(COMPILE_SECONDS)
     assert (every.memory_gb - one.memory_gb) * 1e9 == pytest.approx((shapes - 1) * mask)
 
 

@@ -115,6 +115,7 @@ def _removed_on_failure(folder: Path) -> Iterator[None]:
 
 def _next_steps(name: str, params: Mapping[str, Any], missing: bool) -> str:
     """The short road to clips of one's own, and the whole run, with what each takes by the plan."""
+    from vibe_pipeline.io.errors import one_line
     from vibe_pipeline.planning.figures import Figures
     from vibe_pipeline.planning.machine import usual_device
     from vibe_pipeline.planning.plan import Assumed, make_plan
@@ -123,8 +124,8 @@ def _next_steps(name: str, params: Mapping[str, Any], missing: bool) -> str:
     training = clip = whole = ""
     try:
         plan = make_plan(params, Assumed(usual_device(params)), Figures(Path(params["folders"]["planning"])))
-    except (ValueError, OSError):  # doctor has said what is wrong
-        pass
+    except (ValueError, OSError) as error:
+        whole = f" (not planned yet: {one_line(error, 160)})"
     else:
         on = "by the plan" if plan.measured else f"by the plan, on one {plan.device.upper()}"
         seconds = plan.clip_seconds(params["evaluation"]["reference_arm"])

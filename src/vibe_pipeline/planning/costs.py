@@ -254,15 +254,10 @@ class Costs(Counts):
         kind, layers = kind_of(attention), self.architecture.transformer["num_layers"]
         variants = len({kind.variant(layer) for layer in range(layers)})
         kernels = self.kernels(size, attention).keys()
-        times = min(shapes, 2) if kernels == {"sdpa"} else shapes
-        return Work(
-            parts={
-                "loading, compiling": times
-                * variants
-                * (blocks or not kernels.isdisjoint(BLOCK_SPARSE))
-                * COMPILE_SECONDS
-            }
-        )
+        if not blocks and kernels.isdisjoint(BLOCK_SPARSE):
+            return Work()
+        graphs = variants * (min(shapes, 2) if kernels == {"sdpa"} else shapes)
+        return Work(parts={"loading, compiling": graphs * COMPILE_SECONDS})
 
     def _vae(self, size: ClipSize, decode: bool) -> Work:
         latent = self.architecture.latent(size)
