@@ -19,7 +19,7 @@ from vibe_pipeline.runtime.deadline import OutOfTimeError, set_deadline
 from vibe_pipeline.runtime.live import Graph, LiveRun, node_begins, node_ends, node_fails
 from vibe_pipeline.runtime.project_lock import Locks, lock_project, unlock
 from vibe_pipeline.runtime.terminal import close_log, keep_error, keep_log, whole_lines
-from vibe_pipeline.runtime.torchrun import is_follower, launched_outside
+from vibe_pipeline.runtime.torchrun import is_follower
 from vibe_pipeline.runtime.workflow import begin_workflow, end_workflow, note_node
 
 if TYPE_CHECKING:
@@ -284,7 +284,6 @@ class RehearsalHooks:
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: "Pipeline") -> None:
         """Rehearse, if asked to; an error here leaves no MLflow run, as it comes before one is opened."""
-        from vibe_pipeline.diffusion.models import pick_device
         from vibe_pipeline.experiment.run import RunParams
         from vibe_pipeline.generation.methods import checked_tables
 
@@ -292,18 +291,9 @@ class RehearsalHooks:
         asked = RunParams(**self._params.get("run", {})).rehearse
         if not asked or not tags & {"relay_stage1", "relay_stage2", "generation"}:
             return
-        if launched_outside():
-            raise ValueError(
-                "run.rehearse: the processes of torchrun cannot rehearse; run `kedro vibe rehearse` before"
-            )
-        side_by_side = "ParallelRunner" in str(run_params.get("runner"))
-        if side_by_side and pick_device(self._params["model"].get("device", "auto")).type == "cuda":
-            raise ValueError(
-                "run.rehearse: a rehearsal takes hold of the GPU, which ParallelRunner's processes then cannot; run "
-                "`kedro vibe rehearse` before"
-            )
-        from vibe_pipeline.rehearsal import format_line, rehearse, require_rehearsed
+        from vibe_pipeline.rehearsal import format_line, rehearse, require_rehearsable, require_rehearsed
 
+        require_rehearsable(self._params["model"].get("device", "auto"), str(run_params.get("runner")))
         tables = checked_tables(self._params)
         lines = rehearse(self._params, tables, self._loader["catalog"], lambda line: log.info("%s", format_line(line)))
         require_rehearsed(lines)

@@ -16,8 +16,8 @@ from vibe_pipeline.generation.clip_cache import Scale
 from vibe_pipeline.generation.first_frames import first_frame_pixels, require_first_frames
 from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.generation.render import arm_clips, native_clips
-from vibe_pipeline.images.check import load_rgb
 from vibe_pipeline.images.crop import resize_and_crop
+from vibe_pipeline.images.reading import load_rgb
 from vibe_pipeline.images.resize import enlarge
 
 NATIVE, TARGET = Scale(64, 96, 5, 8.0), Scale(128, 192, 5, 8.0)

@@ -9,8 +9,8 @@ from PIL import Image, PngImagePlugin
 from tests.images.test_check import TURN, encode, noise, raw_png
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.images import check_images, find_images
-from vibe_pipeline.images.check import read_header
 from vibe_pipeline.images.precheck import precheck, precheck_images, read_headers, share_filling
+from vibe_pipeline.images.reading import read_header
 
 Folder = Callable[..., Path]
 SIZES = [(32, 64), (40, 48), (64, 32)]

@@ -11,8 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vibe_pipeline.planning.doctor import Finding, examine
+from vibe_pipeline.planning.doctor import examine
 from vibe_pipeline.planning.figures import Figures
+from vibe_pipeline.planning.findings import Finding
 from vibe_pipeline.planning.plan import Assumed, Plan, make_plan
 
 

@@ -32,8 +32,9 @@ from vibe_pipeline.images.resize import shrink
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.costs import Costs
 from vibe_pipeline.planning.devices import find_device
-from vibe_pipeline.planning.doctor import DRIVER, Finding, format_findings
+from vibe_pipeline.planning.doctor import DRIVER
 from vibe_pipeline.planning.figures import Figures
+from vibe_pipeline.planning.findings import Finding, format_findings
 from vibe_pipeline.planning.measure_costs import MEASURE_SECONDS, measuring_memory
 from vibe_pipeline.planning.memory import LiveBytes, network_activations
 from vibe_pipeline.planning.network_costs import network_cost

@@ -39,8 +39,9 @@ def plan(chosen: Chosen, as_json: bool, **assumed: Any) -> None:
 def doctor(chosen: Chosen, images: int | None, as_json: bool) -> None:
     """What is missing before a run, each with the command that fixes it; exit code 1 if anything needed is."""
     from vibe_pipeline.experiment.sequential import at_look
-    from vibe_pipeline.planning.doctor import examine, format_findings
+    from vibe_pipeline.planning.doctor import examine
     from vibe_pipeline.planning.figures import Figures
+    from vibe_pipeline.planning.findings import format_findings
 
     with said_plainly():
         params = at_look(parameters_of(chosen), -1)

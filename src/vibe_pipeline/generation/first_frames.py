@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from vibe_pipeline.experiment.model import ClipSize
 from vibe_pipeline.generation.clip_cache import Scale
-from vibe_pipeline.images.check import load_rgb
 from vibe_pipeline.images.crop import resize_and_crop
+from vibe_pipeline.images.reading import load_rgb
 
 
 def require_first_frames(prompts: pd.DataFrame, native: ClipSize, base: str, takes_one: bool) -> None:

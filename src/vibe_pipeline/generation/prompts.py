@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from vibe_pipeline.experiment.generation import GenerationParams
-from vibe_pipeline.images.check import BadImage, load_rgb
+from vibe_pipeline.images.reading import BadImage, load_rgb
 from vibe_pipeline.io.errors import absent_columns, not_utf8, one_line
 from vibe_pipeline.io.keys import file_sha256
 from vibe_pipeline.io.named import require_file

@@ -33,8 +33,8 @@ from vibe_pipeline.diffusion.models import (
 from vibe_pipeline.experiment.data import DataParams, PixelDraws
 from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.images.buckets import Bucket, Size
-from vibe_pipeline.images.check import load_rgb
 from vibe_pipeline.images.crop import resize_and_crop
+from vibe_pipeline.images.reading import load_rgb
 from vibe_pipeline.images.resize import enlarge, shrink, there_and_back
 from vibe_pipeline.io.files import remove_abandoned, require_space, write_atomic
 from vibe_pipeline.runtime.deadline import require_time

@@ -13,15 +13,8 @@ import pandas as pd
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.images.account import reasons
 from vibe_pipeline.images.buckets import Size
-from vibe_pipeline.images.check import (
-    EMPTY_CAPTION,
-    NO_CAPTION,
-    TOO_SMALL,
-    Examined,
-    caption_fault,
-    read_header,
-    size_fault,
-)
+from vibe_pipeline.images.check import EMPTY_CAPTION, NO_CAPTION, TOO_SMALL, caption_fault, size_fault
+from vibe_pipeline.images.reading import Examined, read_header
 from vibe_pipeline.io.errors import one_line
 
 LOOKED_AT = 512

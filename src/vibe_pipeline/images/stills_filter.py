@@ -18,9 +18,9 @@ from vibe_pipeline.diffusion.linear_filter import LinearFilter, fit_linear_filte
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.images.account import held_out_rows
 from vibe_pipeline.images.buckets import Bucket, Size
-from vibe_pipeline.images.check import load_rgb
 from vibe_pipeline.images.crop import nearest_bucket, resize_and_crop
 from vibe_pipeline.images.patches import MOST_STILLS, Patch, patch_of
+from vibe_pipeline.images.reading import load_rgb
 from vibe_pipeline.images.resize import shrink
 from vibe_pipeline.io.files import write_atomic
 from vibe_pipeline.io.keys import content_key

@@ -2,10 +2,9 @@
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 from packaging.requirements import Requirement
@@ -15,8 +14,6 @@ from vibe_pipeline.diffusion.attention.choice import flash_installed
 from vibe_pipeline.diffusion.attention.kinds.window import Window
 from vibe_pipeline.diffusion.foreign import HUB_ID
 from vibe_pipeline.diffusion.quantisation import package_of
-from vibe_pipeline.evaluation.metrics.asked import ASKED, lack_of
-from vibe_pipeline.experiment.claims import Claims
 from vibe_pipeline.experiment.data import DataParams
 from vibe_pipeline.experiment.evaluation import EvaluationParams
 from vibe_pipeline.experiment.folders import Folders
@@ -25,46 +22,25 @@ from vibe_pipeline.experiment.model import ModelParams
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.generation.optional_arms import left_out
-from vibe_pipeline.generation.prompts import load_prompts
 from vibe_pipeline.images.find import find_images
 from vibe_pipeline.io.files import free_bytes
 from vibe_pipeline.io.named import require_folder
 from vibe_pipeline.planning.checks import Check
-from vibe_pipeline.planning.claims import check_claims, check_published, unjudged
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
+from vibe_pipeline.planning.findings import Finding
 from vibe_pipeline.planning.looks import look_checks
 from vibe_pipeline.planning.plan import Assumed, Plan, make_plan
 from vibe_pipeline.planning.preflight import generation_checks, scoring_checks, settings_checks
+from vibe_pipeline.planning.scoring_findings import measures_findings, report_finding, vbench_findings
 from vibe_pipeline.planning.table import size
 from vibe_pipeline.planning.training_images import judge_images
 from vibe_pipeline.planning.weight_files import weights_check
-from vibe_pipeline.vbench.dimensions import canonical_name
-from vibe_pipeline.vbench.prompts import clips_per_dimension
-from vibe_pipeline.vbench.readiness import Skipped, readiness
 
-State = Literal["ok", "missing", "optional"]
 FLASH = "pip install -c requirements/constraints.txt -e '.[flash]'"
 TORCH = "pip install --force-reinstall -c requirements/constraints.txt -r requirements/torch.txt"
 """Without force pip would leave a CPU build of the same version."""
 DRIVER = "580"
 """What CUDA 13.0 takes, of which the pinned torch is built."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        item: What was looked at, as its row of the list is named.
-        state: `missing` stops a run; `optional` only leaves something out.
-        found: What is there.
-        fix: The command or the setting that mends it.
-    """
-
-    item: str
-    state: State
-    found: str
-    fix: str = ""
 
 
 def examine(params: Mapping[str, Any], images: int | None = None, figures: Figures = NOTHING_KEPT) -> list[Finding]:
@@ -94,9 +70,9 @@ def examine(params: Mapping[str, Any], images: int | None = None, figures: Figur
     else:
         findings.append(Finding("plan", "missing", plan, "mend what it names, or set model.path to a known model"))
     findings += _settings(params, tables.model_copy(update={"arms": arms}), {finding.found for finding in findings})
-    dimensions, measures = _vbench(evaluation, generation, folders), _measures(evaluation, folders)
+    dimensions, measures = vbench_findings(evaluation, generation, folders), measures_findings(evaluation, folders)
     measured = {name for name, finding in (dimensions | measures).items() if finding.state == "ok"}
-    return [*findings, *dimensions.values(), *measures.values(), _report(params, evaluation, measured)]
+    return [*findings, *dimensions.values(), *measures.values(), report_finding(params, evaluation, measured)]
 
 
 def _plan(params: Mapping[str, Any], images: int | None, figures: Figures) -> Plan | str:
@@ -244,68 +220,3 @@ def _main_memory(plan: Plan, blocks: bool = False) -> Iterator[Finding]:
             said = f"model.offload blocks page-locks {needed:.1f} GB"
             fix = "take a machine with more main memory, set model.quantisation, or model.offload: true"
         yield Finding("main memory", "ok" if there >= needed else "missing", f"{there:.0f} GB; {said}", fix)
-
-
-def _vbench(evaluation: EvaluationParams, generation: GenerationParams, folders: Folders) -> dict[str, Finding]:
-    """By dimension. Absent ones are skipped and stop nothing; one that is defined on no clip stops a run."""
-    labelled = generation.prompts in ("vbench_standard", "vbench_subset")
-    counts, found = _clips(generation, evaluation), {}
-    for name in map(canonical_name, evaluation.vbench_dimensions):
-        clips = counts.get(name, 0)
-        if counts and not clips:
-            fix = "generation.prompts: vbench_custom defines the dimensions that need no labels; or leave this one out"
-            found[name] = Finding(f"vbench {name}", "missing", f"defined on no clip of {generation.prompts}", fix)
-            continue
-        state = readiness(name, folders.vbench_weights, labelled, folders.vbench_env, folders.env_option)
-        if isinstance(state, Skipped):
-            first, *others = state.reason.split(";")
-            said = f"{first} (and {len(others)} more)" if others else first
-            found[name] = Finding(f"vbench {name}", "optional", said, state.fix)
-        else:
-            found[name] = Finding(f"vbench {name}", "ok", f"can be scored, on {clips} clips an arm")
-    return found
-
-
-def _measures(evaluation: EvaluationParams, folders: Folders) -> dict[str, Finding]:
-    """By measure that is asked for by name; one that lacks something is left out and stops nothing."""
-    found = {}
-    for entry in (metric for metric in ASKED if metric.name in evaluation.extra_measures):
-        lack = lack_of(entry, evaluation, folders)
-        item, said = f"measure {entry.name}", "can be measured"
-        found[entry.name] = Finding(item, "optional", lack.reason, lack.fix) if lack else Finding(item, "ok", said)
-    return found
-
-
-def _report(params: Mapping[str, Any], evaluation: EvaluationParams, measured: Collection[str]) -> Finding:
-    """What the report puts to the test, of what can be `measured`; the files were read with the parameters."""
-    claims = Claims(params.get("claims", ()))
-    try:
-        check_claims(claims, evaluation)
-        check_published(params.get("published", {}))
-    except ValueError as error:
-        return Finding("report", "missing", str(error), "mend claims.yml, published.yml or the field that is named")
-    count, tables = len(claims.root), len(params.get("published", {}).get("tables", ()))
-    said = f"puts {count} claim{'s' * (count != 1)} to the test, beside {tables} published tables"
-    if without := unjudged(claims, evaluation, measured):
-        fix = "make what is lacking measurable, as its own line above says, or ask for it in `evaluation`"
-        return Finding("report", "optional", f"{said}; {without}", fix)
-    return Finding("report", "ok", said)
-
-
-def _clips(generation: GenerationParams, evaluation: EvaluationParams) -> dict[str, int]:
-    """Clips an arm that each dimension is defined on; empty where the prompts are not here (a finding of its own)."""
-    try:
-        return clips_per_dimension(load_prompts(generation), evaluation.vbench_dimensions)
-    except (FileNotFoundError, ValueError, ImportError):
-        return {}
-
-
-def format_findings(findings: list[Finding]) -> str:
-    """One line a thing, the fix below it where one is needed."""
-    marks = {"ok": "ok      ", "missing": "MISSING ", "optional": "optional"}
-    lines = []
-    for finding in findings:
-        lines.append(f"{marks[finding.state]}  {finding.item}: {finding.found}")
-        if finding.state != "ok":
-            lines.append(f"            fix: {finding.fix}")
-    return "\n".join(lines)

@@ -8,7 +8,6 @@ counted: shards of latents, checkpoints, the page.
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,10 @@ from vibe_pipeline.experiment.sequential import at_look, blocks_of
 from vibe_pipeline.experiment.tables import Experiment
 from vibe_pipeline.generation.methods import checked_tables
 from vibe_pipeline.generation.optional_arms import left_out
-from vibe_pipeline.generation.prompts import load_prompts
-from vibe_pipeline.images.find import find_images
 from vibe_pipeline.planning.architecture import load_architecture
 from vibe_pipeline.planning.arm_rows import arm_rows
 from vibe_pipeline.planning.costs import Costs
+from vibe_pipeline.planning.counted import count_clips, count_images
 from vibe_pipeline.planning.devices import THIS, find_device
 from vibe_pipeline.planning.expert_loads import waiting, weight_notes
 from vibe_pipeline.planning.figures import NOTHING_KEPT, Figures
@@ -51,8 +49,6 @@ from vibe_pipeline.planning.score_rows import (
     vbench_row,
 )
 from vibe_pipeline.planning.stills_filter import fitted_stills
-from vibe_pipeline.planning.training_images import judge_images
-from vibe_pipeline.vbench.prompts import clips_per_dimension
 
 PUBLISHED_GAIN = 0.8
 """Points of overall that the paper's main table has ViBe above CineScale."""
@@ -166,9 +162,9 @@ def _planned(params: Mapping[str, Any], assumed: Assumed, figures: Figures) -> P
     """The plan of one run, whose arguments are those of :func:`make_plan`."""
     model, data = ModelParams(**params["model"]), DataParams(**params["data"])
     generation, tables = GenerationParams(**params["generation"]), checked_tables(params)
-    image_count, image_note = _count_images(model, data, assumed.images)
+    image_count, image_note = count_images(model, data, assumed.images)
     evaluation = EvaluationParams(**params["evaluation"])
-    clips, first_frames, clip_notes = _count_clips(generation, evaluation)
+    clips, first_frames, clip_notes = count_clips(generation, evaluation)
     device = named_device(assumed.device, model)
     costs = _costs(model, device, assumed.share, first_frames, figures)
     cores = assumed.cores or os.cpu_count() or 1
@@ -285,39 +281,3 @@ def _own_bytes(path: Path, otherwise: float) -> float:
     """Of a transformer's own weights; `otherwise` where they are not here yet."""
     files = path.glob("*.safetensors") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file()) or otherwise
-
-
-def _count_images(model: ModelParams, data: DataParams, images: int | None) -> tuple[int, str]:
-    """How many images there are to plan for, and what that rests on."""
-    if images is not None:
-        return images, f"images: {images}, as given"
-    if data.source == "folder":
-        with suppress(FileNotFoundError):
-            seen = judge_images(find_images(data.path), model, data)
-            there = seen.usable or seen.total  # of none that is usable the plan is that of all, once they are
-            count = min(there, data.count or there)
-            if seen.refused:
-                return count, f"images: counted as {count}, but A RUN REFUSES THEM: {seen.refusal}"
-            return count, f"images: {seen}" if count == there else f"images: data.count, {count}, of {seen}"
-    if data.count is not None:
-        return data.count, f"images: data.count, {data.count}"
-    return 1, f"images: counted as 1, {data.path} holds none yet; give --images"
-
-
-def _count_clips(generation: GenerationParams, evaluation: EvaluationParams) -> tuple[int, bool, tuple[str, ...]]:
-    """How many clips an arm makes, whether they hold first frames; of what, and how many VBench's dimensions have."""
-    try:
-        prompts = load_prompts(generation)
-        counts = clips_per_dimension(prompts, evaluation.vbench_dimensions)
-    except (FileNotFoundError, ValueError, ImportError) as error:
-        count = (generation.count or 1) * len(generation.seeds)
-        unknown = f"clips an arm: {count}; the prompts themselves are not here: {error}", "VBench: not known"
-        return count, False, unknown
-    first_frames = "first_frame" in prompts
-    held = ", each with a first frame" if first_frames else ""
-    scored = ", ".join(f"{name} {n}" for name, n in counts.items())
-    notes = (
-        f"clips an arm: {len(prompts)}, (prompt, seed) pairs of {generation.prompts}{held}",
-        f"clips an arm that VBench's dimensions are defined on: {scored}",
-    )
-    return len(prompts), first_frames, notes
