@@ -629,6 +629,8 @@ IMAGES = [
         "duplicates used twice",
     ),
     ("images/check.py", "if facts.reason:", "if False:", ("tests/images/test_check.py",), "quarantine ignored"),
+    ("training/loop.py", "float(out_of_time())", "0.0", ("tests/training/test_loop.py",), "spent hours unnoticed"),
+    ("planning/plan_rows.py", "shapes=low", "shapes=1", ("tests/planning/test_plan.py",), "one size of stills planned"),
     ("images/crop.py", "(cover[0] - height) // 2", "0", ("tests/images/test_crop.py",), "crop from the top"),
     (
         "images/crop.py",
